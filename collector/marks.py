@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from collector.timestamps import MAX_TIME, parse_end, rfc3339
+from collector.timestamps import MAX_TIME, parse_end
 
 __all__ = [
     "MAX_ID_LENGTH",
@@ -24,7 +24,6 @@ __all__ = [
     "NewMark",
     "check_id",
     "check_who",
-    "mark_object",
     "parse_until",
 ]
 
@@ -138,20 +137,6 @@ class Marks:
 
 
 NO_MARKS = Marks()  # to be filled by nobody
-
-
-def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
-    """Return a mark as JSON has it in the row of a GPU; None for none."""
-    if mark is None:
-        return None
-    return {
-        "as": mark.kind.value,
-        "note": mark.note,
-        "ticket": mark.ticket,
-        "until": rfc3339(mark.until),
-        "set": rfc3339(mark.set_at),
-        "by": mark.set_by,
-    }
 
 
 def check_id(text: str) -> str:

@@ -30,7 +30,7 @@ _NOT_FOUND = "not_found"  # the code of what does not exist
 _NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
-_GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed"})
+_GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed_at"})
 
 _T = TypeVar("_T")
 _FILE = click.Path(path_type=Path)

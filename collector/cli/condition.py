@@ -32,12 +32,12 @@ def needs(row: Row) -> str:
 def flat_condition(row: Row) -> dict[str, Any]:
     """Return what a table or a CSV file has of a GPU's condition and its mark."""
     mark = mark_of(row)
-    return {"degraded": ",".join(reasons_of(row)), "mark": mark.get("as"), "ticket": mark.get("ticket")}
+    return {"degraded": ",".join(reasons_of(row)), "mark": mark.get("kind"), "ticket": mark.get("ticket")}
 
 
 def condition_words(row: Row) -> list[str]:
     """Return in a few words what a GPU needs and how it is marked; of one that is merely lost, only the mark."""
-    mark = mark_of(row).get("as")
+    mark = mark_of(row).get("kind")
     words = [needs(row)] if needs(row) and reasons_of(row) != [Degradation.LOST] else []
     return words + ([f"marked {mark}"] if mark else [])
 

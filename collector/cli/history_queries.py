@@ -20,11 +20,12 @@ from collector.store import History, OpenMode, PastPlacement, Position, Store, S
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
+from collector.views.columns import row_object
 from collector.views.rows import change_row, placement_row
 
 __all__ = ["PLACEMENT_TIMES", "HistoryQueries", "configured_store", "show_placements"]
 
-PLACEMENT_TIMES = frozenset({"since", "until", "confirmed"})
+PLACEMENT_TIMES = frozenset({"since", "until", "confirmed_at"})
 
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
@@ -68,7 +69,7 @@ class HistoryQueries:
             while found := await store.history.changes(
                 since=since, cluster=cluster, events=events, after=after, limit=self._page_size
             ):
-                rows += map(change_row, found)
+                rows += (row_object(change_row(one)) for one in found)
                 after = found[-1].id
             return rows
 
@@ -84,9 +85,10 @@ class HistoryQueries:
             marks, now = Marks((await store.marks.in_force())[1]), time.time()
             while found := await page(store.history, after):
                 conditions = await store.history.conditions({one.uuid for one in found})
-                rows += [
-                    placement_row(one, conditions.get(one.uuid), marks.of(one.uuid, one.serial, now)) for one in found
-                ]
+                rows += (
+                    row_object(placement_row(one, conditions.get(one.uuid), marks.of(one.uuid, one.serial, now)))
+                    for one in found
+                )
                 after = found[-1].position
             return rows
 
@@ -159,7 +161,7 @@ def _marked(mark: Mapping[str, Any]) -> str:
     """Return what somebody noted: "is marked rma by ann since 2026-11-26T08:00:00Z (OPS-12: falls off the bus)"."""
     said = ": ".join(str(mark[name]) for name in ("ticket", "note") if mark.get(name))
     until = f" until {mark['until']}" if mark.get("until") else ""
-    return f"is marked {mark.get('as')} by {mark.get('by')} since {mark.get('set')}{until}" + (
+    return f"is marked {mark.get('kind')} by {mark.get('set_by')} since {mark.get('set_at')}{until}" + (
         f" ({said})" if said else ""
     )
 

@@ -1,8 +1,6 @@
 """`gpuid ls`: the GPUs of a running collector."""
 
-import csv
 import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +12,8 @@ from collector.cli.console import encode_json
 from collector.cli.table import Style, print_table
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
-from collector.text import csv_text
-from collector.views.columns import GPU_COLUMNS
+from collector.views.columns import GpuRow, flat_columns
+from collector.views.csv_files import csv_header, csv_lines
 
 __all__ = ["ls"]
 
@@ -42,10 +40,10 @@ _CONDITION_HELP = {
 
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
-_TIME_COLUMNS = ("since", "confirmed", "claim", "last_known")
+_TIME_COLUMNS = ("since", "confirmed_at", "claim", "last_known")
 _WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, *_TIME_COLUMNS, "level", "mark", "ticket", "degraded")
 _CONDITION_COLUMNS = ("cluster", "node", "gpu", "level", "mark", "degraded")  # where the condition was asked for
-_CSV_COLUMNS = (*GPU_COLUMNS, "ticket")
+_CSV_ROWS = 1000  # that are written together
 
 
 def _state_style(state: str) -> str:
@@ -170,20 +168,13 @@ def _print_condition(gpus: Iterator[dict[str, Any]]) -> int:
 
 
 def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
-    table = csv.DictWriter(sys.stdout, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
+    columns = flat_columns(GpuRow)
+    click.echo(csv_header(columns), nl=False)
     found = 0
-    for found, gpu in enumerate(gpus, 1):  # noqa: B007
-        table.writerow({name: _csv_cell(value) for name, value in {**gpu, **flat_condition(gpu)}.items()})
+    while part := list(itertools.islice(gpus, _CSV_ROWS)):
+        click.echo(csv_lines(part, columns), nl=False)
+        found += len(part)
     return found
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, Mapping):
-        return csv_text(encode_json(value))
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return csv_text(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _print_json(gpus: Iterator[dict[str, Any]]) -> int:

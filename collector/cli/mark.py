@@ -32,15 +32,17 @@ from collector.marks import (
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
-from collector.views.marks import MARK_COLUMNS, mark_row
+from collector.views.columns import MarkRow, columns, row_object
+from collector.views.rows import mark_row
 
 __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
-_COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
-_TIMES = frozenset({"set", "until", "removed"})
-_LAYOUT = Layout(MARK_COLUMNS, MARK_COLUMNS, MARK_COLUMNS, _TIMES)
-_IN_FORCE = Layout(_COLUMNS, _COLUMNS, MARK_COLUMNS, _TIMES)
+_ALL_COLUMNS = tuple(column.name for column in columns(MarkRow))
+_COLUMNS = tuple(name for name in _ALL_COLUMNS if name != "id" and not name.startswith("removed"))
+_TIMES = frozenset(column.name for column in columns(MarkRow) if column.kind == "time")
+_LAYOUT = Layout(_ALL_COLUMNS[1:], _ALL_COLUMNS[1:], _ALL_COLUMNS, _TIMES)
+_IN_FORCE = Layout(_COLUMNS, _COLUMNS, _ALL_COLUMNS, _TIMES)
 MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
@@ -98,14 +100,14 @@ def mark(
     settings = _store(options)
     if settings is None:
         _forbid_by(by)
-        body = {"as": kind, "note": note, "ticket": ticket, "until": rfc3339(new.until)}
+        body = {"kind": kind, "note": note, "ticket": ticket, "until": rfc3339(new.until)}
         _through_collector(options, names, "PUT", body)
         return
     who = _who(by)
     done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who), names)
     for one in done:
-        former = None if one.former is None else mark_row(one.former)
-        marked = _marked(mark_row(one.mark), already=one.unchanged)
+        former = None if one.former is None else row_object(mark_row(one.former))
+        marked = _marked(row_object(mark_row(one.mark)), already=one.unchanged)
         click.echo(f"{one.name}: {marked}{_in_place_of(former)}")
         if not one.seen:
             click.echo(f"gpuid: {names[one.name]}never seen; the mark takes effect when it appears", err=True)
@@ -132,7 +134,7 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
     done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who), names)
     for one in done:
         if one.mark is not None:
-            still = None if one.still is None else mark_row(one.still)
+            still = None if one.still is None else row_object(mark_row(one.still))
             click.echo(f"{one.name}: no longer marked {one.mark.kind.value}{_still_marked(still)}")
     _end_with([f"{names[one.name]}not marked" for one in done if one.mark is None])
 
@@ -168,7 +170,7 @@ def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
     async def read(store: MarkStore) -> None:
         before: int | None = None
         while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
-            rows.extend(map(mark_row, found))
+            rows.extend(row_object(mark_row(one)) for one in found)
             before = found[-1].id
 
     _in_store(settings, OpenMode.READER, read)
@@ -242,7 +244,7 @@ def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], met
             if method == "PUT":
                 done = _marked(answer.mark, already=answer.unchanged) + _in_place_of(answer.former)
             else:
-                done = f"no longer marked {answer.mark.get('as')}{_still_marked(answer.still)}"
+                done = f"no longer marked {answer.mark.get('kind')}{_still_marked(answer.still)}"
             click.echo(f"{name}: {one_line(done)}")
             if answer.warning:
                 click.echo(f"gpuid: {where}{one_line(answer.warning)}", err=True)
@@ -252,7 +254,7 @@ def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], met
 
 def _marked(mark: Mapping[str, Any], *, already: bool) -> str:
     until = f" until {mark['until']}" if mark.get("until") else ""
-    return one_line(f"{'already ' if already else ''}marked {mark.get('as')}{until}")
+    return one_line(f"{'already ' if already else ''}marked {mark.get('kind')}{until}")
 
 
 def _in_place_of(former: Mapping[str, Any] | None) -> str:
@@ -260,13 +262,13 @@ def _in_place_of(former: Mapping[str, Any] | None) -> str:
     if former is None:
         return ""
     ticket = f", ticket {former['ticket']}" if former.get("ticket") else ""
-    return one_line(f", no longer {former.get('as')} (set by {former.get('by')}{ticket})")
+    return one_line(f", no longer {former.get('kind')} (set by {former.get('set_by')}{ticket})")
 
 
 def _still_marked(still: Mapping[str, Any] | None) -> str:
     if still is None:
         return ""
-    return one_line(f"; still marked {still.get('as')} by its serial {still.get('serial')}")
+    return one_line(f"; still marked {still.get('kind')} by its serial {still.get('serial')}")
 
 
 def _end_with(problems: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ _CLUSTER_COLUMNS = (
     "degraded",
     "conflicts",
     "claims",
-    "synced",
+    "synced_at",
     "message",
 )
 _CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "from", "changes", "uuid")

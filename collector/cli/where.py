@@ -11,9 +11,9 @@ from collector.cli.output import Layout, Output, output_options
 
 __all__ = ["where"]
 
-_COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis", "altered")
+_COLUMNS = ("cluster", "node", "since", "until", "confirmed_at", "serial", "uuid", "chassis", "altered")
 _LAYOUT = Layout(
-    ("cluster", "node", "since", "until", "confirmed", "serial", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
+    ("cluster", "node", "since", "until", "confirmed_at", "serial", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
 )
 
 

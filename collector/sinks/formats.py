@@ -3,10 +3,10 @@
 import gzip as gzip_module
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import msgspec
 
@@ -73,7 +73,7 @@ class ParquetFile:
     """Writes a Parquet file piece by piece; raises UnavailableError if pyarrow is not installed.
 
     `columns` are attributes of the rows; `times` become UTC timestamps, those of `kinds` numbers and truth values where
-    these are ints and bools, all others text.
+    these are ints and bools, all others text. `get` returns the value of a column of a row.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class ParquetFile:
         columns: Sequence[str] = FIELDS,
         times: Collection[str] = ("time",),
         kinds: Mapping[str, type] = MappingProxyType({}),
+        get: Callable[[Any, str], object] = getattr,
     ) -> None:
         try:
             import pyarrow as arrow  # type: ignore[import-untyped]
@@ -90,7 +91,7 @@ class ParquetFile:
         except ImportError:
             text = "parquet needs pyarrow: pip install 'gpuid-collector[parquet]'"
             raise UnavailableError(text, Reason.MISCONFIGURED) from None
-        self._times = times
+        self._times, self._get = times, get
         own = dict.fromkeys(times, arrow.timestamp("us", tz="UTC"))
         own |= {
             name: arrow.bool_() if kind is bool else arrow.int64() for name, kind in kinds.items() if kind is not str
@@ -108,14 +109,15 @@ class ParquetFile:
         """Write the footer."""
         self._writer.close()
 
-    def write(self, rows: Sequence[msgspec.Struct]) -> None:
+    def write(self, rows: Sequence[Any]) -> None:
         """Add rows."""
-        values: dict[str, list[object]] = {
-            name: [getattr(row, name) if name in self._typed else _text(getattr(row, name)) for row in rows]
-            for name in self._schema.names
-        }
-        for name in self._times:
-            values[name] = [parse_time(getattr(row, name)) for row in rows]
+        values: dict[str, list[object]] = {}
+        for name in self._schema.names:
+            cells = (self._get(row, name) for row in rows)
+            if name in self._times:
+                values[name] = [None if cell is None else parse_time(str(cell)) for cell in cells]
+            else:
+                values[name] = [cell if name in self._typed else _text(cell) for cell in cells]
         self._writer.write_table(self._table(values, schema=self._schema))
 
 

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.health import Condition
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
-from collector.store.bounded import Bounded, in_time
+from collector.store.bounded import in_time
 from collector.store.conditions import recorded_conditions
+from collector.store.history_lookup import HistoryLookup
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
@@ -94,7 +95,7 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     mark: str | None = None  # the kind of the mark that it had when this was recorded
 
 
-class History(Bounded):
+class History(HistoryLookup):
     """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
     @in_time
@@ -153,6 +154,11 @@ class History(Bounded):
         """Return what was in a chassis and left its node there, the last to leave first."""
         condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
+    @in_time
+    async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
+        """Return the placements with these numbers, in the order of `where`."""
+        return await self._placements(_placements.id.in_(ids), None, len(ids))
 
     @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:

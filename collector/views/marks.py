@@ -1,18 +1,15 @@
 """Marks as the API, the page and the metrics show them."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from collector.health import Condition
 from collector.inventory import Inventory
-from collector.marks import Mark, MarkedGpu, Marks, mark_object
+from collector.marks import Mark, MarkedGpu, Marks
 from collector.model import Place, Placement
-from collector.timestamps import rfc3339
 from collector.views.cooperative import yielding
 
-__all__ = ["MARK_COLUMNS", "AbsentMarkedGpu", "absent_marked", "mark_row", "marked_gpus", "placements_of"]
-
-MARK_COLUMNS = ("serial", "uuid", "as", "note", "ticket", "until", "set", "by", "removed", "removed_by")
+__all__ = ["AbsentMarkedGpu", "absent_marked", "marked_gpus", "placements_of"]
 
 
 class AbsentMarkedGpu(NamedTuple):
@@ -59,18 +56,6 @@ async def absent_marked(inventory: Inventory, marks: Marks, now: float) -> list[
             place, condition = inventory.last_place(mark.uuid), inventory.last_condition(mark.uuid)
             found.append(AbsentMarkedGpu(serial, mark.uuid, mark, place, condition))
     return found
-
-
-def mark_row(mark: Mark) -> dict[str, Any]:
-    """Return a mark; its columns are `id` and MARK_COLUMNS."""
-    return {
-        "id": mark.id,
-        "serial": mark.serial,
-        "uuid": mark.uuid,
-        **(mark_object(mark) or {}),
-        "removed": rfc3339(mark.removed_at),
-        "removed_by": mark.removed_by,
-    }
 
 
 def _identities(inventory: Inventory, mark: Mark) -> list[tuple[str, str]]:

@@ -1,112 +1,129 @@
-"""The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
+"""Makes the rows of the API, of CSV files and of the command line, whose types are in collector.views.columns."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import msgspec
-
-from collector.health import Condition, Level, degradations, health_object, worst_level
-from collector.marks import Mark, mark_object
+from collector.health import Condition, Health, Level, degradations, worst_level
+from collector.marks import Mark
 from collector.model import (
     UNREAD_REASONS,
     ClusterState,
+    FieldChange,
+    Gpu,
     NodeState,
     Placement,
-    changes_object,
     last_known_object,
 )
 from collector.store import Alteration, HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
-from collector.views.columns import GPU_FIELDS
+from collector.views.columns import (
+    AlterationRow,
+    ChangedField,
+    ChangeRow,
+    ClusterRow,
+    GpuRow,
+    LostGpu,
+    MarkRow,
+    MarkSummary,
+    NodeRow,
+    PlacementRow,
+    PresenceState,
+    ProblemRow,
+    SourceRow,
+)
 from collector.views.degraded import count_degraded
 from collector.views.fleet_health import cluster_share
 from collector.views.problems import Problem
 
 __all__ = [
     "MAX_LOST_GPUS",
-    "Row",
     "change_row",
+    "changed_fields",
     "cluster_row",
     "gpu_row",
+    "mark_row",
+    "mark_summary",
     "node_row",
+    "numbered",
+    "placed_gpu_row",
     "placement_row",
     "problem_row",
 ]
 
 MAX_LOST_GPUS = 100  # that a cluster's row names
+_NO_HEALTH = Health()
 
-Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is None
 
-
-def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | None = None) -> Row:
+def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | None = None) -> ClusterRow:
     """Return one cluster: its status, and how much is in it; its degraded GPUs are counted unless they are given."""
     entries = view.inventory.nodes(name).values()
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
     share = cluster_share(view, name)
-    return {
-        "cluster": name,
-        "state": status.state if status else ClusterState.STARTING,
-        "up": status is not None and status.up,
-        "message": status.message if status else "",
-        "since": rfc3339(status.since) if status else None,
-        "synced": rfc3339(view.synced(name)),
-        "nodes": len(entries),
-        "nodes_read": len(entries) - sum(unread.values()),
-        "nodes_unread": sum(unread.values()),
-        "unread": unread,
-        "nodes_failing": sum(entry.failing is not None for entry in entries),
-        "nodes_overdue": sum(is_overdue(view, entry) for entry in entries),
-        "nodes_listed": survey.nodes if survey else None,
-        "sources": [
-            {"source": source.name, "container": source.container, "pods": pods}
+    lost = itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)
+    return ClusterRow(
+        cluster=name,
+        state=status.state if status else ClusterState.STARTING,
+        up=status is not None and status.up,
+        message=status.message if status else "",
+        since=rfc3339(status.since) if status else None,
+        synced_at=rfc3339(view.synced(name)),
+        nodes=len(entries),
+        nodes_read=len(entries) - sum(unread.values()),
+        nodes_unread=sum(unread.values()),
+        unread_reasons=unread,
+        nodes_failing=sum(entry.failing is not None for entry in entries),
+        nodes_overdue=sum(is_overdue(view, entry) for entry in entries),
+        nodes_listed=survey.nodes if survey else None,
+        sources=[
+            SourceRow(source=source.name, container=source.container, pods=pods)
             for source, pods in itertools.zip_longest(view.sources(name), survey.pods if survey else ())
         ],
-        "resource_slices": slices.state if slices else None,
-        "gpus": view.inventory.count(name),
-        "gpus_lost": sum(entry.lost for entry in entries),
-        "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
-        "gpus_degraded": _by_level(count_degraded(entries) if degraded is None else degraded),
-        "gpus_healthy": share.healthy,
-        "gpus_known": share.known,
-        "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
-        "conflicts": view.inventory.conflicts(name),
-        "claims": view.inventory.claims(name),
-        "resembles": list(view.resembles(name)),
-    }
+        resource_slices=slices.state if slices else None,
+        gpus=view.inventory.count(name),
+        gpus_lost=sum(entry.lost for entry in entries),
+        lost_gpus=list(lost),
+        gpus_degraded=_by_level(count_degraded(entries) if degraded is None else degraded),
+        gpus_healthy=share.healthy,
+        gpus_known=share.known,
+        gpus_virtual=sum(gpu.virtual for entry in entries for gpu in entry.gpus),
+        conflicts=view.inventory.conflicts(name),
+        claims=view.inventory.claims(name),
+        resembles=list(view.resembles(name)),
+    )
 
 
-def node_row(view: CollectorView, entry: NodeState) -> Row:
+def node_row(view: CollectorView, entry: NodeState) -> NodeRow:
     """Return one node that has GPUs or a GPU pod."""
     unread = entry.unread
-    return {
-        "cluster": entry.place.cluster,
-        "node": entry.place.node,
-        "machine": entry.node.machine,
-        "provider_id": entry.node.provider_id,
-        "chassis": entry.chassis or None,
-        "driver_version": entry.driver_version,
-        "cuda_version": entry.cuda_version,
-        "found": entry.found,
-        "lost": entry.lost,
-        "lost_gpus": list(_lost_gpus(entry)),
-        "gpus_degraded": _by_level(count_degraded([entry])),
-        "capacity": entry.node.capacity,
-        "allocatable": entry.node.allocatable,
-        "source": entry.source,
-        "read": rfc3339(entry.time),
-        "overdue": is_overdue(view, entry),
-        "gpu_sign": entry.node.gpu_sign or None,
-        "unread": unread.reason if unread else None,
-        "unread_since": rfc3339(unread.since) if unread else None,
-        "failing": entry.failing.reason if entry.failing else None,
-        "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
-        "failing_message": entry.failing.message if entry.failing else None,
-    }
+    return NodeRow(
+        cluster=entry.place.cluster,
+        node=entry.place.node,
+        machine=entry.node.machine,
+        provider_id=entry.node.provider_id,
+        chassis=entry.chassis or None,
+        driver_version=entry.driver_version,
+        cuda_version=entry.cuda_version,
+        state=PresenceState.LOST if entry.lost else PresenceState.FOUND,
+        found=entry.found,
+        lost=entry.lost,
+        capacity=entry.node.capacity,
+        allocatable=entry.node.allocatable,
+        lost_gpus=list(_lost_gpus(entry)),
+        gpus_degraded=_by_level(count_degraded([entry])),
+        source=entry.source,
+        read_at=rfc3339(entry.time),
+        overdue=is_overdue(view, entry),
+        gpu_sign=entry.node.gpu_sign or None,
+        unread_reason=unread.reason if unread else None,
+        unread_since=rfc3339(unread.since) if unread else None,
+        failing_reason=entry.failing.reason if entry.failing else None,
+        failing_since=rfc3339(entry.failing.since) if entry.failing else None,
+        failing_message=entry.failing.message if entry.failing else None,
+    )
 
 
 def _by_level(counts: Mapping[Level, int]) -> dict[str, int]:
@@ -114,81 +131,182 @@ def _by_level(counts: Mapping[Level, int]) -> dict[str, int]:
     return {level.value: count for level in Level if (count := counts.get(level))}
 
 
-def _lost_gpus(entry: NodeState) -> Iterator[Row]:
+def _lost_gpus(entry: NodeState) -> Iterator[LostGpu]:
     """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
     node, unlisted = entry.place.node, entry.unlisted_uuids
     for one in entry.placements() if entry.unseen else ():
         if one.lost:
-            gpu, seen = one.gpu, rfc3339(one.confirmed)
-            told = {"serial": gpu.serial, "uuid": gpu.uuid, "seen": seen, "unlisted": gpu.uuid in unlisted}
-            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, **told}
+            yield LostGpu(
+                node=node,
+                pci_bus_id=one.gpu.pci_bus_id,
+                serial=one.gpu.serial,
+                uuid=one.gpu.uuid,
+                module=numbered(one.gpu.module),
+                seen_at=rfc3339(one.confirmed),
+                unlisted=one.gpu.uuid in unlisted,
+            )
     for silent in entry.silent:
-        told = {"serial": None, "uuid": None, "seen": None, "unlisted": silent.unlisted}
-        yield {"node": node, "pci_bus_id": silent.pci_bus_id, **told}
+        yield LostGpu(
+            node=node, pci_bus_id=silent.pci_bus_id, serial=None, uuid=None, seen_at=None, unlisted=silent.unlisted
+        )
 
 
-def gpu_row(view: CollectorView, placement: Placement) -> Row:
-    """Return one GPU that is present; its columns are GPU_COLUMNS."""
-    entry = view.inventory.node(placement.place)
+def gpu_row(view: CollectorView, placement: Placement) -> GpuRow:
+    """Return one GPU that is present."""
     gpu = placement.gpu
-    return {
-        "cluster": placement.place.cluster,
-        "node": placement.place.node,
-        "machine": entry.node.machine if entry else "",
-        "source": entry.source if entry else "",
-        **{name: getattr(gpu, name) for name in GPU_FIELDS},
-        "last_known": last_known_object(gpu.last_known),
-        "multi_gpu_board": entry.shares_board(gpu) if entry else gpu.multi_gpu_board,
-        "since": rfc3339(placement.since),
-        "confirmed": rfc3339(placement.confirmed),
-        "claim": placement.claim,
-        "state": "lost" if placement.lost else "found",
-        "degraded": list(placement.degradations),
-        "level": placement.level,
-        "health": health_object(gpu.health),
-        "mark": mark_object(view.marks.of(gpu.uuid, gpu.serial, view.now())),
-    }
+    mark = view.marks.of(gpu.uuid, gpu.serial, view.now())
+    return placed_gpu_row(placement, view.inventory.node(placement.place), mark)
 
 
-def placement_row(placement: PastPlacement, condition: Condition | None = None, mark: Mark | None = None) -> Row:
+def placed_gpu_row(placement: Placement, entry: NodeState | None, mark: Mark | None) -> GpuRow:
+    """Return one GPU on its node, with its mark in force; `entry` is None where the node is not known."""
+    gpu = placement.gpu
+    return GpuRow(
+        cluster=placement.place.cluster,
+        node=placement.place.node,
+        machine=entry.node.machine if entry else "",
+        source=entry.source if entry else "",
+        uuid=gpu.uuid,
+        serial=gpu.serial,
+        model=gpu.model,
+        architecture=gpu.architecture,
+        chassis=gpu.chassis,
+        slot=numbered(gpu.slot),
+        tray=numbered(gpu.tray),
+        host=numbered(gpu.host),
+        module=numbered(gpu.module),
+        pci_bus_id=gpu.pci_bus_id,
+        board_part_number=gpu.board_part_number,
+        gpu_part_number=gpu.gpu_part_number,
+        minor_number=gpu.minor_number,
+        vbios=gpu.vbios,
+        mig=gpu.mig,
+        virtual=gpu.virtual,
+        multi_gpu_board=_shares_board(gpu, entry),
+        last_known=last_known_object(gpu.last_known),
+        since=rfc3339(placement.since),
+        confirmed_at=rfc3339(placement.confirmed),
+        claim=placement.claim,
+        state=PresenceState.LOST if placement.lost else PresenceState.FOUND,
+        degraded=list(placement.degradations),
+        level=placement.level,
+        health=None if gpu.health == _NO_HEALTH else gpu.health,
+        mark=mark_summary(mark),
+    )
+
+
+def numbered(text: str | None) -> int | str | None:
+    """Return what the tool prints of a slot, tray, host or module: a number where it is one, else its text."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def mark_summary(mark: Mark | None) -> MarkSummary | None:
+    """Return a mark as the row of a GPU has it; None for none."""
+    if mark is None:
+        return None
+    return MarkSummary(
+        kind=mark.kind,
+        note=mark.note,
+        ticket=mark.ticket,
+        until=rfc3339(mark.until),
+        set_at=rfc3339(mark.set_at),
+        set_by=mark.set_by,
+    )
+
+
+def mark_row(mark: Mark) -> MarkRow:
+    """Return one mark, in force or ended."""
+    return MarkRow(
+        id=mark.id,
+        serial=mark.serial,
+        uuid=mark.uuid,
+        kind=mark.kind,
+        note=mark.note,
+        ticket=mark.ticket,
+        until=rfc3339(mark.until),
+        set_at=rfc3339(mark.set_at),
+        set_by=mark.set_by,
+        removed_at=rfc3339(mark.removed_at),
+        removed_by=mark.removed_by,
+    )
+
+
+def placement_row(
+    placement: PastPlacement, condition: Condition | None = None, mark: Mark | None = None
+) -> PlacementRow:
     """Return one GPU's time on one node, past or present; with its condition and its mark as they are now."""
-    times = {name: rfc3339(getattr(placement, name)) for name in ("since", "until", "confirmed")}
-    facts = {
-        "last_known": last_known_object(placement.last_known),
-        "altered": _alteration_rows(placement.altered),
-        "health_changes": _alteration_rows(placement.health_changes),
-        "degraded": list(degradations(condition)) if condition else [],
-        "level": worst_level(condition) if condition else None,
-        "mark": mark_object(mark),
-    }
-    return msgspec.structs.asdict(placement) | times | facts
+    return PlacementRow(
+        id=placement.id,
+        uuid=placement.uuid,
+        serial=placement.serial,
+        model=placement.model,
+        chassis=placement.chassis,
+        cluster=placement.cluster,
+        node=placement.node,
+        machine=placement.machine,
+        slot=numbered(placement.slot),
+        tray=numbered(placement.tray),
+        module=numbered(placement.module),
+        pci_bus_id=placement.pci_bus_id,
+        since=rfc3339(placement.since),
+        until=rfc3339(placement.until),
+        confirmed_at=rfc3339(placement.confirmed),
+        last_known=last_known_object(placement.last_known),
+        altered=_alteration_rows(placement.altered),
+        health_changes=_alteration_rows(placement.health_changes),
+        degraded=list(degradations(condition)) if condition else [],
+        level=worst_level(condition) if condition else None,
+        mark=mark_summary(mark),
+    )
 
 
-def _alteration_rows(altered: Iterable[Alteration]) -> list[Row]:
-    return [{"time": rfc3339(time), "changes": changes_object(changes)} for time, changes in altered]
+def _alteration_rows(altered: Iterable[Alteration]) -> list[AlterationRow]:
+    return [AlterationRow(time=rfc3339(time), changes=changed_fields(changes)) for time, changes in altered]
 
 
-def change_row(change: HistoricChange) -> Row:
-    """Return one change of the history."""
-    row = msgspec.structs.asdict(change) | {"time": rfc3339(change.time)}
-    previous = row.pop("previous")
-    return row | {
-        "previous_cluster": previous.cluster if previous else None,
-        "previous_node": previous.node if previous else None,
-        "changes": changes_object(change.changes),
-        "last_known": last_known_object(change.last_known),
-    }
-
-
-def problem_row(problem: Problem) -> Row:
-    """Return one problem of a collector; its text is a sentence without its subject."""
+def changed_fields(changes: Sequence[FieldChange]) -> dict[str, ChangedField] | None:
+    """Return what was altered, by field; None for nothing."""
     return {
-        "severe": problem.severe,
-        "kind": problem.kind,
-        "name": problem.name,
-        "nodes": problem.nodes,
-        "subject": problem.subject,
-        "text": problem.text,
-        "detail": problem.detail,
-        "since": rfc3339(problem.since),
-    }
+        one.field: ChangedField(before=one.before, after=one.after, went_back=one.went_back) for one in changes
+    } or None
+
+
+def change_row(change: HistoricChange) -> ChangeRow:
+    """Return one change of the history."""
+    previous = change.previous
+    return ChangeRow(
+        id=change.id,
+        time=rfc3339(change.time),
+        event=change.event,
+        uuid=change.uuid,
+        serial=change.serial,
+        model=change.model,
+        chassis=change.chassis,
+        cluster=change.cluster,
+        node=change.node,
+        machine=change.machine,
+        source=change.source,
+        previous_cluster=previous.cluster if previous else None,
+        previous_node=previous.node if previous else None,
+        changes=changed_fields(change.changes),
+        last_known=last_known_object(change.last_known),
+        mark=change.mark,
+    )
+
+
+def problem_row(problem: Problem) -> ProblemRow:
+    """Return one problem of a collector; its text is a sentence without its subject."""
+    return ProblemRow(
+        severe=problem.severe,
+        kind=problem.kind,
+        name=problem.name,
+        nodes=problem.nodes,
+        subject=problem.subject,
+        text=problem.text,
+        detail=problem.detail,
+        since=rfc3339(problem.since),
+    )
+
+
+def _shares_board(gpu: Gpu, entry: NodeState | None) -> bool:
+    return entry.shares_board(gpu) if entry else gpu.multi_gpu_board

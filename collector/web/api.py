@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import msgspec
 from aiohttp import web
 
 from collector.health import Degradation, Level
@@ -10,7 +11,7 @@ from collector.marks import MarkKind
 from collector.views.cooperative import yielding
 from collector.views.fleet import Filters, admits, filter_gpus, filter_nodes
 from collector.views.problems import collector_problems
-from collector.views.rows import Row, cluster_row, gpu_row, node_row, problem_row
+from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.web.answers import json_answer
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.params import Paging, check_parameters, check_values, paging
@@ -77,5 +78,5 @@ def _filters(request: web.Request, known: frozenset[str]) -> Filters:
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 
-def _page(name: str, rows: Sequence[Row], total: int, part: Paging) -> web.Response:
+def _page(name: str, rows: Sequence[msgspec.Struct], total: int, part: Paging) -> web.Response:
     return json_answer({name: rows, "total": total, "limit": part.limit, "offset": part.offset})

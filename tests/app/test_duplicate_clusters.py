@@ -92,7 +92,7 @@ async def test_the_fleet_is_published_once_and_the_duplicate_explained(
             metrics = (await client.get("/metrics")).text
             ready = (await client.get("/readyz?verbose")).text
             synced = {
-                row["cluster"]: row["synced"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]
+                row["cluster"]: row["synced_at"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]
             }
             service.observer.on_synced("dev", time.time())  # it was on its way
             assert (await client.get("/metrics")).text.count("\ngpuid_cluster_synced_timestamp_seconds{") == 1

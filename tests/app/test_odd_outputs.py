@@ -124,12 +124,12 @@ class TestAGpuThatDoesNotAnswer:
             "degraded": ["lost"],
             "level": "reset",
         }  # its serial, and when it was seen last
-        assert all(gpu["confirmed"] > lost["confirmed"] for uuid, gpu in gpus.items() if uuid != lost["uuid"])
+        assert all(gpu["confirmed_at"] > lost["confirmed_at"] for uuid, gpu in gpus.items() if uuid != lost["uuid"])
         assert [labels["serial"] for labels, _ in await world.samples("gpuid_gpu_info", uuid=lost["uuid"])] == [
             lost["serial"]
         ]
         node = await world.node()
-        assert (node["found"], node["lost"], node["failing"]) == (3, 1, None)
+        assert (node["found"], node["lost"], node["failing_reason"]) == (3, 1, None)
         page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
         assert "does not answer" in page
         assert lost["serial"] in page
@@ -137,7 +137,7 @@ class TestAGpuThatDoesNotAnswer:
         (warning,) = [record for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
         assert lost["serial"] in warning.getMessage()
         assert lost["uuid"] in warning.getMessage()
-        assert lost["confirmed"] in warning.getMessage()
+        assert lost["confirmed_at"] in warning.getMessage()
         assert world.cluster.counters.peak_execs_per_node == 1
         world.cluster.reboot_node(NODE)
         await eventually(world.counts, {"found": 4, "capacity": 4, "allocatable": 4}, seconds=60)
@@ -148,7 +148,7 @@ class TestAGpuThatDoesNotAnswer:
             world.cluster.lose_gpu(NODE, gpu["uuid"], silent=True)
         await eventually(world.counts, {"found": 0, "lost": 4, "capacity": 4, "allocatable": 0}, seconds=60)
         node = await world.node()
-        assert node["failing"] == "exit_status"
+        assert node["failing_reason"] == "exit_status"
         assert "Unable to determine the device handle for GPU0" in node["failing_message"]
 
     async def test_is_named_without_single_readings_too(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ class TestAGpuThatDoesNotAnswer:
         (lost, *_) = await world.gpus(node=NODE)
         world.cluster.lose_gpu(NODE, lost["uuid"], silent=True)
         await eventually(world.counts, {"found": 3, "lost": 1, "capacity": 4, "allocatable": 3}, seconds=60)
-        assert (await world.node())["failing"] == "exit_status"
+        assert (await world.node())["failing_reason"] == "exit_status"
 
 
 class TestAGpuThatWasNeverRead:
@@ -236,12 +236,12 @@ class TestOddDocuments:
 
         async def read_again() -> bool:
             after = await world.gpus(node=NODE)
-            return {gpu["uuid"] for gpu in after if gpu["confirmed"] > before[0]["confirmed"]} == {
+            return {gpu["uuid"] for gpu in after if gpu["confirmed_at"] > before[0]["confirmed_at"]} == {
                 gpu["uuid"] for gpu in before
             }
 
         await eventually(read_again, True, seconds=60)
-        assert (await world.node())["failing"] is None
+        assert (await world.node())["failing_reason"] is None
 
     @pytest.mark.parametrize("status", [14, 15, 255])
     async def test_a_whole_document_counts_whatever_the_exit_status(
@@ -252,7 +252,7 @@ class TestOddDocuments:
         text = f"the command ended with exit status {status}, after a complete document"
         await eventually(lambda: [r.levelno for r in caplog.records if r.getMessage() == text], [logging.WARNING])
         node = await world.node()
-        assert (node["found"], node["lost"], node["failing"]) == (4, 0, None)
+        assert (node["found"], node["lost"], node["failing_reason"]) == (4, 0, None)
 
     @pytest.mark.parametrize("how", [ExecFaultKind.ERROR_TEXT, ExecFaultKind.EXIT_STATUS])
     async def test_the_commands_own_words_are_the_error(self, world: World, how: ExecFaultKind) -> None:

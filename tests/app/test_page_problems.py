@@ -71,6 +71,6 @@ async def test_a_problem_is_shown_until_it_is_solved(page: httpx.AsyncClient, si
     await says(page, "/clusters/sim-0", [">cannot be read<"], ">complete<")
     await says(page, "/clusters/sim-1", ["No problems"])
     (row, _) = (await page.get("/api/v1/nodes?cluster=sim-0")).json()["nodes"]
-    assert (row["found"], row["failing"]) == (4, "forbidden")
+    assert (row["found"], row["failing_reason"]) == (4, "forbidden")
     simulator.clusters["sim-0"].allow()
     await says(page, "/clusters/sim-0", ["No problems"], ">cannot be read<")

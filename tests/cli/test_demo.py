@@ -105,7 +105,7 @@ def test_it_has_a_past_that_its_first_readings_confirm(demo) -> None:
     assert {"appeared", "moved", "vanished", "health"} == {change["event"] for change in changes}
     potato, repaired = re.findall(rf"{url}/gpus/(GPU-\S+)\n", said)[:2]
     [here] = [gpu for gpu in get(url, "gpus")["gpus"] if gpu["uuid"] == potato]
-    assert (here["degraded"], here["level"], here["mark"]["as"]) == (["row_remap_failure"], "replace", "rma")
+    assert (here["degraded"], here["level"], here["mark"]["kind"]) == (["row_remap_failure"], "replace", "rma")
     assert len({placement["cluster"] for placement in get(url, f"gpus/{potato}/history")["placements"]}) == 2
     assert [placement["until"] is None for placement in get(url, f"gpus/{repaired}/history")["placements"]] == [False]
     assert httpx.get(f"{url}/gpus/{potato}").status_code == 200

@@ -15,31 +15,24 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from collector.cli import gpuid
-from collector.health import HEALTH_FIELDS, Health
+from collector.health import Health
 from collector.marks import Mark, MarkKind
+from collector.views.columns import GpuRow, columns, flat_columns
 from tests.support.http import served
 
-CONDITION = ("degraded", "level", "mark", "ticket")
-COLUMNS = ",".join(
-    (
-        "cluster,node,machine,source,chassis,gpu,time,uuid,model,event,since,confirmed,last_known",
-        *CONDITION,
-        *HEALTH_FIELDS,
-    )
-)
-NOTHING = "," * (len(CONDITION) + len(HEALTH_FIELDS))
-FROM_STORE = "prod,n2,,gpu-operator/p,C1,100,{time},GPU-a1,NVIDIA H100,confirmed,{since},{since}," + NOTHING
+COLUMNS = [column.name for column in flat_columns(GpuRow)]
+HEALTH_COLUMNS = [name for name in COLUMNS if name.startswith("health.")]
+SHORT = ("cluster", "node", "machine", "source", "chassis", "serial", "uuid", "model", "since", "confirmed_at")
 FROM_COLLECTOR = [
-    "prod-a,n1,i-n1,gpu-operator/p,,100,2025-11-24T16:00:00Z,GPU-a1,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
-    "prod-a,n2,i-n2,gpu-operator/p,,102,2025-11-24T16:00:00Z,GPU-a2,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
-    "prod-a,n2,i-n2,gpu-operator/p,,103,2025-11-24T16:00:00Z,GPU-a3,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
-    "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b1,NVIDIA GB200,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
-    "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b2,NVIDIA GB200,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
+    f"{cluster},{node},i-{node},gpu-operator/p,{chassis},{serial},GPU-{uuid},{model},"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z"
+    for cluster, node, chassis, serial, uuid, model in (
+        ("prod-a", "n1", "", "100", "a1", "NVIDIA H100"),
+        ("prod-a", "n2", "", "102", "a2", "NVIDIA H100"),
+        ("prod-a", "n2", "", "103", "a3", "NVIDIA H100"),
+        ("prod-b", "n3", "C1", "900", "b1", "NVIDIA GB200"),
+        ("prod-b", "n3", "C1", "900", "b2", "NVIDIA GB200"),
+    )
 ]
 
 Serving = Callable[..., AbstractContextManager[str]]
@@ -49,22 +42,29 @@ def export(*args: str | Path, **options: Any) -> Result:
     return CliRunner().invoke(gpuid, ["export", *map(str, args)], **options)
 
 
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
 def test_csv_from_the_store_has_a_row_per_gpu(history_config: Path):
     result = export("--format", "csv", "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
-    heading, row = result.stdout.splitlines()
-    since = row.split(",")[11]
+    (row,) = read(result.stdout)
+    assert list(row) == COLUMNS
+    since = row["since"]
     assert since.endswith("Z")
-    assert (heading, row) == (COLUMNS, FROM_STORE.format(time=since[:19] + "Z", since=since))
+    expected = f"prod,n2,,gpu-operator/p,C1,100,GPU-a1,NVIDIA H100,{since},{since}"
+    assert ",".join(row[name] for name in SHORT) == expected
 
 
 def test_a_collector_gives_the_same_rows(serving: Serving):
     with serving() as url:
         result = export("--format", "csv", "--url", url)
-    assert (result.exit_code, result.stdout.splitlines()) == (
-        0,
-        [COLUMNS, *(row + NOTHING for row in FROM_COLLECTOR)],
-    )
+        listed = CliRunner().invoke(gpuid, ["ls", "-o", "csv", "--url", url])
+    assert result.exit_code == 0
+    rows = read(result.stdout)
+    assert (list(rows[0]), [",".join(row[name] for name in SHORT) for row in rows]) == (COLUMNS, FROM_COLLECTOR)
+    assert result.stdout == listed.stdout
 
 
 def test_every_format_has_the_same_content(serving: Serving, tmp_path: Path):
@@ -74,12 +74,12 @@ def test_every_format_has_the_same_content(serving: Serving, tmp_path: Path):
             result = export("--format", form, "-o", path, "--url", url)
             assert (result.exit_code, result.stdout) == (0, "")
             assert result.stderr == f"5 GPUs written to {path}\n"
-    rows = list(csv.DictReader(io.StringIO(found["csv"].read_text())))
+    rows = read(found["csv"].read_text())
     lines = [json.loads(line) for line in found["jsonl"].read_text().splitlines()]
-    assert [{name: value or "" for name, value in line.items()} for line in lines] == rows
-    assert {line["last_known"] for line in lines} == {None}
+    assert [[line[name] or "" for name in SHORT] for line in lines] == [[row[name] for name in SHORT] for row in rows]
+    assert list(lines[0]) == [column.name for column in columns(GpuRow)]
     table = pyarrow.parquet.read_table(found["parquet"])
-    assert table.column_names == COLUMNS.split(",")
+    assert table.column_names == COLUMNS
     assert table.column("uuid").to_pylist() == [row["uuid"] for row in rows]
     assert table.column("since").to_pylist()[0].isoformat() == "2025-11-24T16:00:00+00:00"
     assert sorted(path.name for path in tmp_path.glob("gpus.*")) == ["gpus.csv", "gpus.jsonl", "gpus.parquet"]
@@ -99,13 +99,19 @@ def test_condition_mark_and_health_have_a_typed_column_each(
             export("--format", form, "-o", tmp_path / form, "--url", url)
     worn, fine, *_, unknown = map(json.loads, (tmp_path / "jsonl").read_text().splitlines())
     assert worn["degraded"] == ["row_remap_failure", "row_remap_pending"]
-    assert [worn[name] for name in CONDITION[1:]] == ["replace", "rma", "https://t/1"]
-    names = ("remapped_rows_uncorrectable", "row_remap_failure", "row_remap_pending", "recovery_action")
-    assert [[row[name] for name in names] for row in (worn, fine, unknown)] == [
-        [2, True, True, "None"],
-        [0, False, None, None],
-        [None, None, None, None],
+    assert (worn["level"], worn["mark"]["kind"], worn["mark"]["ticket"]) == ("replace", "rma", "https://t/1")
+    assert [row["health"] for row in (worn, fine, unknown)] == [
+        {
+            "remapped_rows_uncorrectable": 2,
+            "row_remap_failure": True,
+            "row_remap_pending": True,
+            "recovery_action": "None",
+        },
+        {"remapped_rows_uncorrectable": 0, "row_remap_failure": False},
+        None,
     ]
+    fields = ("remapped_rows_uncorrectable", "row_remap_failure", "row_remap_pending", "recovery_action")
+    names = [f"health.{field}" for field in fields]
     csv_lines = (tmp_path / "csv").read_text().splitlines()
     cells = [[row[name] for name in ("degraded", *names)] for row in csv.DictReader(csv_lines)]
     assert (cells[0], cells[1], cells[-1]) == (
@@ -113,11 +119,12 @@ def test_condition_mark_and_health_have_a_typed_column_each(
         ["", "0", "false", "", ""],
         [""] * 5,
     )
+    assert csv.DictReader(csv_lines).__next__()["mark.ticket"] == "https://t/1"
     table = pyarrow.parquet.read_table(tmp_path / "parquet")
     assert [str(table.schema.field(name).type) for name in ("degraded", *names)] == [
         *("string", "int64", "bool", "bool", "string")
     ]
-    assert table.column("remapped_rows_uncorrectable").to_pylist() == [2, 0, 0, None, None]
+    assert table.column("health.remapped_rows_uncorrectable").to_pylist() == [2, 0, 0, None, None]
 
 
 HOSTILE: dict[str, Any] = {
@@ -133,14 +140,18 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_health_that_is_none_is_left_out(form: str, tmp_path: Path) -> None:
-    gpu = {"cluster": "c", "node": "n", "uuid": "GPU-1", "serial": "1", "confirmed": TIME, "since": TIME}
+    gpu = {"cluster": "c", "node": "n", "uuid": "GPU-1", "serial": "1", "confirmed_at": TIME, "since": TIME}
     body = {"total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
     with served(lambda _headers, _body: (200, json.dumps(body).encode()), "application/json") as address:
         result = export("--format", form, "-o", tmp_path / form, "--url", f"http://{address}")
     assert (result.exit_code, result.stderr) == (0, f"1 GPU written to {tmp_path / form}\n")
-    if form == "jsonl":
-        row = json.loads((tmp_path / form).read_text())
-        assert {name: row[name] for name in HEALTH_FIELDS if row[name] is not None} == {"fabric_state": "Completed"}
+    if form == "parquet":
+        table = pyarrow.parquet.read_table(tmp_path / form)
+        kept = {name: table.column(name).to_pylist()[0] for name in HEALTH_COLUMNS}
+        assert {name: value for name, value in kept.items() if value is not None} == {
+            "health.fabric_state": "Completed",
+            "health.recovery_action": "{}",
+        }
 
 
 TIME = "2026-01-01T00:00:00.000Z"
@@ -158,7 +169,7 @@ def test_a_fleet_without_gpus_is_an_empty_file(file_format: str, inventory: Any,
     if file_format == "parquet":
         assert pyarrow.parquet.read_table(tmp_path / "out").num_rows == 0
     else:
-        assert (tmp_path / "out").read_text() == (COLUMNS + "\n" if file_format == "csv" else "")
+        assert (tmp_path / "out").read_text() == (",".join(COLUMNS) + "\n" if file_format == "csv" else "")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

@@ -28,12 +28,12 @@ ROW = {
     "minor_number": -1,
     "mig": True,
     "since": "2026-01-01T00:00:00.000Z",
-    "confirmed": "2026-01-01T00:00:00.000Z",
+    "confirmed_at": "2026-01-01T00:00:00.000Z",
     "last_known": {"serial": ODD, ODD: ODD},
     "degraded": [ODD],
     "level": ODD,
     "health": {ODD: ODD},
-    "mark": {"as": ODD, "note": ODD, "ticket": ODD, "by": ODD},
+    "mark": {"kind": ODD, "note": ODD, "ticket": ODD, "set_by": ODD},
 }
 CLUSTER = {"cluster": ODD, "state": ODD, "up": False, "message": ODD, "nodes": 1, "nodes_read": 1, "gpus": 1}
 CHANGES = {"serial": {"before": ODD, "after": [ODD]}, ODD: {"before": ODD}}
@@ -44,7 +44,7 @@ CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD,
     "health_changes": [{"time": ODD, "changes": CHANGES}],
     "degraded": [ODD],
     "level": "replace",
-    "mark": {"as": ODD, "note": ODD, "ticket": ODD, "by": ODD},
+    "mark": {"kind": ODD, "note": ODD, "ticket": ODD, "set_by": ODD},
 }
 
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from collector.cli import gpuid
 from collector.health import Health
 from collector.marks import Mark, MarkKind
+from collector.views.columns import GpuRow, columns, flat_columns
 from tests.support.terminal import Terminal
 
 Serving = Callable[..., AbstractContextManager[str]]
@@ -56,7 +57,7 @@ class TestTable:
         lines = ls("--url", url, "--node", "n1", "-o", "wide").stdout.splitlines()
         assert lines[0].split() == [
             *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "STATE", "SLOT", "TRAY", "HOST", "MODULE"),
-            *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM", "LAST_KNOWN"),
+            *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED_AT", "CLAIM", "LAST_KNOWN"),
             *("LEVEL", "MARK", "TICKET", "DEGRADED"),
         ]
         assert "i-n1" in lines[1]
@@ -182,13 +183,16 @@ class TestConditions:
 
     def test_csv_has_flat_cells(self, url: str) -> None:
         (row,) = csv.DictReader(io.StringIO(ls("--url", url, "103", "-o", "csv").stdout))
-        assert [row[name] for name in ("degraded", "level", "mark", "ticket")] == [
+        assert [row[name] for name in ("degraded", "level", "mark.kind", "mark.ticket")] == [
             "row_remap_failure,row_remap_pending",
             "replace",
             "rma",
             "https://t/1",
         ]
-        assert json.loads(row["health"]) == {"row_remap_pending": True, "row_remap_failure": True}
+        assert {name: value for name, value in row.items() if value and name.startswith("health.")} == {
+            "health.row_remap_pending": "true",
+            "health.row_remap_failure": "true",
+        }
 
     def test_values_are_checked_and_named(self, url: str) -> None:
         result = ls("--url", url, "--mark", "hot")
@@ -221,7 +225,10 @@ class TestPrograms:
 
     def test_csv_has_every_field_of_the_api(self, url: str):
         gpu = json.loads(ls("--url", url, "-o", "json").stdout)[0]
-        assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == [*gpu, "ticket"]
+        assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == [
+            column.name for column in flat_columns(GpuRow)
+        ]
+        assert [column.name for column in columns(GpuRow)] == list(gpu)
 
 
 class TestWhichCollector:

@@ -42,7 +42,7 @@ def test_a_mark_is_set_listed_and_removed(gpuid: Any, config: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "S1: marked rma\n")
     assert done.stderr == "gpuid: S1: never seen; the mark takes effect when it appears\n"
     (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
-    assert (row["serial"], row["as"], row["note"], row["ticket"], row["by"]) == (
+    assert (row["serial"], row["kind"], row["note"], row["ticket"], row["set_by"]) == (
         "S1",
         "rma",
         "row remap",
@@ -53,7 +53,7 @@ def test_a_mark_is_set_listed_and_removed(gpuid: Any, config: Path) -> None:
     again = gpuid("unmark", "S1", "-c", config)
     assert (again.returncode, again.stderr) == (1, "gpuid: S1: not marked\n")
     (row,) = json.loads(gpuid("marks", "--all", "--json", "-c", config).stdout)
-    assert row["removed"] is not None
+    assert row["removed_at"] is not None
 
 
 def test_many_come_from_a_file_and_a_bad_line_marks_none(gpuid: Any, config: Path, tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ class TestThroughACollector:
             return gpuid(*arguments, "S1", "S2", "--url", f"http://{address}"), len(asked)
 
     def test_what_it_did_is_printed_as_by_a_store(self, gpuid: Any) -> None:
-        mark, former = {"as": "watch"}, {"as": "rma", "by": "ann", "ticket": "OPS-1"}
+        mark, former = {"kind": "watch"}, {"kind": "rma", "set_by": "ann", "ticket": "OPS-1"}
         done, _ = self.mark(gpuid, 200, {"mark": mark, "former": former}, "mark", "--as", "watch")
         assert done.stdout.splitlines()[0] == "S1: marked watch, no longer rma (set by ann, ticket OPS-1)"
-        done, _ = self.mark(gpuid, 200, {"mark": mark, "still": {"as": "rma", "serial": "S1"}}, "unmark")
+        done, _ = self.mark(gpuid, 200, {"mark": mark, "still": {"kind": "rma", "serial": "S1"}}, "unmark")
         line = "S1: no longer marked watch; still marked rma by its serial S1"
         assert done.stdout.splitlines()[0] == line
 

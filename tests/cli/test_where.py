@@ -76,7 +76,7 @@ THERE = {
     "node": "n2",
     "since": "2026-11-25T10:00:00Z",
     "until": None,
-    "confirmed": "2026-11-26T08:00:00Z",
+    "confirmed_at": "2026-11-26T08:00:00Z",
     "altered": [],
     "health_changes": [
         change("26T07", row_remap_failure=(False, True)),
@@ -85,12 +85,12 @@ THERE = {
     "degraded": ["row_remap_failure", "row_remap_pending"],
     "level": "replace",
     "mark": {
-        "as": "rma",
+        "kind": "rma",
         "note": "hot potato",
         "ticket": "OPS-12",
         "until": "2026-12-01T00:00:00Z",
-        "set": "2026-11-26T07:30:00Z",
-        "by": "ann",
+        "set_at": "2026-11-26T07:30:00Z",
+        "set_by": "ann",
     },
 }
 BEFORE = THERE | {"node": "n1", "since": "2026-11-01T00:00:00Z", "until": "2026-11-25T10:00:00Z", "health_changes": []}

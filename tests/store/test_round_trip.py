@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from collector.model import KEPT_FIELDS, Gpu, changes_object, last_known_object
 from collector.store import StoreSettings, Subscription
 from collector.views.alterations import as_field_changes, describe_changes
+from collector.views.columns import row_object
 from collector.views.recent_changes import as_change
 from collector.views.rows import change_row, placement_row
 
@@ -51,11 +52,11 @@ async def check(readings, store_settings, collecting):
         assert (row.changes, row.last_known) == (change.changes, change.gpu.last_known)
         assert as_change(row).changes == change.changes
         expected = (changes_object(change.changes), last_known_object(change.gpu.last_known))
-        answer = json.loads(json.dumps(change_row(row)))
+        answer = row_object(change_row(row))
         sent = json.loads(msgspec.json.encode(record))
         assert (answer["changes"], answer["last_known"]) == (sent["changes"], sent["last_known"]) == expected
         assert describe_changes(as_field_changes(answer["changes"])) == describe_changes(change.changes)
     now = emitted[-1].gpu
     assert (placement.serial, placement.chassis, placement.last_known) == (now.serial, now.chassis, now.last_known)
     altered = [one.changes for one in reversed(emitted) if one.changes]
-    assert [as_field_changes(one["changes"]) for one in placement_row(placement)["altered"]] == altered
+    assert [as_field_changes(one["changes"]) for one in row_object(placement_row(placement))["altered"]] == altered

@@ -44,7 +44,7 @@ async def test_shares_add_up_over_clusters_and_models() -> None:
         assert cluster_share(site.collector, name) == share
         assert (await summarize(site.collector, name)).share == share
         row = cluster_row(site.collector, name)
-        assert (row["gpus_healthy"], row["gpus_known"]) == share
+        assert (row.gpus_healthy, row.gpus_known) == share
 
 
 def test_a_cluster_that_is_not_configured_any_more_does_not_count() -> None:
@@ -69,4 +69,4 @@ async def test_degraded_gpus_are_counted_by_one_rule() -> None:
     assert (inventory.conflicts("prod"), inventory.claims("test")) == (1, 1)
     for name, expected in (("prod", {Level.REPLACE: 2}), ("test", {})):
         assert (await summarize(site.collector, name)).degraded == expected
-        assert cluster_row(site.collector, name)["gpus_degraded"] == {level.value: n for level, n in expected.items()}
+        assert cluster_row(site.collector, name).gpus_degraded == {level.value: n for level, n in expected.items()}

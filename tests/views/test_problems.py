@@ -35,7 +35,7 @@ async def test_clusters_that_resemble_each_other_are_named_with_what_to_do() -> 
     )
     assert problem.detail.startswith("all of them are published. If they are one cluster, remove one")
     assert not problem.severe
-    assert cluster_row(site.collector, "prod-a")["resembles"] == ["prod-c", "prod-b"]
+    assert cluster_row(site.collector, "prod-a").resembles == ["prod-c", "prod-b"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen
     told = [(one.text, one.detail, one.severe) for one in problems]
     text = "has ResourceSlices that are no longer seen; what they said last stands"
     assert told == ([(text, "may not list", False)] if lost else [])
-    assert cluster_row(site.collector, "prod-a")["resource_slices"] == "forbidden"
+    assert cluster_row(site.collector, "prod-a").resource_slices == "forbidden"
 
 
 async def test_slices_that_cannot_be_watched_are_a_problem_from_the_start() -> None:

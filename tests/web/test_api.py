@@ -56,7 +56,8 @@ class TestGpus:
                     "multi_gpu_board": False,
                     "last_known": None,
                     "since": "2025-11-24T16:00:00.000Z",
-                    "confirmed": "2025-11-24T16:00:00.000Z",
+                    "until": None,
+                    "confirmed_at": "2025-11-24T16:00:00.000Z",
                     "claim": False,
                     "state": "found",
                     "degraded": [],
@@ -141,12 +142,12 @@ class TestConditions:
             "recovery_action": "None",
         }
         assert gpu["mark"] == {
-            "as": "rma",
+            "kind": "rma",
             "note": "hot",
             "ticket": "https://t/1",
             "until": None,
-            "set": "2025-11-24T16:00:00.000Z",
-            "by": "ann",
+            "set_at": "2025-11-24T16:00:00.000Z",
+            "set_by": "ann",
         }
 
     @pytest.mark.parametrize(
@@ -188,11 +189,11 @@ class TestClustersAndNodes:
                 "up": True,
                 "message": "",
                 "since": "2025-11-24T16:00:00.000Z",
-                "synced": "2025-11-24T16:00:00.000Z",
+                "synced_at": "2025-11-24T16:00:00.000Z",
                 "nodes": 2,
                 "nodes_read": 2,
                 "nodes_unread": 0,
-                "unread": {},
+                "unread_reasons": {},
                 "nodes_failing": 0,
                 "nodes_overdue": 0,
                 "nodes_listed": 10,
@@ -215,11 +216,11 @@ class TestClustersAndNodes:
                 "up": False,
                 "message": "https://10.0.0.1:6443: connection refused",
                 "since": "2025-11-24T16:00:00.000Z",
-                "synced": None,
+                "synced_at": None,
                 "nodes": 1,
                 "nodes_read": 1,
                 "nodes_unread": 0,
-                "unread": {},
+                "unread_reasons": {},
                 "nodes_failing": 0,
                 "nodes_overdue": 0,
                 "nodes_listed": 10,
@@ -249,19 +250,21 @@ class TestClustersAndNodes:
                 "chassis": "C1",
                 "driver_version": "570.148.08",
                 "cuda_version": "12.8",
+                "state": "found",
                 "found": 2,
                 "lost": 0,
-                "lost_gpus": [],
-                "gpus_degraded": {},
                 "capacity": 8,
                 "allocatable": None,
+                "lost_gpus": [],
+                "gpus_degraded": {},
                 "source": "gpu-operator/p",
-                "read": "2025-11-24T16:00:00.000Z",
+                "read_at": "2025-11-24T16:00:00.000Z",
+                "until": None,
                 "overdue": False,
                 "gpu_sign": None,
-                "unread": None,
+                "unread_reason": None,
                 "unread_since": None,
-                "failing": None,
+                "failing_reason": None,
                 "failing_since": None,
                 "failing_message": None,
             }
@@ -278,7 +281,7 @@ class TestClustersAndNodes:
         async with serving(site) as client:
             nodes = (await client.get("/api/v1/nodes?cluster=prod-a")).json()["nodes"]
             (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
-        said = [(node["node"], node["overdue"], node["failing"], node["failing_since"]) for node in nodes]
+        said = [(node["node"], node["overdue"], node["failing_reason"], node["failing_since"]) for node in nodes]
         assert said == [("n1", True, None, None), ("n2", False, "timeout", "2025-11-24T16:09:00.000Z")]
         assert (cluster["nodes_failing"], cluster["nodes_overdue"]) == (1, 1)
 
@@ -292,14 +295,14 @@ class TestClustersAndNodes:
             nodes = (await client.get("/api/v1/nodes?cluster=prod-a")).json()["nodes"]
             (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
         since = "2025-11-24T16:05:00.000Z"
-        assert [(node["node"], node["gpu_sign"], node["unread"], node["unread_since"]) for node in nodes] == [
+        assert [(node["node"], node["gpu_sign"], node["unread_reason"], node["unread_since"]) for node in nodes] == [
             ("bare", "nvidia.com/gpu.present", "no_pod", since),
             ("n1", None, "pod_not_ready", since),
             ("n2", None, None, None),
             ("new", "nvidia.com/gpu", "pending", None),
         ]
         counts = [cluster[name] for name in ("nodes", "nodes_read", "nodes_unread")]
-        assert (counts, cluster["unread"]) == ([4, 1, 3], {"pending": 1, "no_pod": 1, "pod_not_ready": 1})
+        assert (counts, cluster["unread_reasons"]) == ([4, 1, 3], {"pending": 1, "no_pod": 1, "pod_not_ready": 1})
 
     async def test_a_source_that_matches_nothing_and_a_cluster_that_was_not_listed_say_so(
         self, site: Any, serving: Any

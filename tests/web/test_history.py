@@ -77,7 +77,7 @@ async def test_a_placement_has_its_place_and_times(client: httpx.AsyncClient) ->
         "machine": "i-n2",
         "since": "2025-11-24T17:00:00.000Z",
         "until": "2025-11-24T18:00:00.000Z",
-        "confirmed": "2025-11-24T17:00:00.000Z",
+        "confirmed_at": "2025-11-24T17:00:00.000Z",
         "last_known": None,
         "altered": [],
         "health_changes": [],
@@ -190,7 +190,7 @@ class TestHealth:
                     "row_remap_failure": {"before": None, "after": True},
                 },
             }
-            assert (row["degraded"], row["level"], row["mark"]["as"]) == (["row_remap_failure"], "replace", "rma")
+            assert (row["degraded"], row["level"], row["mark"]["kind"]) == (["row_remap_failure"], "replace", "rma")
             site.read("prod-a", "n8", time=1764000300.0)
             assert await site.collector.store.history_writer.flushed(10)
 

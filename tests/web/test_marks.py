@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
 PATH = "/api/v1/gpus/100/mark"
-RMA = {"as": "rma", "note": "row remap failure", "ticket": "https://tickets/1", "until": "2126-01-01T00:00:00Z"}
+RMA = {"kind": "rma", "note": "row remap failure", "ticket": "https://tickets/1", "until": "2126-01-01T00:00:00Z"}
 
 
 @pytest.fixture
@@ -36,23 +36,23 @@ class TestSetting:
         body = answer.json()
         assert (body["seen"], body["warning"], body["former"]) == (True, None, None)
         mark = body["mark"]
-        assert (mark["uuid"], mark["serial"], mark["as"], mark["by"]) == ("GPU-a1", "100", "rma", "sre")
+        assert (mark["uuid"], mark["serial"], mark["kind"], mark["set_by"]) == ("GPU-a1", "100", "rma", "sre")
         assert (mark["note"], mark["until"]) == ("row remap failure", "2126-01-01T00:00:00.000Z")
         assert site.collector.marks.of("GPU-a1", "100", site.collector.now()).ticket == "https://tickets/1"
         (gpu,) = (await client.get("/api/v1/gpus?mark=rma")).json()["gpus"]
-        assert (gpu["uuid"], gpu["mark"]["by"]) == ("GPU-a1", "sre")
+        assert (gpu["uuid"], gpu["mark"]["set_by"]) == ("GPU-a1", "sre")
 
     async def test_another_one_ends_it(self, client: httpx.AsyncClient) -> None:
         await client.put(PATH, json=RMA)
-        body = (await client.put("/api/v1/gpus/gpu-a1/mark", json={"as": "watch"})).json()
-        assert body["former"]["as"] == "rma"
+        body = (await client.put("/api/v1/gpus/gpu-a1/mark", json={"kind": "watch"})).json()
+        assert body["former"]["kind"] == "rma"
         marks = (await client.get("/api/v1/marks")).json()
-        assert [mark["as"] for mark in marks["marks"]] == ["watch"]
+        assert [mark["kind"] for mark in marks["marks"]] == ["watch"]
         both = (await client.get("/api/v1/marks?all=true&gpu=100")).json()["marks"]
-        assert [(mark["as"], mark["removed_by"]) for mark in both] == [("watch", None), ("rma", "sre")]
+        assert [(mark["kind"], mark["removed_by"]) for mark in both] == [("watch", None), ("rma", "sre")]
 
     async def test_a_gpu_that_was_never_seen_is_marked_with_a_warning(self, client: httpx.AsyncClient) -> None:
-        body = (await client.put("/api/v1/gpus/S9/mark", json={"as": "rma"})).json()
+        body = (await client.put("/api/v1/gpus/S9/mark", json={"kind": "rma"})).json()
         assert (body["seen"], body["mark"]["serial"], body["mark"]["uuid"]) == (False, "S9", None)
         assert body["warning"].startswith("no GPU with this serial or UUID was ever seen")
 
@@ -62,21 +62,21 @@ class TestSetting:
         site.collector.store = None  # nothing is recorded from now on
         site.read("prod-a", "n9", Gpu(uuid="GPU-a9", serial="109"))
         site.collector.store = kept
-        assert (await client.put("/api/v1/gpus/109/mark", json={"as": "rma"})).json()["mark"]["uuid"] == "GPU-a9"
+        assert (await client.put("/api/v1/gpus/109/mark", json={"kind": "rma"})).json()["mark"]["uuid"] == "GPU-a9"
 
     async def test_a_bearer_token_is_as_good(self, site: Any, serving: Any, kept: Store, tmp_path: Path) -> None:
         token = tmp_path / "token"
         token.write_text("t0ken")
         async with serving(site, bearer_token_file=token) as client:
             answer = await client.put(PATH, json=RMA, headers={"Authorization": "Bearer t0ken"})
-        assert (answer.status_code, answer.json()["mark"]["by"]) == (200, "bearer token")
+        assert (answer.status_code, answer.json()["mark"]["set_by"]) == (200, "bearer token")
 
 
 class TestRemoving:
     async def test_a_mark_ends(self, site: Any, client: httpx.AsyncClient) -> None:
         await client.put(PATH, json=RMA)
         answer = await client.delete("/api/v1/gpus/GPU-a1/mark")
-        assert (answer.status_code, answer.json()["mark"]["as"]) == (200, "rma")
+        assert (answer.status_code, answer.json()["mark"]["kind"]) == (200, "rma")
         assert list(site.collector.marks) == []
 
     async def test_what_is_not_marked_is_not_found(self, client: httpx.AsyncClient) -> None:
@@ -112,10 +112,10 @@ class TestWhoMay:
     async def test_no_page_of_another_site(
         self, client: httpx.AsyncClient, method: str, headers: dict[str, str]
     ) -> None:
-        await client.put(PATH, json={"as": "watch"})
+        await client.put(PATH, json={"kind": "watch"})
         answer = await client.request(method, PATH, json=RMA, headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (403, "requests from pages of other sites are refused")
-        assert [mark["as"] for mark in (await client.get("/api/v1/marks")).json()["marks"]] == ["watch"]
+        assert [mark["kind"] for mark in (await client.get("/api/v1/marks")).json()["marks"]] == ["watch"]
 
     async def test_pages_of_this_site(self, client: httpx.AsyncClient) -> None:
         host = client.base_url.netloc.decode()
@@ -124,7 +124,7 @@ class TestWhoMay:
 
     @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
     async def test_no_form(self, client: httpx.AsyncClient, kind: str) -> None:
-        answer = await client.put(PATH, content=b'{"as": "rma"}', headers={"Content-Type": kind})
+        answer = await client.put(PATH, content=b'{"kind": "rma"}', headers={"Content-Type": kind})
         assert (answer.status_code, answer.json()["error"]) == (415, "expected Content-Type: application/json")
 
     async def test_other_methods_are_refused(self, client: httpx.AsyncClient) -> None:
@@ -137,15 +137,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("body", "reason"),
         [
-            ({}, "missing required field `as`"),
-            ({"as": "scrap"}, "Invalid enum value 'scrap'"),
-            ({"as": "rma", "by": "me"}, "unknown field `by`"),
-            ({"as": "rma", "note": "x" * 501}, "note: expected at most 500 characters"),
-            ({"as": "rma", "note": "a\nb"}, "note: expected one line without control characters"),
-            ({"as": "rma", "ticket": "javascript:alert(1)"}, "ticket: expected an http or https URL"),
-            ({"as": "rma", "ticket": "https://me:pw@tickets/1"}, "ticket: expected an http or https URL"),
-            ({"as": "rma", "until": "soon"}, "until: expected a duration such as"),
-            ({"as": "rma", "until": "2001-01-01"}, "until: expected a time in the future"),
+            ({}, "missing required field `kind`"),
+            ({"kind": "scrap"}, "Invalid enum value 'scrap'"),
+            ({"kind": "rma", "by": "me"}, "unknown field `by`"),
+            ({"kind": "rma", "note": "x" * 501}, "note: expected at most 500 characters"),
+            ({"kind": "rma", "note": "a\nb"}, "note: expected one line without control characters"),
+            ({"kind": "rma", "ticket": "javascript:alert(1)"}, "ticket: expected an http or https URL"),
+            ({"kind": "rma", "ticket": "https://me:pw@tickets/1"}, "ticket: expected an http or https URL"),
+            ({"kind": "rma", "until": "soon"}, "until: expected a duration such as"),
+            ({"kind": "rma", "until": "2001-01-01"}, "until: expected a time in the future"),
             ([], "Expected `object`"),
         ],
     )
@@ -161,7 +161,7 @@ class TestBadInput:
         assert answer.status_code == 400
 
     async def test_a_large_body_is_refused(self, client: httpx.AsyncClient) -> None:
-        answer = await client.put(PATH, json={"as": "rma", "note": "x" * 10_000})
+        answer = await client.put(PATH, json={"kind": "rma", "note": "x" * 10_000})
         assert (answer.status_code, answer.json()["error"]) == (413, "expected a body of at most 8192 bytes")
 
     async def test_a_compressed_body_is_refused(self, client: httpx.AsyncClient) -> None:

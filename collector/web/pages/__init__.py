@@ -5,15 +5,18 @@ from aiohttp import web
 from collector.web.limits import HttpLimits
 from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, search, static, stream
 from collector.web.pages.index import index
+from collector.web.pages.lookup import lookup, scan
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
-__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "wants_page"]
+__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "lookup", "wants_page"]
 
 STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": index,
     "/search": search.search,
+    "/lookup": lookup,
+    "/scan": scan,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,
     "/chassis/{chassis:[^/]+}": chassis.chassis,

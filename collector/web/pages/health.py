@@ -29,7 +29,7 @@ MAX_CHANGES = 12
 CSV_PART_ROWS = 500
 CSV_COLUMNS = (
     *("level", "degraded", "degraded_since", "mark", "ticket", "note", "cluster", "node", "machine"),
-    *("serial", "uuid", "model", "since", "confirmed", "state"),
+    *("serial", "uuid", "model", "since", "confirmed_at", "state"),
     *HEALTH_FIELDS,
 )
 

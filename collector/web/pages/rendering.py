@@ -67,11 +67,11 @@ def _common(request: web.Request) -> dict[str, Any]:
     root = public.prefix
     return {
         "root": root,
-        "qr_code": functools.partial(qr_code, public),
-        "public_address": public.address,
         "here": here,
         "area": _area(here),
         "live": "at" not in request.query,  # what was, does not change
+        "qr_code": functools.partial(qr_code, public),
+        "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),

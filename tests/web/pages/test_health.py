@@ -140,7 +140,7 @@ async def test_the_file_has_what_the_page_has(worn: Any, serving: Any) -> None:
         answer = await client.get("/health.csv")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     worst, hostile, _ = csv.DictReader(io.StringIO(answer.text))
-    assert {key: value for key, value in worst.items() if value and key not in ("model", "confirmed", "since")} == {
+    assert {key: value for key, value in worst.items() if value and key not in ("model", "confirmed_at", "since")} == {
         "level": "replace",
         "degraded": "row_remap_failure",
         "degraded_since": "2025-11-24T16:00:00.000Z",
