@@ -16,7 +16,7 @@ from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
 from collector.cli.output import Layout, Output, Row, show_rows, taken
 from collector.marks import Marks
-from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
+from collector.store import ChangeFilter, History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
@@ -66,9 +66,8 @@ class HistoryQueries:
         async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: int | None = None
-            while found := await store.history.changes(
-                since=since, cluster=cluster, events=events, after=after, limit=self._page_size
-            ):
+            wanted = ChangeFilter(since=since, cluster=cluster, events=events)
+            while found := await store.history.changes(wanted, after=after, limit=self._page_size):
                 rows += (row_object(change_row(one)) for one in found)
                 after = found[-1].id
             return rows
