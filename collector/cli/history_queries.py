@@ -23,9 +23,7 @@ from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.columns import row_object
 from collector.views.rows import change_row, placement_row
 
-__all__ = ["PLACEMENT_TIMES", "HistoryQueries", "configured_store", "show_placements"]
-
-PLACEMENT_TIMES = frozenset({"since", "until", "confirmed_at"})
+__all__ = ["HistoryQueries", "configured_store", "show_placements"]
 
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
@@ -55,10 +53,19 @@ class HistoryQueries:
             lambda history, after: history.node(node, cluster, after=after, limit=self._page_size),
         )
 
-    def changes(self, since: float, cluster: str | None, events: Sequence[str] = ()) -> list[Row]:
-        """Return the changes since a time (Unix seconds), oldest first; all of them, or those of some events."""
+    def changes(
+        self,
+        since: float,
+        cluster: str | None,
+        events: Sequence[str] = (),
+        *,
+        until: float | None = None,
+        node: str | None = None,
+    ) -> list[Row]:
+        """Return the changes between two times (Unix seconds), oldest first; all of them, or those of some events."""
         if self._store is None:
-            params: dict[str, str | Sequence[str]] = {**_given(since=rfc3339(since), cluster=cluster)}
+            times = {"since": rfc3339(since), "until": rfc3339(until)}
+            params: dict[str, str | Sequence[str]] = {**_given(**times, cluster=cluster, node=node)}
             if events:
                 params["event"] = events
             return self._ask_collector("/api/v1/changes", params, "changes")
@@ -66,7 +73,7 @@ class HistoryQueries:
         async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: int | None = None
-            wanted = ChangeFilter(since=since, cluster=cluster, events=events)
+            wanted = ChangeFilter(since=since, until=until, cluster=cluster, node=node, events=events)
             while found := await store.history.changes(wanted, after=after, limit=self._page_size):
                 rows += (row_object(change_row(one)) for one in found)
                 after = found[-1].id
@@ -107,7 +114,7 @@ class HistoryQueries:
 
 
 class _Page(msgspec.Struct):
-    next: str | int | None = None
+    next: str | None = None
     placements: list[Row] = []
     changes: list[Row] = []
 

@@ -1,5 +1,6 @@
 """Which GPUs of a node were replaced by others: some left, and others came within the hour."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,10 @@ def replaced(
         if len(ones) > 1:
             _pair(list(ones.values()), shown, instead, chosen)
     found = (instead.get(_key(group), group) for group in groups)
-    return [group for group in found if group is not None]
+    moved = {
+        (gpu.uuid, group.previous): group.time for group in groups if group.event is Event.MOVED for gpu in group.gpus
+    }
+    return [group for group in found if group is not None and not _is_told_by(moved, group)]
 
 
 def exchanges(group: ChangeGroup) -> list[Exchange]:
@@ -57,6 +61,14 @@ def exchanges(group: ChangeGroup) -> list[Exchange]:
     return found + [
         Exchange(_seat(gpu), None, gpu, origins.get(gpu.uuid)) for gpu in group.gpus if gpu.uuid not in exchanged
     ]
+
+
+def _is_told_by(moved: Mapping[tuple[str, Place | None], float], group: ChangeGroup) -> bool:
+    """Return whether all that vanished was found elsewhere within the hour: that it moved from there says it all."""
+    if group.event is not Event.VANISHED:
+        return False
+    times = [moved.get((gpu.uuid, group.place), math.inf) for gpu in group.gpus]
+    return all(group.time <= time <= group.time + REPLACED_WITHIN_SECONDS for time in times)
 
 
 def _pair(

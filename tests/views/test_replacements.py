@@ -64,6 +64,17 @@ def test_what_moved_in_says_from_where() -> None:
     assert one.origins == (Place("b", "n2"),)
 
 
+def test_what_left_and_was_found_elsewhere_has_moved() -> None:
+    (left,) = groups((LEFT, 0.0, "1 2"))
+    (came,) = groups((MOVED, 60.0, "1 2"))
+    moved = msgspec.structs.replace(came, place=Place("b", "n3"), previous=NODE)
+    late = msgspec.structs.replace(moved, time=REPLACED_WITHIN_SECONDS + 1.0)
+    one = msgspec.structs.replace(moved, gpus=moved.gpus[:1])
+    assert replaced([moved, left]) == [moved]
+    assert replaced([late, left]) == [late, left]
+    assert replaced([one, left]) == [one, left]
+
+
 def test_each_is_replaced_by_what_came_next() -> None:
     found = replaced(groups((LEFT, 0.0, "1"), (CAME, 10.0, "2"), (LEFT, 20.0, "2"), (CAME, 30.0, "3")))
     assert told(found) == [(REPLACED, "2", "3"), (REPLACED, "1", "2")]

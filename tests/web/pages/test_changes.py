@@ -57,7 +57,8 @@ async def test_what_moved_or_vanished_says_what_is_wrong_with_it(
 
 async def test_a_vanished_gpu_that_is_back_shows_where(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", time=1764000100.0)  # the node that it left is read first
-    site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000200.0)
+    site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764007200.0)
+    site.collector.time = 1764010000.0
     site.read("prod-a", "n2", time=1764000300.0)
     site.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}") for n in (2, 3)), time=1764000400.0)
     site.read("prod-b", "n3", Gpu(uuid="GPU-b1"), time=1764000300.0)
@@ -123,7 +124,7 @@ async def test_a_swapped_tray_is_replaced_slot_by_slot(site: Any, serving: Any, 
         text = (await visit(client, "/changes")).text
         chosen = (await visit(client, "/changes?event=replaced")).text
         of_gpu = (await visit(client, "/changes?text=GPU-t0")).text
-    row = "replaced 2 GPUs with as many on t1 ( prod-a ) Which Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
+    row = "replaced 2 GPUs with 2 others on t1 ( prod-a ) Which Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
     assert row in text
     assert row in chosen
     assert "vanished 2 GPUs" not in text

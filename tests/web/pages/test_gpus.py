@@ -175,7 +175,7 @@ async def test_what_was_altered_is_shown_and_a_last_known_serial_is_marked(
         text = (await visit(client, "/gpus/GPU-s1")).text
         for path in ("/", "/changes", "/changes?event=altered"):
             page = (await visit(client, path)).text
-            assert "altered GPU S-1 in n7 of prod-a : serial S-1 → not reported, MIG off → on" in page
+            assert "altered GPU S-1 on n7 ( prod-a ) serial S-1 → not reported, MIG off → on" in page
         assert "S-1 (last known) GPU-s1" in (await visit(client, "/clusters/prod-a/nodes/n7")).text
     assert "Serial S-1 present serial last known" in text
     assert "· serial not reported since 8 minutes ago 2025-11-24T16:01:40Z" in text
@@ -189,7 +189,7 @@ async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any
     site.read("prod-a", "n7", *(msgspec.structs.replace(gpu, serial=None) for gpu in gpus), time=1764000200.0)
     async with serving(site) as client:
         text = (await visit(client, "/changes")).text
-    assert "altered 8 GPUs in n7 of prod-a : serial … → not reported" in text
+    assert "altered 8 GPUs on n7 ( prod-a ) serial … → not reported" in text
     assert "S-3 serial S-3 → not reported" in text
 
 
