@@ -23,9 +23,7 @@ from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.columns import row_object
 from collector.views.rows import change_row, placement_row
 
-__all__ = ["PLACEMENT_TIMES", "HistoryQueries", "configured_store", "show_placements"]
-
-PLACEMENT_TIMES = frozenset({"since", "until", "confirmed_at"})
+__all__ = ["HistoryQueries", "configured_store", "show_placements"]
 
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
@@ -116,7 +114,7 @@ class HistoryQueries:
 
 
 class _Page(msgspec.Struct):
-    next: str | int | None = None
+    next: str | None = None
     placements: list[Row] = []
     changes: list[Row] = []
 

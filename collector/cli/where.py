@@ -5,16 +5,14 @@ from typing import Any
 import click
 
 from collector.cli.client import connection_options
-from collector.cli.history_queries import PLACEMENT_TIMES, HistoryQueries, show_placements
+from collector.cli.history_queries import HistoryQueries, show_placements
 from collector.cli.options import TERM
-from collector.cli.output import Layout, Output, output_options
+from collector.cli.output import Output, layout_of, output_options
+from collector.views.columns import PlacementRow
 
 __all__ = ["where"]
 
-_COLUMNS = ("cluster", "node", "since", "until", "confirmed_at", "serial", "uuid", "chassis", "altered")
-_LAYOUT = Layout(
-    ("cluster", "node", "since", "until", "confirmed_at", "serial", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
-)
+_LAYOUT = layout_of(PlacementRow, ("cluster", "node", "serial", "since", "until", "confirmed_at", "altered"))
 
 
 @click.command()
