@@ -89,7 +89,7 @@ class NetBox:
         return httpx.Response(201, json=shown[0] if isinstance(body, dict) and isinstance(shown, list) else shown)
 
     def _shown(self, row: Row) -> Row:
-        references = {key: {"id": row[key]} for key in ("device", "module_bay", "module_type") if key in row}
+        references: Row = {key: {"id": row[key]} for key in ("device", "module_bay", "module_type") if key in row}
         return {**row, **references, "status": {"value": row.get("status")}}
 
 
