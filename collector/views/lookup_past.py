@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from collector.model import Event, Gpu, Place, canonical_uuid
 from collector.store import History, PastPlacement
-from collector.views.collector_view import CollectorView
 from collector.views.lookup_present import keyed, parts_of
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 from collector.views.recent_changes import ChangeGroup
 
@@ -14,7 +14,7 @@ __all__ = ["MAX_SCANS", "find_past", "find_past_parts", "find_remembered", "last
 MAX_SCANS = 3  # terms of one look-up for whose parts the whole history is read
 
 
-async def find_past(view: CollectorView, history: History, hunts: Sequence[Hunt]) -> None:
+async def find_past(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
     """Find GPUs by their former serial, UUID or chassis, and nodes that are gone; raises StoreError."""
     names = keyed(hunts)
     wanted: dict[tuple[int, str], tuple[int, Hunt, Kind]] = {}  # by hunt and UUID: the newest placement
@@ -31,7 +31,7 @@ async def find_past(view: CollectorView, history: History, hunts: Sequence[Hunt]
     await _find_left_nodes(view, history, hunts)
 
 
-async def _find_left_nodes(view: CollectorView, history: History, hunts: Sequence[Hunt]) -> None:
+async def _find_left_nodes(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
     names = keyed(hunts)
     places: dict[Place, list[Hunt]] = {}
     for hunt in hunts:
@@ -49,7 +49,7 @@ async def _find_left_nodes(view: CollectorView, history: History, hunts: Sequenc
             hunt.add(Place(row.cluster, row.node), Match(kind=Kind.NODE, former_node=row))
 
 
-async def find_past_parts(view: CollectorView, history: History, hunt: Hunt, most: int) -> None:
+async def find_past_parts(view: LookupView, history: History, hunt: Hunt, most: int) -> None:
     """Find in the whole history what contains a term; raises StoreError."""
     part = min(parts_of(hunt), key=len, default="")
     if not part:
@@ -65,7 +65,7 @@ async def find_past_parts(view: CollectorView, history: History, hunt: Hunt, mos
         hunt.more = True
 
 
-async def last_places(view: CollectorView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
+async def last_places(view: LookupView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
     """Return where GPUs were last, by UUID, as far as that is known; raises StoreError."""
     if history is None:
         return {gpu.uuid: _remembered(group, gpu) for group, gpu in _gone(view) if gpu.uuid in uuids}
@@ -76,7 +76,7 @@ async def last_places(view: CollectorView, history: History | None, uuids: Seque
     return {row.uuid: row for row in rows.values()}
 
 
-def find_remembered(view: CollectorView, hunts: Sequence[Hunt]) -> None:
+def find_remembered(view: LookupView, hunts: Sequence[Hunt]) -> None:
     """Find GPUs that left since the collector started, where no history can be asked."""
     names = keyed(hunts)
     for group, gpu in _gone(view):
@@ -86,7 +86,7 @@ def find_remembered(view: CollectorView, hunts: Sequence[Hunt]) -> None:
                     _add(view, hunt, kind, _remembered(group, gpu))
 
 
-def _gone(view: CollectorView) -> Iterable[tuple[ChangeGroup, Gpu]]:
+def _gone(view: LookupView) -> Iterable[tuple[ChangeGroup, Gpu]]:
     return (
         (group, gpu)
         for group in view.recent_changes.newest(Event.VANISHED)
@@ -116,7 +116,7 @@ def _remembered(group: ChangeGroup, gpu: Gpu) -> PastPlacement:
     )
 
 
-def _add(view: CollectorView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
+def _add(view: LookupView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
     now = tuple(one.place for one in view.inventory.find(uuid=row.uuid))
     hunt.add(row.uuid, Match(kind=kind, former_gpu=row, now=now))
 

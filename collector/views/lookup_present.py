@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from collector.inventory import Inventory
 from collector.model import Gpu, NodeState, canonical_bus_id
-from collector.views.collector_view import CollectorView
 from collector.views.fleet import walk_nodes
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 from collector.views.terms import is_digits, short_bus
 from collector.views.trays import position
@@ -47,7 +47,7 @@ def find_indexed(inventory: Inventory, hunt: Hunt) -> None:
                     hunt.add_gpu(kind, placement)
 
 
-async def find_exact(view: CollectorView, hunts: Sequence[Hunt]) -> None:
+async def find_exact(view: LookupView, hunts: Sequence[Hunt]) -> None:
     """Find what terms are as a whole, after `find_indexed` has: nodes, clusters, and what GPUs have in common."""
     clusters = {name.lower(): name for name in view.clusters()}
     names = _Names(hunts)
