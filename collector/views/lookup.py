@@ -33,15 +33,15 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
     What a term is exactly comes before what it is a part of. A term of several words that is nothing as a whole has a
     result for each word.
     """
-    history = view.history  # whose time all queries share
-    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) for term in terms]
+    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) async for term in yielding(terms)]
     hunts = [hunt for whole, words in groups for hunt in (whole, *words)]
     async for hunt in yielding(hunts):
         find_indexed(view.inventory, hunt)
     await find_exact(view, hunts)
+    history = view.history  # whose time, which all queries share, begins here
     since, error = await _ask_history(view, history, hunts)
     if history is None or error:
-        find_remembered(view, hunts)
+        await find_remembered(view, hunts)
     await find_marked(view, None if error else history, hunts)
     rest = [hunt for hunt in _undecided(groups) if not hunt.found]
     if len(rest) <= MAX_CONTAINED:
@@ -57,7 +57,7 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
             error = str(late)
     results = [
         hunt.result(_why_whole(hunt, len(rest), scanned=scanned or history is None or bool(error)))
-        for whole, words in groups
+        async for whole, words in yielding(groups)
         for hunt in _chosen(whole, words)
     ]
     return Lookup(results=tuple(results), searched=_searched(view, history, since, error))

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from collector.model import Event, Gpu, Place, canonical_uuid
 from collector.store import History, PastPlacement
-from collector.views.lookup_present import keyed, parts_of
+from collector.views.cooperative import yielding
+from collector.views.lookup_present import Hunts, keyed, parts_of
 from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 from collector.views.recent_changes import ChangeGroup
@@ -16,30 +17,32 @@ MAX_SCANS = 3  # terms of one look-up for whose parts the whole history is read
 
 async def find_past(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
     """Find GPUs by their former serial, UUID or chassis, and nodes that are gone; raises StoreError."""
-    names = keyed(hunts)
+    names = await keyed(hunts)
+    spellings = await _spellings(hunts)
     wanted: dict[tuple[int, str], tuple[int, Hunt, Kind]] = {}  # by hunt and UUID: the newest placement
-    for one in await history.identities(_spellings(hunts)):
+    async for one in yielding(await history.identities(spellings)):
         for kind, value in ((Kind.UUID, one.uuid), (Kind.SERIAL, one.serial), (Kind.CHASSIS, one.chassis)):
             for hunt in names.get(value.lower(), ()) if value else ():
                 key = (id(hunt), one.uuid)
                 if not hunt.has(one.uuid) and (key not in wanted or wanted[key][0] < one.placement):
                     wanted[key] = (one.placement, hunt, kind)
     rows = await _numbered(history, (number for number, _, _ in wanted.values()))
-    for number, hunt, kind in sorted(wanted.values(), key=lambda one: one[0], reverse=True):
+    async for number, hunt, kind in yielding(sorted(wanted.values(), key=lambda one: one[0], reverse=True)):
         if (row := rows.get(number)) is not None:
             _add(view, hunt, kind, row)
-    await _find_left_nodes(view, history, hunts)
+    await _find_left_nodes(view, history, hunts, names, spellings)
 
 
-async def _find_left_nodes(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
-    names = keyed(hunts)
+async def _find_left_nodes(
+    view: LookupView, history: History, hunts: Sequence[Hunt], names: Hunts, spellings: Sequence[str]
+) -> None:
     places: dict[Place, list[Hunt]] = {}
     for hunt in hunts:
         for place in hunt.term.places:
             places.setdefault(place, []).append(hunt)
-    asked = {*_spellings(hunts), *(place.node for place in places)}
+    asked = {*spellings, *(place.node for place in places)}
     wanted: list[tuple[int, Hunt]] = []
-    for one in await history.left_nodes(asked):
+    async for one in yielding(await history.left_nodes(asked)):
         place = Place(one.cluster, one.node)
         if view.inventory.node(place) is None:
             wanted += [(one.placement, hunt) for hunt in (*names.get(one.node.lower(), ()), *places.get(place, ()))]
@@ -76,9 +79,9 @@ async def last_places(view: LookupView, history: History | None, uuids: Sequence
     return {row.uuid: row for row in rows.values()}
 
 
-def find_remembered(view: LookupView, hunts: Sequence[Hunt]) -> None:
+async def find_remembered(view: LookupView, hunts: Sequence[Hunt]) -> None:
     """Find GPUs that left since the collector started, where no history can be asked."""
-    names = keyed(hunts)
+    names = await keyed(hunts)
     for group, gpu in _gone(view):
         for kind, value in ((Kind.UUID, gpu.uuid), (Kind.SERIAL, gpu.serial), (Kind.CHASSIS, gpu.chassis)):
             for hunt in names.get(value.lower(), ()) if value else ():
@@ -121,10 +124,10 @@ def _add(view: LookupView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
     hunt.add(row.uuid, Match(kind=kind, former_gpu=row, now=now))
 
 
-def _spellings(hunts: Iterable[Hunt]) -> list[str]:
+async def _spellings(hunts: Iterable[Hunt]) -> list[str]:
     """Return what the history may have of the terms; it is asked for whole texts, and so by case."""
     found: dict[str, None] = {}
-    for hunt in hunts:
+    async for hunt in yielding(hunts):
         for name in hunt.term.readings:
             if " " not in name:
                 found |= dict.fromkeys((canonical_uuid(name), name, name.lower(), name.upper()))
