@@ -27,6 +27,8 @@ _COMMANDS = {
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "status": ("collector.cli.status:status", "List what is wrong of a running collector; exit code 1 if any."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
+    "nodes": ("collector.cli.nodes:nodes", "List the GPU nodes of a running collector."),
+    "clusters": ("collector.cli.clusters:clusters", "List the clusters of a running collector."),
     "top": ("collector.cli.top:top", "Show a running collector's clusters and the latest changes, live."),
     "where": ("collector.cli.where:where", "Show where a GPU is, and every place where it was."),
     "diff": ("collector.cli.diff:diff", "List the GPUs that appeared, moved, vanished or were altered."),
@@ -203,9 +205,11 @@ def gpuid() -> None:
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
+      gpuid nodes --sort -lost          its GPU nodes
+      gpuid clusters                    its clusters, and how much is in them
       gpuid top                         its clusters and the latest changes, live
       gpuid where 1652922001234         where it is, and every place where it was
-      gpuid export --format csv         the whole inventory
+      gpuid export -f gpus.csv          the whole inventory
       gpuid health                      exit code 0 if it answers
     \b
     Without a collector:

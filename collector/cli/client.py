@@ -15,12 +15,21 @@ import msgspec
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, client_tls, connection_problem, server_endpoint, url_endpoint
 from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
+from collector.cli.suggestions import unknown_name
 from collector.config import ConfigError, Duration, ServerSettings
 from collector.files import UnreadableFileError, read_secret
 from collector.redaction import Secrets
 from collector.text import describe_redirect
 
-__all__ = ["MAX_PAGE_SIZE", "Client", "NoAnswerError", "NotFoundError", "RefusedError", "connection_options"]
+__all__ = [
+    "MAX_PAGE_SIZE",
+    "Client",
+    "NoAnswerError",
+    "NotFoundError",
+    "RefusedError",
+    "check_clusters",
+    "connection_options",
+]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
@@ -29,6 +38,7 @@ _OLDER = "it may be an older collector than this command"
 _NOT_FOUND = "not_found"  # the code of what does not exist
 _NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
+_NODE_KEYS = frozenset({"cluster", "node"})
 _PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
 _GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed_at"})
 
@@ -51,6 +61,15 @@ def connection_options(function: Any) -> Any:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def check_clusters(client: "Client", names: Sequence[str]) -> None:
+    """Raise UsageError for a cluster that the collector does not have, with the name that was probably meant."""
+    if not names:
+        return
+    known = [str(row["cluster"]) for row in client.clusters()]
+    if unknown := next((name for name in names if name not in known), None):
+        raise click.UsageError(unknown_name("cluster", unknown, known))
 
 
 class NoAnswerError(CommandError):
@@ -172,6 +191,10 @@ class Client:
         """Yield the GPUs that match the filters, page by page; raises NoAnswerError."""
         return (self._complete(page.gpus, _GPU_KEYS) for page in self._pages("/api/v1/gpus", filters))
 
+    def nodes(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the nodes that match the filters, page by page; raises NoAnswerError."""
+        return (self._complete(page.nodes, _NODE_KEYS) for page in self._pages("/api/v1/nodes", filters))
+
     def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
         """Return what is wrong, or wrong with some clusters, the severe problems first; raises NoAnswerError."""
         pages = self._pages("/api/v1/problems", {"cluster": clusters} if clusters else {})
@@ -193,13 +216,16 @@ class Client:
         for offset in itertools.count(step=self._page_size):
             page = self.get(path, {**filters, "limit": str(self._page_size), "offset": str(offset)}, _Page)
             yield page
-            if offset + self._page_size >= page.total or not (page.clusters or page.gpus or page.problems):
+            if offset + self._page_size >= page.total or not (
+                page.clusters or page.nodes or page.gpus or page.problems
+            ):
                 return
 
 
 class _Page(msgspec.Struct):
     total: int
     clusters: list[dict[str, Any]] = []
+    nodes: list[dict[str, Any]] = []
     gpus: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
 

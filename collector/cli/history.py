@@ -7,19 +7,17 @@ import click
 
 from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
-from collector.cli.history_queries import PLACEMENT_TIMES, HistoryQueries, show_placements
+from collector.cli.history_queries import HistoryQueries, show_placements
 from collector.cli.options import PAST_TIME, TERM
-from collector.cli.output import Layout, Output, Row, output_options
+from collector.cli.output import Layout, Output, Row, layout_of, output_options
 from collector.timestamps import rfc3339
+from collector.views.columns import PlacementRow
 
 __all__ = ["history"]
 
-_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "since", "until", "altered")
-_LAYOUT = Layout(
-    ("cluster", "node", "serial", "model", "since", "until", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
-)
+_LAYOUT = layout_of(PlacementRow, ("cluster", "node", "serial", "model", "since", "until", "altered"))
 _EITHER = Layout(
-    _LAYOUT.table, _LAYOUT.wide, tuple(dict.fromkeys((*_COLUMNS, *CHANGE_LAYOUT.every))), _LAYOUT.times
+    _LAYOUT.table, _LAYOUT.wide, tuple({one.name: one for one in (*CHANGE_LAYOUT.every, *_LAYOUT.every)}.values())
 )  # the options are the same for both lists
 
 

@@ -28,7 +28,6 @@ from collector.views.rows import change_row, placement_row
 from collector.views.terms import parse_terms
 
 __all__ = [
-    "PLACEMENT_TIMES",
     "HistoryQueries",
     "LookedUp",
     "LookedUpId",
@@ -38,8 +37,6 @@ __all__ = [
     "health_lines",
     "show_placements",
 ]
-
-PLACEMENT_TIMES = frozenset({"since", "until", "confirmed_at"})
 
 MAX_MATCHES = 100  # of one id, as the API has it
 

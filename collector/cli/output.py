@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, csv_cell, print_rows, sorted_rows, taken
+from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
 from collector.cli.table import Style
@@ -19,7 +19,7 @@ __all__ = [
     "Row",
     "Sort",
     "age",
-    "csv_cell",
+    "layout_of",
     "output_options",
     "print_rows",
     "show_rows",
@@ -77,7 +77,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
         click.option("--no-headers", is_flag=True, help="Print no heading."),
         click.option(
             "--sort",
-            type=_SortType(layout.every),
+            type=_SortType(layout.keys),
             metavar="KEY",
             help="Sort by a column; -KEY sorts downwards.",
         ),

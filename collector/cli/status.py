@@ -10,8 +10,9 @@ import click
 
 from collector.cli.client import Client, connection_options
 from collector.cli.console import output_console
-from collector.cli.output import Layout, Output, print_rows
+from collector.cli.output import Output, layout_of, print_rows
 from collector.text import counted, one_line
+from collector.views.columns import ProblemRow
 
 __all__ = ["status"]
 
@@ -20,7 +21,7 @@ _WIDTH = 80  # columns, where the output is no terminal
 _MIN_WIDTH = 40
 _MARGIN = len("severe  ")
 
-_LAYOUT = Layout((), (), ())
+_LAYOUT = layout_of(ProblemRow)
 
 Row = Mapping[str, Any]
 

@@ -7,7 +7,6 @@ import click
 
 from collector.cli.client import RefusedError, connection_options
 from collector.cli.history_queries import (
-    PLACEMENT_TIMES,
     HistoryQueries,
     LookedUp,
     LookedUpId,
@@ -15,10 +14,10 @@ from collector.cli.history_queries import (
     described,
     health_lines,
 )
-from collector.cli.output import Layout, Output, Row, output_options, print_rows
+from collector.cli.output import Output, Row, layout_of, output_options, print_rows
 from collector.cli.table import Style
 from collector.text import counted, one_line
-from collector.views.columns import Shown, columns, row_object
+from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
 from collector.views.terms import parse_terms
 
@@ -28,13 +27,8 @@ MAX_TEXT_BYTES = 4 << 20
 MAX_LIVES = 10  # GPUs up to which all their places are shown
 NOTHING_FOUND_EXIT_CODE = 1
 
-_COLUMNS = columns(LookupRow)
-_LAYOUT = Layout(
-    tuple(one.name for one in _COLUMNS if one.shown is Shown.TABLE),
-    tuple(one.name for one in _COLUMNS if one.shown is not Shown.REST),
-    tuple(one.name for one in _COLUMNS),
-    PLACEMENT_TIMES,
-)
+_LAYOUT = layout_of(LookupRow)
+_NAMES = LookupRow.__struct_fields__
 _PRESENT = (FoundState.FOUND.value, FoundState.LOST.value)
 _LIFE_KINDS = ("serial", "uuid", "partial", "ticket")
 
@@ -127,7 +121,7 @@ def _rows(answer: LookedUp, lives: Mapping[str, Sequence[Row]]) -> Iterator[Row]
         if not result.matches:
             yield row_object(LookupRow(id=result.id, state=FoundState.NOT_FOUND, note=result.note))
         for number, match in enumerate(result.matches, 1):
-            row = {**dict.fromkeys(_LAYOUT.every), **match, "id": result.id}
+            row = {**dict.fromkeys(_NAMES), **match, "id": result.id}
             if number == len(result.matches) and result.total > number:
                 row["note"] = _joined(row["note"], f"and {counted(result.total - number, 'match')} more")
             yield from _with_life(result, row, lives.get(str(row["uuid"]), ()) if _has_life(row) else ())
@@ -148,7 +142,7 @@ def _with_life(result: LookedUpId, row: dict[str, Any], life: Sequence[Row]) -> 
         row["note"] = _joined(row["note"], described(placement).get("altered"))
     yield row
     for placement in [*here, *(one for one in life if one not in here)]:
-        told = {name: placement[name] for name in _LAYOUT.every if name in placement and name not in ("id", "mark")}
+        told = {name: placement[name] for name in _NAMES if name in placement and name not in ("id", "mark")}
         told |= {"id": result.id, "kind": row["kind"], "state": FoundState.PAST.value}
         if placement not in here and not _is_present(placement, result):
             yield told | {"note": described(placement).get("altered")}

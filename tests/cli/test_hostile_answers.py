@@ -109,7 +109,7 @@ def test_json_keeps_every_character(url: str) -> None:
     assert gpu == ROW
 
 
-@pytest.mark.parametrize("command", [("ls", "-o", "csv"), ("export", "--format", "csv")])
+@pytest.mark.parametrize("command", [("ls", "-o", "csv"), ("export", "-o", "csv")])
 def test_csv_holds_no_formula(url: str, command: tuple[str, ...]) -> None:
     result = run(*command, "--url", url)
     (row,) = csv.DictReader(io.StringIO(result.stdout))
@@ -141,7 +141,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("export", "--format", "csv"), ("top",)])
+@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("export", "-o", "csv"), ("top",)])
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize("body", BODIES)
 def test_what_is_no_answer_of_a_collector_is_one_line(command: tuple[str, ...], status: int, body: str) -> None:

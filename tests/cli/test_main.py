@@ -27,6 +27,8 @@ NAMES = [
     "run",
     "status",
     "ls",
+    "nodes",
+    "clusters",
     "top",
     "where",
     "diff",
@@ -239,7 +241,7 @@ class TestSignalsAndPipes:
 
     @pytest.mark.parametrize(
         "command",
-        [["--version"], ["ls", "--help"], ["init", "-o", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
+        [["--version"], ["ls", "--help"], ["init", "-f", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
         ids=" ".join,
     )
     def test_a_full_disk_is_one_line_and_exit_1(self, command: list[str], tmp_path: Path):
