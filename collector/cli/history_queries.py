@@ -168,7 +168,7 @@ class HistoryQueries:
 
 
 class _Page(msgspec.Struct):
-    next: str | int | None = None
+    next: str | None = None
     placements: list[Row] = []
     changes: list[Row] = []
 

@@ -23,6 +23,7 @@ NAMES = [
     "demo",
     "init",
     "check",
+    "config",
     "grant",
     "run",
     "status",

@@ -70,6 +70,8 @@ def _common(request: web.Request) -> dict[str, Any]:
         "root": root,
         "here": here,
         "area": _area(here),
+        "looks_back": _looks_back(here) and collector.past is not None,
+        "at_text": "",
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
@@ -79,6 +81,11 @@ def _common(request: web.Request) -> dict[str, Any]:
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
+
+
+def _looks_back(path: str) -> bool:
+    """Return whether a page can be of another time than now."""
+    return path == "/" or path.startswith(("/clusters/", "/gpus/"))
 
 
 def _area(path: str) -> str:
