@@ -12,6 +12,7 @@ from collector.views.conflicts import claim_of, other_placements
 from collector.views.degraded import worst_in
 from collector.views.gpu_state import gpu_states
 from collector.views.history_query import HistoryAnswer, query_history
+from collector.views.latest_changes import latest_changes
 from collector.views.losing_seats import losing_seats
 from collector.views.missing import missing_from
 from collector.views.placements import former_gpus
@@ -22,6 +23,7 @@ from collector.web.pages.rendering import page
 
 __all__ = ["node"]
 
+MAX_LATEST = 5  # changes
 MAX_FORMER_GPUS = 100  # that are shown, the last to leave
 
 
@@ -42,6 +44,7 @@ async def node(request: web.Request) -> web.Response:
     return await page(
         request,
         "node.html",
+        latest=await latest_changes(collector, cluster=place.cluster, node=place.node, limit=MAX_LATEST),
         place=place,
         entry=entry,
         status=collector.statuses.get(place.cluster),
