@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from collector.cli.client import connection_options
+from collector.cli.completion import complete_id
 from collector.cli.history_queries import HistoryQueries, show_placements
 from collector.cli.options import TERM
 from collector.cli.output import Output, layout_of, output_options
@@ -16,7 +17,7 @@ _LAYOUT = layout_of(PlacementRow, ("cluster", "node", "serial", "since", "until"
 
 
 @click.command()
-@click.argument("term", type=TERM)
+@click.argument("term", type=TERM, shell_complete=complete_id)
 @output_options(_LAYOUT)
 @connection_options
 def where(term: str, output: Output, **options: Any) -> None:
