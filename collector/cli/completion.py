@@ -14,7 +14,6 @@ from collector import config as configuration
 from collector.cli.options import found_config
 from collector.config import Config, Duration
 from collector.model import GpuidError
-from collector.views.suggestions import MIN_GPU_LENGTH, MIN_NAME_LENGTH
 
 if TYPE_CHECKING:
     from collector.cli.client import Client
@@ -32,6 +31,7 @@ __all__ = [
 MAX_VALUES = 50  # that are offered
 _TIMEOUT = Duration(1)  # for one question: who presses a key does not wait for longer
 _SAMPLE_ROWS = 1000  # GPUs whose models are offered
+MIN_NAME_LENGTH, MIN_GPU_LENGTH = 2, 3  # characters from which on a collector suggests; a test compares them
 _CONNECTION = ("url", "config", "token_file", "user", "ca", "cert", "key")
 _Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 

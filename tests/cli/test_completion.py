@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from collector.cli import gpuid
+from collector.cli import completion, gpuid
 from collector.cli.bash import BashCompletion
+from collector.views import suggestions
 
 ARN = "arn:aws:eks:us-east-1:123456789012:cluster/gpu-prod"
 
@@ -101,6 +102,13 @@ def test_a_collector_that_hangs_is_not_waited_for(here: Path):
         started = time.monotonic()
         assert values(f"ls --url http://127.0.0.1:{mute.getsockname()[1]} --node ") == []
         assert time.monotonic() - started < 20
+
+
+def test_it_knows_from_which_length_on_a_collector_suggests():
+    assert (completion.MIN_NAME_LENGTH, completion.MIN_GPU_LENGTH) == (
+        suggestions.MIN_NAME_LENGTH,
+        suggestions.MIN_GPU_LENGTH,
+    )
 
 
 def test_bash_completes_a_name_with_colons(here: Path):
