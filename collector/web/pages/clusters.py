@@ -3,12 +3,15 @@
 from aiohttp import web
 
 from collector.views.cluster_summary import summarize
+from collector.views.latest_changes import latest_changes
 from collector.views.problems import cluster_problems
 from collector.web.keys import COLLECTOR
 from collector.web.pages.node_table import node_table
 from collector.web.pages.rendering import page
 
 __all__ = ["cluster"]
+
+MAX_LATEST = 5  # changes
 
 
 async def cluster(request: web.Request) -> web.Response:
@@ -19,4 +22,11 @@ async def cluster(request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=f"No cluster named “{name}” is configured.")
     table = await node_table(request, name)
     summary = await summarize(collector, name)
-    return await page(request, "cluster.html", cluster=summary, problems=list(cluster_problems(summary)), **table)
+    return await page(
+        request,
+        "cluster.html",
+        cluster=summary,
+        problems=list(cluster_problems(summary)),
+        latest=await latest_changes(collector, cluster=name, limit=MAX_LATEST),
+        **table,
+    )

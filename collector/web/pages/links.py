@@ -10,6 +10,7 @@ from collector.views.problems import NodeCondition, Problem
 
 __all__ = [
     "address",
+    "chassis_url",
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
@@ -43,6 +44,11 @@ def gpu_url(uuid: str) -> str:
 def gpus_url(**filters: str) -> str:
     """Return the address of the list of GPUs that the filters admit."""
     return address("/gpus", filters)
+
+
+def chassis_url(chassis: str) -> str:
+    """Return the address of a chassis's page."""
+    return f"/chassis/{quote(chassis, safe='')}"
 
 
 def gpu_history_path(uuid: str) -> str:
