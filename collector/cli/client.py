@@ -1,6 +1,5 @@
 """A client of a running collector, and the options that say where it is and how to authenticate."""
 
-import itertools
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +32,10 @@ __all__ = [
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
-_UNKNOWN_PARAMETER = "unknown parameter "
+_UNKNOWN_PARAMETER = "unknown_parameter"
 _OLDER = "it may be an older collector than this command"
 _NOT_FOUND = "not_found"  # the code of what does not exist
-_NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
+_UNKNOWN_PATH = "unknown_path"
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _NODE_KEYS = frozenset({"cluster", "node"})
 _PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
@@ -166,9 +165,9 @@ class Client:
         if answer.status_code != 200:
             code, text = _refusal(answer)
             refusal = self._secrets.redact(text)
-            if refusal == _NO_SUCH_PATH:
+            if code == _UNKNOWN_PATH:
                 raise NoAnswerError(f"{where}: knows no {path}; {_OLDER}")
-            if refusal.startswith(_UNKNOWN_PARAMETER):
+            if code == _UNKNOWN_PARAMETER:
                 refusal += f"; {_OLDER}"
             kind_of_error = NotFoundError if code == _NOT_FOUND else _ERRORS.get(answer.status_code, NoAnswerError)
             raise kind_of_error(f"{where}: {refusal}")
@@ -208,17 +207,20 @@ class Client:
         raise NoAnswerError(f"{self._where}: the response is not from a gpuid collector")
 
     def _pages(self, path: str, filters: Mapping[str, Sequence[str]]) -> Iterator["_Page"]:
-        for offset in itertools.count(step=self._page_size):
-            page = self.get(path, {**filters, "limit": str(self._page_size), "offset": str(offset)}, _Page)
+        params: dict[str, str | Sequence[str]] = {**filters, "limit": str(self._page_size)}
+        while True:
+            page = self.get(path, params, _Page)
             yield page
-            if offset + self._page_size >= page.total or not (
+            # What answers may be anything: a page without rows, or one that is its own next, would never end.
+            if page.next in (None, params.get("after")) or not (
                 page.clusters or page.nodes or page.gpus or page.problems
             ):
                 return
+            params["after"] = str(page.next)
 
 
 class _Page(msgspec.Struct):
-    total: int
+    next: str | None
     clusters: list[dict[str, Any]] = []
     nodes: list[dict[str, Any]] = []
     gpus: list[dict[str, Any]] = []
@@ -226,10 +228,9 @@ class _Page(msgspec.Struct):
 
 
 class _Problem(msgspec.Struct):
-    """An error of the API, as RFC 9457 has it; of an older collector, which only says what is wrong."""
+    """An error of the API, as RFC 9457 has it."""
 
     detail: str = ""
-    error: str = ""
     code: str = ""
 
 
@@ -244,7 +245,7 @@ def _refusal(answer: httpx.Response) -> _Refusal:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (ValueError, RecursionError):
         problem = _Problem()
-    text = problem.detail or problem.error or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
+    text = problem.detail or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
     return _Refusal(problem.code, text)
 
 

@@ -114,7 +114,7 @@ class HistoryQueries:
 
 
 class _Page(msgspec.Struct):
-    next: str | int | None = None
+    next: str | None = None
     placements: list[Row] = []
     changes: list[Row] = []
 

@@ -190,7 +190,7 @@ def _cut(text: object) -> str:
 
 class _Page(msgspec.Struct):
     marks: list[dict[str, Any]]
-    next: int | None = None
+    next: str | None = None
 
 
 class _Answer(msgspec.Struct):

@@ -1,7 +1,7 @@
 """The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -13,9 +13,10 @@ from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
 from collector.store.bounded import in_time
 from collector.store.conditions import recorded_conditions
+from collector.store.gone import GoneNode, gone_gpus, gone_nodes
 from collector.store.history_changes import HistoricChange, HistoryChanges
 from collector.store.history_lookup import HistoryLookup
-from collector.store.sound import moment, sound, sound_changes, sound_last_known
+from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
 __all__ = [
     "MAX_ALTERATIONS",
@@ -166,6 +167,33 @@ class History(HistoryChanges, HistoryLookup):
     async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
         """Return the placements with these numbers, in the order of `where`."""
         return await self._placements(_placements.id.in_(ids), None, len(ids))
+
+    @in_time
+    async def gone(
+        self, where: Mapping[str, Collection[str]], *, after: str | None = None, limit: int = 1000
+    ) -> list[PastPlacement]:
+        """Return the last placement of each GPU that is on no node, in the order of their UUIDs.
+
+        `where` has admitted values of columns. `after` is the last UUID of the page before.
+        """
+        return await self._placements(gone_gpus(where, after), None, limit, order=(_placements.uuid,))
+
+    @in_time
+    async def gone_nodes(
+        self, where: Mapping[str, Collection[str]], *, after: Place | None = None, limit: int = 1000
+    ) -> list[GoneNode]:
+        """Return the nodes that have had GPUs and have none any more, by cluster and node."""
+        async with self._read() as connection:
+            rows = (await connection.execute(gone_nodes(where, after, limit))).mappings().all()
+        return [
+            GoneNode(
+                Place(text(row["cluster"]), text(row["node"])),
+                text(row["machine"]),
+                moment(row["until"]),
+                None if row["confirmed"] is None else moment(row["confirmed"]),
+            )
+            for row in rows
+        ]
 
     @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:

@@ -141,7 +141,7 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_health_that_is_none_is_left_out(form: str, tmp_path: Path) -> None:
     gpu = {"cluster": "c", "node": "n", "uuid": "GPU-1", "serial": "1", "confirmed_at": TIME, "since": TIME}
-    body = {"total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
+    body = {"next": None, "total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
     with served(lambda _headers, _body: (200, json.dumps(body).encode()), "application/json") as address:
         result = export("-o", form, "-f", tmp_path / form, "--url", f"http://{address}")
     assert (result.exit_code, result.stderr) == (0, f"1 GPU written to {tmp_path / form}\n")

@@ -122,15 +122,15 @@ def test_exported_lines_escape_what_does_not_print(url: str) -> None:
 
 
 BODIES = {
-    "not UTF-8": b'{"total": 1, "gpus": [{"\xff": "\xff"}]}',
-    "Latin-1": '{"error": "é"}'.encode("latin-1"),
+    "not UTF-8": b'{"next": null, "total": 1, "gpus": [{"\xff": "\xff"}]}',
+    "Latin-1": '{"detail": "é"}'.encode("latin-1"),
     "deep": b'{"gpus": ' + b"[" * 100_000,
-    "deep and unread": b'{"total": 1, "x": ' + b'{"x":' * 100_000,
+    "deep and unread": b'{"next": null, "total": 1, "x": ' + b'{"x":' * 100_000,
     "a large number": b'{"total": ' + b"9" * 5000 + b"}",
-    "other rows": b'{"total": 1, "gpus": [{}], "clusters": [{}]}',
-    "rows that are none": b'{"total": 1, "gpus": [[]], "clusters": [7]}',
+    "other rows": b'{"next": null, "total": 1, "gpus": [{}], "clusters": [{}]}',
+    "rows that are none": b'{"next": null, "total": 1, "gpus": [[]], "clusters": [7]}',
     "nothing": b"",
-    "a half": b'{"total": 1, "gpus": [',
+    "a half": b'{"next": null, "total": 1, "gpus": [',
 }
 
 
@@ -150,7 +150,7 @@ def test_a_token_that_is_echoed_is_not_printed(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-bearer-token")
 
     def echo(headers: Mapping[str, str], _body: bytes) -> tuple[int, bytes]:
-        return 500, json.dumps({"error": f"\x1b[31myou sent {headers['Authorization']}"}).encode()
+        return 500, json.dumps({"detail": f"\x1b[31myou sent {headers['Authorization']}"}).encode()
 
     with served(echo) as address:
         result = run("ls", "--url", f"http://{address}", "--token-file", str(tmp_path / "token"))

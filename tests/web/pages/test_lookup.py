@@ -90,7 +90,7 @@ async def test_what_is_wrong_is_one_clear_problem(
 ) -> None:
     answer = await client.post("/api/v1/gpus/lookup", **request_)
     assert answer.status_code == status
-    assert text in (answer.json() if status == 400 else {"error": answer.text})["error"]
+    assert text in (answer.json() if status == 400 else {"detail": answer.text})["detail"]
 
 
 async def test_ten_thousand_ids_are_answered(client: httpx.AsyncClient, site: Any, kept: Store) -> None:
