@@ -23,6 +23,7 @@ _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "Run a simulated fleet and a collector on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
     "check": ("collector.cli.check:check", "Check every cluster, the store and every sink."),
+    "config": ("collector.cli.config:config", "Print the configuration in force, defaults included, as TOML."),
     "grant": ("collector.cli.grant:grant", "Give a collector the least rights in its clusters, and tokens."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "status": ("collector.cli.status:status", "List what is wrong of a running collector; exit code 1 if any."),

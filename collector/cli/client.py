@@ -147,6 +147,11 @@ class Client:
         """Have a collector do something, with a body of JSON unless it is None, and return the decoded answer."""
         return self._ask(method, path, kind, **({} if body is None else {"json": body}))
 
+    def ask_text(self, path: str, text: str, kind: type[_T]) -> _T:
+        """Return the decoded answer to a question that is a text, too long for an address."""
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        return self._ask("POST", path, kind, content=text.encode(), headers=headers)
+
     def _ask(self, method: str, path: str, kind: type[_T], **request: Any) -> _T:
         where = self._where
         try:

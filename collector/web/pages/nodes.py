@@ -12,6 +12,7 @@ from collector.views.collector_view import CollectorView
 from collector.views.conflicts import claim_of, other_placements
 from collector.views.degraded import degraded_in, worst_in
 from collector.views.history_query import HistoryAnswer, query_history
+from collector.views.latest_changes import latest_changes
 from collector.views.missing import missing_from
 from collector.views.placements import former_gpus
 from collector.views.trays import position, seats_by_tray
@@ -20,6 +21,7 @@ from collector.web.pages.rendering import page
 
 __all__ = ["node"]
 
+MAX_LATEST = 5  # changes
 MAX_FORMER_GPUS = 100  # that are shown, the last to leave
 
 
@@ -38,6 +40,7 @@ async def node(request: web.Request) -> web.Response:
     return await page(
         request,
         "node.html",
+        latest=await latest_changes(collector, cluster=place.cluster, node=place.node, limit=MAX_LATEST),
         place=place,
         entry=entry,
         status=collector.statuses.get(place.cluster),
