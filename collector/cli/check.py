@@ -15,6 +15,7 @@ from collector.checks.clusters import check_clusters
 from collector.checks.finding import ClusterDetails, Finding, Subject
 from collector.checks.sinks import SinkCheck
 from collector.checks.stores import StoreCheck
+from collector.cli.completion import complete_configured_cluster
 from collector.cli.console import error_console, print_json
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
@@ -34,7 +35,12 @@ _STYLES = {"result": result_style}
 @click.command()
 @config_option
 @click.option(
-    "--cluster", "names", metavar="NAME", multiple=True, help="Check only this cluster; may be given several times."
+    "--cluster",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_configured_cluster,
+    help="Check only this cluster; may be given several times.",
 )
 @click.option(
     "-o",

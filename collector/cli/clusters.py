@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, check_clusters, connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.condition import level_style
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.health import Level
@@ -17,7 +18,7 @@ _LAYOUT = layout_of(ClusterRow)
 
 
 @click.command()
-@click.argument("names", metavar="[CLUSTER]...", nargs=-1)
+@click.argument("names", metavar="[CLUSTER]...", nargs=-1, shell_complete=complete_cluster)
 @output_options(_LAYOUT, watch=True)
 @connection_options
 def clusters(names: tuple[str, ...], output: Output, **options: Any) -> None:

@@ -6,6 +6,7 @@ import click
 
 from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.history_queries import HistoryQueries
 from collector.cli.options import PAST_TIME
 from collector.cli.output import Output, output_options
@@ -25,7 +26,12 @@ __all__ = ["diff"]
     help="From when on: how long ago, such as 2h or 7d, or a time such as 2026-11-24T12:00:00Z or yesterday.",
 )
 @click.option("--to", metavar="TIME", type=PAST_TIME, help="Until when, likewise. Default: now.")
-@click.option("--cluster", metavar="NAME", help="Only changes in this cluster, and moves out of it.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    shell_complete=complete_cluster,
+    help="Only changes in this cluster, and moves out of it.",
+)
 @event_option
 @output_options(CHANGE_LAYOUT)
 @connection_options

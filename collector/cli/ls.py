@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, check_clusters, connection_options
+from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
 from collector.cli.condition import badness, condition_words, level_style, mark_of
 from collector.cli.options import at_option
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
@@ -41,6 +42,13 @@ _CONDITION_HELP = {
 
 _LAYOUT = layout_of(GpuRow)
 _CONDITION_LAYOUT = layout_of(GpuRow, ("cluster", "node", "serial", "level", "mark", "degraded"))  # if asked for it
+_COMPLETIONS = {
+    "cluster": complete_cluster,
+    "node": complete_node,
+    "serial": complete_id,
+    "uuid": complete_id,
+    "model": complete_model,
+}
 _OTHER_KINDS = ("nodes", "clusters")
 
 
@@ -62,13 +70,19 @@ def _filter_options(function: Any) -> Any:
     function = click.option("--degraded", is_flag=True, help="Only GPUs that are degraded, the worst first.")(function)
     for name in reversed(_FILTERS):
         label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
-        option = click.option(f"--{name.replace('_', '-')}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            metavar="VALUE",
+            multiple=True,
+            shell_complete=_COMPLETIONS.get(name),
+            help=f"Filter by {label}.",
+        )
         function = option(function)
     return function
 
 
 @click.command()
-@click.argument("term", required=False)
+@click.argument("term", required=False, shell_complete=complete_id)
 @_filter_options
 @at_option
 @output_options(_LAYOUT, watch=True)

@@ -6,6 +6,7 @@ from typing import IO, Any
 import click
 
 from collector.cli.client import RefusedError, connection_options
+from collector.cli.completion import complete_id
 from collector.cli.history_queries import (
     HistoryQueries,
     LookedUp,
@@ -41,7 +42,7 @@ _STYLES: Mapping[str, Style] = {"state": _state_style}
 
 
 @click.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
 @click.option(
     "-f", "--file", type=click.File(encoding="utf-8-sig"), metavar="FILE", help="File with ids; - is standard input."
 )
