@@ -46,9 +46,7 @@ async def test_it_shows_the_place_and_the_facts_of_a_gpu(site: Any, serving: Any
         "PCI bus 00000008:01:00.0 Minor number 1 Board part 900-2G548 GPU part 2941-890-A1 VBIOS 97.00.88 MIG off "
         "Driver 570.148.08 CUDA 12.8 Read from pod gpu-operator/p" in page.text
     )
-    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/chassis/C7", "/api/v1/gpus?uuid=GPU-f"} <= set(
-        page.links
-    )
+    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/chassis/C7", "/api/v1/gpus/GPU-f"} <= set(page.links)
 
 
 async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: Any, visit: Any) -> None:
