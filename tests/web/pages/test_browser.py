@@ -147,8 +147,8 @@ class TestReading:
         picture = page.get_by_role("img", name="Places of this GPU over time")
         expect(picture).to_be_visible()
         expect(picture).to_have_accessible_description(
-            "n1 of prod-a from 2025-11-24T16:05:00Z until now. "
-            "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
+            "n1 (prod-a) from 2025-11-24T16:05:00Z until now. "
+            "n2 (prod-a) from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
         )
         assert page.locator("svg .bar").count() == 2
         expect(page.locator(".life > li", has_text="from n2 (prod-a) to n1 (prod-a)")).to_be_visible()
