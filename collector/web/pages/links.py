@@ -10,9 +10,11 @@ from collector.views.problems import NodeCondition, Problem
 
 __all__ = [
     "address",
+    "chassis_url",
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
+    "gpus_url",
     "node_history_path",
     "node_url",
     "problem_url",
@@ -37,6 +39,16 @@ def node_url(place: Place) -> str:
 def gpu_url(uuid: str) -> str:
     """Return the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
+
+
+def gpus_url(**filters: str) -> str:
+    """Return the address of the list of GPUs that the filters admit."""
+    return address("/gpus", filters)
+
+
+def chassis_url(chassis: str) -> str:
+    """Return the address of a chassis's page."""
+    return f"/chassis/{quote(chassis, safe='')}"
 
 
 def gpu_history_path(uuid: str) -> str:
