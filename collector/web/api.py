@@ -10,10 +10,9 @@ from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.views.cooperative import yielding
 from collector.views.fleet import Filters, admits, filter_gpus, filter_nodes
-from collector.views.problems import collector_problems
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.web.answers import json_answer
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.params import Paging, check_parameters, check_values, paging
 
 __all__ = ["clusters", "gpus", "nodes", "problems"]
@@ -57,18 +56,15 @@ async def gpus(request: web.Request) -> web.Response:
 
 
 async def problems(request: web.Request) -> web.Response:
-    """Return what is wrong, the severe problems first; filtered by cluster, only the problems of clusters.
+    """Return what is wrong, the worst first; filtered by cluster, only the problems of these clusters.
 
     A cluster that is not configured is refused: it has no problems, and nobody looks after it.
     """
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, frozenset({"cluster"})), paging(request)
     check_values(request, "cluster", sorted(collector.clusters()))
-    found = [
-        problem
-        for problem in collector_problems(collector, await request.app[SUMMARIES].all())
-        if not filters or (problem.kind == "cluster" and admits(filters, "cluster", problem.name))
-    ]
+    fleet = request.app[PROBLEMS]
+    found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
     rows = [problem_row(problem) for problem in found[part.offset : part.offset + part.limit]]
     return _page("problems", rows, len(found), part)
 

@@ -11,9 +11,10 @@ from collector.text import one_line
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
 from collector.views.health import HealthSurveys
+from collector.views.problems.current import FleetProblems
 from collector.web import api, health, history, marks, metrics, pages
 from collector.web.auth import authentication
-from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, SUMMARIES
+from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
@@ -33,6 +34,7 @@ def application(
     app = web.Application(middlewares=[find_below_prefix, _errors, authentication(server), route_below_prefix])
     app[COLLECTOR] = collector
     app[SUMMARIES] = ClusterSummaries(collector)
+    app[PROBLEMS] = FleetProblems(collector, app[SUMMARIES])
     app[HEALTH_SURVEYS] = HealthSurveys(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)

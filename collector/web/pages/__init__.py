@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from collector.web.limits import HttpLimits
-from collector.web.pages import changes, clusters, gpus, health, nodes, search, static, stream
+from collector.web.pages import changes, clusters, gpus, health, nodes, problems, search, static, stream
 from collector.web.pages.index import index
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
@@ -13,6 +13,7 @@ __all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "wants_page"]
 STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": index,
+    "/problems": problems.problems,
     "/search": search.search,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,

@@ -12,7 +12,8 @@ from collector.views.cluster_summary import is_overdue, missing_gpus, summarize
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import worst_in
-from collector.views.problems import NodeCondition, cluster_problems
+from collector.views.problems.current import cluster_problems
+from collector.views.problems.kinds import NodeCondition
 from collector.web.keys import COLLECTOR
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -70,7 +71,7 @@ async def cluster(request: web.Request) -> web.Response:
         request,
         "cluster.html",
         cluster=summary,
-        problems=list(cluster_problems(summary)),
+        problems=await cluster_problems(collector, summary),
         nodes=rows,
         contested=contested,
         claimed=claimed,

@@ -8,15 +8,14 @@ from aiohttp import web
 from collector.views.cluster_summary import fleet_coverage, fleet_models
 from collector.views.counting import fold_counting
 from collector.views.fleet_health import Share
-from collector.views.problems import collector_problems
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 
 __all__ = ["index"]
 
 MAX_CHANGES = 12
-MAX_PROBLEMS = 50
+WORST_PROBLEMS = 5  # that are shown here; /problems has them all
 MAX_MODELS = 20
 
 
@@ -25,7 +24,7 @@ async def index(request: web.Request) -> web.Response:
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     lead = collector.lead_status
-    problems = collector_problems(collector, summaries)
+    problems = await request.app[PROBLEMS].all()
     models = fleet_models(summaries)
     read, unread = fleet_coverage(summaries)
     part = window(request, len(summaries))
@@ -36,8 +35,8 @@ async def index(request: web.Request) -> web.Response:
         shown=summaries[part.offset : part.offset + PAGE_ROWS],
         window=part,
         leader=lead.holder if lead is not None and lead.has_leader and not lead.leads else "",
-        problems=problems[:MAX_PROBLEMS],
-        more_problems=max(0, len(problems) - MAX_PROBLEMS),
+        problems=problems,
+        worst=WORST_PROBLEMS,
         models=models.most_common(MAX_MODELS),
         gpus=models.total(),
         degraded=sum((summary.degraded for summary in summaries), Counter()),

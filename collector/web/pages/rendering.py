@@ -126,6 +126,7 @@ _templates.filters |= {
     "reasons_of": degradations,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
+    "problem_anchor": links.problem_anchor,
     "counters": describe_counters,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
