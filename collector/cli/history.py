@@ -1,13 +1,16 @@
 """`gpuid history`: the GPUs that are and were in a node."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
 from collector.cli.history_queries import PLACEMENT_TIMES, HistoryQueries, show_placements
-from collector.cli.options import TERM
-from collector.cli.output import Layout, Output, output_options
+from collector.cli.options import PAST_TIME, TERM
+from collector.cli.output import Layout, Output, Row, output_options
+from collector.timestamps import rfc3339
 
 __all__ = ["history"]
 
@@ -15,18 +18,51 @@ _COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "since", "u
 _LAYOUT = Layout(
     ("cluster", "node", "serial", "model", "since", "until", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
 )
+_EITHER = Layout(
+    _LAYOUT.table, _LAYOUT.wide, tuple(dict.fromkeys((*_COLUMNS, *CHANGE_LAYOUT.every))), _LAYOUT.times
+)  # the options are the same for both lists
 
 
 @click.command()
 @click.argument("node", type=TERM)
 @click.option("--cluster", metavar="NAME", help="Only the node in this cluster.")
-@output_options(_LAYOUT)
+@click.option("--since", type=PAST_TIME, metavar="TIME", help="Only from this time on, such as 2026-11-24 or 7d.")
+@click.option("--until", type=PAST_TIME, metavar="TIME", help="Only before this time.")
+@event_option
+@output_options(_EITHER)
 @connection_options
-def history(node: str, cluster: str | None, output: Output, **options: Any) -> None:
+def history(
+    node: str,
+    cluster: str | None,
+    since: float | None,
+    until: float | None,
+    events: tuple[str, ...],
+    output: Output,
+    **options: Any,
+) -> None:
     r"""List every GPU that is or was in a node, the present ones first.
+
+    With --event, list what happened there instead, with the fields that were altered, before and after.
 
     \b
     Examples:
       gpuid history gpu-node-7 --cluster prod
+      gpuid history gpu-node-7 --since 2026-11-01 --until 2026-11-08
+      gpuid history gpu-node-7 --event altered --event health --since 30d
     """
-    show_placements(_LAYOUT, lambda: HistoryQueries(options).node(node, cluster), output)
+    queries = HistoryQueries(options)
+    if events:
+        show_changes(lambda: queries.changes(since or 0.0, cluster, events, until=until, node=node), events, output)
+    else:
+        show_placements(_LAYOUT, lambda: _within(queries.node(node, cluster), since, until), output)
+
+
+def _within(rows: Sequence[Row], since: float | None, until: float | None) -> list[Row]:
+    """Return the placements that were there at any time between two times (Unix seconds)."""
+    start, end = rfc3339(since), rfc3339(until)
+    return [
+        row
+        for row in rows
+        if (end is None or str(row.get("since")) < end)
+        and (start is None or row.get("until") is None or str(row.get("until")) >= start)
+    ]

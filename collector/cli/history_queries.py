@@ -16,7 +16,7 @@ from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
 from collector.cli.output import Layout, Output, Row, show_rows, taken
 from collector.marks import Marks
-from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
+from collector.store import ChangeFilter, History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
@@ -55,10 +55,19 @@ class HistoryQueries:
             lambda history, after: history.node(node, cluster, after=after, limit=self._page_size),
         )
 
-    def changes(self, since: float, cluster: str | None, events: Sequence[str] = ()) -> list[Row]:
-        """Return the changes since a time (Unix seconds), oldest first; all of them, or those of some events."""
+    def changes(
+        self,
+        since: float,
+        cluster: str | None,
+        events: Sequence[str] = (),
+        *,
+        until: float | None = None,
+        node: str | None = None,
+    ) -> list[Row]:
+        """Return the changes between two times (Unix seconds), oldest first; all of them, or those of some events."""
         if self._store is None:
-            params: dict[str, str | Sequence[str]] = {**_given(since=rfc3339(since), cluster=cluster)}
+            times = {"since": rfc3339(since), "until": rfc3339(until)}
+            params: dict[str, str | Sequence[str]] = {**_given(**times, cluster=cluster, node=node)}
             if events:
                 params["event"] = events
             return self._ask_collector("/api/v1/changes", params, "changes")
@@ -66,9 +75,8 @@ class HistoryQueries:
         async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: int | None = None
-            while found := await store.history.changes(
-                since=since, cluster=cluster, events=events, after=after, limit=self._page_size
-            ):
+            wanted = ChangeFilter(since=since, until=until, cluster=cluster, node=node, events=events)
+            while found := await store.history.changes(wanted, after=after, limit=self._page_size):
                 rows += (row_object(change_row(one)) for one in found)
                 after = found[-1].id
             return rows

@@ -1,7 +1,9 @@
 """History and outbox: where every GPU was, and what waits for the sinks, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
+from collector.store.change_queries import ChangeFilter, ChangePosition, FirstSights
 from collector.store.check import check
+from collector.store.checkpoints import ClusterCount
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
@@ -12,6 +14,7 @@ from collector.store.leadership import LeadStatus
 from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
 from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
+from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode, Stay
 from collector.store.plan import Departure
 from collector.store.store import Remembered, Store
 
@@ -19,8 +22,13 @@ __all__ = [
     "Alteration",
     "Batch",
     "BatchState",
+    "ChangeFilter",
+    "ChangePosition",
+    "ClusterCount",
     "DeadLetter",
     "Departure",
+    "FirstSights",
+    "GpuPosition",
     "HistoricChange",
     "History",
     "HistoryWriter",
@@ -31,12 +39,16 @@ __all__ = [
     "Marked",
     "OpenMode",
     "Outbox",
+    "Past",
+    "PastHealthChange",
+    "PastNode",
     "PastPlacement",
     "Position",
     "RefusedMarkError",
     "Remembered",
     "SinkBacklog",
     "SinkState",
+    "Stay",
     "Store",
     "StoreError",
     "StoreHealth",

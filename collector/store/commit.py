@@ -1,6 +1,7 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.marks import NO_MARKS, Marks
 from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
+from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import (
@@ -200,8 +202,11 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _ALTER, planned.alter)
     await _execute_many(connection, _END, planned.end)
     await _execute_many(connection, _END_ALL, planned.end_all)
+    await _note_first_sights(connection, planned.changes)
     await _execute_many(connection, insert(schema.placements), planned.begin)
     await _execute_many(connection, _CONFIRM, planned.confirm)
+    if planned.earliest < math.inf:
+        await recount_from(connection, planned.earliest)
     await _execute_many(connection, insert(schema.changes), planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
@@ -209,6 +214,29 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
         index_elements=["uuid"], set_={name: absent.excluded[name] for name in ("cluster", "node", "facts")}
     )
     await _execute_many(connection, absent, planned.vanished)
+
+
+async def _note_first_sights(connection: AsyncConnection, changes: Sequence[dict[str, Any]]) -> None:
+    """Note of GPUs that appeared whether nothing was recorded of their nodes before, nor earlier in these changes."""
+    nodes: dict[str, dict[str, float]] = {}  # when each of a cluster's nodes is in the changes first
+    for row in changes:
+        times = nodes.setdefault(row["cluster"], {})
+        times[row["node"]] = min(row["time"], times.get(row["node"], row["time"]))
+    appeared: dict[str, set[str]] = {}
+    for row in changes:
+        if row["event"] == Event.APPEARED and row["time"] == nodes[row["cluster"]][row["node"]]:
+            appeared.setdefault(row["cluster"], set()).add(row["node"])
+    known: set[tuple[str, str]] = set()
+    for cluster, names in appeared.items():
+        asked = sorted(names)
+        for start in range(0, len(asked), ROWS_PER_STATEMENT):
+            here = _placements.node.in_(asked[start : start + ROWS_PER_STATEMENT]) & (_placements.cluster == cluster)
+            known |= {
+                (cluster, node) for node in await connection.scalars(select(_placements.node).where(here).distinct())
+            }
+    for row in changes:
+        place, time = (row["cluster"], row["node"]), nodes[row["cluster"]][row["node"]]
+        row["first_sight"] = row["event"] == Event.APPEARED and row["time"] == time and place not in known
 
 
 async def _execute_many(connection: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,17 +5,28 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Select, TextClause, and_, func, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import Condition
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
-from collector.store.bounded import Bounded, in_time
+from collector.store.bounded import in_time
 from collector.store.conditions import recorded_conditions
-from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
+from collector.store.history_changes import HistoricChange, HistoryChanges
+from collector.store.history_lookup import HistoryLookup
+from collector.store.sound import moment, sound, sound_changes, sound_last_known
 
-__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
+__all__ = [
+    "MAX_ALTERATIONS",
+    "Alteration",
+    "HistoricChange",
+    "History",
+    "PastPlacement",
+    "Position",
+    "Seat",
+    "past_placement",
+]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
 
@@ -74,27 +85,30 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
         return Position(self.until is None, self.since, self.id)
 
 
-class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of one GPU, as the history holds it."""
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in its node a GPU sat from some time on, as far as the hardware reported it."""
 
-    id: int  # grows in the order in which changes were recorded
-    time: float
-    event: str
     uuid: str
-    serial: str | None
-    model: str | None
-    chassis: str | None
     cluster: str
     node: str
-    machine: str
-    source: str
-    previous: Place | None
-    changes: tuple[FieldChange, ...] = ()  # what was altered
-    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
-    mark: str | None = None  # the kind of the mark that it had when this was recorded
+    since: float  # Unix seconds
+    tray: str | None
+    slot: str | None
+    module: str | None
+    pci_bus_id: str | None
+
+    @property
+    def place(self) -> Place:
+        """The node."""
+        return Place(self.cluster, self.node)
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """The seat, by the names of a GPU's fields."""
+        return {name: getattr(self, name) for name in ("tray", "slot", "module", "pci_bus_id")}
 
 
-class History(Bounded):
+class History(HistoryChanges, HistoryLookup):
     """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
     @in_time
@@ -149,83 +163,26 @@ class History(Bounded):
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
+    async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
+        """Return the placements with these numbers, in the order of `where`."""
+        return await self._placements(_placements.id.in_(ids), None, len(ids))
+
+    @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
         """Return what GPUs are judged by, as they were read last, by UUID, as far as it is known."""
         async with self._read() as connection:
             return await recorded_conditions(connection, uuids)
 
     @in_time
-    async def changes(
-        self,
-        *,
-        since: float | None = None,
-        until: float | None = None,
-        cluster: str | None = None,
-        events: Collection[str] = (),
-        after: int | None = None,
-        limit: int = 1000,
-    ) -> list[HistoricChange]:
-        """Return what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
-
-        `cluster` chooses what happened in it or led out of it, `events` what it was. `after` is the id of the last
-        change of the page before. A client that polls for what is new passes it alone: of two nodes read at the same
-        time, the later one may be recorded first.
-        """
-        query: Select[Any] = select(schema.changes).limit(limit)
-        if until is not None:
-            query = query.where(_changes.time < until)
-        if events:
-            query = query.where(_changes.event.in_(events))
-        if cluster is not None:
-            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
+    async def seats(self, uuids: Collection[str]) -> list[Seat]:
+        """Return every seat that some GPUs ever had."""
+        asked, columns = sorted(uuids), [_placements[name] for name in Seat.__struct_fields__]
+        found: list[Seat] = []
         async with self._read() as connection:
-            if since is None and until is None:
-                query = query.order_by(_changes.id).where(_changes.id > (after or 0))
-                after = None
-            else:
-                query = query.order_by(_changes.time, _changes.id)
-            if after is not None:
-                time = await connection.scalar(select(_changes.time).where(_changes.id == after))
-                # A change that is forgotten by now was older than all that are left.
-                if time is not None:
-                    query = query.where(tuple_(_changes.time, _changes.id) > tuple_(time, after))
-                    since = max(time, time if since is None else since)  # where the engine begins to look
-            if since is not None:
-                query = query.where(_changes.time >= since)
-            rows = (await connection.execute(query)).mappings().all()
-        return [_change(row) for row in rows]
-
-    @in_time
-    async def latest_changes(
-        self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
-    ) -> list[HistoricChange]:
-        """Return what happened last, newest first; `before` is the id of the last change of the page before."""
-        query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
-        if event is not None:
-            query = query.where(_changes.event == event)
-        if cluster is not None:
-            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
-        async with self._read() as connection:
-            if before is not None:
-                time = await connection.scalar(select(_changes.time).where(_changes.id == before))
-                if time is None:  # it is forgotten by now, and with it all that was older
-                    return []
-                query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
-            rows = (await connection.execute(query)).mappings().all()
-        return [_change(row) for row in rows]
-
-    @in_time
-    async def health_changes(
-        self, uuids: Sequence[str], *, before: float | None = None, limit: int = 1000
-    ) -> list[HistoricChange]:
-        """Return the changes of health of these GPUs, newest first: those before a time (Unix seconds), if given."""
-        query = select(schema.changes).where(schema.HEALTH, _changes.uuid.in_(uuids))
-        if before is not None:
-            query = query.where(_changes.time < before)
-        async with self._read() as connection:
-            ordered = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
-            rows = (await connection.execute(ordered)).mappings().all()
-        return [_change(row) for row in rows]
+            for start in range(0, len(asked), _IDS_PER_QUERY):
+                query = select(*columns).where(_placements.uuid.in_(asked[start : start + _IDS_PER_QUERY]))
+                found += [sound(Seat, dict(row)) for row in (await connection.execute(query)).mappings()]
+        return found
 
     async def _last_ended(
         self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
@@ -266,7 +223,7 @@ class History(Bounded):
             rows = (await connection.execute(query)).mappings().all()
             altered = await _alterations(connection, rows, schema.ALTERED)
             health = await _alterations(connection, rows, schema.HEALTH)
-        return [_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
+        return [past_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
 
 
 _IDS_PER_QUERY = 1000
@@ -310,17 +267,12 @@ async def _alterations(
     return found
 
 
-def _placement(row: RowMapping, altered: tuple[Alteration, ...], health: tuple[Alteration, ...]) -> PastPlacement:
+def past_placement(
+    row: RowMapping, altered: tuple[Alteration, ...] = (), health: tuple[Alteration, ...] = ()
+) -> PastPlacement:
+    """Return a placement with when its node was read last; what is damaged of it is left out."""
     fields = dict(row)
     fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
     confirmed = max(moment(time) for time in times)
     return sound(PastPlacement, {**fields, "altered": altered, "health_changes": health, "confirmed": confirmed})
-
-
-def _change(row: RowMapping) -> HistoricChange:
-    fields = dict(row)
-    cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
-    fields["changes"] = sound_changes(fields["changes"])
-    fields["last_known"] = sound_last_known(fields["last_known"])
-    return sound(HistoricChange, {**fields, "previous": None if cluster is None else Place(text(cluster), text(node))})

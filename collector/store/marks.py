@@ -20,7 +20,7 @@ from collector.store.database import Database
 from collector.store.mark_book import Book, KnownGpu, KnownGpus, Marked, Unmarked, parts
 from collector.store.sound import moment, optional_text, text
 
-__all__ = ["MarkStore"]
+__all__ = ["MarkStore", "marks_at"]
 
 
 class MarkStore(Bounded):
@@ -147,6 +147,17 @@ async def _in_force(connection: AsyncConnection, now: float) -> list[Mark]:
     """Return the marks that are in force, oldest first."""
     query = select(schema.marks).where(*_is_in_force(now)).order_by(_marks.id)
     return _sound((await connection.execute(query)).mappings().all())
+
+
+async def marks_at(connection: AsyncConnection, time: float) -> list[Mark]:
+    """Return the marks that were in force at a time (Unix seconds), oldest first, as they were before their removal."""
+    query = select(schema.marks).where(
+        _marks.set_at <= time,
+        or_(_marks.removed_at.is_(None), _marks.removed_at > time),
+        or_(_marks.until.is_(None), _marks.until > time),
+    )
+    rows = (await connection.execute(query.order_by(_marks.id))).mappings().all()
+    return [msgspec.structs.replace(mark, removed_at=None, removed_by=None) for mark in _sound(rows)]
 
 
 def _is_in_force(now: float) -> tuple[ColumnElement[bool], ...]:

@@ -4,6 +4,7 @@ Changes say enough to write the history without reading it first. Only where cha
 as differences.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     changes: list[Row]
     arrived: list[Row]  # GPUs that are in a node again or for the first time, and so are not absent
     vanished: list[Row]  # GPUs that are absent now unless an open placement is left
+    earliest: float  # Unix seconds from when on there may be other GPUs, or other models, than was recorded
 
 
 class OpenPlacement(NamedTuple):
@@ -144,7 +146,15 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
             for uuid, change in last.items()
             if change.event is Event.VANISHED
         ],
+        earliest=min((_earliest(change) for change in changes), default=math.inf),
     )
+
+
+def _earliest(change: Change) -> float:
+    """Return from when on (Unix seconds) a change makes the past another one: a model is that of all its placement."""
+    if change.event in (Event.ALTERED, Event.HEALTH):
+        return 0.0 if any(one.field == "model" for one in change.changes) else math.inf
+    return change.time
 
 
 def _alter(change: Change, here: Row | None, alter: list[Row]) -> None:

@@ -19,12 +19,14 @@ from sqlalchemy import (
 __all__ = [
     "ALTERED",
     "APPLICATION_ID",
+    "FIRST_SIGHT",
     "HEAD",
     "HEALTH",
     "METADATA",
     "VERSION_TABLE",
     "absent",
     "changes",
+    "checkpoints",
     "dead_letters",
     "leases",
     "marks",
@@ -35,7 +37,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0007"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0009"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -44,6 +46,10 @@ METADATA = MetaData()
 # Written out in queries, too: by a parameter no engine finds the partial index.
 ALTERED = text("event = 'altered'")
 HEALTH = text("event = 'health'")
+FIRST_SIGHT = text("first_sight")
+
+_ENDED = text("until IS NOT NULL")
+_HAS_PREVIOUS = text("previous_node IS NOT NULL")
 
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
 
@@ -99,6 +105,17 @@ placements = Table(
     Index("gpuid_placements_serial", "serial"),
     Index("gpuid_placements_chassis", "chassis"),
     Index("gpuid_placements_node", "node", "cluster"),
+    # For the fleet at a time: pages by place without a look at other times, and what began and ended when.
+    Index("gpuid_placements_place", "cluster", "node", "uuid", "since", "until"),
+    Index("gpuid_placements_since", "since"),
+    Index("gpuid_placements_until", "until", sqlite_where=_ENDED, postgresql_where=_ENDED),
+)
+
+checkpoints = Table(
+    "gpuid_checkpoints",  # how many GPUs were where at some times; made from the placements, and can be made again
+    METADATA,
+    Column("time", Double, primary_key=True),
+    Column("counts", LargeBinary, nullable=False),
 )
 
 changes = Table(
@@ -120,9 +137,20 @@ changes = Table(
     Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
     Column("mark", Text),  # the kind of the mark that it had when this was recorded
+    Column("first_sight", Boolean, nullable=False, server_default=false()),  # nothing was recorded of its node before
     Index("gpuid_changes_time", "time", "id"),
-    Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
-    Index("gpuid_changes_health", "uuid", "time", sqlite_where=HEALTH, postgresql_where=HEALTH),
+    Index("gpuid_changes_uuid", "uuid", "time", "id"),
+    Index("gpuid_changes_node", "node", "cluster", "time", "id"),
+    Index(
+        "gpuid_changes_previous",
+        "previous_node",
+        "previous_cluster",
+        "time",
+        "id",
+        sqlite_where=_HAS_PREVIOUS,
+        postgresql_where=_HAS_PREVIOUS,
+    ),
+    Index("gpuid_changes_first", "time", "id", sqlite_where=FIRST_SIGHT, postgresql_where=FIRST_SIGHT),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 

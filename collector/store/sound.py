@@ -110,7 +110,9 @@ def is_sound(node: NodeState) -> bool:
 
 
 _TIMES = frozenset({"time", "since", "until", "confirmed"})
-_KEPT = frozenset({"id", "previous", "changes", "last_known", "altered", "health_changes"})  # numbers, or sound already
+_KEPT = frozenset(  # numbers, or sound already
+    {"id", "previous", "changes", "last_known", "altered", "health_changes", "first_sight"}
+)
 
 
 def _repaired(kind: type[msgspec.Struct], name: str, value: object) -> object:

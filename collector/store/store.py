@@ -17,6 +17,7 @@ from collector.config.store import StoreSettings
 from collector.end_deadline import EndDeadline
 from collector.model import NO_UUIDS, Gpu, NodeInfo, NodeState, Place
 from collector.store import schema
+from collector.store.checkpoints import keep
 from collector.store.codec import decode_node
 from collector.store.commit import recorded
 from collector.store.database import Database, OpenMode
@@ -27,6 +28,7 @@ from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
 from collector.store.marks import MarkStore
 from collector.store.outbox import Outbox, Subscription
+from collector.store.past import Past
 from collector.store.plan import Recorded
 from collector.store.retention import prune
 from collector.store.sound import is_sound, moment, optional_text, sound_facts, sound_last_known, text
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PRUNE_SECONDS = 60.0  # after the start: a collector that starts has more urgent things to do
 PRUNE_SECONDS = 600.0  # between two times
+CHECKPOINT_SECONDS = 60.0  # between two looks whether one is due
+MORE_CHECKPOINTS_SECONDS = 1.0  # while there are many to be made, as after an update
 KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
 DECODE_NODES = 1000  # at once
 
@@ -83,6 +87,7 @@ class Store:
         self.health = StoreHealth(clock=clock)
         self.leadership = Leadership(database)
         self.history = History(database)
+        self.past = Past(database)
         self.marks = MarkStore(database, clock)
         self.outbox = Outbox(database, self.leadership, clock=clock)
         self.history_writer = HistoryWriter(
@@ -185,6 +190,7 @@ class Store:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.history_writer.run, name="store: commits")
             tasks.start_soon(self._prune_regularly, name="store: retention")
+            tasks.start_soon(self._count_regularly, name="store: checkpoints")
             try:
                 await anyio.sleep_forever()
             finally:
@@ -227,6 +233,15 @@ class Store:
             except StoreError as error:
                 self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
+
+    async def _count_regularly(self) -> None:
+        await anyio.sleep(FIRST_PRUNE_SECONDS)
+        while True:
+            try:
+                made = await keep(self.database, self._clock()) if self.leadership.leads else 0
+            except StoreError:  # which the commits report; what is missing is made later, and counted until then
+                made = 0
+            await anyio.sleep(MORE_CHECKPOINTS_SECONDS if made else CHECKPOINT_SECONDS)
 
 
 async def _absent(connection: AsyncConnection) -> RememberedAbsent:

@@ -306,6 +306,7 @@ class ChangeRow(Row, frozen=True, kw_only=True):
     changes: Annotated[Changes | None, table("Fields with before and after.")]
     last_known: Annotated[dict[str, Time] | None, rest("Fields no longer reported, and when each was last.")]
     mark: Annotated[str | None, rest("Kind of the mark that it had when this was recorded.")]
+    first_sight: Annotated[bool, rest("Whether its node had never been read before.")]
 
 
 class ProblemNodeRow(Row, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Times, durations, states and failures as text for people."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from collector.health import Level
 from collector.model import ClusterState, ClusterStatus, ReadFailure, Uncovered, UnreadReason
@@ -10,6 +11,8 @@ from collector.timestamps import rfc3339
 __all__ = [
     "LEVEL_WORDS",
     "ago",
+    "clock",
+    "day_name",
     "describe_coverage",
     "describe_failure",
     "describe_status",
@@ -55,6 +58,19 @@ UNCOVERED = {
 MIN_AHEAD_SECONDS = 60.0
 
 LEVEL_WORDS = {Level.REPLACE: "needs replacement", Level.RESET: "needs a reset or drain"}
+
+
+def clock(seconds: float) -> str:
+    """Return the time of day in UTC of a time in Unix seconds: "16:51:03"."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def day_name(seconds: float, now: float) -> str:
+    """Return the day in UTC on which a time was: "Today", "Yesterday", "Tuesday, 24 November 2026"."""
+    day = datetime.fromtimestamp(seconds, UTC)
+    away = datetime.fromtimestamp(now, UTC).toordinal() - day.toordinal()
+    named = {0: "Today", 1: "Yesterday"}.get(away)
+    return named or f"{day:%A}, {day.day} {day:%B} {day.year}"
 
 
 def utc(seconds: float) -> str:

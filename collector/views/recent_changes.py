@@ -5,6 +5,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -14,16 +15,27 @@ from collector.model import Change, Event, FieldChange, Gpu, Place
 from collector.store import HistoricChange
 from collector.views.alterations import describe_common_changes, fields_of
 
-__all__ = ["ChangeGroup", "RecentChanges", "as_change", "current_place", "grouped"]
+__all__ = ["ChangeGroup", "Folded", "RecentChanges", "as_change", "current_place", "grouped"]
 
 GROUPS_KEPT = 500  # of each event
 
 
+class Folded(StrEnum):
+    """What several events are together."""
+
+    REPLACED = "replaced"  # GPUs left a node, and others came instead
+    FIRST_SEEN = "first seen"  # nodes were read for the first time
+
+
 class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of one kind, and of the same fields, to GPUs of one node at one instant: what one reading found."""
+    """Changes of one kind, and of the same fields, to GPUs of one node at one instant: what one reading found.
+
+    Of a replacement, `gpus` are those that came and `left` those that they replaced. First sights are of the nodes of
+    one cluster on one day, and have no GPUs but a number of them.
+    """
 
     id: int  # grows in the order in which they happened, also over restarts
-    event: Event
+    event: Event | Folded
     time: float  # Unix seconds
     place: Place
     previous: Place | None
@@ -31,6 +43,24 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
     altered: tuple[tuple[FieldChange, ...], ...] = ()  # beside `gpus`: what was altered of each
     times: int = 1  # how many changes it stands for
     began: float | None = None  # Unix seconds, of the first of them
+    left: tuple[Gpu, ...] = ()  # of a replacement
+    origins: tuple[Place | None, ...] = ()  # of a replacement, beside `gpus`: from where each moved
+    returned: int = 0  # of a replacement: GPUs that were gone meanwhile and are back
+    nodes: int = 1  # of first sights; with several nodes, `place` is one of them
+    counted: int | None = None  # of first sights: GPUs
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others, wherever it is listed, and stays while it grows."""
+        if self.event == Folded.FIRST_SEEN and self.nodes > 1:
+            return f"{self.event} {self.time // 86400.0:.0f} {self.place.cluster}"
+        first = min((gpu.uuid for gpu in self.gpus), default="")
+        return f"{self.event} {self.time:.3f} {self.place.cluster} {self.place.node} {first}"
+
+    @property
+    def size(self) -> int:
+        """How many GPUs it concerns; of a replacement, those that left or those that came, whichever are more."""
+        return max(len(self.gpus), len(self.left)) if self.counted is None else self.counted
 
     @property
     def summary(self) -> str:
@@ -52,7 +82,7 @@ class RecentChanges:
     def add(self, changes: Sequence[Change]) -> None:
         """Keep the changes of one step of the inventory."""
         for group in grouped(changes, self._ids):
-            self._groups[group.event].append(group)
+            self._groups[Event(group.event)].append(group)
         if changes:
             self._added.pulse()
 

@@ -315,6 +315,7 @@ def change_row(change: HistoricChange) -> ChangeRow:
         changes=changed_fields(change.changes),
         last_known=last_known_object(change.last_known),
         mark=change.mark,
+        first_sight=change.first_sight,
     )
 
 

@@ -12,14 +12,14 @@ from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
 from collector.views.health import HealthSurveys
 from collector.views.problems.current import FleetProblems
-from collector.web import api, health, history, marks, metrics, pages
+from collector.web import api, health, history, lookup, marks, metrics, pages
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
 
-__all__ = ["ROUTES", "WRITES", "application"]
+__all__ = ["LOOKUPS", "ROUTES", "WRITES", "application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,6 +47,7 @@ def application(
             [web.get(f"{prefix}{path}", handler, allow_head=path != pages.STREAM) for path, handler in ROUTES.items()]
         )
         app.router.add_routes([web.route(method, f"{prefix}{path}", handler) for method, path, handler in WRITES])
+        app.router.add_routes([web.post(f"{prefix}{path}", handler) for path, handler in LOOKUPS.items()])
         if prefix:
             app.router.add_get(prefix, pages.index)
     return app
@@ -67,6 +68,13 @@ ROUTES: dict[str, _Handler] = {
     "/api/v1/nodes/{node}/history": history.node,
     "/api/v1/changes": history.changes,
     "/api/v1/marks": marks.marks,
+    "/api/v1/suggest": lookup.suggestions,
+}
+
+# What is asked by POST, since ids in thousands fit into no address; they change nothing.
+LOOKUPS: dict[str, _Handler] = {
+    "/lookup": pages.lookup,
+    "/api/v1/gpus/lookup": lookup.lookup,
 }
 
 # All that writes anything; each handler refuses who has not authenticated.

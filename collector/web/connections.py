@@ -209,7 +209,7 @@ class _Connection(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         self._last_bytes = (self._last_bytes + data)[-len(_HEAD_END) :]
-        if self._request_count != before or self._is_answering:
+        if self._request_count != before or self._is_answering or self._is_between:
             # What follows the last head, if anything, is a body or the beginning of another head.
             self._head_since = None if self._last_bytes == _HEAD_END else time.monotonic()
             self._head_bytes = 0
@@ -276,6 +276,11 @@ class _Connection(web.RequestHandler):
     @property
     def _is_answering(self) -> bool:
         return self._request_in_progress or bool(self._messages)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether a request is about to be handled, or was: what comes is its body, which aiohttp may only drop."""
+        return self._request_count > 0 and self._waiter is None
 
     def _is_slow_reader(self, now: float, unsent: int) -> bool:
         acknowledged = self._acknowledged()

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from aiohttp import web
 
 from collector.model import CHANGE_EVENTS
-from collector.store import History, PastPlacement, Position
+from collector.store import ChangeFilter, History, PastPlacement, Position
 from collector.views.placements import last_condition
 from collector.views.rows import change_row, placement_row
 from collector.web.answers import json_answer
@@ -14,6 +14,7 @@ from collector.web.params import check_parameters, check_values, paging, row_id,
 
 __all__ = ["changes", "gpu", "node"]
 
+CHOOSING = ("cluster", "node", "uuid", "serial", "text")  # of changes
 EXPECTED_NEXT = "the `next` value of the previous page"
 
 
@@ -36,16 +37,19 @@ async def node(request: web.Request) -> web.Response:
 
 async def changes(request: web.Request) -> web.Response:
     """Return the changes, of all events or some, oldest first; `next` of one page is `after` of the following one."""
-    limit = _limit(request, {"since", "until", "cluster", "event", "after"}, repeatable={"event"})
+    limit = _limit(request, {"since", "until", "event", "after", *CHOOSING}, repeatable={"event"})
     check_values(request, "event", CHANGE_EVENTS)
-    found = await _history(request).changes(
+    wanted = ChangeFilter(
         since=timestamp(request, "since"),
         until=timestamp(request, "until", future=True),
-        cluster=request.query.get("cluster"),
         events=request.query.getall("event", ()),
-        after=row_id(request, "after", EXPECTED_NEXT),
-        limit=limit,
+        cluster=request.query.get("cluster"),
+        node=request.query.get("node"),
+        uuid=request.query.get("uuid"),
+        serial=request.query.get("serial"),
+        text=request.query.get("text"),
     )
+    found = await _history(request).changes(wanted, after=row_id(request, "after", EXPECTED_NEXT), limit=limit)
     return json_answer(
         {"changes": [change_row(change) for change in found], "next": found[-1].id if len(found) == limit else None}
     )

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-import anyio
 import msgspec
 from aiohttp import web
 
@@ -15,6 +14,7 @@ from collector.text import one_line
 from collector.views.rows import mark_row
 from collector.web.answers import json_answer
 from collector.web.auth import USER
+from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
 from collector.web.params import check_parameters, choice, paging, row_id
 from collector.web.public_url import public_url
@@ -24,7 +24,6 @@ __all__ = ["marks", "remove_mark", "set_mark"]
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 << 10
-BODY_TIMEOUT_SECONDS = 10.0  # that a body may take to arrive
 NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark takes effect when one appears"
 
 
@@ -120,20 +119,8 @@ def _check_same_origin(request: web.Request) -> None:
 
 
 async def _body(request: web.Request) -> _Body:
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise web.HTTPUnsupportedMediaType(text="expected a body without Content-Encoding")
-    received = bytearray()
     try:
-        with anyio.fail_after(BODY_TIMEOUT_SECONDS):
-            async for chunk in request.content.iter_any():
-                received += chunk
-                if len(received) > MAX_BODY_BYTES:
-                    text = f"expected a body of at most {MAX_BODY_BYTES} bytes"
-                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(received), text=text)
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
-    try:
-        return msgspec.json.decode(bytes(received), type=_Body)
+        return msgspec.json.decode(await read_body(request, MAX_BODY_BYTES), type=_Body)
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=one_line(f"body: {error}", 300)) from None
 

@@ -1,13 +1,16 @@
 """What the history answers, on both engines."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from sqlalchemy import Engine, event
 
 from collector.health import Degradation, Health, degradations
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
-from collector.store import Alteration, Position
+from collector.store import Alteration, ChangeFilter, ChangePosition, Position, Store
 from collector.store.history import MAX_ALTERATIONS
+from tests.support.old_store import to_first_version
 
 pytestmark = pytest.mark.anyio
 
@@ -188,13 +191,13 @@ class TestChanges:
         ]
 
     async def test_a_time_range_includes_its_start_and_excludes_its_end(self, collector):
-        found = await collector.store.history.changes(since=20.0, until=30.0)
+        found = await collector.store.history.changes(ChangeFilter(since=20.0, until=30.0))
         assert [(c.event, c.time) for c in found] == [("moved", 20.0), ("vanished", 25.0)]
 
     async def test_a_cluster_has_the_changes_into_and_out_of_it(self, collector):
-        found = await collector.store.history.changes(cluster="lab")
+        found = await collector.store.history.changes(ChangeFilter(cluster="lab"))
         assert [c.time for c in found] == [30.0]
-        found = await collector.store.history.changes(cluster="prod", since=26.0)
+        found = await collector.store.history.changes(ChangeFilter(cluster="prod", since=26.0))
         assert [(c.cluster, c.time) for c in found] == [("lab", 30.0)]
 
     async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
@@ -219,10 +222,10 @@ class TestChanges:
     async def test_the_pages_of_a_time_range_are_in_order(self, collector):
         collector.read("slow", 15.0, "7")
         assert await collector.store.history_writer.flushed(10)
-        whole = await collector.store.history.changes(since=12.0)
+        whole = await collector.store.history.changes(ChangeFilter(since=12.0))
         assert [c.time for c in whole] == [15.0, 20.0, 25.0, 30.0]
         pages, after = [], None
-        while page := await collector.store.history.changes(since=12.0, limit=1, after=after):
+        while page := await collector.store.history.changes(ChangeFilter(since=12.0), limit=1, after=after):
             pages += page
             after = page[-1].id
         assert pages == whole
@@ -263,7 +266,7 @@ class TestLatestChanges:
         ]
 
     async def test_an_event_and_a_cluster_can_be_chosen(self, collector):
-        found = await collector.store.history.latest_changes(event="moved", cluster="lab")
+        found = await collector.store.history.latest_changes(ChangeFilter(events=["moved"], cluster="lab"))
         assert [(c.event, c.time) for c in found] == [("moved", 30.0)]
 
     async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
@@ -271,11 +274,78 @@ class TestLatestChanges:
         pages, before = [], None
         while page := await collector.store.history.latest_changes(limit=2, before=before):
             pages += page
-            before = page[-1].id
+            before = ChangePosition(page[-1].time, page[-1].id)
         assert pages == whole[::-1]
 
-    async def test_before_what_is_forgotten_there_is_nothing(self, collector):
-        assert await collector.store.history.latest_changes(before=10**9) == []
+    async def test_those_of_one_node_gpu_or_serial_can_be_chosen(self, collector):
+        async def ask(**wanted: Any) -> list[tuple[str, float]]:
+            found = await collector.store.history.latest_changes(ChangeFilter(**wanted))
+            return [(c.event, c.time) for c in found]
+
+        assert await ask(node="b") == [("moved", 30.0), ("moved", 20.0)]
+        assert await ask(node="b", cluster="lab") == []
+        assert await ask(node="c", cluster="lab") == [("moved", 30.0)]
+        assert await ask(uuid="gpu-2") == await ask(serial="serial-2") == [("vanished", 25.0), ("appeared", 10.0)]
+        assert await ask(text="SERIAL-2") == [("vanished", 25.0), ("appeared", 10.0)]
+        assert await ask(text="%") == []
+
+    async def test_one_node_or_gpu_is_found_without_a_scan(self, collector):
+        plans = []
+        for wanted in (ChangeFilter(node="a"), ChangeFilter(uuid="GPU-1"), ChangeFilter(serial="serial-1")):
+            plans += await plans_of(collector.store, collector.store.history.latest_changes(wanted))
+        assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
+
+
+class TestFirstSights:
+    """The GPUs of a node that was read for the first time are counted by cluster and day."""
+
+    async def test_those_of_a_cluster_on_one_day_are_one(self, settings, collecting):
+        day = 86400.0
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("b", 20.0, "3", "4")
+            one.read("c", 20.0, "5", cluster="lab")
+            one.read("a", 30.0, "1", "2", "6")  # no first sight: the node is known
+            assert await one.store.history_writer.flushed(10)
+            one.read("d", day + 5.0, "7")
+            one.remove("b", day + 6.0)
+            assert await one.store.history_writer.flushed(10)
+            one.read("b", day + 7.0, "8")  # nor is this
+            assert await one.store.history_writer.flushed(10)
+            ask = one.store.history.latest_first_sights
+            whole = await ask()
+            assert [(s.cluster, s.nodes, s.gpus, s.since, s.position.time) for s in whole] == [
+                ("prod", 1, 1, day + 5.0, day + 5.0),
+                ("lab", 1, 1, 20.0, 20.0),
+                ("prod", 2, 4, 10.0, 20.0),
+            ]
+            assert [s.cluster for s in await ask(before=whole[0].position)] == ["lab", "prod"]
+            assert await ask(before=whole[-1].position) == []
+            assert await ask(since=day) == whole[:1]
+            assert await ask(limit=1) == whole[:1]
+            assert await ask(ChangeFilter(cluster="lab")) == whole[1:2]
+            first = [(c.node, c.uuid) for c in await one.store.history.changes() if c.first_sight]
+            assert sorted(first) == [
+                ("a", "GPU-1"),
+                ("a", "GPU-2"),
+                ("b", "GPU-3"),
+                ("b", "GPU-4"),
+                ("c", "GPU-5"),
+                ("d", "GPU-7"),
+            ]
+
+    async def test_they_are_found_in_an_older_store(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            one.read("a", 20.0, "1", "2")
+            assert await one.store.history_writer.flushed(10)
+        async with Store.open(settings) as store, store.database.write() as connection:
+            await to_first_version(connection)
+        async with Store.open(settings) as store:
+            assert [(c.uuid, c.first_sight) for c in await store.history.changes()] == [
+                ("GPU-1", True),
+                ("GPU-2", False),
+            ]
 
 
 class TestAlterations:
@@ -325,7 +395,7 @@ class TestHealth:
             assert after.health_changes == (Alteration(40.0, (FieldChange("ecc_dram_uncorrectable", 3, 1),)),)
             assert before.health_changes == (Alteration(20.0, (FieldChange("ecc_dram_uncorrectable", 0, 3),)),)
             assert (after.altered, before.altered) == ((), ())
-            (change, *_) = await one.store.history.changes(events=["health"])
+            (change, *_) = await one.store.history.changes(ChangeFilter(events=["health"]))
             assert (change.event, change.time) == ("health", 20.0)
 
     async def test_the_condition_is_that_of_the_last_reading_present_or_not(self, settings, collecting):
@@ -383,7 +453,7 @@ class TestTheHealthOfAGpu:
             one.read("a", 10.0, worn(1))
             assert await one.store.history_writer.flushed(10)
             plans = await plans_of(one.store, one.store.history.health_changes(["GPU-1"]))
-        assert any("gpuid_changes_health" in plan for plan in plans)
+        assert any("gpuid_changes_uuid" in plan for plan in plans)
         assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
 
     async def test_a_confirmed_reading_writes_nothing_of_a_gpu(self, sqlite_settings, collecting):

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from collector.model import Change, Event, Gpu, Place, Step
-from collector.store import Store, StoreSettings
+from collector.store import ChangeFilter, Store, StoreSettings
 from collector.store.commit import Commit
 from tests.support.waiting import eventually
 
@@ -80,7 +80,7 @@ class TestAFullDisk:
             await eventually(lambda: writer.pending == 0)
             assert await writer.flushed(10)
             assert not any(writer.unstored)
-            changes = await one.store.history.changes(since=15.0)
+            changes = await one.store.history.changes(ChangeFilter(since=15.0))
             assert [(c.event, c.uuid, c.node, c.previous) for c in changes] == [
                 ("moved", "GPU-1", "c", Place("prod", "a")),
                 ("vanished", "GPU-2", "a", None),

@@ -5,16 +5,19 @@ from aiohttp import web
 from collector.web.limits import HttpLimits
 from collector.web.pages import changes, clusters, gpus, health, nodes, problems, search, static, stream
 from collector.web.pages.index import index
+from collector.web.pages.lookup import lookup, scan
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
-__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "wants_page"]
+__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "lookup", "wants_page"]
 
 STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": index,
     "/problems": problems.problems,
     "/search": search.search,
+    "/lookup": lookup,
+    "/scan": scan,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,
     "/gpus/{uuid:[^/]+}": gpus.gpu,

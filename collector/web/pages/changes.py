@@ -1,82 +1,77 @@
 """The page of the changes: all of them where there is a history, else the latest that memory holds."""
 
-import functools
 import itertools
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from aiohttp import web
 
-from collector.model import Event
-from collector.store import HistoricChange, History
-from collector.views.history_query import query_history
-from collector.views.recent_changes import ChangeGroup, RecentChanges, as_change, grouped
+from collector.store import ChangeFilter, ChangePosition
+from collector.views.change_list import EVENTS, list_changes
+from collector.views.recent_changes import ChangeGroup
 from collector.web.keys import COLLECTOR
-from collector.web.pages.paging import PAGE_ROWS
+from collector.web.pages.links import address
 from collector.web.pages.rendering import page
-from collector.web.params import choice, row_id
+from collector.web.params import check_parameters, choice, timestamp
+from collector.web.public_url import public_url
 
 __all__ = ["changes"]
 
-HISTORY_PAGE_SIZE = 500  # changes of the history on one page, before they are grouped
-EVENT_CHOICES = {
-    "": "everything",
-    Event.MOVED: "moved",
-    Event.VANISHED: "vanished",
-    Event.HEALTH: "health",
-    Event.ALTERED: "altered",
-    Event.APPEARED: "appeared",
-}
+PAGE_GROUPS = 100
+FILTERS = ("event", "cluster", "node", "text", "since", "until")
+DAY_SECONDS = 86400.0
 
-
-class _Part(NamedTuple):
-    """Some of the changes, newest first."""
-
-    groups: list[ChangeGroup]
-    older: int | None  # where the next part begins, None at the end
+_POSITION = re.compile(r"(\d{1,12}(?:\.\d{1,20})?)-(\d{1,18})", re.ASCII)
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Show the changes, newest first; `event` and `cluster` choose, `before` is where the part before ended."""
+    """Show the changes, newest first; `before` is where the part before ended, and FILTERS choose."""
+    check_parameters(request, {*FILTERS, "before"})
     collector = request.app[COLLECTOR]
-    event = choice(request, "event", list(EVENT_CHOICES))
-    cluster = request.query.get("cluster") or None
-    before = row_id(request, "before", "the position of an older page") if request.query.get("before") else None
-    history = await query_history(collector, functools.partial(_recorded, event or None, cluster, before))
-    if history.available:
-        part = _from_history(history.rows)
-    else:
-        part = _from_memory(collector.recent_changes, Event(event) if event else None, cluster, before)
+    chosen = {name: text for name in FILTERS if (text := request.query.get(name, "").strip())}
+    event = choice(request, "event", ["", *EVENTS])
+    before = _position(request)
+    wanted = ChangeFilter(
+        since=timestamp(request, "since") if "since" in chosen else None,
+        until=timestamp(request, "until", future=True) if "until" in chosen else None,
+        cluster=chosen.get("cluster"),
+        node=chosen.get("node"),
+        text=chosen.get("text"),
+    )
+    part = await list_changes(collector, wanted, event, before=before, limit=PAGE_GROUPS)
     return await page(
         request,
         "changes.html",
-        groups=part.groups,
-        older=part.older,
+        days=list(_by_day(part.groups)),
         newest=before is None,
-        history=history,
-        event=event,
-        cluster=cluster or "",
-        events=EVENT_CHOICES,
+        history=part.history,
+        chosen={name: chosen.get(name, "") for name in FILTERS},
+        narrowed=bool(chosen),
+        events=EVENTS,
         clusters=sorted(collector.clusters()),
+        path=public_url(request).prefix + "/changes",
+        older="" if part.older is None else f"{part.older.time!r}-{part.older.id}",
+        csv=_csv_address(chosen),
     )
 
 
-async def _recorded(
-    event: str | None, cluster: str | None, before: int | None, history: History
-) -> list[HistoricChange]:
-    return await history.latest_changes(event=event, cluster=cluster, before=before, limit=HISTORY_PAGE_SIZE)
+def _position(request: web.Request) -> ChangePosition | None:
+    if (text := request.query.get("before")) is None:
+        return None
+    if (found := _POSITION.fullmatch(text)) is None:
+        raise web.HTTPBadRequest(text="before: expected the position of an older page")
+    return ChangePosition(float(found[1]), int(found[2]))
 
 
-def _from_history(rows: list[HistoricChange]) -> _Part:
-    groups = list(grouped([as_change(row) for row in rows], itertools.count(1)))
-    return _Part(groups, rows[-1].id if len(rows) == HISTORY_PAGE_SIZE else None)
+def _by_day(groups: Sequence[ChangeGroup]) -> Iterator[tuple[float, list[ChangeGroup]]]:
+    """Yield the days (in UTC; Unix seconds of their beginning) with what happened on each."""
+    for day, ones in itertools.groupby(groups, key=lambda group: group.time // DAY_SECONDS):
+        yield day * DAY_SECONDS, list(ones)
 
 
-def _from_memory(recent: RecentChanges, event: Event | None, cluster: str | None, before: int | None) -> _Part:
-    admitted = (
-        group
-        for group in recent.newest(event)
-        if (before is None or group.id < before)
-        and (cluster is None or cluster in (group.place.cluster, group.previous.cluster if group.previous else None))
-    )
-    groups = list(itertools.islice(admitted, PAGE_ROWS + 1))
-    return _Part(groups[:PAGE_ROWS], groups[PAGE_ROWS - 1].id if len(groups) > PAGE_ROWS else None)
+def _csv_address(chosen: Mapping[str, str]) -> str:
+    """Return the address of the same changes, one row for each GPU, as CSV."""
+    names = {"replaced": "", "first seen": "appeared"}
+    query = {"event": names.get(chosen.get("event", ""), chosen.get("event")), "text": chosen.get("text")}
+    rest = {name: chosen.get(name) for name in ("cluster", "node", "since", "until")}
+    return address("/api/v1/changes", {**query, **rest, "order": "desc", "format": "csv"})

@@ -14,12 +14,16 @@ from collector.views.condition import Verdict, condition_after, judge, retrace
 from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.humanize import utc
 from collector.views.life import Memory, part_of, recall, tell
+from collector.views.lookup import lookup
+from collector.views.lookup_rows import describe_no
 from collector.views.placements import PlacementPeriod, known_gpu, placement_periods
+from collector.views.terms import parse_term
 from collector.web.keys import COLLECTOR
 from collector.web.pages.links import search_url
 from collector.web.pages.rendering import page
+from collector.web.pages.search import target_of
 from collector.web.pages.timeline import draw
-from collector.web.public_url import public_url
+from collector.web.public_url import local_path, public_url
 
 __all__ = ["gpu"]
 
@@ -36,7 +40,7 @@ async def gpu(request: web.Request) -> web.Response:
     present = sorted(collector.inventory.find(uuid=wanted), key=_first_to_tell)
     known = known_gpu(collector, wanted, present, memory.placements)
     if known is None:
-        raise _unknown(request, wanted, memory)
+        raise await _unknown(request, wanted)
     periods = placement_periods(collector, known.uuid, present, memory.placements)
     condition = _condition(collector, known, present, periods, memory)
     known = msgspec.structs.replace(known, health=condition.health)
@@ -96,18 +100,24 @@ def _before(request: web.Request) -> float | None:
     return before
 
 
-def _unknown(request: web.Request, uuid: str, memory: Memory) -> web.HTTPException:
-    collector = request.app[COLLECTOR]
-    if not uuid.lower().startswith("gpu-"):  # a serial, or a UUID that is short of its beginning
-        return web.HTTPSeeOther(public_url(request).prefix + search_url(uuid))
-    history, mark = memory.placements, collector.marks.of(uuid, None, collector.now())
-    marked = "" if mark is None else f". It is marked {mark.kind} by {mark.set_by} since {utc(mark.set_at)}"
-    if history.error:
-        return web.HTTPServiceUnavailable(
-            text=f"GPU {uuid} is not present on any node{marked}. The history is currently unavailable. {history.error}"
-        )
-    nor = ", and the history has no record of it" if history.configured else ""
-    return web.HTTPNotFound(text=f"GPU {uuid} is not present on any node{nor}{marked}.")
+async def _unknown(request: web.Request, name: str) -> web.HTTPException:
+    """Return what leads to what else this may name, such as a serial; or says what was searched."""
+    term = parse_term(name)
+    answer = await lookup(request.app[COLLECTOR], [term._replace(at=request.query.get("at", ""))])
+    (result,) = answer.results
+    if any(match.mark is None or match.former_gpu for match in result.matches):
+        target = target_of(result)
+        if target is None or local_path(request) == target:
+            target = search_url(name)  # a choice
+        return web.HTTPSeeOther(public_url(request).prefix + target)
+    why = describe_no(result, answer.searched)
+    marked = "".join(
+        f" It is marked {match.mark.kind} by {match.mark.set_by} since {utc(match.mark.set_at)}."
+        for match in result.matches
+        if match.mark is not None
+    )
+    text = f"No results for “{result.term.text}”. {why}{marked}"
+    return web.HTTPServiceUnavailable(text=text) if answer.searched.history_error else web.HTTPNotFound(text=text)
 
 
 def _condition(

@@ -6,15 +6,14 @@ from collections import Counter
 from aiohttp import web
 
 from collector.views.cluster_summary import fleet_coverage, fleet_models
-from collector.views.counting import fold_counting
 from collector.views.fleet_health import Share
+from collector.views.latest_changes import latest_changes
 from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 
 __all__ = ["index"]
 
-MAX_CHANGES = 12
 WORST_PROBLEMS = 5  # that are shown here; /problems has them all
 MAX_MODELS = 20
 
@@ -43,5 +42,5 @@ async def index(request: web.Request) -> web.Response:
         share=functools.reduce(Share.plus, (summary.share for summary in summaries), Share()),
         read=read,
         unread=unread,
-        latest=fold_counting(collector.recent_changes.newest(), MAX_CHANGES),
+        latest=await latest_changes(collector),
     )

@@ -16,6 +16,7 @@ from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
 from collector.views.placements import last_condition
 from collector.views.recent_changes import current_place
+from collector.views.replacements import exchanges
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
@@ -114,6 +115,8 @@ _templates = jinja2.Environment(
 _templates.filters |= {
     "utc": humanize.utc,
     "ago": humanize.ago,
+    "clock": humanize.clock,
+    "day_name": humanize.day_name,
     "duration": humanize.duration,
     "counted": counted,
     "describe_changes": describe_changes,
@@ -141,6 +144,7 @@ _templates.globals |= {
     "level_words": humanize.LEVEL_WORDS.get,
     "reason_text": REASON_WORDS.get,
     "coverage": humanize.describe_coverage,
+    "exchanges": exchanges,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
 }

@@ -1,56 +1,66 @@
-"""The search page."""
+"""The search page: what the field at the top finds, one id or many."""
 
 from aiohttp import web
 
 from collector.model import Place
-from collector.views import search as views
-from collector.views.search import MAX_PARTIAL_HITS, SearchResult
+from collector.views.lookup import lookup
+from collector.views.lookup_rows import describe_no
+from collector.views.matches import LookupResult, Match
 from collector.web.keys import COLLECTOR
-from collector.web.pages.links import cluster_url, gpu_url, node_url
+from collector.web.pages.links import address, cluster_url, gpu_url, node_url
+from collector.web.pages.lookup import show_many, terms_of
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 from collector.web.public_url import public_url
 
-__all__ = ["search"]
-
-MAX_TERM_LENGTH = 200  # characters
+__all__ = ["search", "target_of"]
 
 
 async def search(request: web.Request) -> web.Response:
-    """Show what a term finds, or redirect to the one thing that it can be."""
-    collector = request.app[COLLECTOR]
-    term = "".join(request.query.get("q", "").split())[:MAX_TERM_LENGTH]
-    if not term:
-        return await page(request, "search.html", looked_for="", mark=None)
-    found = await views.search(collector, term)
-    if (target := _only_target(found)) is not None:
+    """Show what a text finds, or redirect to the one thing that it can be."""
+    view, text = request.app[COLLECTOR], request.query.get("q", "").strip()
+    if not text:
+        return await page(request, "search.html", looked_for="")
+    terms = await terms_of(request, text)
+    if not terms:
+        return await page(request, "search.html", looked_for="")
+    answer = await lookup(view, terms)
+    if len(answer.results) > 1:
+        return await show_many(request, answer, "\n".join(one.term.text for one in answer.results))
+    (result,) = answer.results
+    if (target := target_of(result)) is not None:
         raise web.HTTPSeeOther(public_url(request).prefix + target)
-    part = window(request, max((len(hits.shown) for hits in found.kinds), default=0))
-    shown = slice(part.offset, part.offset + PAGE_ROWS)
+    part = window(request, len(result.matches))
     return await page(
         request,
         "search.html",
-        looked_for=term,
-        mark=None if found.total else collector.marks.of(term, term, collector.now()),
+        looked_for=result.term.text,
+        result=result,
+        why="" if any(map(_is_known, result.matches)) else describe_no(result, answer.searched),
+        searched=answer.searched,
         window=part,
-        found=found,
-        most=MAX_PARTIAL_HITS,
-        nodes=found.nodes.shown[shown],
-        gpus=found.gpus.shown[shown],
-        former_nodes=found.former_nodes.shown[shown],
-        former_gpus=[(row, collector.inventory.find(uuid=row.uuid)) for row in found.former_gpus.shown[shown]],
-        history=found.history,
+        matches=result.matches[part.offset : part.offset + PAGE_ROWS],
     )
 
 
-def _only_target(found: SearchResult) -> str | None:
-    """Return the address of the one thing that was found, if it is one."""
-    if found.cut:
+def target_of(result: LookupResult) -> str | None:
+    """Return the address of the one thing that an id names, at the time that it asks for; None for several."""
+    if result.cut:
         return None
-    targets = {gpu_url(placement.gpu.uuid) for placement in found.gpus.shown}
-    targets |= {node_url(entry.place) for entry in found.nodes.shown}
-    targets |= {node_url(Place(row.cluster, row.node)) for row in found.former_nodes.shown}
-    targets |= {gpu_url(row.uuid) for row in found.former_gpus.shown}
-    if found.cluster:
-        targets.add(cluster_url(found.cluster))
-    return targets.pop() if len(targets) == 1 else None
+    targets = {target for match in result.matches if (target := _target(match))}
+    return address(targets.pop(), {"at": result.term.at}) if len(targets) == 1 else None
+
+
+def _is_known(match: Match) -> bool:
+    """Return whether more than a mark is known of what was found."""
+    return match.gpu is not None or match.former_gpu is not None or match.mark is None
+
+
+def _target(match: Match) -> str:
+    if (node := match.node) is not None:
+        return node_url(node.place)
+    if (former := match.former_node) is not None:
+        return node_url(Place(former.cluster, former.node))
+    if match.cluster:
+        return cluster_url(match.cluster)
+    return gpu_url(match.uuid or "") if _is_known(match) else ""

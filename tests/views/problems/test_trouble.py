@@ -1,6 +1,7 @@
 """Troubles share rows without one of them being lost, and rows are ranked."""
 
 import itertools
+import random
 from collections import Counter
 
 from hypothesis import given
@@ -26,7 +27,8 @@ OF_NODES = [kind for kind, one in KINDS.items() if one.nodes is not None and kin
 def troubles(draw: st.DrawFn, cluster: str) -> Trouble:
     """One trouble of a cluster; those of nodes are each of another node."""
     kind = draw(st.sampled_from(list(ProblemKind)))
-    node, gpus = None, ()
+    node: ProblemNode | None = None
+    gpus: tuple[ProblemGpu, ...] = ()
     count = draw(st.integers(1, 9))
     if kind in OF_NODES:
         node = ProblemNode(cluster=cluster, node=f"n{draw(st.integers(0, 10**9))}")
@@ -98,7 +100,7 @@ def test_no_cause_stands_beside_its_consequence_in_one_cluster(found: tuple[Trou
 
 @given(found=FLEETS, seed=st.randoms())
 def test_problems_are_ranked_by_severity_size_and_age_in_whatever_order_they_come(
-    found: tuple[Trouble, ...], seed: "st.random.Random"
+    found: tuple[Trouble, ...], seed: random.Random
 ) -> None:
     problems = [problem_of(row) for row in folded(found)]
     order = [one.id for one in ranked(problems)]

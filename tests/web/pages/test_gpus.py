@@ -150,13 +150,16 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
     assert "It is in n1 of prod-a" in page.text
     assert "The history is currently unavailable: only what is in memory is shown. store " in page.text
     assert unknown.status == 503
-    assert "GPU GPU-none is not present on any node. The history is currently unavailable. store " in unknown.text
+    assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters" in unknown.text
+    assert "The history could not be searched: store " in unknown.text
 
 
 async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
     page = await visit(client, "/gpus/GPU-none")
     assert page.status == 404
-    assert "GPU GPU-none is not present on any node." in page.text
+    assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters that are known" in page.text
+    assert "1 cluster cannot be reached (prod-b): what was last known of it was searched." in page.text
+    assert "keeps no history" in page.text
     assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
 
 
@@ -329,8 +332,33 @@ async def test_the_end_of_a_mark_is_ahead(site: Any, serving: Any, visit: Any) -
 
 
 async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a0", serial="100"), time=1764000001.0)
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a0"), Gpu(uuid="GPU-a1", serial="100"), time=1764000002.0)
+    site.read("prod-a", "n4", Gpu(uuid="GPU-last", serial="444"))
+    site.read("prod-a", "n4", Gpu(uuid="GPU-last"), time=1764000100.0)
     async with serving(site) as client:
-        assert (await visit(client, "/gpus/100")).answer.headers["Location"] == "/search?q=100"
+        answers = {
+            name: (await client.get(f"/gpus/{name}")).headers["Location"]
+            for name in ("102", "S%2FN:%20102", "444", "100", "n2", "102?at=2025-11-24T16:00:00Z")
+        }
+    assert answers == {
+        "102": "/gpus/GPU-a2",
+        "S%2FN:%20102": "/gpus/GPU-a2",
+        "444": "/gpus/GPU-last",
+        "100": "/search?q=100",
+        "n2": "/clusters/prod-a/nodes/n2",
+        "102?at=2025-11-24T16:00:00Z": "/gpus/GPU-a2?at=2025-11-24T16:00:00Z",
+    }
+
+
+async def test_the_serial_of_a_gpu_that_is_gone_leads_to_it(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
+    site.read("prod-a", "n2", time=1764000300.0)
+    async with serving(site) as client:
+        answer = await client.get("/gpus/102")
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/gpus/GPU-a2")
+        assert "Not on any node since" in (await visit(client, "/gpus/GPU-a2")).text
 
 
 async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -339,7 +367,8 @@ async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, s
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-later")
     assert page.status == 404
-    assert "the history has no record of it. It is marked watch by ben since" in page.text
+    assert "nor in the history, which goes back to 2025-11-24T16:00:00Z." in page.text
+    assert "It is marked watch by ben since" in page.text
 
 
 async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, visit: Any) -> None:

@@ -286,8 +286,8 @@ async def test_gpus_are_counted_by_model(client: httpx.AsyncClient, visit: Any) 
 
 async def test_the_latest_changes_are_there_without_a_script(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
-    assert "appeared 2 GPUs in n3 of prod-b 10 minutes ago 2025-11-24T16:00:00Z" in page.text
-    assert "appeared GPU 100 in n1 of prod-a" in page.text
+    assert "10 minutes ago 2025-11-24T16:00:00Z first seen 2 GPUs on n3 ( prod-b )" in page.text
+    assert "first seen 3 GPUs on 2 nodes ( prod-a )" in page.text
 
 
 async def test_what_programs_ask_for_is_linked(client: httpx.AsyncClient, visit: Any) -> None:

@@ -56,7 +56,7 @@ async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visi
     assert "n9 1 lost 2 missing 1 of 4" in cluster
     assert "1 GPU on n9 (prod-a) does not answer" in fleet
     assert "was never read 00000000:5D:00.0" in fleet
-    assert "is missing 15 GPUs on 3 nodes" in fleet
+    assert "21 GPUs missing on 4 nodes across 2 clusters" in fleet
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:

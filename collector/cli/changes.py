@@ -1,0 +1,42 @@
+"""How `gpuid diff` and `gpuid history --event` print changes, each with the altered fields before and after."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from collector.cli.output import Layout, Output, Row, show_rows
+from collector.model import CHANGE_EVENTS
+from collector.views.alterations import as_field_changes, describe_changes
+
+__all__ = ["CHANGE_LAYOUT", "event_option", "show_changes"]
+
+EVENTS = tuple(event.value for event in CHANGE_EVENTS)
+
+_COLUMNS = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node", "changes")
+CHANGE_LAYOUT = Layout(
+    ("time", "event", "cluster", "node", "serial", "previous_node", "changes"), _COLUMNS, _COLUMNS, frozenset({"time"})
+)
+
+event_option = click.option(
+    "--event",
+    "events",
+    type=click.Choice(EVENTS),
+    metavar="EVENT",
+    multiple=True,
+    help=f"Only these events: {', '.join(EVENTS)}.",
+)
+
+
+def show_changes(ask: Callable[[], Sequence[Row]], events: Sequence[str], output: Output) -> None:
+    """Print changes in the format that was chosen, and how many there are of each event."""
+
+    def totals(rows: Sequence[Row]) -> list[str]:
+        counts = Counter(row["event"] for row in rows)
+        return [", ".join(f"{counts[event]} {event}" for event in events or EVENTS)]
+
+    def cells(row: Row) -> dict[str, Any]:
+        return {"changes": describe_changes(as_field_changes(row.get("changes")))}
+
+    show_rows(CHANGE_LAYOUT, ask, output, nothing="No changes found.", cells=cells, footer=totals)

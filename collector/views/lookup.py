@@ -1,0 +1,133 @@
+"""Looks ids up: what each of them names, now or in the history; one search for the page, the API and the commands."""
+
+from collections.abc import Iterable, Sequence
+
+from collector.model import UNREAD_REASONS, ClusterState
+from collector.store import History, StoreError
+from collector.text import counted
+from collector.views.collector_view import CollectorView
+from collector.views.cooperative import yielding
+from collector.views.lookup_marks import find_marked
+from collector.views.lookup_past import MAX_SCANS, find_past, find_past_parts, find_remembered
+from collector.views.lookup_present import (
+    MIN_PART_LENGTH,
+    find_exact,
+    find_indexed,
+    find_parts,
+    find_within,
+    parts_of,
+)
+from collector.views.matches import Hunt, Lookup, Searched
+from collector.views.terms import Term
+
+__all__ = ["MAX_MATCHES", "lookup"]
+
+MAX_MATCHES = 1000  # of one id
+MAX_CONTAINED = 20  # ids, up to which what contains one is looked for; of more, only ends of serials
+MAX_NAMED_CLUSTERS = 20
+
+
+async def lookup(view: CollectorView, terms: Sequence[Term], *, most: int = MAX_MATCHES) -> Lookup:
+    """Return what the terms name, in their order, with at most `most` matches of each.
+
+    What a term is exactly comes before what it is a part of. A term of several words that is nothing as a whole has a
+    result for each word.
+    """
+    history = view.history  # whose time all queries share
+    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) for term in terms]
+    hunts = [hunt for whole, words in groups for hunt in (whole, *words)]
+    async for hunt in yielding(hunts):
+        find_indexed(view.inventory, hunt)
+    await find_exact(view, hunts)
+    since, error = await _ask_history(view, history, hunts)
+    if history is None or error:
+        find_remembered(view, hunts)
+    await find_marked(view, None if error else history, hunts)
+    rest = [hunt for hunt in _undecided(groups) if not hunt.found]
+    if len(rest) <= MAX_CONTAINED:
+        await find_within(view.inventory, rest)
+    else:
+        await find_parts(view.inventory, rest)
+    scanned = history is not None and not error and len(rest) <= MAX_SCANS
+    if history is not None and scanned:
+        try:
+            for hunt in rest:
+                await find_past_parts(view, history, hunt, most)
+        except StoreError as late:
+            error = str(late)
+    results = [
+        hunt.result(_why_whole(hunt, len(rest), scanned=scanned or history is None or bool(error)))
+        for whole, words in groups
+        for hunt in _chosen(whole, words)
+    ]
+    return Lookup(results=tuple(results), searched=_searched(view, history, since, error))
+
+
+async def _ask_history(view: CollectorView, history: History | None, hunts: Sequence[Hunt]) -> tuple[float | None, str]:
+    """Find what the history has of the terms; returns since when it knows anything, and why it could not answer."""
+    if history is None:
+        return None, ""
+    await view.wait_committed()  # or what is shown as present would not be in it yet
+    try:
+        since = await history.begins()
+        await find_past(view, history, hunts)
+    except StoreError as error:
+        return None, str(error)
+    return since, ""
+
+
+def _undecided(groups: Iterable[tuple[Hunt, list[Hunt]]]) -> list[Hunt]:
+    """Return what parts are to be looked for of: nothing where a term is something as a whole."""
+    found: list[Hunt] = []
+    for whole, words in groups:
+        if whole.found:
+            continue
+        if not words:
+            found.append(whole)
+        elif whole.term.grouped and not any(word.found for word in words):
+            found += [whole, *words]
+        else:
+            found += words
+    return found
+
+
+def _chosen(whole: Hunt, words: Sequence[Hunt]) -> Sequence[Hunt]:
+    """Return what a term is: one name, or several."""
+    if not words or (whole.found and not whole.partial):
+        return [whole]
+    if any(word.found and not word.partial for word in words):
+        return words
+    if whole.found:
+        return [whole]
+    return words if not whole.term.grouped or any(word.found for word in words) else [whole]
+
+
+def _why_whole(hunt: Hunt, asked: int, *, scanned: bool) -> str:
+    """Return why parts of a term were not looked for everywhere; empty if they were."""
+    if not parts_of(hunt):
+        return f"parts are looked for from {MIN_PART_LENGTH} characters on"
+    if asked > MAX_CONTAINED:
+        return (
+            f"of more than {counted(MAX_CONTAINED, 'id')} that nothing is exactly, only the ends of serials and the "
+            "beginnings of UUIDs are looked for, in the present fleet"
+        )
+    return "" if scanned else f"of more than {counted(MAX_SCANS, 'id')}, parts are looked for in the present fleet only"
+
+
+def _searched(view: CollectorView, history: History | None, since: float | None, error: str) -> Searched:
+    inventory = view.inventory
+    clusters = sorted(view.clusters())
+    statuses = [view.statuses.get(name) for name in clusters]
+    down = [
+        one.cluster for one in statuses if one is not None and not one.up and one.state is not ClusterState.STARTING
+    ]
+    return Searched(
+        clusters=len(clusters),
+        nodes=sum(len(inventory.nodes(name)) for name in clusters),
+        gpus=sum(inventory.count(name) for name in clusters),
+        down=tuple(down),
+        unread=sum(inventory.unread(name, reason) for name in clusters for reason in UNREAD_REASONS),
+        history=history is not None,
+        history_since=since,
+        history_error=error,
+    )

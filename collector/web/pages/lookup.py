@@ -1,0 +1,117 @@
+"""The look-up page: many ids pasted at once, as a table or a CSV file; also what a scanner of labels leads to."""
+
+import csv
+import io
+from collections.abc import Iterable
+from urllib.parse import parse_qs
+
+import anyio.to_thread
+import msgspec
+from aiohttp import web
+
+from collector.text import csv_text
+from collector.views.cooperative import yielding
+from collector.views.lookup import lookup as look_up
+from collector.views.lookup_rows import LOOKUP_COLUMNS, LookupRow, describe_searched, lookup_rows
+from collector.views.matches import Lookup
+from collector.views.terms import MAX_TERMS, Term, parse_term, parse_terms
+from collector.web.bodies import read_body
+from collector.web.keys import COLLECTOR
+from collector.web.pages.rendering import page
+
+__all__ = ["MAX_BODY_BYTES", "MAX_MATCHES", "csv_answer", "lookup", "scan", "show_many", "terms_of"]
+
+MAX_BODY_BYTES = 4 << 20  # 10,000 ids as a form sends them have half a megabyte
+MAX_MATCHES = 100  # of one id among many
+MAX_SHOWN_ROWS = 1000  # of a table; the CSV file has all
+SHORT_TEXT_LENGTH = 4000  # characters that are parsed at once, which takes a few milliseconds
+FORM = "application/x-www-form-urlencoded"
+
+
+async def lookup(request: web.Request) -> web.Response:
+    """Show where the ids of a form are, or its empty form; with `format=csv` as a file."""
+    form = await _form(request)
+    text, terms = form.get("ids", ""), await terms_of(request, form.get("ids", ""))
+    if not terms:
+        return await page(
+            request, "lookup.html", text=text, asked=request.method == "POST", most=MAX_TERMS, answer=None
+        )
+    answer = await look_up(request.app[COLLECTOR], terms, most=MAX_MATCHES)
+    if form.get("format") == "csv":
+        return await csv_answer(lookup_rows(request.app[COLLECTOR], answer), "gpuid-lookup.csv")
+    return await show_many(request, answer, text)
+
+
+async def show_many(request: web.Request, answer: Lookup, text: str) -> web.Response:
+    """Show the results of several ids."""
+    view = request.app[COLLECTOR]
+    rows: list[LookupRow] = []
+    count = 0
+    async for row in yielding(lookup_rows(view, answer)):
+        count += 1
+        if len(rows) < MAX_SHOWN_ROWS:
+            rows.append(row)
+    found = sum(bool(result.matches) for result in answer.results)
+    return await page(
+        request,
+        "lookup.html",
+        text=text,
+        asked=True,
+        most=MAX_TERMS,
+        answer=answer,
+        rows=rows,
+        count=count,
+        found=found,
+        missed=len(answer.results) - found,
+        searched=" ".join(describe_searched(answer.searched)),
+    )
+
+
+async def scan(request: web.Request) -> web.Response:
+    """Show the page that reads labels with the camera, where the browser can."""
+    return await page(request, "scan.html")
+
+
+async def terms_of(request: web.Request, text: str) -> list[Term]:
+    """Return the ids in a text; none in one that has none. Raises HTTPBadRequest."""
+    if text in request.app[COLLECTOR].clusters():  # whose names may have commas and blanks
+        return [parse_term(text)]
+    try:
+        if len(text) <= SHORT_TEXT_LENGTH:
+            return parse_terms(text)
+        return await anyio.to_thread.run_sync(parse_terms, text)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+
+
+async def csv_answer(rows: Iterable[LookupRow], name: str) -> web.Response:
+    """Return rows as a CSV file."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(LOOKUP_COLUMNS)
+    async for row in yielding(rows):
+        writer.writerow([_cell(value) for value in msgspec.structs.astuple(row)])
+    response = web.Response(text=file.getvalue(), content_type="text/csv", charset="utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    response.enable_compression()
+    return response
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else csv_text(str(value))
+
+
+async def _form(request: web.Request) -> dict[str, str]:
+    """Return the fields of the form, the first of each name."""
+    if request.method != "POST":
+        return dict(request.query)
+    if request.content_type != FORM:
+        raise web.HTTPUnsupportedMediaType(text=f"expected Content-Type: {FORM}")
+    body = await read_body(request, MAX_BODY_BYTES)
+    try:
+        fields = await anyio.to_thread.run_sync(lambda: parse_qs(body.decode(), max_num_fields=10))
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"body: expected a form in UTF-8: {error}") from None
+    return {name: values[0] for name, values in fields.items()}
