@@ -13,7 +13,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, MarkStore, Store, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, Past, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -66,6 +66,11 @@ class LiveCollector:
     def history(self) -> History | None:
         """The history of the store for one answer, which does not wait for long; None without a store."""
         return None if self._store is None else self._store.history.within(HISTORY_SECONDS)
+
+    @property
+    def past(self) -> Past | None:
+        """The past of the store for one answer, which does not wait for long; None without a store."""
+        return None if self._store is None else self._store.past.within(HISTORY_SECONDS)
 
     @property
     def mark_store(self) -> MarkStore | None:

@@ -6,18 +6,16 @@ from typing import Any
 
 import click
 
-from collector.cli.output import Layout, Output, Row, show_rows
+from collector.cli.output import Output, Row, layout_of, show_rows
 from collector.model import CHANGE_EVENTS
 from collector.views.alterations import as_field_changes, describe_changes
+from collector.views.columns import ChangeRow
 
 __all__ = ["CHANGE_LAYOUT", "event_option", "show_changes"]
 
 EVENTS = tuple(event.value for event in CHANGE_EVENTS)
 
-_COLUMNS = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node", "changes")
-CHANGE_LAYOUT = Layout(
-    ("time", "event", "cluster", "node", "serial", "previous_node", "changes"), _COLUMNS, _COLUMNS, frozenset({"time"})
-)
+CHANGE_LAYOUT = layout_of(ChangeRow, ("time", "event", "cluster", "node", "serial", "previous_node", "changes"))
 
 event_option = click.option(
     "--event",

@@ -1,6 +1,5 @@
 """A client of a running collector, and the options that say where it is and how to authenticate."""
 
-import itertools
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +14,30 @@ import msgspec
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, client_tls, connection_problem, server_endpoint, url_endpoint
 from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
+from collector.cli.suggestions import unknown_name
 from collector.config import ConfigError, Duration, ServerSettings
 from collector.files import UnreadableFileError, read_secret
 from collector.redaction import Secrets
 from collector.text import describe_redirect
 
-__all__ = ["MAX_PAGE_SIZE", "Client", "NoAnswerError", "NotFoundError", "RefusedError", "connection_options"]
+__all__ = [
+    "MAX_PAGE_SIZE",
+    "Client",
+    "NoAnswerError",
+    "NotFoundError",
+    "RefusedError",
+    "check_clusters",
+    "connection_options",
+]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
-_UNKNOWN_PARAMETER = "unknown parameter "
+_UNKNOWN_PARAMETER = "unknown_parameter"
 _OLDER = "it may be an older collector than this command"
 _NOT_FOUND = "not_found"  # the code of what does not exist
-_NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
+_UNKNOWN_PATH = "unknown_path"
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
+_NODE_KEYS = frozenset({"cluster", "node"})
 _PROBLEM_KEYS = frozenset({"severity", "title"})
 _GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed_at"})
 
@@ -51,6 +60,15 @@ def connection_options(function: Any) -> Any:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def check_clusters(client: "Client", names: Sequence[str]) -> None:
+    """Raise UsageError for a cluster that the collector does not have, with the name that was probably meant."""
+    if not names:
+        return
+    known = [str(row["cluster"]) for row in client.clusters()]
+    if unknown := next((name for name in names if name not in known), None):
+        raise click.UsageError(unknown_name("cluster", unknown, known))
 
 
 class NoAnswerError(CommandError):
@@ -129,6 +147,11 @@ class Client:
         """Have a collector do something, with a body of JSON unless it is None, and return the decoded answer."""
         return self._ask(method, path, kind, **({} if body is None else {"json": body}))
 
+    def ask_text(self, path: str, text: str, kind: type[_T]) -> _T:
+        """Return the decoded answer to a question that is a text, too long for an address."""
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        return self._ask("POST", path, kind, content=text.encode(), headers=headers)
+
     def _ask(self, method: str, path: str, kind: type[_T], **request: Any) -> _T:
         where = self._where
         try:
@@ -147,9 +170,9 @@ class Client:
         if answer.status_code != 200:
             code, text = _refusal(answer)
             refusal = self._secrets.redact(text)
-            if refusal == _NO_SUCH_PATH:
+            if code == _UNKNOWN_PATH:
                 raise NoAnswerError(f"{where}: knows no {path}; {_OLDER}")
-            if refusal.startswith(_UNKNOWN_PARAMETER):
+            if code == _UNKNOWN_PARAMETER:
                 refusal += f"; {_OLDER}"
             kind_of_error = NotFoundError if code == _NOT_FOUND else _ERRORS.get(answer.status_code, NoAnswerError)
             raise kind_of_error(f"{where}: {refusal}")
@@ -166,6 +189,10 @@ class Client:
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the GPUs that match the filters, page by page; raises NoAnswerError."""
         return (self._complete(page.gpus, _GPU_KEYS) for page in self._pages("/api/v1/gpus", filters))
+
+    def nodes(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the nodes that match the filters, page by page; raises NoAnswerError."""
+        return (self._complete(page.nodes, _NODE_KEYS) for page in self._pages("/api/v1/nodes", filters))
 
     def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
         """Return what is wrong, or wrong with some clusters, the worst first; raises NoAnswerError."""
@@ -185,25 +212,30 @@ class Client:
         raise NoAnswerError(f"{self._where}: the response is not from a gpuid collector")
 
     def _pages(self, path: str, filters: Mapping[str, Sequence[str]]) -> Iterator["_Page"]:
-        for offset in itertools.count(step=self._page_size):
-            page = self.get(path, {**filters, "limit": str(self._page_size), "offset": str(offset)}, _Page)
+        params: dict[str, str | Sequence[str]] = {**filters, "limit": str(self._page_size)}
+        while True:
+            page = self.get(path, params, _Page)
             yield page
-            if offset + self._page_size >= page.total or not (page.clusters or page.gpus or page.problems):
+            # What answers may be anything: a page without rows, or one that is its own next, would never end.
+            if page.next in (None, params.get("after")) or not (
+                page.clusters or page.nodes or page.gpus or page.problems
+            ):
                 return
+            params["after"] = str(page.next)
 
 
 class _Page(msgspec.Struct):
-    total: int
+    next: str | None
     clusters: list[dict[str, Any]] = []
+    nodes: list[dict[str, Any]] = []
     gpus: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
 
 
 class _Problem(msgspec.Struct):
-    """An error of the API, as RFC 9457 has it; of an older collector, which only says what is wrong."""
+    """An error of the API, as RFC 9457 has it."""
 
     detail: str = ""
-    error: str = ""
     code: str = ""
 
 
@@ -218,7 +250,7 @@ def _refusal(answer: httpx.Response) -> _Refusal:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (ValueError, RecursionError):
         problem = _Problem()
-    text = problem.detail or problem.error or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
+    text = problem.detail or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
     return _Refusal(problem.code, text)
 
 

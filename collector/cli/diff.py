@@ -7,6 +7,7 @@ import click
 
 from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.history_queries import HistoryQueries
 from collector.cli.options import DURATION
 from collector.cli.output import Output, output_options
@@ -17,7 +18,12 @@ __all__ = ["diff"]
 
 @click.command()
 @click.option("--since", type=DURATION, default="24h", show_default=True, help="How far to look back.")
-@click.option("--cluster", metavar="NAME", help="Only changes in this cluster, and moves out of it.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    shell_complete=complete_cluster,
+    help="Only changes in this cluster, and moves out of it.",
+)
 @event_option
 @output_options(CHANGE_LAYOUT)
 @connection_options

@@ -19,7 +19,7 @@ from collector.marks import Marks
 from collector.model import NodeState
 from collector.sinks import formats
 from collector.store import OpenMode, Store, StoreSettings
-from collector.text import counted, describe_os_error
+from collector.text import counted, describe_os_error, shell_word
 from collector.views.columns import GpuRow, flat_columns, row_object
 from collector.views.csv_files import csv_header, csv_lines, values_of
 from collector.views.rows import placed_gpu_row
@@ -35,21 +35,42 @@ _KINDS: Mapping[str, type] = {
     for column in _COLUMNS
     if column.kind in ("number", "boolean")
 }
+_FORMATS = ("csv", "jsonl", "parquet")
 _INT_LIMIT = 2**63  # of a column of numbers in Parquet
 _Row = dict[str, Any]  # as the API answers
 _Pages = AsyncGenerator[list[_Row], None]
 _Write = Callable[[Sequence[_Row]], object]
 
 
+class _Format(click.Choice[str]):
+    """A format; the name of a file, which once followed -o, is refused with a hint."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the format."""
+        if str(value) not in self.choices and ("." in str(value) or "/" in str(value)):
+            self.fail(f"expected {', '.join(_FORMATS)}; to write a file, use -f {shell_word(str(value))}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
 @click.option(
-    "--format", "file_format", type=click.Choice(("csv", "jsonl", "parquet")), required=True, help="File format."
+    "-o",
+    "--output",
+    "file_format",
+    type=_Format(_FORMATS),
+    help="File format. Default: what the name of the file ends in, else csv.",
 )
+@click.option("--format", "file_format", type=_Format(_FORMATS), hidden=True, help="Same as -o.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: standard output."
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    default="-",
+    help="File to write. Default: standard output.",
 )
 @connection_options
-def export(file_format: str, output: Path | None, **options: Any) -> None:
+def export(file_format: str | None, file: Path, **options: Any) -> None:
     r"""Write the current inventory, one GPU per row: the columns of the API and of `gpuid ls -o csv`.
 
     What is unknown is empty or null. CSV and Parquet have a column for each field of an object, such as
@@ -58,13 +79,16 @@ def export(file_format: str, output: Path | None, **options: Any) -> None:
 
     \b
     Examples:
-      gpuid export --format csv -o gpus.csv
-      gpuid export --format parquet -o gpus.parquet --url https://gpuid.example.com
-      gpuid export --format csv | xsv search -s degraded . | xsv select serial,degraded,mark.ticket
-      gpuid export --format jsonl | jq -r 'select(.model | test("H100")) | .serial'
+      gpuid export -f gpus.csv
+      gpuid export -f gpus.parquet --url https://gpuid.example.com
+      gpuid export -o csv | xsv search -s degraded . | xsv select serial,degraded,mark.ticket
+      gpuid export -o jsonl | jq -r 'select(.model | test("H100")) | .serial'
     """
+    output = None if str(file) == "-" else file
+    ending = file.suffix.removeprefix(".").lower()
+    file_format = file_format or (ending if ending in _FORMATS else _FORMATS[0])
     if file_format == "parquet" and output is None and sys.stdout.isatty():
-        raise click.UsageError("refusing to write Parquet to a terminal; use -o FILE")
+        raise click.UsageError("refusing to write Parquet to a terminal; use -f FILE")
     if (store := configured_store(options)) is not None:
         anyio.run(_export, _store_rows(store), file_format, output)
     else:
@@ -135,7 +159,7 @@ def _open_output(path: Path | None) -> Iterator[IO[bytes]]:
         if not special:
             partial.replace(path)
     except OSError as error:
-        raise CommandError(f"-o {path}: {describe_os_error(error, 'cannot be written')}") from error
+        raise CommandError(f"-f {path}: {describe_os_error(error, 'cannot be written')}") from error
     finally:
         if not special:
             partial.unlink(missing_ok=True)

@@ -1,9 +1,7 @@
 """The formats of a list: table and wide for people, json and csv for programs; sorted, limited, and ages of times."""
 
-import csv
 import itertools
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -11,10 +9,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
+import msgspec
 
 from collector.cli.console import encode_json
 from collector.cli.table import Style, event_style, print_table, table_width
-from collector.text import csv_text
+from collector.views.columns import Column, Shown, columns, flat_columns
+from collector.views.csv_files import csv_header, csv_lines, value_at
 
 __all__ = [
     "ROW_STYLES",
@@ -24,13 +24,14 @@ __all__ = [
     "Row",
     "Sort",
     "age",
-    "csv_cell",
+    "cells_of",
+    "layout_of",
     "print_rows",
-    "row_cells",
     "sorted_rows",
     "taken",
 ]
 
+_CSV_ROWS = 1000  # that are written together
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 # Seconds up to which a unit is used, its seconds and its letter: as kubectl prints ages.
 _AGE_UNITS = ((120, 1, "s"), (10_800, 60, "m"), (172_800, 3600, "h"), (63_072_000, 86_400, "d"))
@@ -40,12 +41,29 @@ Cells = Callable[[Row], Row]
 
 
 class Layout(NamedTuple):
-    """The columns of a list: those of a table, those of a wide table, and all of them, which json and csv have."""
+    """The columns of a list: of a table, of a wide table, and all of them, which json and csv have."""
 
     table: tuple[str, ...]
     wide: tuple[str, ...]
-    every: tuple[str, ...]
-    times: frozenset[str] = frozenset()  # of these, a table shows how long ago they were
+    every: tuple[Column, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the columns by which rows can be sorted."""
+        return tuple(column.name for column in self.every if column.kind not in ("list", "object"))
+
+    @property
+    def times(self) -> frozenset[str]:
+        """The columns of which a table shows how long ago they were."""
+        return frozenset(column.name for column in self.every if column.kind == "time")
+
+
+def layout_of(row_type: type[msgspec.Struct], table: Sequence[str] = ()) -> Layout:
+    """Return the columns of a kind of rows; `table` are those of a table, where they are not the type's own."""
+    shown = columns(row_type)
+    chosen = tuple(table) or tuple(one.name for one in shown if one.shown is Shown.TABLE)
+    more = (one.name for one in shown if one.shown is not Shown.REST and one.name not in chosen)
+    return Layout(chosen, (*chosen, *more), flat_columns(row_type))
 
 
 class Sort(NamedTuple):
@@ -97,10 +115,10 @@ def print_rows(
     if not first:
         return 0
     wide = output.format == "wide"
-    columns = layout.wide if wide else layout.table
+    names = layout.wide if wide else layout.table
     return print_table(
-        columns,
-        (row_cells(row, columns, layout, cells, wide=wide) for row in found),
+        names,
+        map(cells_of(layout, cells, wide=wide), found),
         styles={**ROW_STYLES, **(styles or {})},
         headers=output.headers,
         width=None if wide else table_width(),
@@ -114,8 +132,8 @@ def sorted_rows(rows: Iterable[Row], sort: Sort | None) -> Iterable[Row]:
     known: list[Row] = []
     unknown: list[Row] = []
     for row in rows:
-        (unknown if row.get(sort.key) in (None, "") else known).append(row)
-    known.sort(key=lambda row: _sort_key(row[sort.key]), reverse=sort.descending)
+        (unknown if value_at(row, sort.key) in (None, "") else known).append(row)
+    known.sort(key=lambda row: _sort_key(value_at(row, sort.key)), reverse=sort.descending)
     return known + unknown
 
 
@@ -128,17 +146,6 @@ def age(text: object, now: float) -> object:
     size, letter = next(((size, letter) for end, size, letter in _AGE_UNITS if abs(seconds) < end), (31_536_000, "y"))
     count = f"{int(abs(seconds) // size)}{letter}"
     return f"in {count}" if seconds <= -1 else count
-
-
-def csv_cell(value: object) -> object:
-    """Return a value as a CSV file has it: texts that no spreadsheet obeys, lists joined by commas, objects as JSON."""
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return csv_text(",".join(value))
-    if isinstance(value, Mapping | list | tuple):
-        return csv_text(encode_json(value))
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return csv_text(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def taken(rows: Iterable[Row], output: Output, *, in_order: bool = False) -> Iterator[Row]:
@@ -154,18 +161,19 @@ def _sort_key(value: object) -> tuple[int, object]:
     return 1, [(int(part), "") if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
-def row_cells(row: Row, columns: Sequence[str], layout: Layout, cells: Cells | None, *, wide: bool) -> list[object]:
-    """Return what a table has in a row: what `cells` says, else ages of times, else the values themselves."""
-    now = time.time()
-    told = cells(row) if cells is not None else {}
-    return [
-        told[column]
-        if column in told
-        else age(row.get(column), now)
-        if column in layout.times and not wide
-        else _cell(row.get(column))
-        for column in columns
-    ]
+def cells_of(layout: Layout, cells: Cells | None, *, wide: bool) -> Callable[[Row], list[object]]:
+    """Return what makes a line of a table of a row: what `cells` says, else ages of times, else the values."""
+    names, now = layout.wide if wide else layout.table, time.time()
+    times = frozenset() if wide else layout.times
+
+    def line(row: Row) -> list[object]:
+        told = cells(row) if cells is not None else {}
+        return [
+            told[name] if name in told else age(row.get(name), now) if name in times else _cell(value_at(row, name))
+            for name in names
+        ]
+
+    return line
 
 
 def _cell(value: object) -> object:
@@ -189,13 +197,12 @@ def _print_json(rows: Iterable[Row]) -> int:
 
 
 def _print_csv(layout: Layout, rows: Iterable[Row], *, headers: bool) -> int:
-    table = csv.DictWriter(sys.stdout, layout.every, extrasaction="ignore", lineterminator="\n")
     if headers:
-        table.writeheader()
-    found = 0
-    for row in rows:
-        table.writerow({name: csv_cell(row.get(name)) for name in layout.every})
-        found += 1
+        click.echo(csv_header(layout.every), nl=False)
+    rows, found = iter(rows), 0
+    while part := list(itertools.islice(rows, _CSV_ROWS)):
+        click.echo(csv_lines(part, layout.every), nl=False)
+        found += len(part)
     return found
 
 

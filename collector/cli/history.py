@@ -7,25 +7,24 @@ import click
 
 from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
-from collector.cli.history_queries import PLACEMENT_TIMES, HistoryQueries, show_placements
+from collector.cli.completion import complete_cluster, complete_node
+from collector.cli.history_queries import HistoryQueries, show_placements
 from collector.cli.options import PAST_TIME, TERM
-from collector.cli.output import Layout, Output, Row, output_options
+from collector.cli.output import Layout, Output, Row, layout_of, output_options
 from collector.timestamps import rfc3339
+from collector.views.columns import PlacementRow
 
 __all__ = ["history"]
 
-_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "since", "until", "altered")
-_LAYOUT = Layout(
-    ("cluster", "node", "serial", "model", "since", "until", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
-)
+_LAYOUT = layout_of(PlacementRow, ("cluster", "node", "serial", "model", "since", "until", "altered"))
 _EITHER = Layout(
-    _LAYOUT.table, _LAYOUT.wide, tuple(dict.fromkeys((*_COLUMNS, *CHANGE_LAYOUT.every))), _LAYOUT.times
+    _LAYOUT.table, _LAYOUT.wide, tuple({one.name: one for one in (*CHANGE_LAYOUT.every, *_LAYOUT.every)}.values())
 )  # the options are the same for both lists
 
 
 @click.command()
-@click.argument("node", type=TERM)
-@click.option("--cluster", metavar="NAME", help="Only the node in this cluster.")
+@click.argument("node", type=TERM, shell_complete=complete_node)
+@click.option("--cluster", metavar="NAME", shell_complete=complete_cluster, help="Only the node in this cluster.")
 @click.option("--since", type=PAST_TIME, metavar="TIME", help="Only from this time on, such as 2026-11-24 or 7d.")
 @click.option("--until", type=PAST_TIME, metavar="TIME", help="Only before this time.")
 @event_option

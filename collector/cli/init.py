@@ -13,9 +13,10 @@ import msgspec
 from collector import config as configuration
 from collector.checks.fitting import Fit
 from collector.checks.gpu_pods import find_fits
+from collector.cli.completion import complete_context
 from collector.cli.initial_config import NewCluster, cluster_names, render, render_clusters, store_url, string
 from collector.cli.logs import configure
-from collector.cli.options import LISTEN, TIMEOUT
+from collector.cli.options import LISTEN, TIMEOUT, file_option
 from collector.cli.progress import counting_bar
 from collector.cli.suggestions import unknown_name
 from collector.config import ClusterSettings, Config, ConfigError, DefaultSettings, Duration, Listen
@@ -63,15 +64,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
-    default="gpuid.toml",
-    show_default=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="File to write; - is standard output.",
-)
+@file_option(default="gpuid.toml", help="File to write; - is standard output.")
 @click.option(
     "--kubeconfig",
     metavar="PATH",
@@ -83,6 +76,7 @@ class _Answer(msgspec.Struct, frozen=True):
     "patterns",
     metavar="NAME",
     multiple=True,
+    shell_complete=complete_context,
     help="Only this context; * and ? are wildcards. May be given several times. Default: all.",
 )
 @click.option(
@@ -95,7 +89,7 @@ class _Answer(msgspec.Struct, frozen=True):
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(
-    output: Path,
+    file: Path,
     kubeconfig: str | None,
     patterns: tuple[str, ...],
     add: bool,
@@ -114,13 +108,13 @@ def init(
     Examples:
       gpuid init
       gpuid init --context 'prod-*' --context 'arn:aws:eks:*'
-      gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
+      gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -f /etc/gpuid/gpuid.toml
       gpuid init --add
     """
-    _check_options(output, add=add, force=force, listen=listen)
-    before = _read(output) if add else b""
-    known = configuration.load(output, before, may_be_empty=True) if add else Config()
-    inherited = _inherited_kubeconfig(known, output)
+    _check_options(file, add=add, force=force, listen=listen)
+    before = _read(file) if add else b""
+    known = configuration.load(file, before, may_be_empty=True) if add else Config()
+    inherited = _inherited_kubeconfig(known, file)
     given = kubeconfig or os.environ.get("KUBECONFIG")
     found = contexts(kubeconfig if given else inherited)
     source = _absolute(given) or inherited
@@ -142,30 +136,30 @@ def init(
     ]
     if add:
         if clusters:
-            _add(output, before, render_clusters(clusters))
+            _add(file, before, render_clusters(clusters))
         _print_summary(answers, names, same_server, left_out, to_stderr=False)
         if clusters:
-            _print_end(output, f"Added {counted(len(clusters), 'cluster')} to")
+            _print_end(file, f"Added {counted(len(clusters), 'cluster')} to")
         else:
-            click.echo(f"Nothing to add: {escaped(str(output))} has every one of these contexts.")
+            click.echo(f"Nothing to add: {escaped(str(file))} has every one of these contexts.")
         return
-    text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=store_url(output))
-    configuration.parse(text, output)  # never write what `gpuid run` would reject
-    to_stdout = str(output) == "-"
+    text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=store_url(file))
+    configuration.parse(text, file)  # never write what `gpuid run` would reject
+    to_stdout = str(file) == "-"
     if to_stdout:
         click.echo(text, nl=False)
     else:
-        _write(output, text.encode(), replace=force)
+        _write(file, text.encode(), replace=force)
     _print_summary(answers, names, same_server, left_out, to_stderr=to_stdout)
     if not to_stdout:
-        _print_end(output, "Wrote")
+        _print_end(file, "Wrote")
 
 
 def _check_options(output: Path, *, add: bool, force: bool, listen: Listen | None) -> None:
     """Refuse what cannot be done before any cluster is asked, which may take a while."""
     to_stdout = str(output) == "-"
     if add and (force or listen is not None or to_stdout):
-        other = "--force" if force else "-o -" if to_stdout else "--listen"
+        other = "--force" if force else "-f -" if to_stdout else "--listen"
         raise click.UsageError(f"--add cannot be used with {other}")
     if not add and not to_stdout:
         if not force and output.exists():

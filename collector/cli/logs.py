@@ -1,6 +1,7 @@
 """How gpuid logs: one JSON object, or one line of text, per event on stderr."""
 
 import logging
+import os
 import sys
 import traceback
 from typing import TextIO
@@ -12,18 +13,24 @@ from collector.shortage import why_short
 from collector.text import escaped, printable_json
 from collector.timestamps import rfc3339
 
-__all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
+__all__ = ["LEVELS", "LOG_FORMATS", "JsonFormatter", "TextFormatter", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "json", "text")
 
 TRACEBACK_INDENT = "    "
+_FAINT = "2"  # colours as terminals number them
+_LEVEL_COLOURS = {logging.INFO: "32", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 def configure(level: str, log_format: str) -> None:
-    """Log everything from `level` up to stderr; `log_format` is `json` or `text`."""
+    """Log everything from `level` up to stderr; `log_format` is one of LOG_FORMATS: `auto` is text on a terminal."""
     handler = _StderrHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    terminal = sys.stderr.isatty()
+    as_json = log_format == "json" or (log_format == "auto" and not terminal)
+    colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter(colours=colours))
     # Libraries log every step, and some print the values and secrets that they were given; their warnings are enough.
     least = max(getattr(logging, level.upper()), logging.WARNING)
     handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
@@ -53,18 +60,27 @@ class TextFormatter(logging.Formatter):
     """One line for people: time, level, message, then `field=value`; a traceback follows on lines of its own.
 
     What does not print is escaped, and the lines of a traceback are indented: nothing that is logged can look like
-    another event.
+    another event. Colours are for a terminal.
     """
+
+    def __init__(self, *, colours: bool = False) -> None:
+        super().__init__()
+        self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one event as text."""
-        fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
+        fields = escaped("".join(f"  {key}={value}" for key, value in _fields(record).items()))
         why = why_short(record.exc_info[1]) if record.exc_info else None
         event = record.getMessage() if why is None else f"{record.getMessage()}: {why}"
-        line = escaped(f"{rfc3339(record.created)}  {record.levelname:<7}  {event}{fields}")
+        level = self._coloured(f"{record.levelname:<7}", _LEVEL_COLOURS.get(record.levelno, _FAINT))
+        line = f"{self._coloured(rfc3339(record.created), _FAINT)}  {level}  {escaped(event)}"
+        line += self._coloured(fields, _FAINT) if fields else ""
         if record.exc_info and record.exc_info[0] is not None and why is None:
             line += "".join(f"\n{TRACEBACK_INDENT}{escaped(each)}" for each in _traceback(record))
         return line
+
+    def _coloured(self, text: str, colour: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

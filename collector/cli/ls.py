@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from collector.cli.client import Client, connection_options
-from collector.cli.condition import badness, condition_words, flat_condition, level_style
-from collector.cli.console import encode_json
-from collector.cli.table import Style, print_table
+from collector.cli.client import Client, check_clusters, connection_options
+from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
+from collector.cli.condition import badness, condition_words, level_style, mark_of
+from collector.cli.output import Output, Row, layout_of, output_options, show_rows
+from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
-from collector.views.columns import GpuRow, flat_columns
-from collector.views.csv_files import csv_header, csv_lines
+from collector.views.columns import GpuRow
 
 __all__ = ["ls"]
 
@@ -38,12 +38,16 @@ _CONDITION_HELP = {
     "mark": "its mark",
 }
 
-_TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
-_PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
-_TIME_COLUMNS = ("since", "confirmed_at", "claim", "last_known")
-_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, *_TIME_COLUMNS, "level", "mark", "ticket", "degraded")
-_CONDITION_COLUMNS = ("cluster", "node", "gpu", "level", "mark", "degraded")  # where the condition was asked for
-_CSV_ROWS = 1000  # that are written together
+_LAYOUT = layout_of(GpuRow)
+_CONDITION_LAYOUT = layout_of(GpuRow, ("cluster", "node", "serial", "level", "mark", "degraded"))  # if asked for it
+_COMPLETIONS = {
+    "cluster": complete_cluster,
+    "node": complete_node,
+    "serial": complete_id,
+    "uuid": complete_id,
+    "model": complete_model,
+}
+_OTHER_KINDS = ("nodes", "clusters")
 
 
 def _state_style(state: str) -> str:
@@ -52,7 +56,6 @@ def _state_style(state: str) -> str:
 
 _STYLES: Mapping[str, Style] = {"state": _state_style, "level": level_style}
 
-Row = Mapping[str, Any]
 _Filters = Mapping[str, Sequence[str]]
 
 
@@ -65,25 +68,23 @@ def _filter_options(function: Any) -> Any:
     function = click.option("--degraded", is_flag=True, help="Only GPUs that are degraded, the worst first.")(function)
     for name in reversed(_FILTERS):
         label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
-        option = click.option(f"--{name.replace('_', '-')}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            metavar="VALUE",
+            multiple=True,
+            shell_complete=_COMPLETIONS.get(name),
+            help=f"Filter by {label}.",
+        )
         function = option(function)
     return function
 
 
 @click.command()
-@click.argument("term", required=False)
+@click.argument("term", required=False, shell_complete=complete_id)
 @_filter_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(("table", "wide", "json", "csv")),
-    default="table",
-    show_default=True,
-    help="Output format: wide has more columns than table; json and csv have every field.",
-)
-@click.option("--json", "output", flag_value="json", help="Same as -o json.")
+@output_options(_LAYOUT, watch=True)
 @connection_options
-def ls(term: str | None, output: str, degraded: bool, **options: Any) -> None:
+def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None:
     r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis, node or part number.
 
     A filter given several times matches any of its values; different filters must all match. Without
@@ -102,16 +103,23 @@ def ls(term: str | None, output: str, degraded: bool, **options: Any) -> None:
     filters = {name: values for name in (*_FILTERS, *_CONDITION_FILTERS) if (values := options.pop(name))}
     if degraded:
         filters["degraded"] = ("true",)
-    if output == "table" and any(name in filters for name in ("degraded", *_CONDITION_FILTERS)):
-        output = "condition"
-    with Client(**options) as client:
-        gpus = _gpus(client, term, filters)
-        if any(name in filters for name in ("degraded", "reason", "level")):
-            gpus = iter(sorted(gpus, key=badness))
-        first = list(itertools.islice(gpus, 1))  # before anything is printed, so that a failure prints nothing
-        found = _PRINTERS[output](itertools.chain(first, gpus))
-    if not found:
-        click.echo("No GPUs found.", err=True)
+    asked = "degraded" in filters or any(name in filters for name in _CONDITION_FILTERS)
+    worst_first = output.sort is None and any(name in filters for name in ("degraded", "reason", "level"))
+
+    def ask() -> Iterator[Row]:
+        with Client(**options) as client:
+            check_clusters(client, filters.get("cluster", ()))
+            gpus = _gpus(client, term, filters)
+            yield from sorted(gpus, key=badness) if worst_first else gpus
+
+    show_rows(
+        _CONDITION_LAYOUT if asked else _LAYOUT,
+        ask,
+        output,
+        nothing=f"No GPUs found; `gpuid {term}` lists {term}." if term in _OTHER_KINDS else "No GPUs found.",
+        cells=_wide_cells if output.format == "wide" else _cells,
+        styles=_STYLES,
+    )
 
 
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:
@@ -130,21 +138,16 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
                 yield gpu
 
 
-def _cells(gpu: Row, columns: Sequence[str]) -> Iterator[object]:
-    known, condition = gpu.get("last_known"), flat_condition(gpu)
-    for column in columns:
-        if column == "state":
-            yield _state(gpu)
-        elif column == "gpu":
-            yield gpu.get("serial") or gpu.get("uuid")
-        elif column == "last_known" and isinstance(known, Mapping):
-            yield ", ".join(f"{field} {time}" for field, time in known.items())
-        else:
-            yield condition.get(column, gpu.get(column))
+def _wide_cells(gpu: Row) -> Row:
+    mark = mark_of(gpu)
+    ticket = f" ({mark['ticket']})" if mark.get("ticket") else ""
+    return {"state": _state(gpu), "mark": f"{mark.get('kind') or ''}{ticket}"}
 
 
-def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE_COLUMNS) -> int:
-    return print_table(columns, (list(_cells(gpu, columns)) for gpu in gpus), styles=_STYLES)
+def _cells(gpu: Row) -> Row:
+    """Return what a table says in other words; a GPU that reports no serial is named by its UUID."""
+    named = gpu.get("serial") or gpu.get("uuid")
+    return {"state": _state(gpu), "mark": mark_of(gpu).get("kind"), "serial": named}
 
 
 def _state(gpu: Row) -> str:
@@ -154,42 +157,6 @@ def _state(gpu: Row) -> str:
     words += [state] if state != "found" or not words else []
     words += condition_words(gpu)
     known = gpu.get("last_known")
-    if isinstance(known, Mapping):
-        words += [f"{field} last known" for field in ("serial", "chassis") if field in known]
+    last = [field for field in ("serial", "chassis") if isinstance(known, Mapping) and field in known]
+    words += [f"{' and '.join(last)} last known"] if last else []
     return ", ".join(words)
-
-
-def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
-    return _print_table(gpus, _WIDE_COLUMNS)
-
-
-def _print_condition(gpus: Iterator[dict[str, Any]]) -> int:
-    return _print_table(gpus, _CONDITION_COLUMNS)
-
-
-def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
-    columns = flat_columns(GpuRow)
-    click.echo(csv_header(columns), nl=False)
-    found = 0
-    while part := list(itertools.islice(gpus, _CSV_ROWS)):
-        click.echo(csv_lines(part, columns), nl=False)
-        found += len(part)
-    return found
-
-
-def _print_json(gpus: Iterator[dict[str, Any]]) -> int:
-    """Print one array with one GPU per line: jq and grep can read it, and it need not fit into memory."""
-    found = 0
-    for found, gpu in enumerate(gpus, 1):
-        click.echo(("[\n" if found == 1 else ",\n") + encode_json(gpu), nl=False)
-    click.echo("\n]" if found else "[]")
-    return found
-
-
-_PRINTERS = {
-    "table": _print_table,
-    "condition": _print_condition,
-    "wide": _print_wide,
-    "csv": _print_csv,
-    "json": _print_json,
-}

@@ -16,8 +16,9 @@ import msgspec
 
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
+from collector.cli.completion import complete_id
 from collector.cli.options import CommandError, found_config
-from collector.cli.output import Layout, Output, output_options, show_rows
+from collector.cli.output import Output, layout_of, output_options, show_rows
 from collector.config import ConfigError
 from collector.marks import (
     MAX_ID_LENGTH,
@@ -32,17 +33,14 @@ from collector.marks import (
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
-from collector.views.columns import MarkRow, columns, row_object
+from collector.views.columns import MarkRow, row_object
 from collector.views.rows import mark_row
 
 __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
-_ALL_COLUMNS = tuple(column.name for column in columns(MarkRow))
-_COLUMNS = tuple(name for name in _ALL_COLUMNS if name != "id" and not name.startswith("removed"))
-_TIMES = frozenset(column.name for column in columns(MarkRow) if column.kind == "time")
-_LAYOUT = Layout(_ALL_COLUMNS[1:], _ALL_COLUMNS[1:], _ALL_COLUMNS, _TIMES)
-_IN_FORCE = Layout(_COLUMNS, _COLUMNS, _ALL_COLUMNS, _TIMES)
+_LAYOUT = layout_of(MarkRow)
+_ALL = layout_of(MarkRow, ("serial", "kind", "note", "ticket", "until", "set_at", "removed_at"))
 MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
@@ -55,7 +53,7 @@ def _names_options(function: Any) -> Any:
     function = click.option(
         "-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="File with one id per line; - for stdin."
     )(function)
-    return click.argument("ids", nargs=-1, metavar="SERIAL|UUID...")(function)
+    return click.argument("ids", nargs=-1, metavar="SERIAL|UUID...", shell_complete=complete_id)(function)
 
 
 @click.command()
@@ -150,8 +148,13 @@ def marks(ended: bool, output: Output, **options: Any) -> None:
     Example:
       gpuid marks --all -o json
     """
-    layout = _LAYOUT if ended else _IN_FORCE
-    show_rows(layout, lambda: _marks(options, ended=ended), output, nothing="No marks found.", cells=_short)
+    show_rows(
+        _ALL if ended else _LAYOUT,
+        lambda: _marks(options, ended=ended),
+        output,
+        nothing="No marks found.",
+        cells=_short,
+    )
 
 
 def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
@@ -177,8 +180,9 @@ def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _short(row: Mapping[str, Any]) -> dict[str, str]:
-    return {name: _cut(row.get(name)) for name in ("note", "ticket")}
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a table says in other words; a GPU that is marked by its UUID alone is named by it."""
+    return {name: _cut(row.get(name)) for name in ("note", "ticket")} | {"serial": row.get("serial") or row.get("uuid")}
 
 
 def _cut(text: object) -> str:
@@ -187,7 +191,7 @@ def _cut(text: object) -> str:
 
 class _Page(msgspec.Struct):
     marks: list[dict[str, Any]]
-    next: int | None = None
+    next: str | None = None
 
 
 class _Answer(msgspec.Struct):

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from collector.cli.logs import LEVELS
+from collector.cli.logs import LEVELS, LOG_FORMATS
 from collector.config import ConfigError, Duration, Listen
 from collector.model import GpuidError
+from collector.text import shell_word
 from collector.timestamps import parse_time
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CommandError",
     "ParsedText",
     "config_option",
+    "file_option",
     "found_config",
     "log_options",
     "optional_config_option",
@@ -109,6 +111,34 @@ optional_config_option = _config_option(None)
 url_option = click.option("--url", metavar="URL", help="Collector to ask. Default: [server] of the configuration.")
 
 
+def file_option(*, default: str | None = None, help: str) -> Callable[[F], F]:  # noqa: A002  as click names it
+    """Add `-f`/`--file` for a file that is written; the command gets `file: Path`, or None without a default.
+
+    `-o`, which named it once, is a format everywhere else: it is refused with a hint.
+    """
+
+    def decorate(function: F) -> F:
+        function = click.option(
+            "-o", "--output", metavar="FILE", hidden=True, expose_value=False, callback=_renamed, help="Use --file."
+        )(function)
+        return click.option(
+            "-f",
+            "--file",
+            default=default,
+            show_default=default is not None,
+            metavar="FILE",
+            type=click.Path(path_type=Path, allow_dash=True),
+            help=help,
+        )(function)
+
+    return decorate
+
+
+def _renamed(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(f"-o is a format in other commands; to write a file, use -f {shell_word(value)}")
+
+
 @contextmanager
 def reworded(reword: Callable[[str], str]) -> Iterator[None]:
     """Raise ConfigError for the first GpuidError of the block, with its text as `reword` returns it.
@@ -128,11 +158,11 @@ def log_options(function: F) -> F:
     """Add `--log-level` and `--log-format`; the command gets `log_level` and `log_format`."""
     function = click.option(
         "--log-format",
-        type=click.Choice(("json", "text")),
-        default="json",
+        type=click.Choice(LOG_FORMATS),
+        default="auto",
         show_default=True,
         envvar="GPUID_LOG_FORMAT",
-        help="Log format, on stderr; also $GPUID_LOG_FORMAT.",
+        help="Log format, on stderr: auto is text on a terminal, else json; also $GPUID_LOG_FORMAT.",
     )(function)
     return click.option(
         "--log-level",

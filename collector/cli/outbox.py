@@ -1,32 +1,57 @@
 """`gpuid outbox`: the backlog of each sink, and its dead letters."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import click
 import msgspec
 
 from collector import config as configuration
+from collector.cli.completion import complete_sink
 from collector.cli.console import print_json
 from collector.cli.options import CommandError, config_option
-from collector.cli.output import Layout, Output, print_rows
+from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.cli.suggestions import unknown_name
 from collector.config import Config, ConfigError
 from collector.store import DeadLetter, OpenMode, Outbox, SinkState, Store
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
+from collector.views.columns import Time, row_object, table, wide
 
 __all__ = ["outbox"]
 
-_SINK_COLUMNS = ("sink", "emit", "records", "oldest", "next", "configured")
-_SINKS = Layout(
-    tuple(name for name in _SINK_COLUMNS if name != "next"), _SINK_COLUMNS, _SINK_COLUMNS, frozenset({"oldest"})
-)
-_LETTER_COLUMNS = ("id", "sink", "time", "count", "replay", "reason")
-_DEAD_LETTERS = Layout(_LETTER_COLUMNS, _LETTER_COLUMNS, _LETTER_COLUMNS, frozenset({"time"}))
 _T = TypeVar("_T")
+
+
+class SinkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How the delivery to one sink stands."""
+
+    sink: Annotated[str, table("Sink.")]
+    emit: Annotated[str, table("changes or readings.")]
+    records: Annotated[int, table("Records of its backlog.")]
+    oldest_at: Annotated[Time | None, table("Time of the oldest of them.")]
+    dead_letters: Annotated[int, table("Batches that it rejected.")]
+    configured: Annotated[bool, table("If not, its backlog is kept for a week.")]
+    next: Annotated[str | None, wide("Idempotency key of the batch that is being delivered.")]
+
+
+class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that its sink rejected."""
+
+    id: Annotated[int, table("Its number.")]
+    sink: Annotated[str, table("Sink.")]
+    time: Annotated[Time, table("When it was rejected.")]
+    count: Annotated[int, table("Records in it.")]
+    replay: Annotated[bool, table("Whether it is queued for redelivery.")]
+    reason: Annotated[str, table("Why it was rejected.")]
+    key: Annotated[str, wide("Idempotency key.")]
+
+
+_SINKS = layout_of(SinkRow)
+_LETTERS = layout_of(DeadLetterRow)
 
 
 class _InOrder(click.Group):
@@ -46,7 +71,8 @@ def outbox() -> None:
 
     \b
     Examples:
-      gpuid outbox ls
+      gpuid outbox ls                   backlogs of the sinks
+      gpuid outbox letters              dead letters
       gpuid outbox show 7
       gpuid outbox replay 7             once the receiver is fixed
       gpuid outbox drop --sink lake     asks for confirmation
@@ -54,29 +80,67 @@ def outbox() -> None:
 
 
 @outbox.command()
+@output_options(_SINKS, watch=True)
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print both tables as JSON.")
-def ls(config: Path, as_json: bool) -> None:
-    r"""Show sink backlogs and dead letters.
+def ls(config: Path, output: Output) -> None:
+    r"""List the sinks and their backlogs.
 
-    NEXT is the idempotency key of the batch that is being delivered. When a sink is removed from the
-    configuration, its backlog is kept for a week, and delivery resumes if the sink returns under its name.
+    When a sink is removed from the configuration, its backlog is kept for a week, and delivery resumes if the
+    sink returns under its name.
 
     \b
     Example:
-      gpuid outbox ls --json | jq '.dead_letters[].id'
+      gpuid outbox ls -o json | jq '.[] | select(.records > 0)'
     """
-    states, letters = _ask(_configured(config), OpenMode.READER, _everything)
-    sinks = [msgspec.structs.asdict(one) | {"oldest": rfc3339(one.oldest)} for one in states]
-    dead = [_row(letter) for letter in letters]
-    if as_json:
-        found = {"sinks": sinks, "dead_letters": dead}
-        print_json(found)
-        return
-    print_rows(_SINKS, sinks, Output(), nothing="No sinks.")
-    if dead:
-        click.echo("")
-    print_rows(_DEAD_LETTERS, dead, Output(), nothing="No dead letters.")
+    configured = _configured(config)
+
+    def ask() -> list[Row]:
+        states, letters = _ask(configured, OpenMode.READER, _everything)
+        rejected = Counter(letter.sink for letter in letters)
+        return [
+            row_object(
+                SinkRow(
+                    sink=one.sink,
+                    emit=one.emit,
+                    records=one.records,
+                    oldest_at=rfc3339(one.oldest),
+                    dead_letters=rejected[one.sink],
+                    configured=one.configured,
+                    next=one.next,
+                )
+            )
+            for one in states
+        ]
+
+    show_rows(_SINKS, ask, output, nothing="No sinks found.", footer=_rejected)
+
+
+def _rejected(rows: Sequence[Row]) -> Iterator[str]:
+    if letters := sum(row["dead_letters"] for row in rows):
+        yield f"{counted(letters, 'dead letter')}; `gpuid outbox letters` lists them."
+
+
+@outbox.command("letters")
+@click.option("--sink", metavar="NAME", shell_complete=complete_sink, help="Only the dead letters of this sink.")
+@output_options(_LETTERS, watch=True)
+@config_option
+def letters_(config: Path, sink: str | None, output: Output) -> None:
+    r"""List the dead letters: batches that a sink rejected.
+
+    \b
+    Examples:
+      gpuid outbox letters
+      gpuid outbox letters --sink lake -o json | jq '.[].id'
+    """
+    configured = _configured(config)
+
+    def ask() -> list[Row]:
+        states, letters = _ask(configured, OpenMode.READER, _everything)
+        if sink is not None:
+            letters = _of_sink(configured, states, letters, sink)
+        return [_row(letter) for letter in letters]
+
+    show_rows(_LETTERS, ask, output, nothing="No dead letters found.")
 
 
 @outbox.command()
@@ -99,7 +163,9 @@ def show(config: Path, letter: int) -> None:
 def _letter_options(function: Any) -> Any:
     """Add the options that choose dead letters: by number or by sink."""
     function = config_option(function)
-    function = click.option("--sink", metavar="NAME", help="All dead letters of this sink.")(function)
+    function = click.option(
+        "--sink", metavar="NAME", shell_complete=complete_sink, help="All dead letters of this sink."
+    )(function)
     return click.argument("letters", type=int, nargs=-1)(function)
 
 
@@ -174,14 +240,19 @@ def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadL
         raise click.UsageError("expected either the ids of dead letters or --sink NAME")
     states, found = _ask(config, OpenMode.READER, _everything)
     if sink is not None:
-        known = config.sinks.keys() | {one.sink for one in states} | {letter.sink for letter in found}
-        if sink not in known:
-            raise click.UsageError(f"--sink: {unknown_name('sink', sink, sorted(known))}")
-        return [letter for letter in found if letter.sink == sink]
+        return _of_sink(config, states, found, sink)
     by_id = {letter.id: letter for letter in found}
     if missing := [id_ for id_ in dict.fromkeys(ids) if id_ not in by_id]:
-        raise CommandError(f"no dead letter {', '.join(map(str, missing))}; `gpuid outbox ls` lists them")
+        raise CommandError(f"no dead letter {', '.join(map(str, missing))}; `gpuid outbox letters` lists them")
     return [by_id[id_] for id_ in dict.fromkeys(ids)]
+
+
+def _of_sink(config: Config, states: Sequence[SinkState], letters: Sequence[DeadLetter], sink: str) -> list[DeadLetter]:
+    """Return the dead letters of a sink; raises UsageError for one that does not exist."""
+    known = config.sinks.keys() | {one.sink for one in states} | {letter.sink for letter in letters}
+    if sink not in known:
+        raise click.UsageError(f"--sink: {unknown_name('sink', sink, sorted(known))}")
+    return [letter for letter in letters if letter.sink == sink]
 
 
 def _confirm(question: str) -> None:
@@ -195,9 +266,17 @@ def _confirm(question: str) -> None:
 
 
 def _row(letter: DeadLetter) -> dict[str, Any]:
-    row = msgspec.structs.asdict(letter) | {"time": rfc3339(letter.time)}
-    del row["records"]
-    return row
+    return row_object(
+        DeadLetterRow(
+            id=letter.id,
+            sink=letter.sink,
+            time=rfc3339(letter.time),
+            count=letter.count,
+            replay=letter.replay,
+            reason=letter.reason,
+            key=letter.key,
+        )
+    )
 
 
 def _described_count(letters: Sequence[DeadLetter]) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, csv_cell, print_rows, sorted_rows, taken
+from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
 from collector.cli.table import Style
@@ -19,7 +20,7 @@ __all__ = [
     "Row",
     "Sort",
     "age",
-    "csv_cell",
+    "layout_of",
     "output_options",
     "print_rows",
     "show_rows",
@@ -77,7 +78,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
         click.option("--no-headers", is_flag=True, help="Print no heading."),
         click.option(
             "--sort",
-            type=_SortType(layout.every),
+            type=_SortType(layout.keys),
             metavar="KEY",
             help="Sort by a column; -KEY sorts downwards.",
         ),
@@ -116,12 +117,9 @@ class _SortType(click.ParamType):  # type: ignore[type-arg]  # generic only in t
             self.fail(unknown_name("column", key, self._columns), param, ctx)
         return Sort(key, value.startswith("-"))
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
         """Return the columns that begin so."""
-        from click.shell_completion import CompletionItem
-
-        sign, start = incomplete[: incomplete.startswith("-")], incomplete.removeprefix("-")
-        return [CompletionItem(sign + column) for column in self._columns if column.startswith(start)]
+        return [CompletionItem(column) for column in self._columns if column.startswith(incomplete)]
 
 
 def _interval(text: object) -> Duration:

@@ -13,6 +13,7 @@ from collector.cli.console import encode_json, print_json
 from collector.cli.options import CommandError
 from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError, Report
 from collector.collect.nvidia_smi import parse as parse_output
+from collector.config import ConfigError
 from collector.text import describe_os_error, escaped
 
 __all__ = ["parse"]
@@ -29,7 +30,7 @@ def parse(file: Path, compact: bool) -> None:
     Shows exactly what gpuid reads from a node. Unknown values ("N/A", "Unknown Error", all zeros) are null.
     GPUs that do not answer are listed as `lost`, and vGPUs are marked `virtual`; `health` has what a GPU reports of
     its wear and faults. What had to be repaired is said on standard error. Exit code 1, with the tool's own words,
-    if the input is not such output.
+    if the input is not such output; 2 if the file cannot be read.
 
     \b
     Examples:
@@ -46,7 +47,7 @@ def parse(file: Path, compact: bool) -> None:
         warnings: list[str] = []
         report = _with_boards(parse_output(output, warnings))
     except OSError as error:
-        raise CommandError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
+        raise ConfigError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
     for warning in dict.fromkeys(warnings):

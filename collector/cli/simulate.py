@@ -84,7 +84,7 @@ def simulate(
     Examples:
       gpuid simulate --clusters 2 --nodes 5 --kubeconfig sim.kubeconfig
       gpuid simulate --shape gke --shape helm
-      gpuid init --kubeconfig sim.kubeconfig -o sim.toml && gpuid run -c sim.toml
+      gpuid init --kubeconfig sim.kubeconfig -f sim.toml && gpuid run -c sim.toml
       kubectl --kubeconfig sim.kubeconfig --context sim-0 get pods -A -w
     """
     if "all" in shapes:

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.console import output_console
-from collector.cli.output import Layout, Output, age, output_options, print_rows, taken
+from collector.cli.output import Output, age, layout_of, output_options, print_rows, taken
 from collector.text import counted, one_line
-from collector.views.columns import ProblemRow, Shown, columns
+from collector.views.columns import ProblemRow
 from collector.views.problems.kinds import Severity
 
 __all__ = ["status"]
@@ -26,19 +27,20 @@ _MAX_GPUS = 3  # that are named below a problem
 _MARGIN = max(map(len, Severity)) + 2
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
 
-_COLUMNS = columns(ProblemRow)
-_LAYOUT = Layout(
-    table=tuple(column.name for column in _COLUMNS if column.shown is Shown.TABLE),
-    wide=tuple(column.name for column in _COLUMNS if column.shown is not Shown.REST),
-    every=tuple(column.name for column in _COLUMNS),
-    times=frozenset({"since"}),
-)
+_LAYOUT = layout_of(ProblemRow)
 
 Row = Mapping[str, Any]
 
 
 @click.command()
-@click.option("--cluster", "clusters", metavar="NAME", multiple=True, help="Only the problems of this cluster.")
+@click.option(
+    "--cluster",
+    "clusters",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_cluster,
+    help="Only the problems of this cluster.",
+)
 @output_options(_LAYOUT)
 @connection_options
 @click.pass_context

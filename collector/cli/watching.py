@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from collector.cli.console import encode_json, output_console
-from collector.cli.formats import ROW_STYLES, Cells, Layout, Output, Row, print_rows, row_cells, taken
+from collector.cli.formats import ROW_STYLES, Cells, Layout, Output, Row, cells_of, print_rows, taken
 from collector.cli.options import CommandError
 from collector.cli.table import Style, cut_table
 from collector.text import one_line
@@ -69,7 +69,7 @@ class _Screen:
         parts.append(
             cut_table(
                 columns,
-                [row_cells(row, columns, self._layout, self._cells, wide=wide) for row in shown],
+                map(cells_of(self._layout, self._cells, wide=wide), shown),
                 styles={**ROW_STYLES, **self._styles},
                 headers=self._output.headers,
                 width=None if not wide else sys.maxsize,

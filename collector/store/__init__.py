@@ -7,6 +7,7 @@ from collector.store.checkpoints import ClusterCount
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.gone import GoneNode
 from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
@@ -28,6 +29,7 @@ __all__ = [
     "DeadLetter",
     "Departure",
     "FirstSights",
+    "GoneNode",
     "GpuPosition",
     "HistoricChange",
     "History",

@@ -1,11 +1,11 @@
 """The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, func, or_, select, tuple_, union
+from sqlalchemy import Column, ColumnElement, RowMapping, TextClause, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import Condition
@@ -13,9 +13,10 @@ from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
 from collector.store.bounded import in_time
 from collector.store.conditions import recorded_conditions
+from collector.store.gone import GoneNode, gone_gpus, gone_nodes
 from collector.store.history_changes import HistoricChange, HistoryChanges
 from collector.store.history_lookup import HistoryLookup
-from collector.store.sound import moment, sound, sound_changes, sound_last_known
+from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
 __all__ = [
     "MAX_ALTERATIONS",
@@ -163,9 +164,42 @@ class History(HistoryChanges, HistoryLookup):
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
+    async def left_chassis(self, chassis: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Return what was in a chassis and left its node there, the last to leave first."""
+        condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
+        return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
+    @in_time
     async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
         """Return the placements with these numbers, in the order of `where`."""
         return await self._placements(_placements.id.in_(ids), None, len(ids))
+
+    @in_time
+    async def gone(
+        self, where: Mapping[str, Collection[str]], *, after: str | None = None, limit: int = 1000
+    ) -> list[PastPlacement]:
+        """Return the last placement of each GPU that is on no node, in the order of their UUIDs.
+
+        `where` has admitted values of columns. `after` is the last UUID of the page before.
+        """
+        return await self._placements(gone_gpus(where, after), None, limit, order=(_placements.uuid,))
+
+    @in_time
+    async def gone_nodes(
+        self, where: Mapping[str, Collection[str]], *, after: Place | None = None, limit: int = 1000
+    ) -> list[GoneNode]:
+        """Return the nodes that have had GPUs and have none any more, by cluster and node."""
+        async with self._read() as connection:
+            rows = (await connection.execute(gone_nodes(where, after, limit))).mappings().all()
+        return [
+            GoneNode(
+                Place(text(row["cluster"]), text(row["node"])),
+                text(row["machine"]),
+                moment(row["until"]),
+                None if row["confirmed"] is None else moment(row["confirmed"]),
+            )
+            for row in rows
+        ]
 
     @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
@@ -185,12 +219,15 @@ class History(HistoryChanges, HistoryLookup):
         return found
 
     async def _last_ended(
-        self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
+        self, condition: ColumnElement[bool], of: Sequence[Column[Any]], limit: int
     ) -> list[PastPlacement]:
         last_first = (_placements.until.desc(), _placements.id.desc())
-        rank = func.row_number().over(partition_by=of, order_by=last_first)
-        ended = select(_placements.id, _placements.until, rank.label("rank"))
-        ranked = ended.where(_placements.until.is_not(None), condition).subquery().c
+        ended = select(_placements.id, _placements.until, *of).where(_placements.until.is_not(None), condition)
+        # Found first and ranked afterwards: SQLite would go through all rows in the order of the ranks' index.
+        found_first = ended.cte("ended").prefix_with("MATERIALIZED").c
+        order_of_rank = (found_first.until.desc(), found_first.id.desc())
+        rank = func.row_number().over(partition_by=[found_first[column.key] for column in of], order_by=order_of_rank)
+        ranked = select(found_first.id, found_first.until, rank.label("rank")).subquery().c
         ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
         # A query of its own: engines mistake how few rows a text is in.
         async with self._read() as connection:

@@ -44,6 +44,11 @@ class PastNode(msgspec.Struct, frozen=True, kw_only=True):
     since: float  # Unix seconds; when the last of its GPUs came to it
 
     @property
+    def place(self) -> Place:
+        """Which node it is."""
+        return Place(self.cluster, self.node)
+
+    @property
     def gpus(self) -> int:
         """How many GPUs it had."""
         return sum(self.models.values())

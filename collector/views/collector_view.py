@@ -8,7 +8,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, MarkStore, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, Past, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -54,6 +54,10 @@ class CollectorView(Protocol):
     @property
     def history(self) -> History | None:
         """The history of the store for one answer, which does not wait for long; None without a store."""
+
+    @property
+    def past(self) -> Past | None:
+        """The past of the store for one answer, which does not wait for long; None without a store."""
 
     @property
     def mark_store(self) -> MarkStore | None:

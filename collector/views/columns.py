@@ -35,9 +35,13 @@ __all__ = [
     "ProblemRow",
     "Shown",
     "SourceRow",
+    "Time",
     "columns",
     "flat_columns",
+    "rest",
     "row_object",
+    "table",
+    "wide",
 ]
 
 
@@ -96,7 +100,7 @@ class MarkRow(Row, frozen=True, kw_only=True):
 
     id: Annotated[int, rest("Its number in the store.")]
     serial: Annotated[str | None, table("Serial of the marked GPU.")]
-    uuid: Annotated[str | None, table("UUID of the marked GPU.")]
+    uuid: Annotated[str | None, wide("UUID of the marked GPU.")]
     kind: Annotated[MarkKind, table("What is to become of the GPU.")]
     note: Annotated[str, table("Why, in one line.")]
     ticket: Annotated[str, table("URL or name of a ticket.")]
@@ -114,11 +118,11 @@ class GpuRow(Row, frozen=True, kw_only=True):
     node: Annotated[str, table("Node.")]
     machine: Annotated[str | None, wide("The cloud's or machine's own name of the node.")] = None
     source: Annotated[str | None, rest("Pod that was read, as namespace/pod.")] = None
-    uuid: Annotated[str, table("UUID of the GPU.")]
+    uuid: Annotated[str, wide("UUID of the GPU.")]
     serial: Annotated[str | None, table("Serial of the board.")] = None
     model: Annotated[str | None, table("Product name.")] = None
     architecture: Annotated[str | None, rest("Architecture.")] = None
-    chassis: Annotated[str | None, table("Serial of the chassis.")] = None
+    chassis: Annotated[str | None, wide("Serial of the chassis.")] = None
     slot: Annotated[Numbered | None, wide("Slot of the chassis.")] = None
     tray: Annotated[Numbered | None, wide("Tray of the chassis.")] = None
     host: Annotated[Numbered | None, wide("Host in the tray.")] = None

@@ -10,7 +10,7 @@ import msgspec
 from collector.text import csv_text, printable_json
 from collector.views.columns import Column
 
-__all__ = ["csv_cell", "csv_header", "csv_lines", "values_of"]
+__all__ = ["csv_cell", "csv_header", "csv_lines", "value_at", "values_of"]
 
 
 def csv_header(columns: Sequence[Column]) -> str:
@@ -43,15 +43,16 @@ def csv_cell(value: object) -> str:
 
 def values_of(row: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
     """Return the values of some columns, those of objects by their paths; null for what a row does not have."""
-    return [_value(row, column.name) for column in columns]
+    return [value_at(row, column.name) for column in columns]
 
 
-def _value(row: Mapping[str, Any], path: str) -> Any:
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """Return one value; of an object in it, by its path."""
     name, dot, rest = path.partition(".")
     value = row.get(name)
     if not dot:
         return value
-    return _value(value, rest) if isinstance(value, Mapping) else None
+    return value_at(value, rest) if isinstance(value, Mapping) else None
 
 
 def _lines(rows: Iterable[Sequence[str]]) -> str:

@@ -1,15 +1,192 @@
-"""The encoding of the JSON API's answers."""
+"""The answers of the API: rows as JSON or CSV, in pages, and every answer compressed and tagged."""
 
+import functools
+import gzip
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import anyio.to_thread
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from collector.text import printable_json
+from collector.views.columns import Column, flat_columns, row_object
+from collector.views.cooperative import yielding
+from collector.views.csv_files import csv_header, csv_lines
+from collector.views.listing import Listed
+from collector.web.keys import COLLECTOR
+from collector.web.operations import Operation
+from collector.web.problem import InvalidParameterError
+from collector.web.public_url import local_path, public_url
+from collector.web.query import MAX_LIMIT, Query
 
-__all__ = ["json_answer"]
+__all__ = ["Pages", "answer", "asked", "compressing", "csv_asked", "json_answer", "row_answer"]
+
+CSV_PART_ROWS = 500
+JSON_PART_ROWS = 200
+MIN_COMPRESSED_BYTES = 1024
+COMPRESSION_LEVEL = 5
+MAX_LINK_LENGTH = 4096  # characters of a Link header: what clients take; the body has `next` anyway
+
+Pages = Callable[[Any, int], Awaitable[Listed[Any]]]  # returns the page behind a cursor, of at most so many rows
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def asked(request: web.Request, operation: Operation) -> Query:
+    """Return the checked parameters of a request."""
+    return Query(request, operation.parameters, request.app[COLLECTOR].now())
 
 
 def json_answer(value: object) -> web.Response:
     """Return a value as a JSON response, with escapes for what does not print."""
-    return web.Response(
-        body=printable_json(msgspec.json.encode(value)), content_type="application/json", charset="utf-8"
-    )
+    return _json(printable_json(msgspec.json.encode(value)))
+
+
+def row_answer(row: msgspec.Struct, query: Query) -> web.Response:
+    """Return one row as JSON: all of it, or the columns that `fields` names."""
+    chosen = query["fields"]
+    return json_answer(row if chosen is None else _part(row_object(row), chosen))
+
+
+async def answer(request: web.Request, query: Query, operation: Operation, page: Pages) -> web.StreamResponse:
+    """Answer with one page of rows and a Link to the next one; with all rows as CSV, if that is asked without limit."""
+    as_csv = csv_asked(request, query)
+    try:
+        if as_csv and "limit" not in query:
+            first: Listed[msgspec.Struct] = await page(query["after"], MAX_LIMIT)
+            return await _stream_csv(request, query, operation.answer, _pages(first, page))
+        listed = await page(query["after"], query["limit"])
+    except ValueError as error:
+        raise InvalidParameterError("after", str(error)) from None
+    following = None if listed.next is None else str(listed.next)
+    if as_csv:
+        columns = _csv_columns(operation.answer, query["fields"])
+        text = [csv_header(columns)]
+        text += [csv_lines(map(row_object, part), columns) async for part in _parts(listed.rows, CSV_PART_ROWS)]
+        response = web.Response(text="".join(text), content_type="text/csv")
+    else:
+        response = await _json_list(listed, operation, following, query["fields"])
+    if following is not None and (link := _next_link(request, following)):
+        response.headers[hdrs.LINK] = link
+    response.headers[hdrs.VARY] = hdrs.ACCEPT
+    return response
+
+
+async def _json_list(
+    listed: Listed[Any], operation: Operation, following: str | None, chosen: Sequence[str] | None
+) -> web.Response:
+    encoded: list[bytes] = []
+    async for part in _parts(listed.rows, JSON_PART_ROWS):
+        rows: Any = part if chosen is None else [_part(row_object(row), chosen) for row in part]
+        encoded.append(printable_json(msgspec.json.encode(rows))[1:-1])
+    rest: dict[str, object] = {"next": following}
+    if operation.total:
+        rest["total"] = listed.total
+    name = msgspec.json.encode(operation.rows)
+    return _json(b"{" + name + b":[" + b",".join(encoded) + b"]," + msgspec.json.encode(rest)[1:])
+
+
+async def _pages(first: Listed[msgspec.Struct], page: Pages) -> AsyncIterator[list[msgspec.Struct]]:
+    while True:
+        yield first.rows
+        if first.next is None:
+            return
+        first = await page(first.next, MAX_LIMIT)
+
+
+def csv_asked(request: web.Request, query: Query) -> bool:
+    """Return whether the rows are wanted as CSV: by `format`, or else by what is accepted."""
+    if "format" in query:
+        return bool(query["format"] == "csv")
+    return "text/csv" in request.headers.get(hdrs.ACCEPT, "")
+
+
+async def _stream_csv(
+    request: web.Request, query: Query, kind: type[msgspec.Struct], pages: AsyncIterator[list[msgspec.Struct]]
+) -> web.StreamResponse:
+    """Send all rows as CSV, however many there are: they are nowhere as a whole."""
+    response = web.StreamResponse(headers={hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"})
+    response.content_type, response.charset = "text/csv", "utf-8"
+    response.enable_compression()
+    await response.prepare(request)
+    if request.method != hdrs.METH_HEAD:
+        columns = _csv_columns(kind, query["fields"])
+        await response.write(csv_header(columns).encode())
+        async for page in pages:
+            async for part in _parts(page, CSV_PART_ROWS):
+                await response.write(csv_lines(map(row_object, part), columns).encode())
+    await response.write_eof()
+    return response
+
+
+@web.middleware
+async def compressing(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Tag what is asked for below /api, and send it compressed, or not at all if the client has it already."""
+    answer = await handler(request)
+    below_api = local_path(request).startswith("/api/")
+    if not below_api or request.method not in (hdrs.METH_GET, hdrs.METH_HEAD) or answer.status != 200:
+        return answer
+    answer.headers.setdefault(hdrs.CACHE_CONTROL, "private, no-cache")
+    body = answer.body if isinstance(answer, web.Response) else None
+    if not isinstance(answer, web.Response) or not isinstance(body, bytes):
+        return answer
+    vary = answer.headers.get(hdrs.VARY)
+    answer.headers[hdrs.VARY] = f"{vary}, {hdrs.ACCEPT_ENCODING}" if vary else hdrs.ACCEPT_ENCODING
+    zipped = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower() and len(body) >= MIN_COMPRESSED_BYTES
+    # Not on the event loop: ten thousand rows are some megabytes.
+    tag, sent = await anyio.to_thread.run_sync(functools.partial(_tagged, body, zipped=zipped))
+    if _has_already(request, tag):
+        kept = {name: answer.headers[name] for name in (hdrs.VARY, hdrs.CACHE_CONTROL)}
+        return web.Response(status=304, headers={**kept, hdrs.ETAG: f'W/"{tag}"'})
+    answer.headers[hdrs.ETAG] = f'W/"{tag}"'
+    if zipped:
+        answer.headers[hdrs.CONTENT_ENCODING] = "gzip"
+        answer.body = sent
+    return answer
+
+
+def _tagged(body: bytes, *, zipped: bool) -> tuple[str, bytes]:
+    tag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    return tag, gzip.compress(body, COMPRESSION_LEVEL, mtime=0) if zipped else body
+
+
+def _has_already(request: web.Request, tag: str) -> bool:
+    return any(one.value in (tag, "*") for one in request.if_none_match or ())
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+
+def _next_link(request: web.Request, after: str) -> str:
+    query = [(name, value) for name, value in request.query.items() if name != "after"]
+    link = f'<{public_url(request).prefix}{local_path(request)}?{urlencode([*query, ("after", after)])}>; rel="next"'
+    return link if len(link) <= MAX_LINK_LENGTH else ""
+
+
+def _csv_columns(kind: type[msgspec.Struct], chosen: Sequence[str] | None) -> list[Column]:
+    every = flat_columns(kind)
+    if chosen is None:
+        return list(every)
+    found = [column for name in chosen for column in every if f"{column.name}.".startswith(f"{name}.")]
+    return list(dict.fromkeys(found))
+
+
+def _part(row: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
+    """Return some columns of a row; of an object all fields, or those whose paths are chosen."""
+    found: dict[str, Any] = {}
+    for path in chosen:
+        name, dot, field = path.partition(".")
+        value = row.get(name)
+        if not dot or not isinstance(value, Mapping):
+            found[name] = value
+        elif isinstance(inner := found.setdefault(name, {}), dict):
+            inner.setdefault(field, value.get(field))
+    return found
+
+
+async def _parts(rows: Sequence[msgspec.Struct], size: int) -> AsyncIterator[Sequence[msgspec.Struct]]:
+    async for start in yielding(range(0, len(rows), size)):
+        yield rows[start : start + size]

@@ -1,78 +1,182 @@
-"""The JSON API: clusters, nodes, GPUs and problems with filters, in pages."""
+"""The JSON API of the fleet as it is now: clusters, nodes, GPUs and problems, in pages or one alone."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from collector.health import Degradation, Level
-from collector.marks import MarkKind
+from collector.model import Place, Placement
+from collector.text import enumerated, one_line
+from collector.views.cluster_list import list_clusters
+from collector.views.collector_view import CollectorView
+from collector.views.columns import GpuRow, NodeRow
 from collector.views.cooperative import yielding
-from collector.views.fleet import Filters, admits, filter_gpus, filter_nodes
+from collector.views.fleet import Filters, list_gpus, list_nodes, words_of
+from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_nodes
+from collector.views.listing import Cursor, Listed
+from collector.views.lookup import lookup
+from collector.views.lookup_rows import describe_searched
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
-from collector.web.answers import json_answer
+from collector.views.terms import parse_term
+from collector.web import operations
+from collector.web.answers import Pages, answer, asked, json_answer, row_answer
 from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
-from collector.web.params import Paging, check_parameters, check_values, paging
+from collector.web.openapi import openapi
+from collector.web.problem import Code, InvalidParameterError, coded
+from collector.web.query import Query
 
-__all__ = ["clusters", "gpus", "nodes", "problems"]
+__all__ = ["cluster", "clusters", "document", "gpu", "gpus", "node", "nodes", "problems"]
 
-PAGING_PARAMETERS = frozenset({"limit", "offset"})
-NODE_FILTERS = frozenset({"cluster", "node", "machine", "chassis"})
-GPU_FILTERS = NODE_FILTERS | {"serial", "uuid", "model", "board_part_number", "gpu_part_number"}
-CONDITION_FILTERS: Mapping[str, tuple[str, ...]] = MappingProxyType(  # of GPUs, with their values
-    {"degraded": ("true", "false"), "reason": tuple(Degradation), "level": tuple(Level), "mark": tuple(MarkKind)}
-)
+MAX_NAMED = 10  # names in an error
 
 
-async def clusters(request: web.Request) -> web.Response:
-    """Return the clusters with their status and what is in them, filtered by name."""
-    collector = request.app[COLLECTOR]
-    filters, part = _filters(request, frozenset({"cluster"})), paging(request)
-    names = [name for name in sorted(collector.clusters()) if admits(filters, "cluster", name)]
-    window = names[part.offset : part.offset + part.limit]
+async def clusters(request: web.Request) -> web.StreamResponse:
+    """Return the clusters with their status and what is in them."""
+    view, query = request.app[COLLECTOR], asked(request, operations.LIST_CLUSTERS)
     degraded = {summary.name: summary.degraded for summary in await request.app[SUMMARIES].all()}
-    rows = [cluster_row(collector, name, degraded.get(name)) async for name in yielding(window)]
-    return _page("clusters", rows, len(names), part)
+
+    async def page(after: Cursor | None, limit: int) -> Listed[Any]:
+        words = words_of(query["q"] or "")
+        return await list_clusters(
+            view, degraded, query.filters, words=words, sort=query["sort"], after=after, limit=limit
+        )
+
+    return await answer(request, query, operations.LIST_CLUSTERS, page)
 
 
-async def nodes(request: web.Request) -> web.Response:
-    """Return the GPU nodes, read or not, filtered by cluster, node, machine and chassis."""
-    collector = request.app[COLLECTOR]
-    filters, part = _filters(request, NODE_FILTERS), paging(request)
-    found = await filter_nodes(collector.inventory, filters)
-    rows = [node_row(collector, entry) for entry in found[part.offset : part.offset + part.limit]]
-    return _page("nodes", rows, len(found), part)
+async def cluster(request: web.Request) -> web.Response:
+    """Return one cluster."""
+    view, query = request.app[COLLECTOR], asked(request, operations.GET_CLUSTER)
+    name = query["cluster"]
+    if name not in view.clusters():
+        known = enumerated(sorted(view.clusters()), MAX_NAMED)
+        raise web.HTTPNotFound(text=f'no cluster "{one_line(name)}" is configured; there are: {known or "none"}')
+    return row_answer(cluster_row(view, name), query)
 
 
-async def gpus(request: web.Request) -> web.Response:
-    """Return the GPUs, filtered by place, by what identifies them, by model and parts, and by their condition."""
-    collector = request.app[COLLECTOR]
-    filters, part = _filters(request, GPU_FILTERS | CONDITION_FILTERS.keys()), paging(request)
-    for key, values in CONDITION_FILTERS.items():
-        check_values(request, key, values)
-    found, total = await filter_gpus(collector, filters, offset=part.offset, limit=part.limit)
-    return _page("gpus", [gpu_row(collector, placement) for placement in found], total, part)
+async def nodes(request: web.Request) -> web.StreamResponse:
+    """Return the GPU nodes, read or not, and with `state` those that are gone."""
+    view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
+
+    async def present(after: Cursor | None, limit: int) -> Listed[NodeRow]:
+        page = await list_nodes(
+            view, _filters(query), words=words_of(query["q"] or ""), sort=query["sort"], after=after, limit=limit
+        )
+        return Listed([node_row(view, entry) async for entry in yielding(page.rows)], page.next, page.total)
+
+    async def gone(after: Cursor | None, limit: int) -> Listed[NodeRow]:
+        return await list_gone_nodes(view, query.filters, words=words_of(query["q"] or ""), after=after, limit=limit)
+
+    return await answer(request, query, operations.LIST_NODES, _of_state(query, present, gone))
 
 
-async def problems(request: web.Request) -> web.Response:
+async def node(request: web.Request) -> web.Response:
+    """Return one GPU node, also one that is gone."""
+    view, query = request.app[COLLECTOR], asked(request, operations.GET_NODE)
+    place = Place(query["cluster"], query["node"])
+    entry = view.inventory.node(place)
+    row = node_row(view, entry) if entry is not None else await gone_node(view, place)
+    if row is None:
+        name = one_line(f'no GPU node "{place.node}" of a cluster "{place.cluster}"')
+        raise web.HTTPNotFound(text=f"{name}. {await _searched(view, place.node)}")
+    return row_answer(row, query)
+
+
+async def gpus(request: web.Request) -> web.StreamResponse:
+    """Return the GPUs, and with `state` those that are gone."""
+    view, query = request.app[COLLECTOR], asked(request, operations.LIST_GPUS)
+
+    async def present(after: Cursor | None, limit: int) -> Listed[GpuRow]:
+        page = await list_gpus(
+            view, _filters(query), words=words_of(query["q"] or ""), sort=query["sort"], after=after, limit=limit
+        )
+        return Listed([gpu_row(view, one) async for one in yielding(page.rows)], page.next, page.total)
+
+    async def gone(after: Cursor | None, limit: int) -> Listed[GpuRow]:
+        return await list_gone_gpus(view, query.filters, words=words_of(query["q"] or ""), after=after, limit=limit)
+
+    return await answer(request, query, operations.LIST_GPUS, _of_state(query, present, gone))
+
+
+async def gpu(request: web.Request) -> web.Response:
+    """Return one GPU, also one that is gone."""
+    view, query = request.app[COLLECTOR], asked(request, operations.GET_GPU)
+    name = query["id"]
+    found: list[Placement] = view.inventory.find(uuid=name) or view.inventory.find(serial=name)
+    rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, name)
+    if not rows:
+        raise web.HTTPNotFound(text=f'no GPU has the UUID or serial "{one_line(name)}". {await _searched(view, name)}')
+    uuids = list(dict.fromkeys(row.uuid for row in rows))
+    if len(uuids) > 1:
+        text = f"{len(uuids)} GPUs have this serial, ask for one by its UUID: {enumerated(uuids, MAX_NAMED)}"
+        raise coded(web.HTTPConflict(text=text), Code.AMBIGUOUS)
+    return row_answer(rows[0], query)
+
+
+async def problems(request: web.Request) -> web.StreamResponse:
     """Return what is wrong, the worst first; filtered by cluster, only the problems of these clusters.
 
     A cluster that is not configured is refused: it has no problems, and nobody looks after it.
     """
-    collector = request.app[COLLECTOR]
-    filters, part = _filters(request, frozenset({"cluster"})), paging(request)
-    check_values(request, "cluster", sorted(collector.clusters()))
+    view, query = request.app[COLLECTOR], asked(request, operations.LIST_PROBLEMS)
+    filters = query.filters
+    _check_clusters(view, filters)
     fleet = request.app[PROBLEMS]
     found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
-    rows = [problem_row(problem) for problem in found[part.offset : part.offset + part.limit]]
-    return _page("problems", rows, len(found), part)
+
+    async def page(after: Cursor | None, limit: int) -> Listed[Any]:
+        start = 0 if after is None or not after.row[0].isdigit() else int(after.row[0])
+        rows = [problem_row(problem) for problem in found[start : start + limit]]
+        more = start + limit < len(found)
+        return Listed(rows, Cursor("", None, (str(start + limit),)) if more else None, len(found))
+
+    return await answer(request, query, operations.LIST_PROBLEMS, page)
 
 
-def _filters(request: web.Request, known: frozenset[str]) -> Filters:
-    check_parameters(request, known | PAGING_PARAMETERS, repeatable=known)
-    return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
+async def document(request: web.Request) -> web.Response:
+    """Return the OpenAPI document."""
+    asked(request, operations.OPENAPI)
+    return json_answer(openapi())
 
 
-def _page(name: str, rows: Sequence[msgspec.Struct], total: int, part: Paging) -> web.Response:
-    return json_answer({name: rows, "total": total, "limit": part.limit, "offset": part.offset})
+def _check_clusters(view: CollectorView, filters: Filters) -> None:
+    if not filters.get("cluster", frozenset()) <= set(view.clusters()):
+        raise InvalidParameterError("cluster", f"expected one of {enumerated(sorted(view.clusters()), MAX_NAMED)}")
+
+
+def _of_state(query: Query, present: Pages, gone: Pages) -> Pages:
+    """Return what lists the rows of the `state` that is asked for."""
+    state = query["state"]
+    if state not in ("gone", "all"):
+        return present
+    if "sort" in query:
+        raise InvalidParameterError("sort", f"expected none with state={state}, whose rows come in a fixed order")
+    if state == "gone":
+        return gone
+
+    async def both(after: Cursor | None, limit: int) -> Listed[Any]:
+        if after is not None and after.sort == _GONE:
+            return await gone(None if after.row == () else Cursor("gone", None, after.row), limit)
+        page = await present(after, limit)
+        if page.next is not None:
+            return Listed(page.rows, page.next, None)
+        if len(page.rows) == limit:
+            return Listed(page.rows, Cursor(_GONE, None, ()), None)
+        rest = await gone(None, limit - len(page.rows))
+        following = None if rest.next is None else Cursor(_GONE, None, rest.next.row)
+        return Listed([*page.rows, *rest.rows], following, None)
+
+    return both
+
+
+_GONE = "gone"  # in the cursor of a list of present and gone ones that has come to the gone ones
+
+
+def _filters(query: Query) -> Filters:
+    state = query["state"]
+    return query.filters if state in ("present", "all") else {**query.filters, "state": frozenset([state])}
+
+
+async def _searched(view: CollectorView, name: str) -> str:
+    """Return what was searched for something that was not found."""
+    found = await lookup(view, [parse_term(name, 1)], most=1)
+    return " ".join(describe_searched(found.searched))

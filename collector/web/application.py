@@ -13,9 +13,11 @@ from collector.views.collector_view import CollectorView
 from collector.views.health import HealthSurveys
 from collector.views.problems.current import FleetProblems
 from collector.web import api, health, history, lookup, marks, metrics, pages
+from collector.web.answers import compressing
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
+from collector.web.problem import problem_response
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
 
@@ -31,7 +33,9 @@ def application(
     collector: CollectorView, server: ServerSettings, limits: HttpLimits = DEFAULT_LIMITS
 ) -> web.Application:
     """Return the HTTP application of a collector."""
-    app = web.Application(middlewares=[find_below_prefix, _errors, authentication(server), route_below_prefix])
+    app = web.Application(
+        middlewares=[find_below_prefix, _errors, authentication(server), compressing, route_below_prefix]
+    )
     app[COLLECTOR] = collector
     app[SUMMARIES] = ClusterSummaries(collector)
     app[PROBLEMS] = FleetProblems(collector, app[SUMMARIES])
@@ -60,9 +64,13 @@ ROUTES: dict[str, _Handler] = {
     "/sd": metrics.service_discovery,
     "/healthz": health.healthz,
     "/readyz": health.readyz,
+    "/api/v1/openapi.json": api.document,
     "/api/v1/clusters": api.clusters,
+    "/api/v1/clusters/{cluster}": api.cluster,
+    "/api/v1/clusters/{cluster}/nodes/{node}": api.node,
     "/api/v1/nodes": api.nodes,
     "/api/v1/gpus": api.gpus,
+    "/api/v1/gpus/{id}": api.gpu,
     "/api/v1/problems": api.problems,
     "/api/v1/gpus/{id}/history": history.gpu,
     "/api/v1/nodes/{node}/history": history.node,
@@ -100,9 +108,9 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
-    line = one_line(error.text or error.reason)  # it may repeat what was asked for
     if local_path(request).startswith("/api/"):
-        return web.json_response({"error": line}, status=error.status, headers=headers)
+        return problem_response(error, headers)
+    line = one_line(error.text or error.reason)  # it may repeat what was asked for
     if pages.wants_page(request):
         answer = await pages.error_page(request, error)
         answer.headers.update(headers)

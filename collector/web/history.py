@@ -1,87 +1,94 @@
 """The history in the JSON API: where a GPU was, what was in a node, and what changed."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from collector.model import CHANGE_EVENTS
-from collector.store import ChangeFilter, History, PastPlacement, Position
+from collector.store import ChangeFilter, ChangePosition, History, PastPlacement, Position
+from collector.views.columns import ChangeRow, PlacementRow
+from collector.views.cooperative import yielding
+from collector.views.listing import Listed
 from collector.views.placements import last_condition
 from collector.views.rows import change_row, placement_row
-from collector.web.answers import json_answer
+from collector.web import operations
+from collector.web.answers import answer, asked
+from collector.web.cursors import ChangeCursor
 from collector.web.keys import COLLECTOR
-from collector.web.params import check_parameters, check_values, paging, row_id, timestamp
+from collector.web.operations import Operation
+from collector.web.problem import NoStoreError
+from collector.web.query import Query
 
 __all__ = ["changes", "gpu", "node"]
 
-CHOOSING = ("cluster", "node", "uuid", "serial", "text")  # of changes
-EXPECTED_NEXT = "the `next` value of the previous page"
+
+async def gpu(request: web.Request) -> web.StreamResponse:
+    """Return every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest."""
+    query = asked(request, operations.GPU_HISTORY)
+
+    async def found(after: Position | None, limit: int) -> list[PastPlacement]:
+        return await _history(request).where(query["id"], after=after, limit=limit)
+
+    return await _placements(request, query, operations.GPU_HISTORY, found)
 
 
-async def gpu(request: web.Request) -> web.Response:
-    """Return every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
-
-    `next` of one page is `after` of the following one.
-    """
-    limit, after = _limit(request, {"after"}), _position(request)
-    found = await _history(request).where(request.match_info["id"], after=after, limit=limit)
-    return _placements(request, found, limit)
-
-
-async def node(request: web.Request) -> web.Response:
+async def node(request: web.Request) -> web.StreamResponse:
     """Return every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
-    limit, after = _limit(request, {"cluster", "after"}), _position(request)
-    name, cluster = request.match_info["node"], request.query.get("cluster")
-    return _placements(request, await _history(request).node(name, cluster, after=after, limit=limit), limit)
+    query = asked(request, operations.NODE_HISTORY)
+
+    async def found(after: Position | None, limit: int) -> list[PastPlacement]:
+        return await _history(request).node(query["node"], query["cluster"], after=after, limit=limit)
+
+    return await _placements(request, query, operations.NODE_HISTORY, found)
 
 
-async def changes(request: web.Request) -> web.Response:
-    """Return the changes, of all events or some, oldest first; `next` of one page is `after` of the following one."""
-    limit = _limit(request, {"since", "until", "event", "after", *CHOOSING}, repeatable={"event"})
-    check_values(request, "event", CHANGE_EVENTS)
+async def changes(request: web.Request) -> web.StreamResponse:
+    """Return the changes, of all events or some: oldest first, or newest first with `order=desc`."""
+    query = asked(request, operations.LIST_CHANGES)
     wanted = ChangeFilter(
-        since=timestamp(request, "since"),
-        until=timestamp(request, "until", future=True),
-        events=request.query.getall("event", ()),
-        cluster=request.query.get("cluster"),
-        node=request.query.get("node"),
-        uuid=request.query.get("uuid"),
-        serial=request.query.get("serial"),
-        text=request.query.get("text"),
+        since=query["since"],
+        until=query["until"],
+        events=query.all("event"),
+        cluster=query["cluster"],
+        node=query["node"],
+        uuid=query["uuid"],
+        serial=query["serial"],
+        text=query["q"],
     )
-    found = await _history(request).changes(wanted, after=row_id(request, "after", EXPECTED_NEXT), limit=limit)
-    return json_answer(
-        {"changes": [change_row(change) for change in found], "next": found[-1].id if len(found) == limit else None}
-    )
+
+    async def page(after: ChangeCursor | None, limit: int) -> Listed[ChangeRow]:
+        if query["order"] == "desc":
+            before = None if after is None else ChangePosition(after.moment, after.id)
+            found = await _history(request).latest_changes(wanted, before=before, limit=limit + 1)
+        else:
+            found = await _history(request).changes(wanted, after=None if after is None else after.id, limit=limit + 1)
+        rows = [change_row(one) async for one in yielding(found[:limit])]
+        last = found[limit - 1] if len(found) > limit else None
+        return Listed(rows, None if last is None else ChangeCursor(last.id, last.time), None)
+
+    return await answer(request, query, operations.LIST_CHANGES, page)
 
 
 def _history(request: web.Request) -> History:
-    history = request.app[COLLECTOR].history
+    history = request.app[COLLECTOR].history  # its time begins here
     if history is None:
-        raise web.HTTPNotFound(text="this collector keeps no history: its configuration has no [store]")
+        raise NoStoreError("history")
     return history
 
 
-def _placements(request: web.Request, found: Sequence[PastPlacement], limit: int) -> web.Response:
+async def _placements(
+    request: web.Request,
+    query: Query,
+    operation: Operation,
+    find: Callable[[Position | None, int], Awaitable[list[PastPlacement]]],
+) -> web.StreamResponse:
     view, now = request.app[COLLECTOR], request.app[COLLECTOR].now()
-    return json_answer(
-        {
-            "placements": [
-                placement_row(one, last_condition(view, one.uuid), view.marks.of(one.uuid, one.serial, now))
-                for one in found
-            ],
-            "next": str(found[-1].position) if len(found) == limit else None,
-        }
-    )
 
+    async def page(after: Position | None, limit: int) -> Listed[PlacementRow]:
+        found = await find(after, limit + 1)
+        rows = [
+            placement_row(one, last_condition(view, one.uuid), view.marks.of(one.uuid, one.serial, now))
+            async for one in yielding(found[:limit])
+        ]
+        return Listed(rows, found[limit - 1].position if len(found) > limit else None, None)
 
-def _position(request: web.Request) -> Position | None:
-    try:
-        return None if (text := request.query.get("after")) is None else Position.parse(text)
-    except ValueError:
-        raise web.HTTPBadRequest(text=f"after: expected {EXPECTED_NEXT}") from None
-
-
-def _limit(request: web.Request, known: set[str], *, repeatable: Collection[str] = ()) -> int:
-    check_parameters(request, known | {"limit"}, repeatable=repeatable)
-    return paging(request).limit
+    return await answer(request, query, operation, page)

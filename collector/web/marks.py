@@ -5,18 +5,23 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from collector.inventory import Inventory
-from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id, parse_until
+from collector.marks import MAX_WHO_LENGTH, Mark, NewMark, check_id, parse_until
 from collector.store import KnownGpu, MarkStore, RefusedMarkError
 from collector.text import one_line
+from collector.views.columns import MarkRow
+from collector.views.cooperative import yielding
+from collector.views.listing import Listed
 from collector.views.rows import mark_row
-from collector.web.answers import json_answer
+from collector.web import operations
+from collector.web.answers import answer, asked, json_answer
 from collector.web.auth import USER
 from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
-from collector.web.params import check_parameters, choice, paging, row_id
+from collector.web.operations import MarkBody, MarkRemoved, MarkSet
+from collector.web.problem import Code, InvalidParameterError, NoStoreError, coded
 from collector.web.public_url import public_url
 
 __all__ = ["marks", "remove_mark", "set_mark"]
@@ -27,25 +32,18 @@ MAX_BODY_BYTES = 8 << 10
 NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark takes effect when one appears"
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a request that marks a GPU."""
+async def marks(request: web.Request) -> web.StreamResponse:
+    """Return the marks in force, or with `all=true` all, the newest first; `gpu` chooses by UUID or serial."""
+    query = asked(request, operations.LIST_MARKS)
 
-    kind: MarkKind
-    note: str | None = None
-    ticket: str | None = None
-    until: str | None = None  # a time, or how long from now
+    async def page(after: int | None, limit: int) -> Listed[MarkRow]:
+        found = await _store(request).page(
+            ended=query["all"] == "true", gpu=query["gpu"], before=after, limit=limit + 1
+        )
+        rows = [mark_row(one) async for one in yielding(found[:limit])]
+        return Listed(rows, found[limit - 1].id if len(found) > limit else None, None)
 
-
-async def marks(request: web.Request) -> web.Response:
-    """Return the marks in force, or with `all=true` all, the newest first; `gpu` chooses by UUID or serial.
-
-    `next` of one page is `after` of the following one.
-    """
-    check_parameters(request, {"all", "gpu", "after", "limit"})
-    limit, ended = paging(request).limit, choice(request, "all", ("false", "true")) == "true"
-    after = row_id(request, "after", "the `next` value of the previous page")
-    found = await _store(request).page(ended=ended, gpu=request.query.get("gpu"), before=after, limit=limit)
-    return json_answer({"marks": list(map(mark_row, found)), "next": found[-1].id if len(found) == limit else None})
+    return await answer(request, query, operations.LIST_MARKS, page)
 
 
 async def set_mark(request: web.Request) -> web.Response:
@@ -63,13 +61,13 @@ async def set_mark(request: web.Request) -> web.Response:
     if not done.unchanged:
         _log("GPU marked", done.mark, who)
     return json_answer(
-        {
-            "mark": mark_row(done.mark),
-            "former": None if done.former is None else mark_row(done.former),
-            "unchanged": done.unchanged,
-            "seen": done.seen,
-            "warning": None if done.seen else NEVER_SEEN,
-        }
+        MarkSet(
+            mark=mark_row(done.mark),
+            former=None if done.former is None else mark_row(done.former),
+            unchanged=done.unchanged,
+            seen=done.seen,
+            warning=None if done.seen else NEVER_SEEN,
+        )
     )
 
 
@@ -86,12 +84,12 @@ async def remove_mark(request: web.Request) -> web.Response:
     await view.refresh_marks()
     _log("GPU unmarked", done.mark, who)
     still = None if done.still is None else mark_row(done.still)
-    return json_answer({"mark": mark_row(done.mark), "still": still})
+    return json_answer(MarkRemoved(mark=mark_row(done.mark), still=still))
 
 
 def _admitted(request: web.Request) -> tuple[str, str]:
     """Return which GPU is named and by whom, for somebody who may write; raises an HTTP error for anybody else."""
-    check_parameters(request, ())
+    asked(request, operations.SET_MARK if request.method == hdrs.METH_PUT else operations.REMOVE_MARK)
     who = request.get(USER)
     if not who:
         raise web.HTTPForbidden(
@@ -102,7 +100,7 @@ def _admitted(request: web.Request) -> tuple[str, str]:
     try:
         return check_id(request.match_info["id"]), one_line(who, MAX_WHO_LENGTH)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=str(error)) from None
+        raise InvalidParameterError("id", str(error)) from None
 
 
 def _check_same_origin(request: web.Request) -> None:
@@ -118,20 +116,20 @@ def _check_same_origin(request: web.Request) -> None:
         raise web.HTTPForbidden(text="requests from pages of other sites are refused")
 
 
-async def _body(request: web.Request) -> _Body:
+async def _body(request: web.Request) -> MarkBody:
     try:
-        return msgspec.json.decode(await read_body(request, MAX_BODY_BYTES), type=_Body)
+        return msgspec.json.decode(await read_body(request, MAX_BODY_BYTES), type=MarkBody)
     except (ValueError, RecursionError) as error:
-        raise web.HTTPBadRequest(text=one_line(f"body: {error}", 300)) from None
+        raise coded(web.HTTPBadRequest(text=one_line(f"body: {error}", 300)), Code.INVALID_BODY) from None
 
 
-def _new_mark(body: _Body, now: float) -> NewMark:
+def _new_mark(body: MarkBody, now: float) -> NewMark:
     try:
         until = None if body.until is None else parse_until(body.until, now)
         new = NewMark(kind=body.kind, note=body.note or "", ticket=body.ticket or "", until=until)
         new.check_until(now)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=str(error)) from None
+        raise coded(web.HTTPBadRequest(text=str(error)), Code.INVALID_BODY) from None
     return new
 
 
@@ -146,7 +144,7 @@ def _known(inventory: Inventory, name: str) -> Iterator[KnownGpu]:
 def _store(request: web.Request) -> MarkStore:
     store = request.app[COLLECTOR].mark_store
     if store is None:
-        raise web.HTTPNotFound(text="this collector keeps no marks: its configuration has no [store]")
+        raise NoStoreError("marks")
     return store
 
 

@@ -240,7 +240,7 @@ class TestReported:
     async def page_time(self, world: World) -> str:
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             page = (await client.get("/", headers={"Accept": "text/html"})).text
-        return page.partition("The configuration file</strong>")[2].partition('<time datetime="')[2].partition('"')[0]
+        return page.partition("<strong>The configuration file")[2].partition('<time datetime="')[2].partition('"')[0]
 
     async def test_unreadable_is_since_when_it_is(self, world: World, service: Service) -> None:
         world.write("sim-0", more="[[clusters")

@@ -131,6 +131,8 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
         *, store: StoreSettings | None = None, marks: Iterable[Mark] = (), down: Collection[str] = (), **settings: Any
     ) -> Iterator[str]:
         collector = FakeCollector(inventory, Exposition(Metrics()), marks=Marks(marks), synced_at=1764000000.0)
+        if store is not None:
+            collector.time = time.time()  # its changes have just been recorded
         for name in inventory.clusters():
             state, message = (ClusterState.UNREACHABLE, "refused") if name in down else (ClusterState.UP, "")
             collector.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=1764000000.0)

@@ -47,7 +47,7 @@ def read(text: str) -> list[dict[str, str]]:
 
 
 def test_csv_from_the_store_has_a_row_per_gpu(history_config: Path):
-    result = export("--format", "csv", "--config", history_config)
+    result = export("-o", "csv", "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
     (row,) = read(result.stdout)
     assert list(row) == COLUMNS
@@ -59,7 +59,7 @@ def test_csv_from_the_store_has_a_row_per_gpu(history_config: Path):
 
 def test_a_collector_gives_the_same_rows(serving: Serving):
     with serving() as url:
-        result = export("--format", "csv", "--url", url)
+        result = export("-o", "csv", "--url", url)
         listed = CliRunner().invoke(gpuid, ["ls", "-o", "csv", "--url", url])
     assert result.exit_code == 0
     rows = read(result.stdout)
@@ -71,7 +71,7 @@ def test_every_format_has_the_same_content(serving: Serving, tmp_path: Path):
     with serving() as url:
         found = {form: tmp_path / f"gpus.{form}" for form in ("csv", "jsonl", "parquet")}
         for form, path in found.items():
-            result = export("--format", form, "-o", path, "--url", url)
+            result = export("-o", form, "-f", path, "--url", url)
             assert (result.exit_code, result.stdout) == (0, "")
             assert result.stderr == f"5 GPUs written to {path}\n"
     rows = read(found["csv"].read_text())
@@ -96,7 +96,7 @@ def test_condition_mark_and_health_have_a_typed_column_each(
     alter("prod-a", lambda gpu: replace(gpu, vbios="1", health=WORN if gpu.uuid == "GPU-a1" else FINE))
     with serving(marks=MARKS) as url:
         for form in ("csv", "jsonl", "parquet"):
-            export("--format", form, "-o", tmp_path / form, "--url", url)
+            export("-o", form, "-f", tmp_path / form, "--url", url)
     worn, fine, *_, unknown = map(json.loads, (tmp_path / "jsonl").read_text().splitlines())
     assert worn["degraded"] == ["row_remap_failure", "row_remap_pending"]
     assert (worn["level"], worn["mark"]["kind"], worn["mark"]["ticket"]) == ("replace", "rma", "https://t/1")
@@ -141,9 +141,9 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_health_that_is_none_is_left_out(form: str, tmp_path: Path) -> None:
     gpu = {"cluster": "c", "node": "n", "uuid": "GPU-1", "serial": "1", "confirmed_at": TIME, "since": TIME}
-    body = {"total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
+    body = {"next": None, "total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
     with served(lambda _headers, _body: (200, json.dumps(body).encode()), "application/json") as address:
-        result = export("--format", form, "-o", tmp_path / form, "--url", f"http://{address}")
+        result = export("-o", form, "-f", tmp_path / form, "--url", f"http://{address}")
     assert (result.exit_code, result.stderr) == (0, f"1 GPU written to {tmp_path / form}\n")
     if form == "parquet":
         table = pyarrow.parquet.read_table(tmp_path / form)
@@ -163,9 +163,7 @@ def test_a_fleet_without_gpus_is_an_empty_file(file_format: str, inventory: Any,
     for cluster in ("prod-a", "prod-b"):
         inventory.remove_cluster(cluster, 1764000001.0)
     with serving() as url:
-        assert export("--format", file_format, "-o", tmp_path / "out", "--url", url).stderr.startswith(
-            "0 GPUs written to "
-        )
+        assert export("-o", file_format, "-f", tmp_path / "out", "--url", url).stderr.startswith("0 GPUs written to ")
     if file_format == "parquet":
         assert pyarrow.parquet.read_table(tmp_path / "out").num_rows == 0
     else:
@@ -176,7 +174,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     history_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    result = export("--format", "parquet", "-o", tmp_path / "out", "--config", history_config)
+    result = export("-o", "parquet", "-f", tmp_path / "out", "--config", history_config)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "gpuid: parquet needs pyarrow: pip install 'gpuid-collector[parquet]'\n"
     assert list(tmp_path.glob("out*")) == []
@@ -185,13 +183,13 @@ def test_parquet_without_pyarrow_says_what_to_install(
 def test_a_failure_keeps_the_old_file(tmp_path: Path):
     old = tmp_path / "gpus.csv"
     old.write_text("old")
-    result = export("--format", "csv", "-o", old, "--url", "http://127.0.0.1:1")
+    result = export("-o", "csv", "-f", old, "--url", "http://127.0.0.1:1")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert old.read_text() == "old"
     assert list(tmp_path.glob("gpus*")) == [old]
 
 
 def test_a_file_that_cannot_be_written_is_one_line(history_config: Path, tmp_path: Path):
-    result = export("--format", "csv", "-o", tmp_path / "no" / "gpus.csv", "--config", history_config)
+    result = export("-o", "csv", "-f", tmp_path / "no" / "gpus.csv", "--config", history_config)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"gpuid: -o {tmp_path}/no/gpus.csv: no such file or directory\n"
+    assert result.stderr == f"gpuid: -f {tmp_path}/no/gpus.csv: no such file or directory\n"

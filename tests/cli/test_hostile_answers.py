@@ -46,6 +46,13 @@ CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD,
     "level": "replace",
     "mark": {"kind": ODD, "note": ODD, "ticket": ODD, "set_by": ODD},
 }
+MATCH = {"id": ODD, "kind": "serial", "state": ODD, "note": ODD, "module": ODD, **ROW, "ticket": ODD}
+
+
+def looked_up(match: Mapping[str, Any]) -> dict[str, Any]:
+    result = {"id": ODD, "found": True, "kind": ODD, "total": 2, "matches": [match], "note": ODD}
+    missed = {"id": ODD, "found": False, "kind": None, "total": 0, "matches": [], "note": ODD}
+    return {"results": [result, missed], "found": 1, "not_found": 1, "searched": {"history": True, "text": ODD}}
 
 
 def run(*args: str, **options: Any) -> Result:
@@ -56,7 +63,7 @@ def run(*args: str, **options: Any) -> Result:
 def url() -> Iterator[str]:
     """A server whose every value is hostile."""
     rows: dict[str, Any] = {"gpus": [ROW], "clusters": [CLUSTER], "changes": [CHANGE], "placements": [CHANGE]}
-    body = json.dumps(rows | {"total": 1, "next": None}).encode()
+    body = json.dumps(rows | looked_up(MATCH) | {"total": 1, "next": None}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         yield f"http://{address}"
 
@@ -91,7 +98,7 @@ def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -
     odd = {"changes": value, "last_known": value, "altered": value, "health_changes": value}
     odd |= {"degraded": value, "level": value, "health": value, "mark": value}
     rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
-    body = json.dumps(rows | {"total": 1, "next": None}).encode()
+    body = json.dumps(rows | looked_up(MATCH | odd) | {"total": 1, "next": None}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         result = run(*command, "--url", f"http://{address}")
     assert result.exit_code == 0, result.stderr
@@ -102,7 +109,7 @@ def test_json_keeps_every_character(url: str) -> None:
     assert gpu == ROW
 
 
-@pytest.mark.parametrize("command", [("ls", "-o", "csv"), ("export", "--format", "csv")])
+@pytest.mark.parametrize("command", [("ls", "-o", "csv"), ("export", "-o", "csv")])
 def test_csv_holds_no_formula(url: str, command: tuple[str, ...]) -> None:
     result = run(*command, "--url", url)
     (row,) = csv.DictReader(io.StringIO(result.stdout))
@@ -122,19 +129,19 @@ def test_exported_lines_escape_what_does_not_print(url: str) -> None:
 
 
 BODIES = {
-    "not UTF-8": b'{"total": 1, "gpus": [{"\xff": "\xff"}]}',
-    "Latin-1": '{"error": "é"}'.encode("latin-1"),
+    "not UTF-8": b'{"next": null, "total": 1, "gpus": [{"\xff": "\xff"}]}',
+    "Latin-1": '{"detail": "é"}'.encode("latin-1"),
     "deep": b'{"gpus": ' + b"[" * 100_000,
-    "deep and unread": b'{"total": 1, "x": ' + b'{"x":' * 100_000,
+    "deep and unread": b'{"next": null, "total": 1, "x": ' + b'{"x":' * 100_000,
     "a large number": b'{"total": ' + b"9" * 5000 + b"}",
-    "other rows": b'{"total": 1, "gpus": [{}], "clusters": [{}]}',
-    "rows that are none": b'{"total": 1, "gpus": [[]], "clusters": [7]}',
+    "other rows": b'{"next": null, "total": 1, "gpus": [{}], "clusters": [{}]}',
+    "rows that are none": b'{"next": null, "total": 1, "gpus": [[]], "clusters": [7]}',
     "nothing": b"",
-    "a half": b'{"total": 1, "gpus": [',
+    "a half": b'{"next": null, "total": 1, "gpus": [',
 }
 
 
-@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("export", "--format", "csv"), ("top",)])
+@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("export", "-o", "csv"), ("top",)])
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize("body", BODIES)
 def test_what_is_no_answer_of_a_collector_is_one_line(command: tuple[str, ...], status: int, body: str) -> None:
@@ -150,7 +157,7 @@ def test_a_token_that_is_echoed_is_not_printed(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-bearer-token")
 
     def echo(headers: Mapping[str, str], _body: bytes) -> tuple[int, bytes]:
-        return 500, json.dumps({"error": f"\x1b[31myou sent {headers['Authorization']}"}).encode()
+        return 500, json.dumps({"detail": f"\x1b[31myou sent {headers['Authorization']}"}).encode()
 
     with served(echo) as address:
         result = run("ls", "--url", f"http://{address}", "--token-file", str(tmp_path / "token"))

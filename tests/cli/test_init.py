@@ -85,7 +85,7 @@ class TestFile:
     def test_a_relative_kubeconfig_becomes_absolute(self, here: Path, tmp_path: Path):
         kubeconfig(here / "mine", ["a"])
         kubeconfig(here / "yours", ["b"])
-        assert init("--kubeconfig", f"mine{os.pathsep}yours", "-o", tmp_path / "x.toml").exit_code == 0
+        assert init("--kubeconfig", f"mine{os.pathsep}yours", "-f", tmp_path / "x.toml").exit_code == 0
         loaded = config.load(tmp_path / "x.toml")
         assert contexts(tmp_path / "x.toml") == ["a", "b"]
         assert loaded.clusters[0].kubeconfig == os.pathsep.join([str(here / "mine"), str(here / "yours")])
@@ -166,10 +166,10 @@ class TestOutput:
         )
 
     def test_the_next_commands_name_another_file(self, here: Path):
-        assert "  gpuid check -c 'a b.toml'    checks every cluster\n" in init("-o", "a b.toml").stdout
+        assert "  gpuid check -c 'a b.toml'    checks every cluster\n" in init("-f", "a b.toml").stdout
 
     def test_a_dash_is_standard_output(self, here: Path):
-        result = init("-o", "-")
+        result = init("-f", "-")
         assert [cluster.context for cluster in config.parse(result.stdout, Path("x")).clusters] == ODD
         assert result.stderr.startswith("Found 5 contexts:\n")
         assert list(here.iterdir()) == []
@@ -178,11 +178,11 @@ class TestOutput:
         names = ["\x1b[31mred", "a\nb", "\u202eevil", "\x9b2J", "\U000e0001tag"]
         kubeconfig(here / "hostile", names)
         for output in ("-", "x.toml", "\x1b[31m.toml"):
-            result = init("--kubeconfig", "hostile", "-o", output)
+            result = init("--kubeconfig", "hostile", "-f", output)
             assert (result.stdout + result.stderr).replace("\n", "").isprintable()
             written = result.stdout if output == "-" else (here / output).read_text()
             assert [cluster.context for cluster in config.parse(written, Path("x")).clusters] == names
-        assert r"  a\nb" in init("--kubeconfig", "hostile", "-o", "y.toml").stdout.splitlines()
+        assert r"  a\nb" in init("--kubeconfig", "hostile", "-f", "y.toml").stdout.splitlines()
 
     def test_many_contexts_are_counted(self, here: Path):
         kubeconfig(here / "many", [f"c{n:02}" for n in range(12)])
@@ -234,7 +234,7 @@ class TestRefusals:
         assert not (here / "gpuid.toml").exists()
 
     def test_an_absent_folder_is_one_line_and_exit_2(self, here: Path):
-        result = init("-o", "absent/gpuid.toml")
+        result = init("-f", "absent/gpuid.toml")
         assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: no such file or directory\n")
 
 
@@ -253,7 +253,7 @@ class Fleet:
         return self._simulator.clusters[name].url
 
     def init(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
-        return self._run("init", "--kubeconfig", self.kubeconfig, "-o", self.config, *args)
+        return self._run("init", "--kubeconfig", self.kubeconfig, "-f", self.config, *args)
 
     def check(self) -> subprocess.CompletedProcess[str]:
         return self._run("check", "-c", self.config)
@@ -348,12 +348,12 @@ class TestAsking:
     def test_what_is_wrong_with_the_output_is_known_before_anybody_is_asked(self, fleet: Fleet):
         fleet.config.write_text("mine")
         assert fleet.init().returncode == 2
-        assert fleet.init("-o", fleet.config.with_name("absent") / "x.toml").returncode == 2
+        assert fleet.init("-f", fleet.config.with_name("absent") / "x.toml").returncode == 2
         assert not any(sum(one.counters.responses.values()) for one in fleet._simulator.clusters.values())
 
     def test_ctrl_c_while_asking_writes_nothing(self, fleet: Fleet):
         fleet.act("sim-2", "freeze_connections", True)
-        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-o", fleet.config, env={"NO_COLOR": "1"}) as terminal:
+        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-f", fleet.config, env={"NO_COLOR": "1"}) as terminal:
             terminal.until("2/3 ")
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.end() == 130
@@ -363,7 +363,7 @@ class TestAsking:
         assert not fleet.config.exists()
 
     def test_the_bar_is_gone_at_the_end(self, fleet: Fleet):
-        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-o", fleet.config, env={"NO_COLOR": "1"}) as terminal:
+        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-f", fleet.config, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
         assert "3/3 " in terminal.text
         assert "Found 3 contexts:" in terminal.text[terminal.text.rindex("3/3 ") :]
@@ -474,11 +474,11 @@ class TestAdding:
         assert result.stderr.count("\n") == 1
         assert (file.read_text() if file.exists() else None) == text
 
-    @pytest.mark.parametrize("other", [["--force"], ["--listen", ":1"], ["-o", "-"]])
+    @pytest.mark.parametrize("other", [["--force"], ["--listen", ":1"], ["-f", "-"]])
     def test_other_options_that_make_no_sense_with_it_are_refused(self, file: Path, other: list[str]):
         result = init("--add", *other)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert f"--add cannot be used with {'-o -' if other[0] == '-o' else other[0]}" in result.stderr
+        assert f"--add cannot be used with {'-f -' if other[0] == '-f' else other[0]}" in result.stderr
 
     def test_a_file_that_changed_while_asking_is_left_alone(self, file: Path, monkeypatch: pytest.MonkeyPatch):
         def ask(*_: object) -> dict[str, object]:
@@ -520,7 +520,7 @@ class TestWriting:
     def test_what_is_no_file_is_written_to(self, here: Path):
         os.mkfifo(here / "pipe")
         read = os.open(here / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-        assert init("--force", "-o", "pipe").exit_code == 0
+        assert init("--force", "-f", "pipe").exit_code == 0
         assert b"[[clusters]]" in os.read(read, 65536)
         os.close(read)
 
@@ -530,7 +530,7 @@ class TestWriting:
     )
     def test_each_configuration_has_a_store_of_its_own_beside_it(self, here: Path, output: str, store: str):
         (here / "x").mkdir()
-        result = init("-o", output)
+        result = init("-f", output)
         text = result.stdout if output == "-" else (here / output).read_text()
         settings = config.parse(text, here / "x").store
         assert settings is not None

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -40,6 +41,40 @@ def test_a_line_of_json_escapes_what_does_not_print() -> None:
     event = json.loads(line)
     assert event["message"] == f"said: {HOSTILE}"
     assert event["node"] == HOSTILE
+
+
+def test_colours_are_around_what_is_escaped() -> None:
+    line = TextFormatter(colours=True).format(record(HOSTILE, node=HOSTILE))
+    assert line.count("\x1b[") == 6
+    assert "\x1b[33mWARNING\x1b[0m  said: \\x1b[2J" in line
+    plain = re.sub(r"\x1b\[\d+m", "", line)
+    assert plain.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("log_format", "terminal", "environment", "expected"),
+    [
+        ("auto", False, {}, "{"),
+        ("auto", True, {}, "\x1b"),
+        ("auto", True, {"NO_COLOR": "1"}, "2"),
+        ("auto", True, {"TERM": "dumb"}, "2"),
+        ("json", True, {}, "{"),
+        ("text", False, {}, "2"),
+    ],
+)
+def test_a_terminal_gets_text_and_all_else_json(
+    monkeypatch: pytest.MonkeyPatch, log_format: str, terminal: bool, environment: dict[str, str], expected: str
+) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    configure("info", log_format)
+    logging.getLogger("collector.test").info("serving")
+    assert stderr.getvalue().startswith(expected)
 
 
 def test_no_line_of_a_traceback_looks_like_an_event() -> None:

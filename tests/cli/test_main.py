@@ -23,10 +23,13 @@ NAMES = [
     "demo",
     "init",
     "check",
+    "config",
     "grant",
     "run",
     "status",
     "ls",
+    "nodes",
+    "clusters",
     "top",
     "where",
     "diff",
@@ -48,7 +51,7 @@ NAMES = [
     [
         (("health", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
         (("ls", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
-        (("where", " "), "Invalid value for 'TERM': must not be empty"),
+        (("where", " "), "expected at least one ID, or --file with some"),
         (("history", ""), "Invalid value for 'NODE': must not be empty"),
     ],
 )
@@ -239,7 +242,7 @@ class TestSignalsAndPipes:
 
     @pytest.mark.parametrize(
         "command",
-        [["--version"], ["ls", "--help"], ["init", "-o", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
+        [["--version"], ["ls", "--help"], ["init", "-f", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
         ids=" ".join,
     )
     def test_a_full_disk_is_one_line_and_exit_1(self, command: list[str], tmp_path: Path):

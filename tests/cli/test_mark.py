@@ -121,12 +121,12 @@ class TestThroughACollector:
 
     @pytest.mark.parametrize("status", [400, 404, 409])
     def test_a_gpu_that_it_refuses_stops_no_other(self, gpuid: Any, status: int) -> None:
-        done, asked = self.mark(gpuid, status, {"error": "not this one"}, "mark", "--as", "rma")
+        done, asked = self.mark(gpuid, status, {"detail": "not this one"}, "mark", "--as", "rma")
         assert (done.returncode, asked, done.stderr.count("not this one")) == (1, 2, 2)
 
     @pytest.mark.parametrize("status", [401, 403, 500, 503])
     def test_one_that_takes_nothing_is_asked_once(self, gpuid: Any, status: int) -> None:
-        done, asked = self.mark(gpuid, status, {"error": "no"}, "mark", "--as", "rma")
+        done, asked = self.mark(gpuid, status, {"detail": "no"}, "mark", "--as", "rma")
         assert (done.returncode, asked, done.stderr.count("\n")) == (2, 1, 1)
 
 

@@ -48,42 +48,55 @@ def config(history_config: Path) -> Path:
 
 def letters(config: Path) -> list[tuple[int, bool]]:
     """Each dead letter's number, and whether it is to be sent again."""
-    found = json.loads(outbox("ls", "--json", "-c", config).stdout)["dead_letters"]
+    found = json.loads(outbox("letters", "-o", "json", "-c", config).stdout or "[]")
     return [(letter["id"], letter["replay"]) for letter in found]
 
 
 class TestLs:
-    def test_it_shows_backlogs_and_dead_letters(self, config: Path):
+    def test_it_lists_backlogs(self, config: Path):
         result = outbox("ls", "-c", config)
         assert (result.exit_code, result.stderr) == (0, "")
         lines = [line.split() for line in result.stdout.splitlines()]
-        assert lines[0] == ["SINK", "EMIT", "RECORDS", "OLDEST", "CONFIGURED"]
-        assert lines[1] == ["hook", "changes", "0", "-", "yes"]
-        assert lines[2][:3] == ["lake", "changes", "2"]
-        assert lines[2][4] == "no"
-        assert lines[3:6] == [
-            ["log", "readings", "0", "-", "yes"],
-            [],
-            ["ID", "SINK", "TIME", "COUNT", "REPLAY", "REASON"],
-        ]
-        assert [(line[0], line[1], *line[3:]) for line in lines[6:]] == [
-            ("1", "hook", "1", "no", "answered", "400"),
-            ("2", "hook", "1", "no", "answered", "422"),
-        ]
+        assert lines[0] == ["SINK", "EMIT", "RECORDS", "OLDEST_AT", "DEAD_LETTERS", "CONFIGURED"]
+        assert lines[1] == ["hook", "changes", "0", "-", "2", "yes"]
+        assert [lines[2][0], *lines[2][4:]] == ["lake", "0", "no"]
+        assert lines[3] == ["log", "readings", "0", "-", "0", "yes"]
+        assert result.stdout.endswith("\n\n2 dead letters; `gpuid outbox letters` lists them.\n")
 
-    def test_json_has_the_same(self, config: Path):
-        found = json.loads(outbox("ls", "--json", "-c", config).stdout)
-        assert [(sink["sink"], sink["records"], sink["next"] is None) for sink in found["sinks"]] == [
+    def test_json_has_the_keys_of_batches(self, config: Path):
+        found = json.loads(outbox("ls", "-o", "json", "-c", config).stdout)
+        assert [(sink["sink"], sink["records"], sink["next"] is None) for sink in found] == [
             ("hook", 0, True),
             ("lake", 2, False),
             ("log", 0, True),
         ]
-        assert found["sinks"][1]["oldest"].endswith("Z")
-        assert found["dead_letters"][0].keys() == {"id", "sink", "key", "time", "reason", "count", "replay"}
+        assert found[1]["oldest_at"].endswith("Z")
 
-    def test_an_empty_outbox_says_so(self, history_config: Path):
+    def test_without_sinks_it_is_exit_1(self, history_config: Path):
         result = outbox("ls", "-c", history_config)
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No sinks.\nNo dead letters.\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No sinks found.\n")
+
+
+class TestLetters:
+    def test_it_lists_dead_letters(self, config: Path):
+        heading, *lines = [line.split() for line in outbox("letters", "-c", config).stdout.splitlines()]
+        assert heading == ["ID", "SINK", "TIME", "COUNT", "REPLAY", "REASON"]
+        assert [(line[0], line[1], *line[3:]) for line in lines] == [
+            ("1", "hook", "1", "no", "answered", "400"),
+            ("2", "hook", "1", "no", "answered", "422"),
+        ]
+
+    def test_json_has_their_keys(self, config: Path):
+        found = json.loads(outbox("letters", "-o", "json", "-c", config).stdout)
+        assert found[0].keys() == {"id", "sink", "key", "time", "reason", "count", "replay"}
+
+    def test_a_sink_can_be_chosen(self, config: Path):
+        assert len(json.loads(outbox("letters", "--sink", "hook", "-o", "json", "-c", config).stdout)) == 2
+        none = outbox("letters", "--sink", "lake", "-c", config)
+        assert (none.exit_code, none.stdout, none.stderr) == (1, "", "No dead letters found.\n")
+        unknown = outbox("letters", "--sink", "hok", "-c", config)
+        assert unknown.exit_code == 2
+        assert 'no sink "hok"; did you mean "hook"?' in unknown.stderr
 
 
 class TestShow:
@@ -130,7 +143,7 @@ class TestReplay:
                 2,
                 "gpuid: outbox replay: expected either the ids of dead letters or --sink NAME",
             ),
-            (("1", "9"), 1, "gpuid: no dead letter 9; `gpuid outbox ls` lists them\n"),
+            (("1", "9"), 1, "gpuid: no dead letter 9; `gpuid outbox letters` lists them\n"),
             (
                 ("--sink", "nope"),
                 2,
@@ -190,10 +203,10 @@ def test_it_works_beside_a_collector(config: Path):
 
 def test_commands_are_in_the_order_of_need():
     listed = outbox("--help").stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in listed] == ["ls", "show", "replay", "drop"]
+    assert [line.split()[0] for line in listed] == ["ls", "letters", "show", "replay", "drop"]
 
 
-@pytest.mark.parametrize("command", ["ls", "show", "replay", "drop"])
+@pytest.mark.parametrize("command", ["ls", "letters", "show", "replay", "drop"])
 def test_each_command_has_an_example(command: str):
     help_text = outbox(command, "--help").stdout
     assert f"\n    gpuid outbox {command}" in help_text

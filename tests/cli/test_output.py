@@ -6,24 +6,35 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.cli.options import CommandError
-from collector.cli.output import Layout, Output, Sort, age, output_options, show_rows, sorted_rows
+from collector.cli.output import Output, Sort, age, layout_of, output_options, show_rows, sorted_rows
 from collector.timestamps import rfc3339
+from collector.views.columns import Time, rest, table, wide
 
-LAYOUT = Layout(
-    table=("node", "state"),
-    wide=("node", "state", "seen_at"),
-    every=("node", "state", "seen_at", "gpus", "tags"),
-    times=frozenset({"seen_at"}),
-)
+
+class NodeLine(msgspec.Struct):
+    node: Annotated[str, table("Node.")]
+    state: Annotated[str, table("State.")]
+    seen_at: Annotated[Time | None, wide("When it was seen.")]
+    gpus: Annotated[int | None, rest("GPUs.")]
+    tags: Annotated[list[str], rest("Anything.")]
+
+
+class Seen(msgspec.Struct):
+    seen_at: Annotated[Time, table("When it was seen.")]
+
+
+LAYOUT = layout_of(NodeLine)
+COLUMNS = (*LAYOUT.keys, "tags")
 ROWS: list[dict[str, Any]] = [
     {"node": "n10", "state": "lost", "seen_at": "2026-11-01T00:00:00.000Z", "gpus": 8, "tags": ["a", "b"]},
     {"node": "n2", "state": "found", "seen_at": None, "gpus": None, "tags": {"x": True}},
@@ -61,7 +72,7 @@ class TestFormats:
 
     def test_csv_has_every_column_and_no_formulas(self):
         rows = list(csv.DictReader(io.StringIO(run("-o", "csv").stdout)))
-        assert [tuple(row) for row in rows] == [LAYOUT.every] * 3
+        assert [tuple(row) for row in rows] == [COLUMNS] * 3
         assert [(row["gpus"], row["tags"]) for row in rows] == [("8", "a,b"), ("", '{"x":true}'), ("9", "")]
         assert rows[2]["state"] == "'=1+1"
 
@@ -71,7 +82,7 @@ class TestFormats:
         assert run("-o", output, "--no-headers").stdout.split("\n") == with_heading[1:]
 
     def test_a_table_says_how_long_ago_times_are(self):
-        layout = Layout(("seen_at",), ("seen_at",), ("seen_at",), frozenset({"seen_at"}))
+        layout = layout_of(Seen)
 
         @click.command()
         @output_options(layout)
@@ -94,7 +105,7 @@ class TestFormats:
 
 class TestExitCodes:
     @pytest.mark.parametrize(
-        ("output", "printed"), [("table", ""), ("json", "[]\n"), ("csv", ",".join(LAYOUT.every) + "\n")]
+        ("output", "printed"), [("table", ""), ("json", "[]\n"), ("csv", ",".join(COLUMNS) + "\n")]
     )
     def test_nothing_found_is_exit_1_and_a_note(self, output: str, printed: str):
         result = run("-o", output, rows=[])

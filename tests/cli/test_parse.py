@@ -100,12 +100,12 @@ def test_endless_input_is_not_read_to_its_end():
     )
 
 
-def test_an_unreadable_file_is_one_line_and_exit_1(tmp_path: Path):
+def test_an_unreadable_file_is_one_line_and_exit_2(tmp_path: Path):
     absent = tmp_path / "absent.xml"
     result = CliRunner().invoke(gpuid, ["parse", str(absent)])
-    assert (result.exit_code, result.stderr) == (1, f"gpuid: {absent}: no such file or directory\n")
+    assert (result.exit_code, result.stderr) == (2, f"gpuid: {absent}: no such file or directory\n")
     result = CliRunner().invoke(gpuid, ["parse", str(tmp_path)])
-    assert (result.exit_code, result.stderr) == (1, f"gpuid: {tmp_path}: is a directory\n")
+    assert (result.exit_code, result.stderr) == (2, f"gpuid: {tmp_path}: is a directory\n")
 
 
 def test_health_has_only_what_is_reported():

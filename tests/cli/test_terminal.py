@@ -39,8 +39,8 @@ def test_the_first_inventory_has_a_bar_below_whole_log_lines(tmp_path: Path, mov
         terminal.until("/3 ")
         text = terminal.until("3/3 ")
         assert "reading nodes" in text
-        (line,) = [line for line in text.splitlines() if '"serving on ' in line]
-        assert line.endswith("}")
+        (line,) = [line for line in text.splitlines() if "serving on " in line]
+        assert line.endswith("config=" + str(tmp_path / "gpuid.toml"))
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 0
 

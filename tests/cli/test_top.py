@@ -31,7 +31,7 @@ def test_degraded_gpus_are_counted_by_what_they_need(serving: Serving, alter: Ca
 
 def test_an_older_collector_counts_none() -> None:
     cluster: dict[str, Any] = {"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1}
-    body = json.dumps({"total": 1, "clusters": [cluster]}).encode()
+    body = json.dumps({"next": None, "total": 1, "clusters": [cluster]}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         assert top(f"http://{address}").stdout.splitlines()[1].split() == ["c", "-", "1", "-", "1", *["-"] * 3]
 
@@ -39,7 +39,9 @@ def test_an_older_collector_counts_none() -> None:
 def test_what_is_counted_may_be_anything() -> None:
     cluster = {"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1}
     odd = [7, "x", [], {"reset": "\x1b[31m"}, {"replace": {}, "reset": [1]}]
-    body = json.dumps({"total": 5, "clusters": [cluster | {"gpus_degraded": one} for one in odd]}).encode()
+    body = json.dumps(
+        {"next": None, "total": 5, "clusters": [cluster | {"gpus_degraded": one} for one in odd]}
+    ).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         result = top(f"http://{address}")
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 6)

@@ -39,7 +39,7 @@ def east(planes: Planes) -> Iterator[ControlPlane]:
 
 def init(kubeconfig: Path) -> tuple[dict[str, Any], str]:
     """Return the one cluster of the configuration, and what the comments before it say."""
-    result = CliRunner().invoke(gpuid, ["init", "--kubeconfig", str(kubeconfig), "-o", "-"])
+    result = CliRunner().invoke(gpuid, ["init", "--kubeconfig", str(kubeconfig), "-f", "-"])
     assert result.exit_code == 0, result.output
     (cluster,) = tomllib.loads(result.stdout)["clusters"]
     comments = result.stdout.partition("dashboards.\n")[2].partition("[[clusters]]")[0]

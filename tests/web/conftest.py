@@ -31,7 +31,7 @@ from collector.model import (
     Survey,
     UnreadReason,
 )
-from collector.store import History, LeadStatus, MarkStore, Store, StoreSettings, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, Past, Store, StoreSettings, StoreStatus
 from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
@@ -75,6 +75,10 @@ class FakeCollector:
     @property
     def history(self) -> History | None:
         return None if self.store is None else self.store.history.within(self.history_seconds)
+
+    @property
+    def past(self) -> Past | None:
+        return None if self.store is None else self.store.past.within(self.history_seconds)
 
     @property
     def mark_store(self) -> MarkStore | None:

@@ -1,5 +1,6 @@
 """What programs get."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -18,6 +19,19 @@ SOURCE = {
     "container": "nvidia-device-plugin",
     "pods": 1,
 }
+
+
+async def pages_of(client: httpx.AsyncClient, path: str) -> AsyncIterator[dict[str, Any]]:
+    """Every page, each found by the Link of the one before, which is also its `next`."""
+    while True:
+        answer = await client.get(path)
+        assert answer.status_code == 200, answer.text
+        yield answer.json()
+        if (following := answer.json()["next"]) is None:
+            assert "Link" not in answer.headers
+            return
+        path = answer.links["next"]["url"]
+        assert httpx.URL(path).params["after"] == following
 
 
 async def uuids(client: httpx.AsyncClient, query: str) -> list[str]:
@@ -66,9 +80,8 @@ class TestGpus:
                     "mark": None,
                 }
             ],
+            "next": None,
             "total": 1,
-            "limit": 1000,
-            "offset": 0,
         }
 
     @pytest.mark.parametrize(
@@ -93,13 +106,12 @@ class TestGpus:
         assert await uuids(client, query) == expected
 
     async def test_pages_together_are_the_whole(self, client: httpx.AsyncClient) -> None:
-        pages = [(await client.get(f"/api/v1/gpus?limit=2&offset={offset}")).json() for offset in (0, 2, 4, 6)]
-        assert [page["total"] for page in pages] == [5, 5, 5, 5]
+        pages = [page async for page in pages_of(client, "/api/v1/gpus?limit=2")]
+        assert [page["total"] for page in pages] == [5, 5, 5]
         assert [[gpu["uuid"] for gpu in page["gpus"]] for page in pages] == [
             ["GPU-a1", "GPU-a2"],
             ["GPU-a3", "GPU-b1"],
             ["GPU-b2"],
-            [],
         ]
 
 
@@ -346,6 +358,7 @@ class TestProblems:
         site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
         answer = (await client.get("/api/v1/problems")).json()
+        assert [answer[name] for name in ("total", "next")] == [len(answer["problems"]), None]
         assert [(row["severity"], row["title"]) for row in answer["problems"]] == [
             ("critical", "prod-b is unreachable"),
             ("warning", "19 GPUs missing on 3 nodes across 2 clusters"),
@@ -386,20 +399,26 @@ class TestProblems:
 
     async def test_a_cluster_chooses_its_own(self, site: Site, client: httpx.AsyncClient) -> None:
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
-        answer = (await client.get("/api/v1/problems?cluster=prod-b")).json()
+        answer = (await client.get("/api/v1/problems?cluster=prod-b&limit=1")).json()
+        assert [row["title"] for row in answer["problems"]] == ["prod-b is unreachable"]
+        path = f"/api/v1/problems?cluster=prod-b&limit=1&after={answer['next']}"
+        answer = (await client.get(path)).json()
         titles = [row["title"] for row in answer["problems"]]
-        assert titles == ["prod-b is unreachable", "6 GPUs missing on n3 (prod-b)"]
+        assert (answer["total"], titles) == (2, ["6 GPUs missing on n3 (prod-b)"])
 
     async def test_an_unknown_cluster_is_refused(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/problems?cluster=prod")
-        assert (answer.status_code, answer.json()) == (400, {"error": "cluster: expected one of prod-a, prod-b"})
+        assert (answer.status_code, answer.json()["detail"]) == (400, "cluster: expected one of prod-a, prod-b")
 
 
 class TestBadQuestions:
     @pytest.mark.parametrize(
         ("path", "error"),
         [
-            ("clusters?node=x", 'unknown parameter "node"; expected one of cluster, limit, offset'),
+            (
+                "clusters?node=x",
+                'unknown parameter "node"; expected one of after, cluster, fields, format, limit, q, sort',
+            ),
             ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=many", "limit: expected a whole number from 1 to 10000"),
@@ -408,16 +427,19 @@ class TestBadQuestions:
             ("gpus?level=replace&level=worse", "level: expected one of replace, reset"),
             ("gpus?mark=", "mark: expected one of rma, quarantine, watch"),
             ("gpus?reason=hot", f"reason: expected one of {', '.join(Degradation)}"),
-            ("nodes?offset=-1", "offset: expected a whole number from 0 to 9007199254740992"),
+            (
+                "nodes?offset=0",
+                'unknown parameter "offset"; pages follow each other by `after`, the `next` of the page before',
+            ),
         ],
     )
     async def test_the_answer_says_what_was_expected(self, client: httpx.AsyncClient, path: str, error: str) -> None:
         answer = await client.get(f"/api/v1/{path}")
-        assert (answer.status_code, answer.json()) == (400, {"error": error})
+        assert (answer.status_code, answer.json()["detail"]) == (400, error)
 
     async def test_not_found_is_json(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/nothing")
-        assert (answer.status_code, answer.json()) == (404, {"error": "404: Not Found"})
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_path")
 
 
 ODD = "NVIDIA\x1b[31m\x7f\x9b\u2028\u202e H100"

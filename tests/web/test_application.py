@@ -21,7 +21,7 @@ async def test_an_error_is_a_page_only_for_browsers(client: httpx.AsyncClient) -
     line = await client.get("/nothing")
     assert (line.status_code, line.text) == (404, "404: Not Found\n")
     below_api = await client.get("/api/v1/nothing", headers=BROWSER)
-    assert (below_api.status_code, below_api.json()) == (404, {"error": "404: Not Found"})
+    assert (below_api.status_code, below_api.json()["code"]) == (404, "unknown_path")
 
 
 async def test_the_page_that_asks_for_credentials_discloses_nothing(site: Any, serving: Any) -> None:

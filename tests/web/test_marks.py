@@ -81,7 +81,7 @@ class TestRemoving:
 
     async def test_what_is_not_marked_is_not_found(self, client: httpx.AsyncClient) -> None:
         answer = await client.delete(PATH)
-        assert (answer.status_code, answer.json()) == (404, {"error": "100 is not marked"})
+        assert (answer.status_code, answer.json()["detail"]) == (404, "100 is not marked")
 
 
 class TestWhoMay:
@@ -90,7 +90,7 @@ class TestWhoMay:
         async with serving(site) as client:
             answer = await client.request(method, PATH, json=RMA)
             assert answer.status_code == 403
-            assert "configure server.basic_auth or server.bearer_token_file" in answer.json()["error"]
+            assert "configure server.basic_auth or server.bearer_token_file" in answer.json()["detail"]
             assert (await client.get("/api/v1/marks")).json() == {"marks": [], "next": None}
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE"])
@@ -114,7 +114,7 @@ class TestWhoMay:
     ) -> None:
         await client.put(PATH, json={"kind": "watch"})
         answer = await client.request(method, PATH, json=RMA, headers=headers)
-        assert (answer.status_code, answer.json()["error"]) == (403, "requests from pages of other sites are refused")
+        assert (answer.status_code, answer.json()["detail"]) == (403, "requests from pages of other sites are refused")
         assert [mark["kind"] for mark in (await client.get("/api/v1/marks")).json()["marks"]] == ["watch"]
 
     async def test_pages_of_this_site(self, client: httpx.AsyncClient) -> None:
@@ -125,7 +125,7 @@ class TestWhoMay:
     @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
     async def test_no_form(self, client: httpx.AsyncClient, kind: str) -> None:
         answer = await client.put(PATH, content=b'{"kind": "rma"}', headers={"Content-Type": kind})
-        assert (answer.status_code, answer.json()["error"]) == (415, "expected Content-Type: application/json")
+        assert (answer.status_code, answer.json()["detail"]) == (415, "expected Content-Type: application/json")
 
     async def test_other_methods_are_refused(self, client: httpx.AsyncClient) -> None:
         for method in ("GET", "POST", "PATCH", "OPTIONS"):
@@ -152,8 +152,8 @@ class TestBadInput:
     async def test_a_bad_body_is_one_line(self, client: httpx.AsyncClient, body: Any, reason: str) -> None:
         answer = await client.put(PATH, json=body)
         assert answer.status_code == 400
-        assert reason in answer.json()["error"]
-        assert "\n" not in answer.json()["error"]
+        assert reason in answer.json()["detail"]
+        assert "\n" not in answer.json()["detail"]
 
     @pytest.mark.parametrize("body", [b"", b"\xff", b"{", b"[" * 5000])
     async def test_what_is_no_json_is_refused(self, client: httpx.AsyncClient, body: bytes) -> None:
@@ -162,7 +162,7 @@ class TestBadInput:
 
     async def test_a_large_body_is_refused(self, client: httpx.AsyncClient) -> None:
         answer = await client.put(PATH, json={"kind": "rma", "note": "x" * 10_000})
-        assert (answer.status_code, answer.json()["error"]) == (413, "expected a body of at most 8192 bytes")
+        assert (answer.status_code, answer.json()["detail"]) == (413, "expected a body of at most 8192 bytes")
 
     async def test_a_compressed_body_is_refused(self, client: httpx.AsyncClient) -> None:
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -172,12 +172,12 @@ class TestBadInput:
     async def test_a_bad_name_is_refused(self, client: httpx.AsyncClient, name: str) -> None:
         answer = await client.put(f"/api/v1/gpus/{name}/mark", json=RMA)
         assert answer.status_code == 400
-        assert "serial or UUID" in answer.json()["error"]
+        assert "serial or UUID" in answer.json()["detail"]
 
     async def test_a_serial_of_two_gpus_asks_for_the_uuid(self, client: httpx.AsyncClient) -> None:
         answer = await client.put("/api/v1/gpus/900/mark", json=RMA)
         assert answer.status_code == 409
-        assert answer.json()["error"] == "900: 2 GPUs have this serial (GPU-b1, GPU-b2); use the UUID"
+        assert answer.json()["detail"] == "900: 2 GPUs have this serial (GPU-b1, GPU-b2); use the UUID"
 
 
 class TestTheStore:
@@ -190,7 +190,7 @@ class TestTheStore:
                 await client.get("/api/v1/marks"),
             ):
                 assert answer.status_code == 404
-                assert answer.json()["error"] == "this collector keeps no marks: its configuration has no [store]"
+                assert answer.json()["detail"] == "this collector keeps no marks: its configuration has no [store]"
 
     async def test_one_that_fails_is_unavailable(self, site: Any, client: httpx.AsyncClient) -> None:
         site.break_store()

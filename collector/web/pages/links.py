@@ -9,6 +9,7 @@ from collector.views.problems.problem import Problem
 
 __all__ = [
     "address",
+    "chassis_url",
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
@@ -22,6 +23,11 @@ __all__ = [
 ]
 
 MAX_TICKET_NAME_LENGTH = 40  # characters
+
+
+def chassis_url(chassis: str) -> str:
+    """Return the address of a chassis's page."""
+    return f"/chassis/{quote(chassis, safe='')}"
 
 
 def gpu_history_path(uuid: str) -> str:

@@ -14,7 +14,7 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
-from collector.views.placements import last_condition
+from collector.views.placements import in_words, last_condition
 from collector.views.recent_changes import current_place
 from collector.views.replacements import exchanges
 from collector.views.trays import last_known_chassis
@@ -70,8 +70,11 @@ def _common(request: web.Request) -> dict[str, Any]:
         "root": root,
         "here": here,
         "area": _area(here),
+        "looks_back": _looks_back(here) and collector.past is not None,
+        "at_text": "",
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
+        "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
@@ -79,6 +82,11 @@ def _common(request: web.Request) -> dict[str, Any]:
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
+
+
+def _looks_back(path: str) -> bool:
+    """Return whether a page can be of another time than now."""
+    return path == "/" or path.startswith(("/clusters/", "/gpus/"))
 
 
 def _area(path: str) -> str:
@@ -99,6 +107,7 @@ def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
 PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
+    "chassis_url": links.chassis_url,
     "gpu_url": links.gpu_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
@@ -127,6 +136,7 @@ _templates.filters |= {
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "level_of": worst_level,
     "reasons_of": degradations,
+    "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "problem_anchor": links.problem_anchor,

@@ -150,7 +150,7 @@ class TestReading:
             "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
         )
         assert page.locator("svg .bar").count() == 2
-        expect(page.locator(".life > li", has_text="from n2 of prod-a to n1 of prod-a")).to_be_visible()
+        expect(page.locator(".life > li", has_text="from n2 (prod-a) to n1 (prod-a)")).to_be_visible()
 
     def test_words_of_time_stay_true(self, opened: Any) -> None:
         page = opened("/clusters/prod-b/nodes/n3")

@@ -28,6 +28,7 @@ async def test_json_ids_have_a_result_each_in_their_order(client: httpx.AsyncCli
     assert (answer["found"], answer["not_found"]) == (3, 1)
     assert answer["results"][0]["matches"][0] | {"since": "", "confirmed_at": ""} == {
         **dict.fromkeys(("chassis", "tray", "slot", "module", "pci_bus_id", "until", "mark", "ticket")),
+        "id": "S/N: 100",
         "kind": "serial",
         "state": "found",
         "cluster": "prod-a",
@@ -90,7 +91,7 @@ async def test_what_is_wrong_is_one_clear_problem(
 ) -> None:
     answer = await client.post("/api/v1/gpus/lookup", **request_)
     assert answer.status_code == status
-    assert text in (answer.json() if status == 400 else {"error": answer.text})["error"]
+    assert text in (answer.json() if status == 400 else {"detail": answer.text})["detail"]
 
 
 async def test_ten_thousand_ids_are_answered(client: httpx.AsyncClient, site: Any, kept: Store) -> None:

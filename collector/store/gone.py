@@ -1,0 +1,70 @@
+"""The queries of what is on no node any more: GPUs by their last placement, and nodes that no GPU is on."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_
+
+from collector.model import Place
+from collector.store import schema
+
+__all__ = ["GoneNode", "gone_gpus", "gone_nodes"]
+
+
+class GoneNode(NamedTuple):
+    """A node that has had GPUs and has none any more; times are Unix seconds."""
+
+    place: Place
+    machine: str
+    until: float  # when the last one left
+    confirmed: float | None  # when it was last read with one, as far as that is recorded
+
+
+Where = Mapping[str, Collection[str]]  # by column: the values that are admitted
+
+_placements = schema.placements.c
+
+
+def gone_gpus(where: Where, after: str | None) -> ColumnElement[bool]:
+    """Return which placements are the last ones of GPUs that are on no node, to be read in the order of their UUIDs."""
+    other = schema.placements.alias().c
+    later = and_(
+        other.uuid == _placements.uuid,
+        or_(
+            other.until.is_(None),
+            other.until > _placements.until,
+            and_(other.until == _placements.until, other.id > _placements.id),
+        ),
+    )
+    conditions = [_placements.until.is_not(None), ~exists().where(later), *_admitted(where)]
+    if after is not None:
+        conditions.append(_placements.uuid > after)
+    return and_(*conditions)
+
+
+def gone_nodes(where: Where, after: Place | None, limit: int) -> Select[Any]:
+    """Return the query of the nodes that have had GPUs and have none, with machine and when the last one left."""
+    there = schema.placements.alias().c
+    present = exists().where(
+        there.node == _placements.node, there.cluster == _placements.cluster, there.until.is_(None)
+    )
+    query = (
+        select(
+            _placements.cluster,
+            _placements.node,
+            func.max(_placements.machine).label("machine"),
+            func.max(_placements.until).label("until"),
+            func.max(_placements.confirmed).label("confirmed"),
+        )
+        .where(~present, *_admitted(where))
+        .group_by(_placements.cluster, _placements.node)
+        .order_by(_placements.cluster, _placements.node)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(tuple_(_placements.cluster, _placements.node) > tuple_(after.cluster, after.node))
+    return query
+
+
+def _admitted(where: Where) -> list[ColumnElement[bool]]:
+    return [_placements[name].in_(sorted(values)) for name, values in where.items()]

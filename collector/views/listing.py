@@ -1,0 +1,141 @@
+"""Lists in natural order, read page by page while the fleet changes: where a page ended, and what comes next."""
+
+import base64
+import binascii
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+__all__ = [
+    "EXPECTED_NEXT",
+    "MAX_CURSOR_LENGTH",
+    "Cursor",
+    "Listed",
+    "Sort",
+    "Value",
+    "Window",
+    "natural_key",
+    "row_key",
+]
+
+EXPECTED_NEXT = "expected the `next` value of the previous page"
+MAX_CURSOR_LENGTH = 4096  # characters
+_SLACK = 1000  # rows that a window holds beyond its limit before it is cut
+_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
+
+Value = str | int | float | bool | None  # that rows are sorted by
+_Key = tuple[Any, ...]
+_T = TypeVar("_T")
+
+
+class Sort(NamedTuple):
+    """What a list is sorted by; unknown values come last either way."""
+
+    key: str  # a column; empty: by place
+    descending: bool = False
+
+    def __str__(self) -> str:
+        """Return it as the API's `sort` has it."""
+        return f"-{self.key}" if self.descending else self.key
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ended: what its last row was sorted by, and which row it was."""
+
+    sort: str
+    value: Value
+    row: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return it as text that says nothing to a reader."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).rstrip(b"=").decode()
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Return the cursor that `str` wrote; raises ValueError."""
+        try:
+            if len(text) > MAX_CURSOR_LENGTH:
+                raise ValueError
+            return msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True), type=cls)
+        except (ValueError, binascii.Error, RecursionError):
+            raise ValueError(EXPECTED_NEXT) from None
+
+
+class Listed(NamedTuple, Generic[_T]):
+    """One page of a list."""
+
+    rows: list[_T]
+    next: Any  # where it ended, a Cursor or another value that str writes; None: this is the last page
+    total: int | None  # rows of all pages; None: not counted
+
+
+class Window(Generic[_T]):
+    """Keeps the rows of one page out of all that are added, in the order of `sort` and then of what names them."""
+
+    def __init__(self, sort: Sort, after: Cursor | None, limit: int) -> None:
+        """Raise ValueError for a cursor of a list that is sorted in another way."""
+        if after is not None and after.sort != str(sort):
+            raise ValueError("expected the `next` value of a page with the same `sort`")
+        self._sort, self._limit = sort, limit
+        self._after = None if after is None else (*self._rank(after.value), row_key(after.row))
+        self._found: list[tuple[_Key, Value, Sequence[str], _T]] = []
+        self._bound: _Key | None = None  # what comes behind it is on a later page
+
+    def add(self, value: Value, row: Sequence[str], make: Callable[[], _T]) -> None:
+        """Consider a row: what it is sorted by, what names it, and what it is made with if it may be on the page."""
+        rank = self._rank(value)
+        if self._bound is not None and self._before(self._bound[:2], rank):
+            return
+        key = (*rank, row_key(row))
+        if self._after is not None and not self._before(self._after, key):
+            return
+        if self._bound is not None and self._before(self._bound, key):
+            return
+        self._found.append((key, value, row, make()))
+        if len(self._found) > 2 * self._limit + _SLACK:
+            self._cut()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is more than the page holds; of rows that are added in order, the rest is on later pages."""
+        return len(self._found) > self._limit or self._bound is not None
+
+    def page(self, total: int | None) -> Listed[_T]:
+        """Return the page."""
+        more = self._bound is not None
+        self._cut()
+        more = more or self._bound is not None
+        cursor = None
+        if more:
+            _, value, row, _ = self._found[-1]
+            cursor = Cursor(str(self._sort), value, tuple(row))
+        return Listed([one for *_, one in self._found], cursor, total)
+
+    def _cut(self) -> None:
+        self._found.sort(key=lambda one: one[0], reverse=self._sort.descending)
+        if len(self._found) > self._limit:
+            del self._found[self._limit :]
+            self._bound = self._found[-1][0]
+
+    def _before(self, one: _Key, other: _Key) -> bool:
+        return other < one if self._sort.descending else one < other
+
+    def _rank(self, value: Value) -> _Key:
+        if value is None:
+            return (not self._sort.descending, ())
+        return (self._sort.descending, (1, natural_key(value)) if isinstance(value, str) else (0, value))
+
+
+@functools.lru_cache(maxsize=4096)  # rows beside each other have most of their names in common
+def natural_key(text: str) -> tuple[Any, ...]:
+    """Return a text's place in natural order: sim-2 before sim-10, and equal ones only if they are the same text."""
+    parts = _DIGITS.split(text)
+    return (tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text)
+
+
+def row_key(row: Sequence[str]) -> tuple[Any, ...]:
+    """Return the place of what names a row, part by part in natural order."""
+    return tuple(map(natural_key, row))

@@ -1,0 +1,460 @@
+"""The operations of the API: each path with its parameters, its answer and its errors, declared once.
+
+The handlers check requests by it, and the OpenAPI document is made of it, so that the two cannot disagree.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from collector.health import Degradation, Level
+from collector.marks import MarkKind
+from collector.model import CHANGE_EVENTS
+from collector.store import Position
+from collector.views.columns import (
+    ChangeRow,
+    ClusterRow,
+    GpuRow,
+    MarkRow,
+    NodeRow,
+    PlacementRow,
+    ProblemRow,
+    columns,
+)
+from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
+from collector.views.listing import Cursor, Sort
+from collector.views.lookup_rows import LookupRow
+from collector.views.terms import MAX_TERM_LENGTH
+from collector.web.cursors import ChangeCursor, row_id
+from collector.web.problem import Code
+from collector.web.query import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    After,
+    Choice,
+    Fields,
+    Moment,
+    Parameter,
+    SortKeys,
+    Text,
+    Whole,
+)
+
+__all__ = ["OPERATIONS", "Body", "LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "Operation"]
+
+API = "/api/v1"
+
+
+class Body(NamedTuple):
+    """The body of a request."""
+
+    kinds: Mapping[str, type | None]  # by media type; None: text
+    description: str
+
+
+class Operation(NamedTuple):
+    """One operation of the API."""
+
+    method: str
+    path: str
+    id: str  # by which programs call it
+    tag: str
+    summary: str
+    parameters: tuple[Parameter, ...]
+    answer: Any  # the type of the answer, or of the rows of a list
+    rows: str = ""  # the name of the list; empty: the answer is one object
+    total: bool = False  # whether the list is counted
+    csv: bool = False  # whether the rows can be had as CSV
+    errors: tuple[Code, ...] = ()  # besides those that every operation has
+    body: Body | None = None
+
+
+class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be noted of a GPU."""
+
+    kind: Annotated[MarkKind, Meta(description="What is to become of the GPU.")]
+    note: Annotated[str | None, Meta(description="Why, in one line.")] = None
+    ticket: Annotated[str | None, Meta(description="URL or name of a ticket.")] = None
+    until: Annotated[str | None, Meta(description="When it ends by itself: a time, or how long from now.")] = None
+
+
+class MarkSet(msgspec.Struct, frozen=True, kw_only=True):
+    """What setting a mark did."""
+
+    mark: MarkRow
+    former: Annotated[MarkRow | None, Meta(description="The mark that it ended.")]
+    unchanged: Annotated[bool, Meta(description="Whether the GPU was marked so already.")]
+    seen: Annotated[bool, Meta(description="Whether such a GPU was ever seen.")]
+    warning: Annotated[str | None, Meta(description="What to know of it.")]
+
+
+class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
+    """What removing a mark did."""
+
+    mark: MarkRow
+    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which is now in force.")]
+
+
+class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ids to look up."""
+
+    ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
+
+
+LookupMatch = msgspec.defstruct(
+    "LookupMatch",
+    [(name, kind) for name, kind in get_type_hints(LookupRow).items() if name != "id"],
+    namespace={"__doc__": "One GPU or node that an id names."},
+)
+
+
+class LookupResultRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one id names."""
+
+    id: Annotated[str, Meta(description="As it was given.")]
+    found: bool
+    kind: Annotated[str | None, Meta(description="As what it was found.")]
+    total: Annotated[int, Meta(description="How many it names; the first ones are in `matches`.")]
+    matches: list[LookupMatch]  # type: ignore[valid-type]
+    note: Annotated[str, Meta(description="If it was not found, what was searched.")]
+
+
+class LookupSearched(msgspec.Struct, frozen=True, kw_only=True):
+    """What was searched."""
+
+    clusters: int
+    nodes: int
+    gpus: int
+    clusters_down: list[str]
+    nodes_unread: int
+    history: bool
+    history_since: str | None
+    history_error: str | None
+    text: str
+
+
+class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What each of some ids names, in their order."""
+
+    results: list[LookupResultRow]
+    found: int
+    not_found: int
+    searched: LookupSearched
+
+
+class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a text may become."""
+
+    text: str
+    kind: str
+    detail: str
+    url: Annotated[str, Meta(description="Path of its page.")]
+
+
+class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a text may become, the likeliest first."""
+
+    suggestions: list[SuggestionRow]
+
+
+def _filter(name: str, description: str) -> Parameter:
+    return Parameter(name, Text(), description, repeated=True, filters=True)
+
+
+def _sort(keys: list[str]) -> Parameter:
+    text = "Column to sort by; -COLUMN in descending order. Unknown values come last. Default: by place."
+    return Parameter("sort", SortKeys(keys), text, default=Sort(""))
+
+
+def _keys(table: Mapping[str, object]) -> list[str]:
+    return [key for key in table if key]
+
+
+def _fields(row_type: type[msgspec.Struct]) -> Parameter:
+    text = "Columns to answer, joined by commas; mark.kind is a field of an object. Default: all."
+    return Parameter("fields", Fields(row_type), text)
+
+
+AFTER_TEXT = "`next` of the previous page, to continue behind it."
+AFTER = Parameter("after", After(Cursor.parse), AFTER_TEXT)
+AFTER_PLACEMENT = Parameter("after", After(Position.parse), AFTER_TEXT)
+AFTER_MARK = Parameter("after", After(row_id), AFTER_TEXT)
+LIMIT = Parameter("limit", Whole(1, MAX_LIMIT), "Most rows of a page.", default=DEFAULT_LIMIT)
+FORMAT = Parameter("format", Choice(("json", "csv")), "json or csv; else `Accept` decides.")
+CLUSTER = _filter("cluster", "Cluster.")
+NODE = _filter("node", "Node.")
+MACHINE = _filter("machine", "The cloud's or machine's own name of the node.")
+CHASSIS = _filter("chassis", "Serial of the chassis.")
+SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a row, in any case.")
+CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
+NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
+GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
+STATE = Parameter(
+    "state",
+    Choice(("present", "found", "lost", "gone", "all")),
+    "present: on a node now (default), of these those that are found or lost; gone: on no node now, from the history;"
+    " all: present and gone.",
+    default="present",
+)
+IDENTITY = (
+    CLUSTER,
+    NODE,
+    MACHINE,
+    CHASSIS,
+    _filter("serial", "Serial of the board."),
+    _filter("uuid", "UUID, in any case."),
+    _filter("model", "Product name."),
+    _filter("board_part_number", "Part number of the board."),
+    _filter("gpu_part_number", "Part number of the GPU."),
+)
+
+
+def _chosen(name: str, values: tuple[str, ...], description: str) -> Parameter:
+    return Parameter(name, Choice(values), description, repeated=True, filters=True)
+
+
+CONDITION = (
+    _chosen("degraded", ("true", "false"), "Whether it is degraded."),
+    _chosen("reason", tuple(Degradation), "Why it is degraded."),
+    _chosen("level", tuple(Level), "What is to be done about it."),
+    _chosen("mark", tuple(MarkKind), "Kind of its mark in force."),
+)
+PAGING = (LIMIT, AFTER)
+CLUSTER_SORT_KEYS = [
+    column.name for column in columns(ClusterRow) if column.kind not in ("list", "object") and column.name != "message"
+]
+
+LIST_CLUSTERS = Operation(
+    "GET",
+    f"{API}/clusters",
+    "listClusters",
+    "fleet",
+    "List the clusters with their status and counts.",
+    (CLUSTER, SEARCH, _sort(CLUSTER_SORT_KEYS), _fields(ClusterRow), FORMAT, *PAGING),
+    ClusterRow,
+    rows="clusters",
+    total=True,
+    csv=True,
+)
+GET_CLUSTER = Operation(
+    "GET",
+    f"{API}/clusters/{{cluster}}",
+    "getCluster",
+    "fleet",
+    "Return one cluster.",
+    (CLUSTER_PATH, _fields(ClusterRow)),
+    ClusterRow,
+    errors=(Code.NOT_FOUND,),
+)
+LIST_NODES = Operation(
+    "GET",
+    f"{API}/nodes",
+    "listNodes",
+    "fleet",
+    "List the GPU nodes, read or not.",
+    (CLUSTER, NODE, MACHINE, CHASSIS, STATE, SEARCH, _sort(_keys(NODE_SORT_KEYS)), _fields(NodeRow), FORMAT, *PAGING),
+    NodeRow,
+    rows="nodes",
+    total=True,
+    csv=True,
+)
+GET_NODE = Operation(
+    "GET",
+    f"{API}/clusters/{{cluster}}/nodes/{{node}}",
+    "getNode",
+    "fleet",
+    "Return one GPU node, also one that is gone.",
+    (CLUSTER_PATH, NODE_PATH, _fields(NodeRow)),
+    NodeRow,
+    errors=(Code.NOT_FOUND,),
+)
+LIST_GPUS = Operation(
+    "GET",
+    f"{API}/gpus",
+    "listGpus",
+    "fleet",
+    "List the GPUs.",
+    (*IDENTITY, *CONDITION, STATE, SEARCH, _sort(_keys(GPU_SORT_KEYS)), _fields(GpuRow), FORMAT, *PAGING),
+    GpuRow,
+    rows="gpus",
+    total=True,
+    csv=True,
+)
+GET_GPU = Operation(
+    "GET",
+    f"{API}/gpus/{{id}}",
+    "getGpu",
+    "fleet",
+    "Return one GPU, also one that is gone.",
+    (GPU_PATH, _fields(GpuRow)),
+    GpuRow,
+    errors=(Code.NOT_FOUND, Code.AMBIGUOUS),
+)
+LIST_PROBLEMS = Operation(
+    "GET",
+    f"{API}/problems",
+    "listProblems",
+    "fleet",
+    "List what is wrong, the worst first.",
+    (CLUSTER, _fields(ProblemRow), FORMAT, *PAGING),
+    ProblemRow,
+    rows="problems",
+    total=True,
+    csv=True,
+)
+GPU_HISTORY = Operation(
+    "GET",
+    f"{API}/gpus/{{id}}/history",
+    "listGpuHistory",
+    "history",
+    "List every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.",
+    (GPU_PATH, _fields(PlacementRow), FORMAT, LIMIT, AFTER_PLACEMENT),
+    PlacementRow,
+    rows="placements",
+    csv=True,
+    errors=(Code.NO_STORE,),
+)
+NODE_HISTORY = Operation(
+    "GET",
+    f"{API}/nodes/{{node}}/history",
+    "listNodeHistory",
+    "history",
+    "List every GPU that is or was on a node.",
+    (
+        NODE_PATH,
+        Parameter("cluster", Text(), "Cluster, among nodes of one name."),
+        _fields(PlacementRow),
+        FORMAT,
+        LIMIT,
+        AFTER_PLACEMENT,
+    ),
+    PlacementRow,
+    rows="placements",
+    csv=True,
+    errors=(Code.NO_STORE,),
+)
+LIST_CHANGES = Operation(
+    "GET",
+    f"{API}/changes",
+    "listChanges",
+    "history",
+    "List the changes: oldest first, or with order=desc newest first.",
+    (
+        Parameter("since", Moment(), "Only changes from this time on."),
+        Parameter("until", Moment(future=True), "Only changes before this time."),
+        Parameter("cluster", Text(), "Only changes in this cluster, and moves out of it."),
+        Parameter("node", Text(), "Only changes on nodes of this name, and moves away from them."),
+        Parameter("uuid", Text(), "Only changes of this GPU."),
+        Parameter("serial", Text(), "Only changes of GPUs that have or once had this serial."),
+        Parameter("q", Text(), "Only changes in which this text occurs, in any case."),
+        Parameter("event", Choice(tuple(CHANGE_EVENTS)), "Only these events.", repeated=True),
+        _fields(ChangeRow),
+        FORMAT,
+        Parameter("order", Choice(("asc", "desc")), "desc: the newest first.", default="asc"),
+        LIMIT,
+        Parameter(
+            "after",
+            After(ChangeCursor.parse),
+            f"{AFTER_TEXT} Or the id of a change: without since, until and order, what was recorded after it.",
+        ),
+    ),
+    ChangeRow,
+    rows="changes",
+    csv=True,
+    errors=(Code.NO_STORE,),
+)
+LIST_MARKS = Operation(
+    "GET",
+    f"{API}/marks",
+    "listMarks",
+    "marks",
+    "List the marks in force, the newest first.",
+    (
+        Parameter("all", Choice(("false", "true")), "true: also those that have ended.", default="false"),
+        Parameter("gpu", Text(), "Only those of this UUID or serial."),
+        _fields(MarkRow),
+        FORMAT,
+        LIMIT,
+        AFTER_MARK,
+    ),
+    MarkRow,
+    rows="marks",
+    csv=True,
+    errors=(Code.NO_STORE,),
+)
+SET_MARK = Operation(
+    "PUT",
+    f"{API}/gpus/{{id}}/mark",
+    "setMark",
+    "marks",
+    "Mark a GPU, in place of the mark that it has.",
+    (GPU_PATH,),
+    MarkSet,
+    errors=(
+        Code.NO_STORE,
+        Code.INVALID_BODY,
+        Code.FORBIDDEN,
+        Code.CONFLICT,
+        Code.BODY_TOO_LARGE,
+        Code.BODY_TIMEOUT,
+        Code.UNSUPPORTED_MEDIA_TYPE,
+    ),
+    body=Body(MappingProxyType({"application/json": MarkBody}), "The mark."),
+)
+REMOVE_MARK = Operation(
+    "DELETE",
+    f"{API}/gpus/{{id}}/mark",
+    "removeMark",
+    "marks",
+    "Remove the mark of a GPU.",
+    (GPU_PATH,),
+    MarkRemoved,
+    errors=(Code.NO_STORE, Code.FORBIDDEN, Code.CONFLICT, Code.NOT_FOUND),
+)
+LOOK_UP_GPUS = Operation(
+    "POST",
+    f"{API}/gpus/lookup",
+    "lookUpGpus",
+    "lookup",
+    "Return what each of up to 10,000 ids names, in their order, also of those that name nothing.",
+    (FORMAT,),
+    LookupAnswer,
+    csv=True,
+    errors=(Code.INVALID_BODY, Code.BODY_TOO_LARGE, Code.BODY_TIMEOUT, Code.UNSUPPORTED_MEDIA_TYPE),
+    body=Body(
+        MappingProxyType({"application/json": LookupBody, "text/plain": None}),
+        "The ids: as JSON one each, or as text in any separation.",
+    ),
+)
+SUGGEST = Operation(
+    "GET",
+    f"{API}/suggest",
+    "suggest",
+    "lookup",
+    "Return what a text that somebody types may become.",
+    (Parameter("q", Text(MAX_TERM_LENGTH), "The text so far.", default=""),),
+    SuggestionsAnswer,
+)
+OPENAPI = Operation("GET", f"{API}/openapi.json", "getOpenApi", "about", "Return this document.", (), dict[str, Any])
+
+OPERATIONS: tuple[Operation, ...] = (
+    LIST_CLUSTERS,
+    GET_CLUSTER,
+    LIST_NODES,
+    GET_NODE,
+    LIST_GPUS,
+    GET_GPU,
+    LIST_PROBLEMS,
+    GPU_HISTORY,
+    NODE_HISTORY,
+    LIST_CHANGES,
+    LIST_MARKS,
+    SET_MARK,
+    REMOVE_MARK,
+    LOOK_UP_GPUS,
+    SUGGEST,
+    OPENAPI,
+)

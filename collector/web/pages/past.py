@@ -1,0 +1,159 @@
+"""The pages of the fleet, a cluster, a node and a GPU as they were at a time, `?at=`."""
+
+import functools
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from collector.model import Gpu, Place
+from collector.store import StoreError
+from collector.timestamps import rfc3339
+from collector.views.past import LookBack, NotRecordedError, PastGpu, look_back
+from collector.views.trays import position
+from collector.web.keys import COLLECTOR
+from collector.web.pages.links import address, cluster_url, gpu_url, node_url
+from collector.web.pages.paging import PAGE_ROWS
+from collector.web.pages.rendering import page
+from collector.web.params import timestamp
+from collector.web.public_url import local_path, public_url
+
+__all__ = ["cluster", "fleet", "gpu", "looking_back", "node"]
+
+MAX_CLUSTERS = 1000  # that the page of the fleet shows
+MAX_GPUS = 1000  # of a node
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitable[web.StreamResponse]]) -> _Handler:
+    """Return a handler that shows how it is now, or with `at` how it was at a time."""
+
+    @functools.wraps(now)
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "at" not in request.query or not _has_a_past(request):
+            return await now(request)
+        view = request.app[COLLECTOR]
+        if not request.query["at"].strip() or (time := timestamp(request, "at")) is None:
+            raise web.HTTPSeeOther(public_url(request).prefix + local_path(request))
+        try:
+            return await then(request, await look_back(view.past, time, view))
+        except NotRecordedError as error:
+            raise web.HTTPNotFound(text=f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        except StoreError as error:
+            raise web.HTTPServiceUnavailable(text=f"The history is currently unavailable. {error}") from None
+
+    return handler
+
+
+def _has_a_past(request: web.Request) -> bool:
+    """Return whether a page is one of another time, and does not lead to one as the serial of a GPU does."""
+    return request.match_info.get("uuid", "GPU-").upper().startswith("GPU-")
+
+
+async def fleet(request: web.Request, then: LookBack) -> web.Response:
+    """Show the clusters, those too that are configured no more, with how much was in them."""
+    counts = await then.counts()
+    models: dict[str, int] = {}
+    for count in counts.values():
+        for model, number in count.models.items():
+            models[model] = models.get(model, 0) + number
+    names = sorted(counts, key=_natural)
+    return await _page(
+        request,
+        then,
+        "past_fleet.html",
+        counts=[(name, counts[name]) for name in names[:MAX_CLUSTERS]],
+        more=max(0, len(names) - MAX_CLUSTERS),
+        clusters=len(names),
+        gpus=sum(count.gpus for count in counts.values()),
+        nodes=sum(count.nodes for count in counts.values()),
+        models=sorted(models.items(), key=lambda one: -one[1]),
+        configured=request.app[COLLECTOR].clusters(),
+    )
+
+
+async def cluster(request: web.Request, then: LookBack) -> web.Response:
+    """Show a cluster's nodes, a page behind the node `after`."""
+    name, after = request.match_info["cluster"], request.query.get("after") or None
+    count = (await then.counts()).get(name)
+    if count is None:
+        raise web.HTTPNotFound(text=f"No GPU was in a cluster named “{name}” at {rfc3339(then.time)}.")
+    place = None if after is None else Place(name, after)
+    nodes = await then.nodes({"cluster": [name]}, after=place, limit=PAGE_ROWS + 1)
+    return await _page(
+        request,
+        then,
+        "past_cluster.html",
+        name=name,
+        count=count,
+        nodes=nodes[:PAGE_ROWS],
+        after=after,
+        following=nodes[PAGE_ROWS - 1].node if len(nodes) > PAGE_ROWS else None,
+        configured=name in request.app[COLLECTOR].clusters(),
+    )
+
+
+async def node(request: web.Request, then: LookBack) -> web.Response:
+    """Show a node's GPUs."""
+    place = Place(request.match_info["cluster"], request.match_info["node"])
+    found = await then.gpus({"cluster": [place.cluster], "node": [place.node]}, limit=MAX_GPUS)
+    if not found:
+        raise web.HTTPNotFound(
+            text=f"No GPU was on a node “{place.node}” of the cluster “{place.cluster}” at {rfc3339(then.time)}."
+        )
+    return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat))
+
+
+async def gpu(request: web.Request, then: LookBack) -> web.Response:
+    """Show a GPU."""
+    wanted = request.match_info["uuid"]
+    found = await then.gpus({"uuid": [wanted]}, limit=MAX_GPUS)
+    if not found:
+        raise web.HTTPNotFound(text=f"No GPU with the UUID “{wanted}” was on a node at {rfc3339(then.time)}.")
+    return await _page(request, then, "past_gpu.html", gpus=found, wanted=wanted)
+
+
+async def _page(request: web.Request, then: LookBack, template: str, **values: Any) -> web.Response:
+    root, path, at = public_url(request).prefix, local_path(request), rfc3339(then.time)
+
+    def below(url: str, **query: object) -> str:
+        """Return an address of the page at the same time."""
+        return root + address(url, {**query, "at": at})
+
+    return await page(
+        request,
+        template,
+        then=then.time,
+        at_text=at,
+        page_now=root + path,
+        fleet_then=below("/"),
+        more_then=lambda after: below(path, after=after),
+        cluster_then=lambda name: below(cluster_url(name)),
+        node_then=lambda place: below(node_url(place)),
+        gpu_then=lambda uuid: below(gpu_url(uuid)),
+        **values,
+    )
+
+
+def _seat(gpu: PastGpu) -> Any:
+    one = gpu.placement
+    return position(
+        Gpu(
+            uuid=one.uuid,
+            chassis=one.chassis,
+            tray=one.tray,
+            slot=one.slot,
+            module=one.module,
+            pci_bus_id=one.pci_bus_id,
+        )
+    )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts sim-2 before sim-10."""
+    return [(int(part) if index % 2 else 0, part) for index, part in enumerate(_NUMBERS.split(name))]
+
+
+_NUMBERS = re.compile(r"([0-9]{1,18})")
