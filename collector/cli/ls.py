@@ -9,10 +9,12 @@ import click
 from collector.cli.client import Client, check_clusters, connection_options
 from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
 from collector.cli.condition import badness, condition_words, level_style, mark_of
+from collector.cli.options import at_option
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
+from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow
 
 __all__ = ["ls"]
@@ -82,9 +84,10 @@ def _filter_options(function: Any) -> Any:
 @click.command()
 @click.argument("term", required=False, shell_complete=complete_id)
 @_filter_options
+@at_option
 @output_options(_LAYOUT, watch=True)
 @connection_options
-def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None:
+def ls(term: str | None, at: float | None, output: Output, degraded: bool, **options: Any) -> None:
     r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis, node or part number.
 
     A filter given several times matches any of its values; different filters must all match. Without
@@ -97,6 +100,7 @@ def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
       gpuid ls --degraded --level replace          what has to be replaced
       gpuid ls --mark rma --mark quarantine        what somebody has marked so
+      gpuid ls --node gpu-0007 --at 2026-11-24T12:00:00Z   what was there then
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
     """
@@ -108,8 +112,9 @@ def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None
 
     def ask() -> Iterator[Row]:
         with Client(**options) as client:
-            check_clusters(client, filters.get("cluster", ()))
-            gpus = _gpus(client, term, filters)
+            if at is None:  # a cluster of the past may be configured no more
+                check_clusters(client, filters.get("cluster", ()))
+            gpus = _gpus(client, term, filters if at is None else {**filters, "at": (rfc3339(at),)})
             yield from sorted(gpus, key=badness) if worst_first else gpus
 
     show_rows(

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import Style
+from collector.cli.table import Style, wrapped
 from collector.cli.watching import watch_rows
 from collector.config import Duration
 
@@ -157,6 +157,6 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            click.echo("\n" + "\n".join(lines))
+            click.echo("\n" + "\n".join(map(wrapped, lines)))
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)

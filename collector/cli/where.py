@@ -16,7 +16,7 @@ from collector.cli.history_queries import (
     health_lines,
 )
 from collector.cli.output import Output, Row, layout_of, output_options, print_rows
-from collector.cli.table import Style
+from collector.cli.table import Style, wrapped
 from collector.text import counted, one_line
 from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
@@ -74,7 +74,7 @@ def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: A
     if rows or not as_table:
         print_rows(_LAYOUT, rows, output, nothing="", cells=_cells, styles=_STYLES)
     if as_table and (told := list(describe_conditions([row for life in lives.values() for row in life]))):
-        click.echo("\n" + "\n".join(told))
+        click.echo("\n" + "\n".join(map(wrapped, told)))
     if missed:
         click.echo(_no(answer, missed), err=True)
     if not answer.found:

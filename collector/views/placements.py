@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from collector.health import Condition
-from collector.model import Event, Gpu, LastReport, Place, Placement
+from collector.model import SEAT_FIELDS, Event, Gpu, LastReport, Place, Placement
 from collector.store import Alteration, PastPlacement
 from collector.views.collector_view import CollectorView
 from collector.views.history_query import HistoryAnswer
@@ -115,13 +117,21 @@ def known_gpu(
     """Return a GPU as it was last seen, in whatever case its UUID is given; None if it never was."""
     if present:
         return present[0].gpu
+    recorded = [as_gpu(row) for row in history.rows[:1]]
+    remembered = view.inventory.facts(uuid)
     for group in view.recent_changes.newest():
         for seen in group.gpus:
             if seen.uuid.lower() == uuid.lower():
-                return seen
-    for row in history.rows:
-        return as_gpu(row)
-    return view.inventory.facts(uuid)
+                return _seated(seen, [*recorded, *([remembered] if remembered else [])])
+    return recorded[0] if recorded else remembered
+
+
+def _seated(gpu: Gpu, known: Iterable[Gpu]) -> Gpu:
+    """Return a GPU with where it sat: a change that was read from the history does not say that."""
+    if any(getattr(gpu, field) is not None for field in SEAT_FIELDS):
+        return gpu
+    seats = ({field: getattr(one, field) for field in SEAT_FIELDS} for one in known)
+    return msgspec.structs.replace(gpu, **next((seat for seat in seats if any(seat.values())), {}))
 
 
 def last_condition(view: CollectorView, uuid: str) -> Condition | None:

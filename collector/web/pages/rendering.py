@@ -155,6 +155,8 @@ _templates.globals |= {
     "reason_text": REASON_WORDS.get,
     "coverage": humanize.describe_coverage,
     "exchanges": exchanges,
+    "gpu_path": links.gpu_url,  # as the API has it, too
+    "node_path": links.node_url,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
 }

@@ -10,7 +10,7 @@ from collector.health import Health
 from collector.marks import Mark, MarkKind, NewMark
 from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
-from collector.views.recent_changes import RecentChanges
+from collector.views.recent_changes import RecentChanges, as_change
 
 pytestmark = pytest.mark.anyio
 
@@ -46,9 +46,7 @@ async def test_it_shows_the_place_and_the_facts_of_a_gpu(site: Any, serving: Any
         "PCI bus 00000008:01:00.0 Minor number 1 Board part 900-2G548 GPU part 2941-890-A1 VBIOS 97.00.88 MIG off "
         "Driver 570.148.08 CUDA 12.8 Read from pod gpu-operator/p" in page.text
     )
-    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/chassis/C7", "/api/v1/gpus?uuid=GPU-f"} <= set(
-        page.links
-    )
+    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/chassis/C7", "/api/v1/gpus/GPU-f"} <= set(page.links)
 
 
 async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: Any, visit: Any) -> None:
@@ -76,6 +74,18 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     )
     assert "[store]" not in page.text
     assert "/api/v1/gpus/GPU-a1/history" in page.links
+
+
+async def test_where_a_gpu_sat_outlives_a_restart(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", module="4", pci_bus_id="00000004:4E:00.0"))
+    site.read("prod-a", "n1", time=1764000300.0)
+    assert await kept.history_writer.flushed(10)
+    site.collector.recent_changes = RecentChanges()
+    site.collector.recent_changes.add([as_change(one) for one in await kept.history.changes()])
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-a1")).text
+    assert "Last node n1 prod-a Module 4 PCI bus 00000004:4E:00.0" in text
+    assert "1 board to pull 100 Module 4 PCI bus 00000004:4E:00.0" in text
 
 
 async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:
