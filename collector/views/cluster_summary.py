@@ -73,6 +73,7 @@ class ClusterSummary:
     degraded: Counter[Level] = field(default_factory=Counter)  # GPUs, by what is to be done about them
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
+    drivers: Counter[str] = field(default_factory=Counter)  # nodes by the version of their driver
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
@@ -154,6 +155,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
+        summary.drivers[entry.driver_version or ""] += 1
         summary.overdue += is_overdue(view, entry)
         if (unread := entry.unread) is None:
             summary.read += 1

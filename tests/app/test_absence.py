@@ -156,7 +156,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
 async def test_a_wrong_preset_is_a_problem_in_every_cluster(world: World) -> None:
     await world.start('preset = "gke"')
     await world.eventually(world.unread, {"no_pod": 3.0})
-    await world.says("/", "0 GPUs in 6 nodes", "0 of 6 GPU nodes read; 6 unread: no pod", unwanted="All good")
+    await world.says("/", "0 GPUs on 6 nodes", "0 of 6 GPU nodes read; 6 unread: no pod", unwanted="All good")
 
 
 async def test_a_cluster_whose_nodes_all_fail_is_a_problem(world: World) -> None:

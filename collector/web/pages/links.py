@@ -13,6 +13,7 @@ __all__ = [
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
+    "gpus_url",
     "node_history_path",
     "node_url",
     "problem_anchor",
@@ -23,6 +24,11 @@ __all__ = [
 ]
 
 MAX_TICKET_NAME_LENGTH = 40  # characters
+
+
+def gpus_url(**filters: str) -> str:
+    """Return the address of the list of GPUs that the filters admit."""
+    return address("/gpus", filters)
 
 
 def chassis_url(chassis: str) -> str:
