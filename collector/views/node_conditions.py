@@ -9,7 +9,7 @@ from collector.model import NodeState, Place
 from collector.views.cluster_summary import is_overdue, missing_gpus
 from collector.views.collector_view import CollectorView
 from collector.views.degraded import worst_in
-from collector.views.problems import NodeCondition
+from collector.views.problems.kinds import NodeCondition
 
 __all__ = ["ANY_CONDITION", "NodesAtOdds", "node_test", "nodes_at_odds"]
 

@@ -28,7 +28,7 @@ from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
 from collector.views.lookup_rows import LookupRow
 from collector.views.node_conditions import ANY_CONDITION
-from collector.views.problems import NodeCondition
+from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
 from collector.web.problem import Code

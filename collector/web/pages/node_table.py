@@ -11,7 +11,7 @@ from collector.views.cooperative import sorted_window
 from collector.views.degraded import worst_in
 from collector.views.node_conditions import ANY_CONDITION, nodes_at_odds
 from collector.views.node_list import NODE_SORTS, NodeFilter, filtered_nodes
-from collector.views.problems import NodeCondition
+from collector.views.problems.kinds import NodeCondition
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
