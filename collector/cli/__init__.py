@@ -47,6 +47,7 @@ _COMMANDS = {
 
 _C = TypeVar("_C", bound=click.Command)
 
+_COMPLETE_VARIABLE = "_GPUID_COMPLETE"  # click's own, which the completion scripts set
 _SIGINT_EXIT_CODE = 130
 _SIGPIPE_EXIT_CODE = 141
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -224,4 +225,6 @@ def gpuid() -> None:
 
 def main() -> None:
     """Run the command line."""
+    if _COMPLETE_VARIABLE in os.environ:
+        importlib.import_module("collector.cli.bash")  # by which click completes bash's words as a person sees them
     gpuid(prog_name="gpuid")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.console import output_console
 from collector.cli.output import Output, layout_of, print_rows
 from collector.text import counted, one_line
@@ -27,7 +28,14 @@ Row = Mapping[str, Any]
 
 
 @click.command()
-@click.option("--cluster", "clusters", metavar="NAME", multiple=True, help="Only the problems of this cluster.")
+@click.option(
+    "--cluster",
+    "clusters",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_cluster,
+    help="Only the problems of this cluster.",
+)
 @click.option(
     "-o", "--output", type=click.Choice(("text", "json")), default="text", show_default=True, help="Output format."
 )

@@ -6,6 +6,7 @@ from typing import IO, Any
 import click
 
 from collector.cli.client import RefusedError, connection_options
+from collector.cli.completion import complete_id
 from collector.cli.history_queries import (
     HistoryQueries,
     LookedUp,
@@ -15,7 +16,7 @@ from collector.cli.history_queries import (
     health_lines,
 )
 from collector.cli.output import Output, Row, layout_of, output_options, print_rows
-from collector.cli.table import Style
+from collector.cli.table import Style, wrapped
 from collector.text import counted, one_line
 from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
@@ -41,7 +42,7 @@ _STYLES: Mapping[str, Style] = {"state": _state_style}
 
 
 @click.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
 @click.option(
     "-f", "--file", type=click.File(encoding="utf-8-sig"), metavar="FILE", help="File with ids; - is standard input."
 )
@@ -73,7 +74,7 @@ def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: A
     if rows or not as_table:
         print_rows(_LAYOUT, rows, output, nothing="", cells=_cells, styles=_STYLES)
     if as_table and (told := list(describe_conditions([row for life in lives.values() for row in life]))):
-        click.echo("\n" + "\n".join(told))
+        click.echo("\n" + "\n".join(map(wrapped, told)))
     if missed:
         click.echo(_no(answer, missed), err=True)
     if not answer.found:

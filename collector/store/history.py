@@ -164,6 +164,12 @@ class History(HistoryChanges, HistoryLookup):
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
+    async def left_chassis(self, chassis: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Return what was in a chassis and left its node there, the last to leave first."""
+        condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
+        return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
+    @in_time
     async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
         """Return the placements with these numbers, in the order of `where`."""
         return await self._placements(_placements.id.in_(ids), None, len(ids))

@@ -163,7 +163,7 @@ class NodeRow(Row, frozen=True, kw_only=True):
     machine: Annotated[str | None, wide("The cloud's or machine's own name of the node.")] = None
     provider_id: Annotated[str | None, rest("Provider id of Kubernetes.")] = None
     chassis: Annotated[str | None, wide("Serials of its chassis, joined by commas.")] = None
-    driver_version: Annotated[str | None, table("Driver version.")] = None
+    driver_version: Annotated[str | None, wide("Driver version.")] = None
     cuda_version: Annotated[str | None, wide("CUDA version of the driver.")] = None
     state: Annotated[PresenceState, wide("found, lost (a GPU does not answer) or gone (the node is gone).")]
     found: Annotated[int | None, table("GPUs found by the last reading.")] = None
@@ -198,14 +198,14 @@ class ClusterRow(Row, frozen=True, kw_only=True):
     cluster: Annotated[str, table("Cluster.")]
     state: Annotated[ClusterState | None, table("up, starting, or why it is down.")] = None
     up: Annotated[bool | None, rest("Whether list and watch are healthy.")] = None
-    message: Annotated[str, table("Why it is down, in one line.")] = ""
+    message: Annotated[str, wide("Why it is down, in one line.")] = ""
     since: Annotated[Time | None, wide("Since when it has this state.")] = None
-    synced_at: Annotated[Time | None, table("When its view was last proved current.")] = None
+    synced_at: Annotated[Time | None, wide("When its view was last proved current.")] = None
     nodes: Annotated[int | None, table("GPU nodes.")] = None
-    nodes_read: Annotated[int | None, table("GPU nodes whose GPUs are known.")] = None
-    nodes_unread: Annotated[int | None, wide("GPU nodes whose GPUs cannot be read.")] = None
+    nodes_read: Annotated[int | None, wide("GPU nodes whose GPUs are known.")] = None
+    nodes_unread: Annotated[int | None, table("GPU nodes whose GPUs cannot be read.")] = None
     unread_reasons: Annotated[dict[str, int] | None, rest("Unread GPU nodes by reason.")] = None
-    nodes_failing: Annotated[int | None, table("Nodes whose readings fail.")] = None
+    nodes_failing: Annotated[int | None, wide("Nodes whose readings fail.")] = None
     nodes_overdue: Annotated[int | None, wide("Nodes not read for too long.")] = None
     nodes_listed: Annotated[int | None, rest("All nodes that were listed.")] = None
     sources: Annotated[list[SourceRow] | None, rest("Where GPU pods are looked for.")] = None
@@ -217,7 +217,7 @@ class ClusterRow(Row, frozen=True, kw_only=True):
     gpus_healthy: Annotated[int | None, wide("GPUs that are known and healthy.")] = None
     gpus_known: Annotated[int | None, wide("GPUs that are known to exist.")] = None
     gpus_virtual: Annotated[int | None, rest("vGPUs.")] = None
-    conflicts: Annotated[int | None, table("GPUs confirmed in two places.")] = None
+    conflicts: Annotated[int | None, wide("GPUs confirmed in two places.")] = None
     claims: Annotated[int | None, wide("GPUs on a second node, not settled yet.")] = None
     resembles: Annotated[list[str] | None, rest("Clusters that show the same nodes.")] = None
 

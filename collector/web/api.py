@@ -1,4 +1,4 @@
-"""The JSON API of the fleet as it is now: clusters, nodes, GPUs and problems, in pages or one alone."""
+"""The JSON API of the fleet, now or `at` a time: clusters, nodes, GPUs and problems, in pages or one alone."""
 
 from typing import Any
 
@@ -22,6 +22,7 @@ from collector.web import operations
 from collector.web.answers import Pages, answer, asked, json_answer, row_answer
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.openapi import openapi
+from collector.web.past import past_cluster, past_clusters, past_gpu, past_gpus, past_node, past_nodes
 from collector.web.problem import Code, InvalidParameterError, coded
 from collector.web.query import Query
 
@@ -33,6 +34,8 @@ MAX_NAMED = 10  # names in an error
 async def clusters(request: web.Request) -> web.StreamResponse:
     """Return the clusters with their status and what is in them."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_CLUSTERS)
+    if "at" in query:
+        return await past_clusters(request, query)
     degraded = {summary.name: summary.degraded for summary in await request.app[SUMMARIES].all()}
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
@@ -47,6 +50,8 @@ async def clusters(request: web.Request) -> web.StreamResponse:
 async def cluster(request: web.Request) -> web.Response:
     """Return one cluster."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_CLUSTER)
+    if "at" in query:
+        return await past_cluster(request, query)
     name = query["cluster"]
     if name not in view.clusters():
         known = enumerated(sorted(view.clusters()), MAX_NAMED)
@@ -57,6 +62,8 @@ async def cluster(request: web.Request) -> web.Response:
 async def nodes(request: web.Request) -> web.StreamResponse:
     """Return the GPU nodes, read or not, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
+    if "at" in query:
+        return await past_nodes(request, query)
 
     async def present(after: Cursor | None, limit: int) -> Listed[NodeRow]:
         page = await list_nodes(
@@ -73,6 +80,8 @@ async def nodes(request: web.Request) -> web.StreamResponse:
 async def node(request: web.Request) -> web.Response:
     """Return one GPU node, also one that is gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_NODE)
+    if "at" in query:
+        return await past_node(request, query)
     place = Place(query["cluster"], query["node"])
     entry = view.inventory.node(place)
     row = node_row(view, entry) if entry is not None else await gone_node(view, place)
@@ -85,6 +94,8 @@ async def node(request: web.Request) -> web.Response:
 async def gpus(request: web.Request) -> web.StreamResponse:
     """Return the GPUs, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_GPUS)
+    if "at" in query:
+        return await past_gpus(request, query)
 
     async def present(after: Cursor | None, limit: int) -> Listed[GpuRow]:
         page = await list_gpus(
@@ -101,6 +112,8 @@ async def gpus(request: web.Request) -> web.StreamResponse:
 async def gpu(request: web.Request) -> web.Response:
     """Return one GPU, also one that is gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_GPU)
+    if "at" in query:
+        return await past_gpu(request, query)
     name = query["id"]
     found: list[Placement] = view.inventory.find(uuid=name) or view.inventory.find(serial=name)
     rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, name)

@@ -211,10 +211,11 @@ def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command:
 
 @pytest.mark.parametrize("command", ["where", "history"])
 def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
-    assert CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()[-3:] == [
+    assert CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()[-5:] == [
         "",
-        "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma by ann since"
-        " 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot potato)",
+        "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma",
+        "by ann since 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot",
+        "potato)",
         "GPU-b1 needed a reset or drain (lost) when it was read last",
     ]
 

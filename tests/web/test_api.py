@@ -390,7 +390,7 @@ class TestBadQuestions:
         [
             (
                 "clusters?node=x",
-                'unknown parameter "node"; expected one of after, cluster, fields, format, limit, q, sort',
+                'unknown parameter "node"; expected one of after, at, cluster, fields, format, limit, q, sort',
             ),
             ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),

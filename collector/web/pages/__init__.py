@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from collector.web.limits import HttpLimits
-from collector.web.pages import changes, clusters, gpus, health, nodes, past, search, static, stream
+from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, past, search, static, stream
 from collector.web.pages.index import index
 from collector.web.pages.lookup import lookup, scan
 from collector.web.pages.past import looking_back
@@ -21,6 +21,7 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     SCAN: scan,
     "/clusters/{cluster:[^/]+}": looking_back(clusters.cluster, past.cluster),
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": looking_back(nodes.node, past.node),
+    "/chassis/{chassis:[^/]+}": chassis.chassis,
     "/gpus/{uuid:[^/]+}": looking_back(gpus.gpu, past.gpu),
     "/health": health.health,
     "/health.csv": health.health_csv,

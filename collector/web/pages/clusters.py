@@ -12,6 +12,7 @@ from collector.views.cluster_summary import is_overdue, missing_gpus, summarize
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import worst_in
+from collector.views.latest_changes import latest_changes
 from collector.views.problems import NodeCondition, cluster_problems
 from collector.web.keys import COLLECTOR
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -30,6 +31,7 @@ SORT_KEYS: dict[str, Callable[[NodeState], Any]] = {
     "read": lambda entry: (entry.time or 0.0, entry.place.node),
 }
 ANY_CONDITION = "wrong"
+MAX_LATEST = 5  # changes
 NODE_CHOICES = {
     "": "all nodes",
     ANY_CONDITION: "nodes with problems",
@@ -69,6 +71,7 @@ async def cluster(request: web.Request) -> web.Response:
     return await page(
         request,
         "cluster.html",
+        latest=await latest_changes(collector, cluster=name, limit=MAX_LATEST),
         cluster=summary,
         problems=list(cluster_problems(summary)),
         nodes=rows,

@@ -10,6 +10,7 @@ from collector.views.problems import NodeCondition, Problem
 
 __all__ = [
     "address",
+    "chassis_url",
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
@@ -37,6 +38,11 @@ def node_url(place: Place) -> str:
 def gpu_url(uuid: str) -> str:
     """Return the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
+
+
+def chassis_url(chassis: str) -> str:
+    """Return the address of a chassis's page."""
+    return f"/chassis/{quote(chassis, safe='')}"
 
 
 def gpu_history_path(uuid: str) -> str:

@@ -14,7 +14,7 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
-from collector.views.placements import last_condition
+from collector.views.placements import in_words, last_condition
 from collector.views.recent_changes import current_place
 from collector.views.replacements import exchanges
 from collector.views.trays import last_known_chassis
@@ -74,6 +74,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "at_text": "",
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
+        "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
@@ -106,6 +107,7 @@ def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
 PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
+    "chassis_url": links.chassis_url,
     "gpu_url": links.gpu_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
@@ -134,6 +136,7 @@ _templates.filters |= {
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "level_of": worst_level,
     "reasons_of": degradations,
+    "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "counters": describe_counters,
@@ -151,6 +154,8 @@ _templates.globals |= {
     "reason_text": REASON_WORDS.get,
     "coverage": humanize.describe_coverage,
     "exchanges": exchanges,
+    "gpu_path": links.gpu_url,  # as the API has it, too
+    "node_path": links.node_url,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
 }
