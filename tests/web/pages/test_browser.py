@@ -208,7 +208,7 @@ class TestPhone:
             for summary in page.locator("summary").all():
                 expect(summary).to_have_css("display", "list-item")  # with the mark that says that it opens
         fits = "(q) => { q.value = q.placeholder; return q.scrollWidth <= q.clientWidth }"
-        assert page.get_by_role("searchbox").evaluate(fits)
+        assert page.get_by_label("Serial, UUID, chassis, node or machine").evaluate(fits)
 
     def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
         page = opened("/clusters/prod-a")
@@ -222,7 +222,7 @@ class TestKeyboard:
     def test_slash_opens_the_search_and_enter_the_gpu(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         page.keyboard.press("/")
-        expect(page.get_by_role("searchbox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
+        expect(page.get_by_role("combobox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
         page.keyboard.type("100")
         page.keyboard.press("Enter")
         page.wait_for_url(f"{live.url}/gpus/GPU-a1")
@@ -231,7 +231,7 @@ class TestKeyboard:
         page = opened("/")
         page.keyboard.press("/")
         page.keyboard.type("a/b")
-        expect(page.get_by_role("searchbox")).to_have_value("a/b")
+        expect(page.get_by_label("Serial, UUID, chassis, node or machine")).to_have_value("a/b")
 
     def test_tab_skips_to_the_content_with_visible_focus(self, opened: Any) -> None:
         page = opened("/")
@@ -302,7 +302,7 @@ class TestWithoutScript:
         page = opened("/", java_script_enabled=False)
         assert "appeared" in page.locator(".changes").inner_text()
         assert not page.get_by_role("button", name="Live").is_visible()
-        page.get_by_role("searchbox").fill("102")
+        page.get_by_label("Serial, UUID, chassis, node or machine").fill("102")
         page.get_by_role("button", name="Find").click()
         page.wait_for_url(f"{live.url}/gpus/GPU-a2")
         page.get_by_role("main").get_by_role("link", name="prod-a").first.click()
