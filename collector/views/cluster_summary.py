@@ -89,6 +89,7 @@ class ClusterSummary:
     marked_rma: list[str] = field(default_factory=list)  # GPUs marked rma that are in a node: serial or UUID, and node
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
+    drivers: Counter[str] = field(default_factory=Counter)  # nodes by the version of their driver
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
@@ -168,6 +169,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
+        summary.drivers[entry.driver_version or ""] += 1
         summary.overdue += is_overdue(view, entry)
         _count_reading(summary, entry)
         summary.capacity += entry.node.capacity or 0

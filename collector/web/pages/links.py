@@ -14,6 +14,7 @@ __all__ = [
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
+    "gpus_url",
     "node_history_path",
     "node_url",
     "problem_url",
@@ -38,6 +39,11 @@ def node_url(place: Place) -> str:
 def gpu_url(uuid: str) -> str:
     """Return the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
+
+
+def gpus_url(**filters: str) -> str:
+    """Return the address of the list of GPUs that the filters admit."""
+    return address("/gpus", filters)
 
 
 def chassis_url(chassis: str) -> str:

@@ -252,7 +252,7 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     assert "S-0 GPU-0 marked watch –" in text
     assert "S-1 GPU-1 needs a reset or drain row remapping pending –" in text
     assert "S-3 GPU-3 not reported –" in text
-    assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in fleet
+    assert "2 degraded GPUs: 1 needs replacement, 1 needs a reset or drain." in fleet
     assert "n9 needs replacement 4 of 4" in fleet
 
 
