@@ -11,7 +11,7 @@ from collector.views.cluster_summary import is_overdue, missing_gpus
 from collector.views.collector_view import CollectorView
 from collector.views.degraded import worst_in
 from collector.views.fleet import walk_nodes
-from collector.views.problems import NodeCondition
+from collector.views.problems.kinds import NodeCondition
 
 __all__ = ["ANY_CONDITION", "NODE_SORTS", "NodeFilter", "NodesAtOdds", "filtered_nodes", "nodes_at_odds"]
 

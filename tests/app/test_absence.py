@@ -109,7 +109,7 @@ async def test_a_gpu_node_without_a_pod_is_unread_until_it_has_one(world: World)
     await world.eventually(world.unread, {"no_pod": 1.0})
     assert world.collector.total("gpuid_gpu_nodes", cluster="sim-0") == 3.0
     await world.says("/", "5 of 6 GPU nodes read; 1 unread: no pod", unwanted="All good")
-    await world.says("/clusters/sim-0", "has 1 GPU node without a ready GPU pod", "unread: no pod")
+    await world.says("/clusters/sim-0", "gpu-0001 (sim-0) is unreadable: no GPU pod", "unread: no pod")
     await world.says("/clusters/sim-0/nodes/gpu-0001", "no pod of a configured source runs on it", "nvidia.com/gpu")
     node, cluster = world.row("nodes", node="gpu-0001", cluster="sim-0"), world.row("clusters", cluster="sim-0")
     assert (node["unread_reason"], node["gpu_sign"], node["found"]) == ("no_pod", "nvidia.com/gpu", None)
@@ -143,7 +143,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
     await world.eventually(world.unread, {"no_pod": 3.0})
     assert world.collector.total("gpuid_source_pods", cluster="sim-0", source=SOURCE) == 0.0
     await world.says(
-        "/", "has no GPU pods: nothing matches", "3 of 6 GPU nodes read; 3 unread: no pod", unwanted="All good"
+        "/", "has no GPU pods", "nothing matches", "3 of 6 GPU nodes read; 3 unread: no pod", unwanted="All good"
     )
     assert world.row("clusters", cluster="sim-0")["sources"][0]["pods"] == 0
     await world.logs(f"no pod matches the source {SOURCE}", cluster="sim-0", level="warning")
@@ -252,12 +252,14 @@ async def test_shares_are_counted_as_gpus_and_a_lost_one_is_missing(
     share(world.sim)
     await world.eventually(lambda: world.row("nodes", node="gpu-0000", cluster="sim-0")["allocatable"], 4)
     await world.eventually(world.gpus, dict.fromkeys(NODES, (4.0, 4.0)))
-    world.sim.lose_gpu("gpu-0000")
+    gone = world.sim.lose_gpu("gpu-0000").gpus[0]
     lost = dict.fromkeys(NODES, (4.0, 4.0)) | {"gpu-0000": (3.0, 4.0)}
     await world.eventually(world.gpus, lost)
     await world.restart()
     await world.eventually(world.gpus, lost)
-    await world.says("/", "is missing 1 GPU on 1 node", unwanted="All good")
+    (gpu,) = world.row("problems")["gpus"]  # the store has kept which one, and where it sat
+    assert (gpu["node"], gpu["uuid"], bool(gpu["pci_bus_id"])) == ("gpu-0000", gone, True)
+    await world.says("/", "1 GPU missing on gpu-0000 (sim-0)", unwanted="All good")
     world.sim.reboot_node("gpu-0000")
     await world.eventually(world.gpus, dict.fromkeys(NODES, (4.0, 4.0)))
     await world.says("/", "All good")

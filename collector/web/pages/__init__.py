@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from collector.web.limits import HttpLimits
-from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, past, search, static, stream
+from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, past, problems, search, static, stream
 from collector.web.pages.index import clusters as cluster_list
 from collector.web.pages.index import index, models
 from collector.web.pages.lookup import lookup, scan
@@ -17,6 +17,7 @@ __all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "lookup", "wants
 STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": looking_back(index, past.fleet),
+    "/problems": problems.problems,
     "/search": search.search,
     "/clusters": cluster_list,
     "/models": models,

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from collector.views.cluster_summary import summarize
 from collector.views.latest_changes import latest_changes
-from collector.views.problems import cluster_problems
+from collector.views.problems.current import cluster_problems
 from collector.web.keys import COLLECTOR
 from collector.web.pages.node_table import node_table
 from collector.web.pages.rendering import page
@@ -26,7 +26,7 @@ async def cluster(request: web.Request) -> web.Response:
         request,
         "cluster.html",
         cluster=summary,
-        problems=list(cluster_problems(summary)),
+        problems=await cluster_problems(collector, summary),
         latest=await latest_changes(collector, cluster=name, limit=MAX_LATEST),
         **table,
     )

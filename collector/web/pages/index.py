@@ -15,8 +15,7 @@ from collector.views.cluster_table import (
     total,
 )
 from collector.views.latest_changes import latest_changes
-from collector.views.problems import collector_problems
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 from collector.web.params import choice
@@ -24,7 +23,7 @@ from collector.web.params import choice
 __all__ = ["clusters", "index", "models"]
 
 MAX_CHANGES = 4
-MAX_PROBLEMS = 5
+WORST_PROBLEMS = 5  # that are shown here; /problems has them all
 MAX_MODELS = 8  # columns that fit beside each other
 MAX_MATRIX_CLUSTERS = 10
 MOST_MODELS = 50  # of the page that is about them
@@ -45,7 +44,7 @@ async def index(request: web.Request) -> web.Response:
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     lead = collector.lead_status
-    problems = collector_problems(collector, summaries)
+    problems = await request.app[PROBLEMS].all()
     read, unread = fleet_coverage(summaries)
     return await page(
         request,
@@ -54,8 +53,8 @@ async def index(request: web.Request) -> web.Response:
         gpus=fleet_models(summaries).total(),
         fleet=total(summaries),
         leader=lead.holder if lead is not None and lead.has_leader and not lead.leads else "",
-        problems=problems[:MAX_PROBLEMS],
-        more_problems=max(0, len(problems) - MAX_PROBLEMS),
+        problems=problems,
+        worst=WORST_PROBLEMS,
         matrix=model_matrix(summaries, MAX_MODELS, MAX_MATRIX_CLUSTERS),
         read=read,
         unread=unread,

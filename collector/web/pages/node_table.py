@@ -10,7 +10,7 @@ from collector.views.cluster_table import fleet_drivers
 from collector.views.cooperative import sorted_window
 from collector.views.degraded import worst_in
 from collector.views.node_list import ANY_CONDITION, NODE_SORTS, NodeFilter, filtered_nodes, nodes_at_odds
-from collector.views.problems import NodeCondition
+from collector.views.problems.kinds import NodeCondition
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page

@@ -147,6 +147,7 @@ _templates.filters |= {
     "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
+    "problem_anchor": links.problem_anchor,
     "counters": describe_counters,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,

@@ -58,9 +58,9 @@ async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visi
     assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
     assert "The last reading did not find 2 GPUs of its capacity" in node
     assert "n9 1 lost 2 missing 1 of 4" in cluster
-    assert "has 1 GPU that does not answer" in fleet
-    assert "00000000:5D:00.0 (never read) in n9" in fleet
-    assert "is missing 15 GPUs on 3 nodes" in fleet
+    assert "1 GPU on n9 (prod-a) does not answer" in fleet
+    assert "was never read 00000000:5D:00.0" in fleet
+    assert "21 GPUs missing on 4 nodes across 2 clusters" in fleet
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
