@@ -106,7 +106,7 @@ class MarkRow(Row, frozen=True, kw_only=True):
     ticket: Annotated[str, table("URL or name of a ticket.")]
     until: Annotated[Time | None, table("When it ends by itself.")]
     set_at: Annotated[Time, table("When it was set.")]
-    set_by: Annotated[str, table("Who set it.")]
+    set_by: Annotated[str, wide("Who set it.")]
     removed_at: Annotated[Time | None, wide("When it was removed or replaced.")]
     removed_by: Annotated[str | None, wide("Who removed it; null if it ended by itself.")]
 

@@ -21,10 +21,10 @@ def where(*args: str | Path) -> Result:
 def test_the_present_place_comes_before_the_past_ones(history_config: Path, term: str):
     result = where(term, "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [line.split()[:4] for line in result.stdout.splitlines()] == [
-        ["ID", "STATE", "CLUSTER", "NODE"],
-        [term, "found", "prod", "n2"],
-        [term, "past", "prod", "n1"],
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
+        ["STATE", "CLUSTER", "NODE"],
+        ["found", "prod", "n2"],
+        ["past", "prod", "n1"],
     ]
 
 
