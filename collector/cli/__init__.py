@@ -203,7 +203,7 @@ def gpuid() -> None:
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:
-      gpuid status                      what is wrong, the severe problems first
+      gpuid status                      what is wrong, the worst first
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?

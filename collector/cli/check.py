@@ -1,6 +1,5 @@
 """`gpuid check`: checks every cluster, the store and every sink of a configuration, and prints what is wrong."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from collector.cli.console import error_console, print_json
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import print_table, result_style, table_width
+from collector.cli.table import print_table, result_style, table_width, wrapped
 from collector.config import ClusterSettings, Config, ConfigError, Duration
 from collector.text import counted, one_line
 
@@ -140,19 +139,15 @@ def _print(findings: Sequence[Finding], *, wide: bool) -> None:
         print_table(_DESTINATION_COLUMNS, cells, styles=_STYLES, width=width)
         for finding in destinations:
             if not wide and not finding.ok:
-                click.echo(f"\n{_wrapped(f'{one_line(finding.name)}: {finding.text}')}")
+                click.echo(f"\n{wrapped(f'{one_line(finding.name)}: {finding.text}')}")
 
 
 def _print_problems(findings: Sequence[Finding]) -> None:
     for finding in findings:
         for problem in finding.problems:
-            click.echo(f"\n{_wrapped(f'{one_line(finding.name)}: {problem.text}')}")
+            click.echo(f"\n{wrapped(f'{one_line(finding.name)}: {problem.text}')}")
             if problem.hint:
                 click.echo(f"  {problem.hint}")  # in one line, for it may be meant to be copied
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, table_width(), break_long_words=False, break_on_hyphens=False))
 
 
 def _cluster_cells(finding: Finding) -> dict[str, object]:

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from collector.cli.client import MAX_PAGE_SIZE
 from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import Style
+from collector.cli.table import Style, wrapped
 from collector.cli.watching import watch_rows
 from collector.config import Duration
 
@@ -22,6 +23,7 @@ __all__ = [
     "age",
     "layout_of",
     "output_options",
+    "page_size",
     "print_rows",
     "show_rows",
     "sorted_rows",
@@ -132,6 +134,11 @@ def _interval(text: object) -> Duration:
     return interval
 
 
+def page_size(output: Output, *, whole: bool = False) -> int:
+    """Return how many rows to ask for at once: no more than are printed, unless the `whole` list is sorted here."""
+    return MAX_PAGE_SIZE if whole or output.sort or output.limit is None else min(output.limit, MAX_PAGE_SIZE)
+
+
 def show_rows(
     layout: Layout,
     ask: Callable[[], Iterable[Row]],
@@ -157,6 +164,6 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            click.echo("\n" + "\n".join(lines))
+            click.echo("\n" + "\n".join(map(wrapped, lines)))
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)

@@ -70,8 +70,9 @@ class Chassis(NamedTuple):
 def find_chassis(view: CollectorView, serial: str) -> Chassis:
     """Return a chassis by its serial, as its nodes were read last; without trays where no GPU is in it now."""
     inventory = view.inventory
-    first = {one.place: one.gpu for one in reversed(inventory.find(chassis=serial))}
-    places = sorted(first, key=lambda place: (position(first[place]), place))
+    places = sorted(inventory.chassis_places(serial))
+    if len(places) <= MAX_TRAYS:  # of more, which no rack has, any will do
+        places.sort(key=lambda place: _first_seat(inventory.node(place), serial))
     trays = []
     for place in places[:MAX_TRAYS]:
         if (entry := inventory.node(place)) is not None:
@@ -79,6 +80,11 @@ def find_chassis(view: CollectorView, serial: str) -> Chassis:
             found = seats_by_tray(entry, missing_from(inventory, entry))
             trays += [ChassisTray(tray, seats, entry, states) for tray, seats in found if tray.chassis == serial]
     return Chassis(serial, trays, max(0, len(places) - MAX_TRAYS))
+
+
+def _first_seat(entry: NodeState | None, serial: str) -> tuple[tuple[int, str], ...]:
+    """Return what sorts a node among those of a chassis."""
+    return min((position(gpu) for gpu in (entry.gpus if entry else ()) if gpu.chassis == serial), default=())
 
 
 async def recall_chassis(view: CollectorView, serial: str) -> tuple[list[FormerGpu], HistoryAnswer[PastPlacement]]:

@@ -10,17 +10,16 @@ from collector.views.cluster_list import list_clusters
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GpuRow, NodeRow
 from collector.views.cooperative import yielding
-from collector.views.fleet import Filters, admits, list_gpus, list_nodes, words_of
+from collector.views.fleet import Filters, list_gpus, list_nodes, words_of
 from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_nodes
 from collector.views.listing import Cursor, Listed
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_searched
-from collector.views.problems import collector_problems
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.views.terms import parse_term
 from collector.web import operations
 from collector.web.answers import Pages, answer, asked, json_answer, row_answer
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.openapi import openapi
 from collector.web.past import past_cluster, past_clusters, past_gpu, past_gpus, past_node, past_nodes
 from collector.web.problem import Code, InvalidParameterError, coded
@@ -127,18 +126,15 @@ async def gpu(request: web.Request) -> web.Response:
 
 
 async def problems(request: web.Request) -> web.StreamResponse:
-    """Return what is wrong, the severe problems first; filtered by cluster, only the problems of clusters.
+    """Return what is wrong, the worst first; filtered by cluster, only the problems of these clusters.
 
     A cluster that is not configured is refused: it has no problems, and nobody looks after it.
     """
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_PROBLEMS)
     filters = query.filters
     _check_clusters(view, filters)
-    found = [
-        problem
-        for problem in collector_problems(view, await request.app[SUMMARIES].all())
-        if not filters or (problem.kind == "cluster" and admits(filters, "cluster", problem.name))
-    ]
+    fleet = request.app[PROBLEMS]
+    found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
         start = 0 if after is None or not after.row[0].isdigit() else int(after.row[0])

@@ -1,7 +1,7 @@
 """Renders HTML: the templates, and the filters and values that all of them have."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jinja2
@@ -28,6 +28,7 @@ __all__ = ["compile_templates", "error_page", "page", "wants_page"]
 
 NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
+    ("n", "Nodes", "/nodes"),
     ("c", "Changes", "/changes"),
     ("h", "Health", "/health"),
 )
@@ -84,6 +85,12 @@ def _common(request: web.Request) -> dict[str, Any]:
     }
 
 
+def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str]:
+    """Return the options of a choice among names, what is chosen included though there is none of it now."""
+    names = dict.fromkeys(values)
+    return {"": everything} | {name: name for name in ({**names, chosen: None} if chosen else names)}
+
+
 def _looks_back(path: str) -> bool:
     """Return whether a page can be of another time than now."""
     return path == "/" or path.startswith(("/clusters/", "/gpus/"))
@@ -98,9 +105,9 @@ def _area(path: str) -> str:
     )
 
 
-def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
+def _below(root: str, path: Callable[..., str], *arguments: Any, **filters: Any) -> str:
     """Return an address below the path prefix under which a proxy publishes this server."""
-    local = path(*arguments)
+    local = path(*arguments, **filters)
     return root + local if local else ""
 
 
@@ -109,6 +116,7 @@ PATHS: dict[str, Callable[..., str]] = {
     "node_url": links.node_url,
     "chassis_url": links.chassis_url,
     "gpu_url": links.gpu_url,
+    "gpus_url": links.gpus_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
     "address": links.address,
@@ -139,6 +147,7 @@ _templates.filters |= {
     "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
+    "problem_anchor": links.problem_anchor,
     "counters": describe_counters,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
@@ -152,6 +161,7 @@ _templates.globals |= {
     "navigation": NAVIGATION,
     "level_words": humanize.LEVEL_WORDS.get,
     "reason_text": REASON_WORDS.get,
+    "named": _named,
     "coverage": humanize.describe_coverage,
     "exchanges": exchanges,
     "gpu_path": links.gpu_url,  # as the API has it, too

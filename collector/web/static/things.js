@@ -57,7 +57,6 @@ function copiedByCommand(text) {
 
 // Printing
 
-for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
 document.addEventListener("click", (event) => { if (event.target.closest?.("[data-print]")) print(); });
 
 // Times
@@ -126,10 +125,7 @@ function showClock() {
 }
 
 document.getElementById("as-of")?.after(" ", clock);
-document.addEventListener("gpuid:refreshed", () => {
-  for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
-  showTimes();
-});
+document.addEventListener("gpuid:refreshed", showTimes);
 addEventListener("storage", (event) => {
   if (event.key !== CLOCK_KEY) return;
   local = event.newValue === "local";

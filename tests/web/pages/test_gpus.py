@@ -10,7 +10,7 @@ from collector.health import Health
 from collector.marks import Mark, MarkKind, NewMark
 from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
-from collector.views.recent_changes import RecentChanges
+from collector.views.recent_changes import RecentChanges, as_change
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +74,18 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     )
     assert "[store]" not in page.text
     assert "/api/v1/gpus/GPU-a1/history" in page.links
+
+
+async def test_where_a_gpu_sat_outlives_a_restart(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", module="4", pci_bus_id="00000004:4E:00.0"))
+    site.read("prod-a", "n1", time=1764000300.0)
+    assert await kept.history_writer.flushed(10)
+    site.collector.recent_changes = RecentChanges()
+    site.collector.recent_changes.add([as_change(one) for one in await kept.history.changes()])
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-a1")).text
+    assert "Last node n1 prod-a Module 4 PCI bus 00000004:4E:00.0" in text
+    assert "1 board to pull 100 Module 4 PCI bus 00000004:4E:00.0" in text
 
 
 async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:

@@ -58,9 +58,9 @@ async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visi
     assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
     assert "The last reading did not find 2 GPUs of its capacity" in node
     assert "n9 1 lost 2 missing 1 of 4" in cluster
-    assert "has 1 GPU that does not answer" in fleet
-    assert "00000000:5D:00.0 (never read) in n9" in fleet
-    assert "is missing 15 GPUs on 3 nodes" in fleet
+    assert "1 GPU on n9 (prod-a) does not answer" in fleet
+    assert "was never read 00000000:5D:00.0" in fleet
+    assert "21 GPUs missing on 4 nodes across 2 clusters" in fleet
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
@@ -252,7 +252,7 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     assert "S-0 GPU-0 marked watch –" in text
     assert "S-1 GPU-1 needs a reset or drain row remapping pending –" in text
     assert "S-3 GPU-3 not reported –" in text
-    assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in fleet
+    assert "2 degraded GPUs: 1 needs replacement, 1 needs a reset or drain." in fleet
     assert "n9 needs replacement 4 of 4" in fleet
 
 
@@ -304,7 +304,7 @@ async def test_a_seat_that_loses_gpus_again_and_again_is_named(
         gpu = await visit(client, "/gpus/GPU-e1")
     assert "Module 3 has lost 3 GPUs: S-e3 , S-e2 , S-e1 , the last time 9 minutes ago" in page.text
     assert "The slot may be at fault rather than the cards." in page.text
-    assert "It has vanished" not in gpu.text
+    assert "dropped out" not in gpu.text
 
 
 async def test_a_card_that_drops_out_again_and_again_is_said_to(
@@ -317,6 +317,6 @@ async def test_a_card_that_drops_out_again_and_again_is_said_to(
         node = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         gpu = (await visit(client, "/gpus/GPU-e")).text
     assert "Module 3 has lost S-e 2 times, the last time 9 minutes ago" in node
-    assert "It has vanished 2 times: a card that drops out again and again." in gpu
+    assert "It has dropped out of n9 ( prod-a ) 2 times, without having been anywhere else." in gpu
     assert "Last node n9 prod-a Module 3" in gpu
     assert "Not in any node" in gpu
