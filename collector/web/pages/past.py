@@ -8,8 +8,8 @@ from aiohttp import web
 
 from collector.model import Gpu, Place
 from collector.store import StoreError
+from collector.text import natural_key
 from collector.timestamps import rfc3339
-from collector.views.listing import natural_key
 from collector.views.past import LookBack, NotRecordedError, PastGpu, look_back
 from collector.views.trays import position
 from collector.web.keys import COLLECTOR
