@@ -10,7 +10,7 @@ from collector.cli.client import Client, check_clusters, connection_options
 from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
 from collector.cli.condition import badness, condition_words, level_style, mark_of
 from collector.cli.options import at_option
-from collector.cli.output import Output, Row, layout_of, output_options, show_rows
+from collector.cli.output import Output, Row, layout_of, output_options, page_size, show_rows
 from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
@@ -111,7 +111,7 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
     worst_first = output.sort is None and any(name in filters for name in ("degraded", "reason", "level"))
 
     def ask() -> Iterator[Row]:
-        with Client(**options) as client:
+        with Client(**options, page_size=page_size(output, whole=worst_first)) as client:
             if at is None:  # a cluster of the past may be configured no more
                 check_clusters(client, filters.get("cluster", ()))
             gpus = _gpus(client, term, filters if at is None else {**filters, "at": (rfc3339(at),)})

@@ -1,8 +1,6 @@
 """`gpuid status`: what is wrong of a running collector, ranked, as text, JSON and an exit code."""
 
-import shutil
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from collector.cli.client import Client, connection_options
 from collector.cli.completion import complete_cluster
 from collector.cli.console import output_console
 from collector.cli.output import Output, age, layout_of, output_options, print_rows, taken
+from collector.cli.table import wrapped
 from collector.text import counted, one_line
 from collector.views.columns import ProblemRow
 from collector.views.problems.kinds import Severity
@@ -21,8 +20,6 @@ from collector.views.problems.kinds import Severity
 __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
-_WIDTH = 80  # columns, where the output is no terminal
-_MIN_WIDTH = 40
 _MAX_GPUS = 3  # that are named below a problem
 _MAX_NODES = 5  # likewise
 _MARGIN = max(map(len, Severity)) + 2
@@ -135,7 +132,5 @@ def _print_line(severity: str, text: str) -> None:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Return a text in lines that fit beside the margin; no word is broken, so that names can be copied."""
-    columns = shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stdout.isatty() else _WIDTH
-    width = max(_MIN_WIDTH, columns) - _MARGIN
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    """Return a text in lines that fit beside the margin."""
+    return wrapped(text, _MARGIN).split("\n") if text else []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
@@ -43,6 +44,18 @@ def test_the_first_inventory_has_a_bar_below_whole_log_lines(tmp_path: Path, mov
         assert line.endswith("config=" + str(tmp_path / "gpuid.toml"))
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 0
+
+
+def test_a_watched_list_is_redrawn_until_it_is_interrupted(
+    serving: Callable[..., AbstractContextManager[str]], alter: Callable[..., None]
+):
+    with serving() as url, Terminal("ls", "--url", url, "--watch=100ms", env=PLAIN, columns=60) as watched:
+        watched.until("prod-b")
+        assert "NVIDIA B300" not in watched.text
+        alter("prod-b", lambda gpu: msgspec.structs.replace(gpu, model="NVIDIA B300"))
+        watched.until("NVIDIA B300")
+        watched.process.send_signal(signal.SIGINT)
+        assert watched.end() == 0
 
 
 def test_top_shows_clusters_and_the_latest_changes(tmp_path: Path, move: Callable[[], str]):
