@@ -63,12 +63,12 @@ def connection_options(function: Any) -> Any:
 
 
 def check_clusters(client: "Client", names: Sequence[str]) -> None:
-    """Raise UsageError for a cluster that the collector does not have, with the name that was probably meant."""
+    """Raise ConfigError for a cluster that the collector does not have, with the name that was probably meant."""
     if not names:
         return
     known = [str(row["cluster"]) for row in client.clusters()]
     if unknown := next((name for name in names if name not in known), None):
-        raise click.UsageError(unknown_name("cluster", unknown, known))
+        raise ConfigError(unknown_name("cluster", unknown, known))
 
 
 class NoAnswerError(CommandError):

@@ -33,7 +33,7 @@ __all__ = ["diff"]
     help="Only changes in this cluster, and moves out of it.",
 )
 @event_option
-@output_options(CHANGE_LAYOUT)
+@output_options(CHANGE_LAYOUT, watch=True)
 @connection_options
 def diff(
     since: float, to: float | None, cluster: str | None, events: tuple[str, ...], output: Output, **options: Any
@@ -48,6 +48,7 @@ def diff(
       gpuid diff --since 7d --cluster prod
       gpuid diff --from 2026-11-01 --to 2026-11-08 -o csv
       gpuid diff --since 30d --event health
+      gpuid diff --since 1h --watch
     """
     if to is not None and to <= since:
         raise click.UsageError("--to: expected a later time than --from")

@@ -28,7 +28,7 @@ _EITHER = Layout(
 @click.option("--since", type=PAST_TIME, metavar="TIME", help="Only from this time on, such as 2026-11-24 or 7d.")
 @click.option("--until", type=PAST_TIME, metavar="TIME", help="Only before this time.")
 @event_option
-@output_options(_EITHER)
+@output_options(_EITHER, watch=True)
 @connection_options
 def history(
     node: str,

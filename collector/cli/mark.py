@@ -139,7 +139,7 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
 
 @click.command()
 @click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
-@output_options(_LAYOUT)
+@output_options(_LAYOUT, watch=True)
 @connection_options
 def marks(ended: bool, output: Output, **options: Any) -> None:
     r"""List the marks in force, the newest first.

@@ -29,6 +29,7 @@ MAX_LIVES = 10  # GPUs up to which all their places are shown
 NOTHING_FOUND_EXIT_CODE = 1
 
 _LAYOUT = layout_of(LookupRow)
+_ONE_ID_LAYOUT = layout_of(LookupRow, [name for name in _LAYOUT.table if name != "id"])  # which everybody knows
 _NAMES = LookupRow.__struct_fields__
 _PRESENT = (FoundState.FOUND.value, FoundState.LOST.value)
 _LIFE_KINDS = ("serial", "uuid", "partial", "ticket")
@@ -72,7 +73,8 @@ def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: A
     if as_table and len(answer.results) == len(missed) == 1:
         rows = []
     if rows or not as_table:
-        print_rows(_LAYOUT, rows, output, nothing="", cells=_cells, styles=_STYLES)
+        layout = _LAYOUT if len(answer.results) > 1 else _ONE_ID_LAYOUT
+        print_rows(layout, rows, output, nothing="", cells=_cells, styles=_STYLES)
     if as_table and (told := list(describe_conditions([row for life in lives.values() for row in life]))):
         click.echo("\n" + "\n".join(map(wrapped, told)))
     if missed:

@@ -106,7 +106,7 @@ class MarkRow(Row, frozen=True, kw_only=True):
     ticket: Annotated[str, table("URL or name of a ticket.")]
     until: Annotated[Time | None, table("When it ends by itself.")]
     set_at: Annotated[Time, table("When it was set.")]
-    set_by: Annotated[str, table("Who set it.")]
+    set_by: Annotated[str, wide("Who set it.")]
     removed_at: Annotated[Time | None, wide("When it was removed or replaced.")]
     removed_by: Annotated[str | None, wide("Who removed it; null if it ended by itself.")]
 
@@ -236,7 +236,7 @@ class ClusterRow(Row, frozen=True, kw_only=True):
         int | None, wide("GPUs that Kubernetes says are there; where it does not say, those found.")
     ] = None
     gpus_missing: Annotated[int | None, table("GPUs of the capacity that are neither found nor lost.")] = None
-    gpus_lost: Annotated[int | None, table("GPUs that do not answer.")] = None
+    gpus_lost: Annotated[int | None, wide("GPUs that do not answer.")] = None
     lost_gpus: Annotated[list[LostGpu] | None, rest("The first 100 GPUs that do not answer.")] = None
     gpus_degraded: Annotated[dict[str, int] | None, table("Degraded GPUs by level.")] = None
     gpus_healthy: Annotated[int | None, wide("GPUs that are known and healthy.")] = None

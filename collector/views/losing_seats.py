@@ -1,12 +1,13 @@
-"""Seats of a node that lose GPUs again and again: what is wrong there may be the slot and not the card."""
+"""Seats that lose GPUs again and again, and GPUs that drop out again and again: whether it is the slot or the card."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from collector.views.placements import FormerGpu, in_words
+from collector.model import Place
+from collector.views.placements import FormerGpu, PlacementPeriod, in_words
 
-__all__ = ["LosingSeat", "losing_seats"]
+__all__ = ["LosingSeat", "dropouts", "losing_seats"]
 
 MAX_LEFT_TOGETHER = 2  # GPUs that leave at one time by themselves: a board's; more are a tray, or a machine that moved
 MIN_LOSSES = 2
@@ -24,6 +25,18 @@ class LosingSeat(NamedTuple):
         times = Counter(one.uuid for one in self.losses)
         last = {one.uuid: one for one in reversed(self.losses)}
         return [(last[uuid], times[uuid]) for uuid in times]
+
+
+def dropouts(periods: Sequence[PlacementPeriod]) -> Counter[Place]:
+    """Return how often one GPU left a node and was next in the same one, or is in none yet; by node.
+
+    `periods` are where it was, the newest first.
+    """
+    found: Counter[Place] = Counter()
+    for index, period in enumerate(periods):
+        if period.until is not None and (index == 0 or periods[index - 1].place == period.place):
+            found[period.place] += 1
+    return found
 
 
 def losing_seats(former: Iterable[FormerGpu]) -> list[LosingSeat]:

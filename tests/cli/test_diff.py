@@ -21,6 +21,10 @@ def test_it_lists_changes_oldest_first_and_counts_them(history_config: Path):
     assert summary == "1 appeared, 1 moved, 0 vanished, 0 altered, 0 health"
 
 
+def test_a_table_says_where_a_gpu_moved_from(history_config: Path):
+    assert diff("--event", "moved", "--config", history_config).stdout.splitlines()[1].endswith("100     from n1")
+
+
 def test_since_leaves_older_changes_out(history_config: Path):
     (row,) = json.loads(diff("--since", "10m", "--json", "--config", history_config).stdout)
     assert (row["event"], row["previous_node"]) == ("moved", "n1")

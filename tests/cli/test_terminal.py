@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
@@ -43,6 +44,18 @@ def test_the_first_inventory_has_a_bar_below_whole_log_lines(tmp_path: Path, mov
         assert line.endswith("config=" + str(tmp_path / "gpuid.toml"))
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 0
+
+
+def test_a_watched_list_is_redrawn_until_it_is_interrupted(
+    serving: Callable[..., AbstractContextManager[str]], alter: Callable[..., None]
+):
+    with serving() as url, Terminal("ls", "--url", url, "--watch=100ms", env=PLAIN, columns=60) as watched:
+        watched.until("prod-b")
+        assert "NVIDIA B300" not in watched.text
+        alter("prod-b", lambda gpu: msgspec.structs.replace(gpu, model="NVIDIA B300"))
+        watched.until("NVIDIA B300")
+        watched.process.send_signal(signal.SIGINT)
+        assert watched.end() == 0
 
 
 def test_top_shows_clusters_and_the_latest_changes(tmp_path: Path, move: Callable[[], str]):
@@ -93,7 +106,9 @@ def test_top_says_what_was_altered(serving: Callable[..., AbstractContextManager
 
 def test_top_scrolls_and_quits_with_q():
     row = {"up": True, "nodes": 1, "nodes_read": 1, "gpus": 8}
-    body = json.dumps({"total": 99, "clusters": [row | {"cluster": f"zone-{number}"} for number in range(99)]}).encode()
+    body = json.dumps(
+        {"total": 99, "next": None, "clusters": [row | {"cluster": f"zone-{number}"} for number in range(99)]}
+    ).encode()
     with (
         served(lambda _headers, _body: (200, body), "application/json") as address,
         Terminal("top", "--url", f"http://{address}", env=PLAIN, columns=80, keys=True) as top,
@@ -134,6 +149,6 @@ def test_where_and_diff_use_colours_on_a_terminal(history_config: Path):
 
 def test_a_collector_without_a_history_says_so(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url:
-        result = CliRunner().invoke(gpuid, ["where", "100", "--url", url])
+        result = CliRunner().invoke(gpuid, ["history", "n1", "--url", url])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"gpuid: {url}: this collector keeps no history: its configuration has no [store]\n"

@@ -7,9 +7,9 @@ from collector.marks import Mark, MarkKind
 from collector.model import Gpu, Place, Placement
 from collector.views.degraded import DegradedGpu
 from collector.views.gpu_state import GpuState
-from collector.views.losing_seats import losing_seats
+from collector.views.losing_seats import dropouts, losing_seats
 from collector.views.missing import MissingGpu
-from collector.views.placements import FormerGpu
+from collector.views.placements import FormerGpu, PlacementPeriod
 from collector.views.repair import boards
 
 NODE = Place("prod", "n1")
@@ -93,3 +93,13 @@ class TestLosingSeats:
 
     def test_what_has_no_place_has_no_seat(self) -> None:
         assert losing_seats([self.left(1, 30.0, None, ""), self.left(2, 20.0, None, "")]) == []
+
+
+class TestDropouts:
+    def test_only_what_comes_back_to_the_same_node_counts(self) -> None:
+        other = Place("prod", "n2")
+        told = [(NODE, 90.0, None), (NODE, 70.0, 80.0), (other, 50.0, 60.0), (NODE, 30.0, 40.0), (NODE, 10.0, 20.0)]
+        periods = [PlacementPeriod(*one) for one in told]
+        assert dropouts(periods) == {NODE: 2}
+        assert dropouts(periods[1:]) == {NODE: 2}
+        assert dropouts(periods[2:]) == {NODE: 1, other: 1}

@@ -14,9 +14,10 @@ from collector.views.condition import Verdict, condition_after, judge, retrace
 from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.gpu_state import gpu_states
 from collector.views.humanize import utc
-from collector.views.life import Kind, Memory, part_of, recall, tell
+from collector.views.life import Memory, part_of, recall, tell
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
+from collector.views.losing_seats import dropouts
 from collector.views.missing import missing_from
 from collector.views.placements import PlacementPeriod, known_gpu, placement_periods
 from collector.views.repair import Board, boards
@@ -77,7 +78,7 @@ async def gpu(request: web.Request) -> web.Response:
         periods=periods,
         life=part.happenings,
         older=part.older,
-        losses=sum(one.kind is Kind.LEFT for one in life),
+        dropouts=dropouts(periods),
         boards=[board],
         others_on_node=beside,
         before=before,

@@ -304,7 +304,7 @@ async def test_a_seat_that_loses_gpus_again_and_again_is_named(
         gpu = await visit(client, "/gpus/GPU-e1")
     assert "Module 3 has lost 3 GPUs: S-e3 , S-e2 , S-e1 , the last time 9 minutes ago" in page.text
     assert "The slot may be at fault rather than the cards." in page.text
-    assert "It has vanished" not in gpu.text
+    assert "dropped out" not in gpu.text
 
 
 async def test_a_card_that_drops_out_again_and_again_is_said_to(
@@ -317,6 +317,6 @@ async def test_a_card_that_drops_out_again_and_again_is_said_to(
         node = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         gpu = (await visit(client, "/gpus/GPU-e")).text
     assert "Module 3 has lost S-e 2 times, the last time 9 minutes ago" in node
-    assert "It has vanished 2 times: a card that drops out again and again." in gpu
+    assert "It has dropped out of n9 ( prod-a ) 2 times, without having been anywhere else." in gpu
     assert "Last node n9 prod-a Module 3" in gpu
     assert "Not in any node" in gpu
