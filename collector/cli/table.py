@@ -42,6 +42,8 @@ Style = Callable[[str], str]  # a cell's text -> its style as rich names it
 _EVENT_STYLES = {
     "appeared": "green",
     "moved": "yellow",
+    "replaced": "yellow",
+    "first seen": "green",
     "vanished": "red",
     "altered": "cyan",
     "health": "magenta",
