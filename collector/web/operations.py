@@ -5,7 +5,7 @@ The handlers check requests by it, and the OpenAPI document is made of it, so th
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -26,7 +26,7 @@ from collector.views.columns import (
 )
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
-from collector.views.lookup_rows import LookupRow
+from collector.views.lookup_rows import LookupAnswer
 from collector.views.node_conditions import ANY_CONDITION
 from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
@@ -104,47 +104,6 @@ class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ids to look up."""
 
     ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
-
-
-LookupMatch = msgspec.defstruct(
-    "LookupMatch",
-    [(name, kind) for name, kind in get_type_hints(LookupRow).items() if name != "id"],
-    namespace={"__doc__": "One GPU or node that an id names."},
-)
-
-
-class LookupResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one id names."""
-
-    id: Annotated[str, Meta(description="As it was given.")]
-    found: bool
-    kind: Annotated[str | None, Meta(description="As what it was found.")]
-    total: Annotated[int, Meta(description="How many it names; the first ones are in `matches`.")]
-    matches: list[LookupMatch]  # type: ignore[valid-type]
-    note: Annotated[str, Meta(description="If it was not found, what was searched.")]
-
-
-class LookupSearched(msgspec.Struct, frozen=True, kw_only=True):
-    """What was searched."""
-
-    clusters: int
-    nodes: int
-    gpus: int
-    clusters_down: list[str]
-    nodes_unread: int
-    history: bool
-    history_since: str | None
-    history_error: str | None
-    text: str
-
-
-class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What each of some ids names, in their order."""
-
-    results: list[LookupResultRow]
-    found: int
-    not_found: int
-    searched: LookupSearched
 
 
 class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
