@@ -16,6 +16,7 @@ from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow
+from collector.views.past_lists import UNRECORDED
 
 __all__ = ["ls"]
 
@@ -134,7 +135,7 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
         return
     seen: set[tuple[Any, ...]] = set()
     for name in _TERM_FILTERS:
-        if term not in filters.get(name, (term,)):
+        if term not in filters.get(name, (term,)) or ("at" in filters and name in UNRECORDED):
             continue
         for gpu in itertools.chain.from_iterable(client.gpus({**filters, name: (term,)})):
             key = tuple(map(gpu.get, ("cluster", "node", "uuid", "serial")))

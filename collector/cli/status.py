@@ -21,6 +21,7 @@ __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
 _MAX_GPUS = 3  # that are named below a problem
+_MAX_NODES = 5  # likewise
 _MARGIN = max(map(len, Severity)) + 2
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
 
@@ -81,13 +82,24 @@ def _print_problem(problem: Row) -> None:
     severity = one_line(problem["severity"])
     since = f", since {one_line(age(problem['since'], time.time()))} ago" if problem.get("since") else ""
     lines = _wrapped(one_line(problem["title"]) + since) + _wrapped(one_line(problem.get("reason")))
-    for gpu in _gpus(problem):
-        lines += _wrapped(gpu)
+    for text in (_nodes(problem), *_gpus(problem)):
+        lines += _wrapped(text)
     if remedy := one_line(problem.get("remedy")):
         lines += _wrapped(f"→ {remedy}")
     _print_line(severity, lines[0] if lines else "")
     for line in lines[1:]:
         _print_line("", line)
+
+
+def _nodes(problem: Row) -> str:
+    """Return the first nodes of a problem that several have; of one, its title names it."""
+    nodes, total = problem.get("nodes"), problem.get("nodes_total")
+    if not isinstance(nodes, list) or not isinstance(total, int) or len(nodes) < 2:
+        return ""
+    shown = [one for one in nodes[:_MAX_NODES] if isinstance(one, Mapping)]
+    names = [f"{one_line(one.get('node'))} ({one_line(one.get('cluster'))})" for one in shown]
+    more = f" and {total - len(names):,} more" if total > len(names) else ""
+    return ", ".join(names) + more
 
 
 def _gpus(problem: Row) -> Iterator[str]:
