@@ -23,10 +23,10 @@ class SinkObserver:
         self._metrics.exported(sink, records)
         self._statuses.delivered(sink)
 
-    def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
+    def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str, message: str = "") -> None:
         """Count the records of a delivery that failed."""
         self._metrics.export_failed(sink, records, reason)
-        self._statuses.failed(sink, reason, self._clock())
+        self._statuses.failed(sink, reason, self._clock(), message)
 
     def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
         """Publish what waits for a sink."""

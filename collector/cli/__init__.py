@@ -23,6 +23,7 @@ _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "Run a simulated fleet and a collector on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
     "check": ("collector.cli.check:check", "Check every cluster, the store and every sink."),
+    "config": ("collector.cli.config:config", "Print the configuration in force, defaults included, as TOML."),
     "grant": ("collector.cli.grant:grant", "Give a collector the least rights in its clusters, and tokens."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "status": ("collector.cli.status:status", "List what is wrong of a running collector; exit code 1 if any."),
@@ -46,6 +47,7 @@ _COMMANDS = {
 
 _C = TypeVar("_C", bound=click.Command)
 
+_COMPLETE_VARIABLE = "_GPUID_COMPLETE"  # click's own, which the completion scripts set
 _SIGINT_EXIT_CODE = 130
 _SIGPIPE_EXIT_CODE = 141
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -201,7 +203,7 @@ def gpuid() -> None:
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:
-      gpuid status                      what is wrong, the severe problems first
+      gpuid status                      what is wrong, the worst first
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
@@ -223,4 +225,6 @@ def gpuid() -> None:
 
 def main() -> None:
     """Run the command line."""
+    if _COMPLETE_VARIABLE in os.environ:
+        importlib.import_module("collector.cli.bash")  # by which click completes bash's words as a person sees them
     gpuid(prog_name="gpuid")

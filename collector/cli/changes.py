@@ -15,7 +15,7 @@ __all__ = ["CHANGE_LAYOUT", "event_option", "show_changes"]
 
 EVENTS = tuple(event.value for event in CHANGE_EVENTS)
 
-CHANGE_LAYOUT = layout_of(ChangeRow, ("time", "event", "cluster", "node", "serial", "previous_node", "changes"))
+CHANGE_LAYOUT = layout_of(ChangeRow, ("time", "event", "cluster", "node", "serial", "changes"))
 
 event_option = click.option(
     "--event",
@@ -35,6 +35,14 @@ def show_changes(ask: Callable[[], Sequence[Row]], events: Sequence[str], output
         return [", ".join(f"{counts[event]} {event}" for event in events or EVENTS)]
 
     def cells(row: Row) -> dict[str, Any]:
-        return {"changes": describe_changes(as_field_changes(row.get("changes")))}
+        return {"changes": describe_changes(as_field_changes(row.get("changes"))) or _origin(row, output)}
 
     show_rows(CHANGE_LAYOUT, ask, output, nothing="No changes found.", cells=cells, footer=totals)
+
+
+def _origin(row: Row, output: Output) -> str:
+    """Return where a GPU moved from, in a table without columns of their own for that."""
+    node, cluster = row.get("previous_node"), row.get("previous_cluster")
+    if not node or output.format == "wide":
+        return ""
+    return f"from {node}" if cluster == row.get("cluster") else f"from {node} ({cluster})"

@@ -1,6 +1,5 @@
 """`gpuid check`: checks every cluster, the store and every sink of a configuration, and prints what is wrong."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,19 @@ from collector.checks.clusters import check_clusters
 from collector.checks.finding import ClusterDetails, Finding, Subject
 from collector.checks.sinks import SinkCheck
 from collector.checks.stores import StoreCheck
+from collector.cli.completion import complete_configured_cluster
 from collector.cli.console import error_console, print_json
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import print_table, result_style
+from collector.cli.table import print_table, result_style, table_width, wrapped
 from collector.config import ClusterSettings, Config, ConfigError, Duration
 from collector.text import counted, one_line
 
 __all__ = ["check"]
 
-_CLUSTER_COLUMNS = ("cluster", "version", "latency", "user", "pods", "gpus", "result")
+_CLUSTER_COLUMNS = ("cluster", "version", "latency", "pods", "gpus", "result")
+_WIDE_CLUSTER_COLUMNS = ("cluster", "version", "latency", "user", "pods", "gpus", "node", "driver_version", "result")
 _DESTINATION_COLUMNS = ("destination", "type", "result")
 _STYLES = {"result": result_style}
 
@@ -33,12 +34,25 @@ _STYLES = {"result": result_style}
 @click.command()
 @config_option
 @click.option(
-    "--cluster", "names", metavar="NAME", multiple=True, help="Check only this cluster; may be given several times."
+    "--cluster",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_configured_cluster,
+    help="Check only this cluster; may be given several times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "wide", "json")),
+    default="table",
+    show_default=True,
+    help="Output format: wide has more columns than table; json has every detail.",
+)
+@click.option("--json", "output", flag_value="json", hidden=True, help="Same as -o json.")
 @click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per check.")
 @click.pass_context
-def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
+def check(ctx: click.Context, config: Path, names: tuple[str, ...], output: str, timeout: Duration) -> None:
     r"""Check every cluster of the configuration, its store and its sinks.
 
     For each cluster, this checks reachability, identity and permissions (list and watch nodes and pods, exec
@@ -52,17 +66,17 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
     Examples:
       gpuid check
       gpuid check --cluster prod-us-east --timeout 5s
-      gpuid check --json | jq '.clusters[] | select(.ok | not)'
+      gpuid check -o json | jq '.clusters[] | select(.ok | not)'
     """
     configure("error", "text")
     settings = configuration.load(config)
     clusters = _select(settings.clusters, names)
     with error_console().status(f"Checking {counted(len(clusters), 'cluster')} …"):
         findings = anyio.run(_check_all, settings, clusters, not names, timeout)
-    if as_json:
+    if output == "json":
         print_json(_as_json(findings))
     else:
-        _print(findings)
+        _print(findings, wide=output == "wide")
     ctx.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -108,43 +122,48 @@ def _destination_json(finding: Finding) -> dict[str, Any]:
     return {"name": finding.name, "type": finding.type, "ok": finding.ok, "text": finding.text}
 
 
-def _print(findings: Sequence[Finding]) -> None:
-    """Print tables; on a terminal the clusters' problems stand below theirs, elsewhere each is one line for grep."""
-    terminal = sys.stdout.isatty()
+def _print(findings: Sequence[Finding], *, wide: bool) -> None:
+    """Print a table that fits the terminal, with the problems below it, or a wide one with each in its row for grep."""
     clusters = _of(Subject.CLUSTER, findings)
-    rows = [[*_cluster_cells(finding), _result(finding, whole=not terminal)] for finding in clusters]
-    print_table(_CLUSTER_COLUMNS, rows, styles=_STYLES)
-    if terminal:
+    columns = _WIDE_CLUSTER_COLUMNS if wide else _CLUSTER_COLUMNS
+    width = None if wide else table_width()
+    rows = [{**_cluster_cells(finding), "result": _result(finding, whole=wide)} for finding in clusters]
+    print_table(columns, ([row[column] for column in columns] for row in rows), styles=_STYLES, width=width)
+    if not wide:
         _print_problems(clusters)
         click.echo("")
     click.echo(f"{sum(finding.ok for finding in clusters)} of {len(clusters)} clusters are ready.")
     if destinations := [*_of(Subject.STORE, findings), *_of(Subject.SINK, findings)]:
         click.echo("")
-        rows = [[finding.name, finding.type, _result(finding, whole=True)] for finding in destinations]
-        print_table(_DESTINATION_COLUMNS, rows, styles=_STYLES)
+        cells = [[finding.name, finding.type, _result(finding, whole=wide)] for finding in destinations]
+        print_table(_DESTINATION_COLUMNS, cells, styles=_STYLES, width=width)
+        for finding in destinations:
+            if not wide and not finding.ok:
+                click.echo(f"\n{wrapped(f'{one_line(finding.name)}: {finding.text}')}")
 
 
 def _print_problems(findings: Sequence[Finding]) -> None:
     for finding in findings:
         for problem in finding.problems:
-            click.echo(f"\n{one_line(finding.name)}: {problem.text}")
+            click.echo(f"\n{wrapped(f'{one_line(finding.name)}: {problem.text}')}")
             if problem.hint:
-                click.echo(f"  {problem.hint}")
+                click.echo(f"  {problem.hint}")  # in one line, for it may be meant to be copied
 
 
-def _cluster_cells(finding: Finding) -> list[str]:
+def _cluster_cells(finding: Finding) -> dict[str, object]:
     details = finding.details or ClusterDetails(context=None)
     latency = details.latency_seconds
     ready, total = sum(pods.ready for pods in details.pods), sum(pods.total for pods in details.pods)
-    driver = f" (driver {details.driver_version})" if details.driver_version else ""
-    return [
-        finding.name,
-        details.version or "",
-        f"{latency * 1000:.0f} ms" if latency is not None else "",
-        details.user or "",
-        f"{ready}/{total} ready" if details.pods else "",
-        f"{details.gpus} on {details.node}{driver}" if details.gpus is not None else "",
-    ]
+    return {
+        "cluster": finding.name,
+        "version": details.version,
+        "latency": f"{latency * 1000:.0f} ms" if latency is not None else None,
+        "user": details.user,
+        "pods": f"{ready}/{total} ready" if details.pods else None,
+        "gpus": details.gpus,
+        "node": details.node if details.gpus is not None else None,
+        "driver_version": details.driver_version,
+    }
 
 
 def _result(finding: Finding, *, whole: bool) -> str:

@@ -38,7 +38,7 @@ _NOT_FOUND = "not_found"  # the code of what does not exist
 _UNKNOWN_PATH = "unknown_path"
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _NODE_KEYS = frozenset({"cluster", "node"})
-_PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
+_PROBLEM_KEYS = frozenset({"severity", "title"})
 _GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed_at"})
 
 _T = TypeVar("_T")
@@ -63,12 +63,12 @@ def connection_options(function: Any) -> Any:
 
 
 def check_clusters(client: "Client", names: Sequence[str]) -> None:
-    """Raise UsageError for a cluster that the collector does not have, with the name that was probably meant."""
+    """Raise ConfigError for a cluster that the collector does not have, with the name that was probably meant."""
     if not names:
         return
     known = [str(row["cluster"]) for row in client.clusters()]
     if unknown := next((name for name in names if name not in known), None):
-        raise click.UsageError(unknown_name("cluster", unknown, known))
+        raise ConfigError(unknown_name("cluster", unknown, known))
 
 
 class NoAnswerError(CommandError):
@@ -147,6 +147,11 @@ class Client:
         """Have a collector do something, with a body of JSON unless it is None, and return the decoded answer."""
         return self._ask(method, path, kind, **({} if body is None else {"json": body}))
 
+    def ask_text(self, path: str, text: str, kind: type[_T]) -> _T:
+        """Return the decoded answer to a question that is a text, too long for an address."""
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        return self._ask("POST", path, kind, content=text.encode(), headers=headers)
+
     def _ask(self, method: str, path: str, kind: type[_T], **request: Any) -> _T:
         where = self._where
         try:
@@ -190,7 +195,7 @@ class Client:
         return (self._complete(page.nodes, _NODE_KEYS) for page in self._pages("/api/v1/nodes", filters))
 
     def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what is wrong, or wrong with some clusters, the severe problems first; raises NoAnswerError."""
+        """Return what is wrong, or wrong with some clusters, the worst first; raises NoAnswerError."""
         pages = self._pages("/api/v1/problems", {"cluster": clusters} if clusters else {})
         return [problem for page in pages for problem in self._complete(page.problems, _PROBLEM_KEYS)]
 

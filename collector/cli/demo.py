@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -19,7 +20,7 @@ from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState, GpuidError, Place
-from collector.simulator import Done, Placed, SimulatedCluster, Simulator
+from collector.simulator import Done, Placed, SimulatedCluster, SimulationError, Simulator
 from collector.store import StoreSettings
 from collector.text import counted
 from collector.web import check_address
@@ -30,7 +31,7 @@ _EVENT_INTERVAL_SECONDS = 4.0
 _OUTAGE_SECONDS = 3.0
 _NOTICE_TIMEOUT_SECONDS = 60.0  # the demo goes on if gpuid has not noticed an event by then
 _POLL_SECONDS = 0.02
-_FEATURED = 3  # GPUs that the banner names
+_SIGHTS = 3  # pages that the banner leads to
 
 
 @click.command()
@@ -78,7 +79,7 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
 
                 def ready(url: str) -> None:
                     click.echo(_banner(simulator, story, url))
-                    tasks.start_soon(_Scenario(simulator, service).run)
+                    tasks.start_soon(_Scenario(simulator, service, story).run)
 
                 with anyio.move_on_after(duration):
                     await service.run(ready=ready)
@@ -108,30 +109,33 @@ def _banner(simulator: Simulator, story: Story, url: str) -> str:
             f"  API        {url}/api/v1/gpus",
             f"  faults     curl {simulator.control_url}   (inject your own)",
             "",
-            *_featured(story, url),
+            *_sights(story, url),
             "Press Ctrl-C to stop.",
             "",
         )
     )
 
 
-def _featured(story: Story, url: str) -> Iterator[str]:
-    """Yield lines with some GPUs that have a story, if any has one."""
-    if story.featured:
-        yield "Its 60 days of history are made up. GPUs worth a look:"
+def _sights(story: Story, url: str) -> Iterator[str]:
+    """Yield lines with the pages worth looking at first, if there are any."""
+    if story.sights:
+        yield "It has 60 made-up days behind it, and one fault of each kind. Look here first:"
         yield ""
-        for featured in story.featured[:_FEATURED]:
-            yield f"  {url}/gpus/{featured.uuid}"
-            yield f"    serial {featured.serial}: {featured.title}"
+        for number, sight in enumerate(story.sights[:_SIGHTS], 1):
+            yield f"  {number}  {sight.title}"
+            yield f"     {url}{sight.path}"
         yield ""
 
 
 class _Scenario:
     """Makes things happen to the fleet, one after the other, and prints when gpuid has noticed."""
 
-    def __init__(self, simulator: Simulator, service: Service) -> None:
+    def __init__(self, simulator: Simulator, service: Service, story: Story | None = None) -> None:
         self._simulator = simulator
         self._service = service
+        self._story = story or Story()
+        self._troubled = self._story.troubled
+        self._random = random.Random(0)  # noqa: S311  the events are to be the same each time
         self._started = time.time()
 
     async def run(self) -> None:
@@ -162,14 +166,24 @@ class _Scenario:
         neighbour = names[(names.index(cluster.name) + 1) % len(names)]
         if sum(len(each.nodes) for each in self._simulator.clusters.values()) < 2:
             return
-        await self._watch_action(cluster.move_gpu(to_cluster=neighbour))
+        node = self._node(cluster)
+        target = self._node(self._simulator.clusters[neighbour], other_than=Place(cluster.name, node))
+        await self._watch_action(cluster.move_gpu(node=node, to_node=target, to_cluster=neighbour))
+
+    def _node(self, cluster: SimulatedCluster, *, other_than: Place | None = None) -> str:
+        """Return some node of a cluster, none whose trouble is to stay if there are others."""
+        nodes = [node for node in cluster.nodes if Place(cluster.name, node) != other_than]
+        calm = [node for node in nodes if Place(cluster.name, node) not in self._troubled]
+        if not nodes:
+            raise SimulationError(f"{cluster.name}: no GPU nodes left")
+        return self._random.choice(calm or nodes)
 
     async def _swap_tray(self, cluster: SimulatedCluster) -> None:
-        await self._watch_action(cluster.swap_tray())
+        await self._watch_action(cluster.swap_tray(self._node(cluster)))
 
     async def _delete_node(self, cluster: SimulatedCluster) -> None:
         if len(cluster.nodes) > 1:
-            await self._watch_action(cluster.delete_node())
+            await self._watch_action(cluster.delete_node(self._node(cluster)))
             await self._watch_action(cluster.add_node())
 
     async def _wear(self, cluster: SimulatedCluster) -> None:
@@ -185,7 +199,7 @@ class _Scenario:
 
     async def _reboot(self, cluster: SimulatedCluster) -> None:
         rebooted = time.time()
-        done = cluster.reboot_node()
+        done = cluster.reboot_node(self._node(cluster))
         (node,) = done.nodes
 
         def read_again() -> bool:
@@ -221,7 +235,9 @@ class _Scenario:
 
     def _has_read_all(self) -> bool:
         inventory = self._service.inventory
-        times = [entry.time for cluster in inventory.clusters() for entry in inventory.nodes(cluster).values()]
+        unreadable = {place for place, _ in self._story.unreadable}
+        entries = (entry for cluster in inventory.clusters() for entry in inventory.nodes(cluster).values())
+        times = [entry.time for entry in entries if entry.place not in unreadable]
         return all(time is not None and time > self._started for time in times) and self._is_current()
 
     def _is_current(self) -> bool:

@@ -46,6 +46,12 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
             await marks.set([note.uuid], new, by=note.by)
     for place, uuid in story.lost:
         simulator.clusters[place.cluster].lose_gpu(place.node, uuid, listed=True)
+    for place, uuid in story.missing:
+        simulator.clusters[place.cluster].lose_gpu(place.node, uuid)
+    for place, said in story.unreadable:
+        simulator.clusters[place.cluster].fail_exec(node=place.node, stderr=said)
+    for home, uuid, claimant in story.doubled:
+        simulator.fleet.double(*home, *claimant, uuid)
 
 
 async def _write(store: Store, readings: Iterable[Reading]) -> bool:

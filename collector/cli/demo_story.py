@@ -11,8 +11,9 @@ from collector.health import RETIRED_PAGES_LIMIT
 from collector.marks import MarkKind
 from collector.model import Place
 from collector.simulator import DRIVER_FORMS, Fleet, smi
+from collector.web.pages import links
 
-__all__ = ["DAY_SECONDS", "DRIVERS", "PAST_DAYS", "Featured", "Note", "Seen", "Story", "tell"]
+__all__ = ["DAY_SECONDS", "DRIVERS", "PAST_DAYS", "Featured", "Note", "Seen", "Sight", "Story", "tell"]
 
 DAY_SECONDS = 86400.0
 PAST_DAYS = 60.0
@@ -23,6 +24,8 @@ _NOTICED_SECONDS = 300.0  # from an event to the reading that finds it
 _FIRST_READINGS_SECONDS = 600.0  # from the first node's to the last one's
 _LAST_READINGS_SECONDS = 240.0  # before the demo began
 _WORN_CARDS = 12  # that have errors, and nothing else
+
+_UNREADABLE = "Unable to determine the device handle for GPU 0000:4E:00.0: Unknown Error"
 
 _CAST_NODES = 40  # of each cluster, in which cards get into trouble
 
@@ -58,6 +61,13 @@ class Featured(NamedTuple):
     serial: str
 
 
+class Sight(NamedTuple):
+    """A page worth looking at."""
+
+    title: str
+    path: str  # below the page's address
+
+
 class Story:
     """All that happened, in order, and what is still to be done to the fleet when its clusters run."""
 
@@ -65,7 +75,34 @@ class Story:
         self.seen: list[Seen] = []
         self.notes: list[Note] = []
         self.lost: list[tuple[Place, str]] = []  # GPUs that fell off the bus: their nodes and UUIDs
+        self.unreadable: list[tuple[Place, str]] = []  # nodes, and what the command says there
+        self.doubled: list[tuple[Place, str, Place]] = []  # GPUs' nodes and UUIDs, and where they are claimed, too
+        self.missing: list[tuple[Place, str]] = []  # GPUs that the driver does not find any more
+        self.swapped: list[Place] = []  # nodes whose tray was replaced
         self.featured: list[Featured] = []
+
+    @property
+    def troubled(self) -> set[Place]:
+        """The nodes whose trouble is to stay while the demo runs."""
+        doubled = {place for home, _, claimant in self.doubled for place in (home, claimant)}
+        return doubled | {place for place, _ in (*self.unreadable, *self.missing, *self.lost)}
+
+    @property
+    def sights(self) -> list[Sight]:
+        """The pages worth looking at first, of different kinds as far as the fleet has them."""
+        gpus = [Sight(f"GPU {one.serial}: {one.title}", links.gpu_url(one.uuid)) for one in self.featured]
+        missing = [
+            Sight(f"{place.node} of {place.cluster}: a GPU is missing, and it says which", links.node_url(place))
+            for place, _ in self.missing
+        ]
+        swapped = [
+            Sight(
+                f"{place.node} of {place.cluster}: a tray was swapped, slot by slot",
+                links.address("/changes", {"event": "replaced", "cluster": place.cluster, "node": place.node}),
+            )
+            for place in self.swapped
+        ]
+        return [*gpus[:1], *missing[:1], *swapped[:1], *gpus[1:]]
 
 
 def tell(fleet: Fleet, drivers: Mapping[str, str], seed: int = 0) -> Story:
@@ -165,6 +202,18 @@ class _Teller:
         for _ in range(_WORN_CARDS):
             if (card := self._take()) is not None:
                 self._wear_slowly(card)
+        self._trouble_nodes()
+
+    def _trouble_nodes(self) -> None:
+        """Let a GPU be missing, a node be unreadable, and two nodes claim one GPU."""
+        if (card := self._take("h100")) is not None:
+            self._act(0.15, self._drop, card)
+        if (card := self._take("gb200")) is not None:
+            self._story.unreadable.append((card.place, _UNREADABLE))
+        home = self._take("h100")
+        claimant = self._take("h100", elsewhere=home) if home is not None else None
+        if home is not None and claimant is not None and home.place != claimant.place:
+            self._story.doubled.append((home.place, home.uuid, claimant.place))
 
     def _hot_potato(self) -> None:
         """Let a card that cannot remap rows any more leave for repair, and turn up in another cluster.
@@ -324,6 +373,10 @@ class _Teller:
         self._story.lost.append((card.place, card.uuid))
         return [card.place]
 
+    def _drop(self, card: _Card) -> list[Place]:
+        self._story.missing.append((card.place, card.uuid))
+        return [card.place]
+
     def _replace(self, place: Place, uuid: str, by: str | None = None) -> list[Place]:
         self._fleet.replace(*place, uuid, by)
         return [place]
@@ -333,12 +386,14 @@ class _Teller:
         return [place]
 
     def _swap_tray(self, place: Place) -> list[Place]:
+        self._story.swapped.append(place)
         self._fleet.swap_tray(*place)
         return [place]
 
     def _read(self, place: Place, ago: float) -> None:
         lost = {uuid for _, uuid in self._story.lost}
-        cards = self._fleet.cards(*place)
+        missing = {uuid for _, uuid in self._story.missing}
+        cards = [card for card in self._fleet.cards(*place) if card.uuid not in missing]
         if lost:
             cards = [card._replace(lost=card.uuid in lost) for card in cards]
         form = self._drivers[place.cluster]

@@ -14,14 +14,17 @@ import click
 from collector.cli.client import Client, connection_options
 from collector.cli.console import encode_json, error_console
 from collector.cli.history_queries import configured_store
-from collector.cli.options import CommandError
+from collector.cli.options import CommandError, at_option
 from collector.marks import Marks
 from collector.model import NodeState
 from collector.sinks import formats
-from collector.store import OpenMode, Store, StoreSettings
+from collector.store import GpuPosition, OpenMode, Store, StoreSettings
 from collector.text import counted, describe_os_error, shell_word
+from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow, flat_columns, row_object
 from collector.views.csv_files import csv_header, csv_lines, values_of
+from collector.views.past import look_back
+from collector.views.past_rows import past_gpu_row
 from collector.views.rows import placed_gpu_row
 
 __all__ = ["collector_rows", "export"]
@@ -35,6 +38,7 @@ _KINDS: Mapping[str, type] = {
     for column in _COLUMNS
     if column.kind in ("number", "boolean")
 }
+PAST_PAGE_SIZE = 1000  # GPUs
 _FORMATS = ("csv", "jsonl", "parquet")
 _INT_LIMIT = 2**63  # of a column of numbers in Parquet
 _Row = dict[str, Any]  # as the API answers
@@ -69,18 +73,21 @@ class _Format(click.Choice[str]):
     default="-",
     help="File to write. Default: standard output.",
 )
+@at_option
 @connection_options
-def export(file_format: str | None, file: Path, **options: Any) -> None:
-    r"""Write the current inventory, one GPU per row: the columns of the API and of `gpuid ls -o csv`.
+def export(file_format: str | None, file: Path, at: float | None, **options: Any) -> None:
+    r"""Write the inventory, now or at a time, one GPU per row: the columns of the API and of `gpuid ls -o csv`.
 
     What is unknown is empty or null. CSV and Parquet have a column for each field of an object, such as
     mark.ticket and health.row_remap_failure. Reads from the configuration's [store] or,
     with --url, from a running collector, in pages: memory use does not depend on the size of the fleet.
+    With --at, what the history does not record is empty or null.
 
     \b
     Examples:
       gpuid export -f gpus.csv
       gpuid export -f gpus.parquet --url https://gpuid.example.com
+      gpuid export --at 2026-11-01 -f november.csv
       gpuid export -o csv | xsv search -s degraded . | xsv select serial,degraded,mark.ticket
       gpuid export -o jsonl | jq -r 'select(.model | test("H100")) | .serial'
     """
@@ -90,10 +97,11 @@ def export(file_format: str | None, file: Path, **options: Any) -> None:
     if file_format == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("refusing to write Parquet to a terminal; use -f FILE")
     if (store := configured_store(options)) is not None:
-        anyio.run(_export, _store_rows(store), file_format, output)
+        pages = _store_rows(store) if at is None else _past_rows(store, at)
+        anyio.run(_export, pages, file_format, output)
     else:
         with Client(**options) as client:
-            anyio.run(_export, collector_rows(client), file_format, output)
+            anyio.run(_export, collector_rows(client, at), file_format, output)
 
 
 async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
@@ -119,8 +127,23 @@ async def _store_rows(settings: StoreSettings) -> _Pages:
             yield [row for node in nodes for row in _node_rows(node, marks, now)]
 
 
-async def collector_rows(client: Client) -> _Pages:
-    """Yield the rows cluster by cluster: most clusters fit into one page, which is consistent in itself."""
+async def _past_rows(settings: StoreSettings, at: float) -> _Pages:
+    async with Store.open(settings, OpenMode.READER) as store:
+        then, after = await look_back(store.past, at), None
+        while gpus := await then.gpus(after=after, limit=PAST_PAGE_SIZE):
+            yield [row_object(past_gpu_row(gpu)) for gpu in gpus]
+            after = GpuPosition(*gpus[-1].place, gpus[-1].placement.uuid)
+
+
+async def collector_rows(client: Client, at: float | None = None) -> _Pages:
+    """Yield the rows at a time (Unix seconds), by default now.
+
+    Those of now come cluster by cluster: most clusters fit into one page, which is consistent in itself.
+    """
+    if at is not None:
+        for gpus in client.gpus({"at": rfc3339(at)}):
+            yield gpus
+        return
     for cluster in client.clusters():
         for gpus in client.gpus({"cluster": [cluster["cluster"]]}):
             yield gpus

@@ -49,8 +49,8 @@ class Layout(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of all columns, by each of which rows can be sorted."""
-        return tuple(column.name for column in self.every)
+        """The names of the columns by which rows can be sorted."""
+        return tuple(column.name for column in self.every if column.kind not in ("list", "object"))
 
     @property
     def times(self) -> frozenset[str]:

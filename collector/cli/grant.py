@@ -12,6 +12,7 @@ import msgspec
 
 from collector import config as configuration
 from collector.checks.check import CONCURRENT_CLUSTERS, run_checks
+from collector.cli.completion import complete_configured_cluster
 from collector.cli.console import error_console
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, CommandError, ParsedText, config_option
@@ -47,7 +48,7 @@ def _duration(text: object) -> Duration:
 
 @click.command()
 @config_option
-@click.argument("names", nargs=-1, metavar="[CLUSTER]…")
+@click.argument("names", nargs=-1, metavar="[CLUSTER]…", shell_complete=complete_configured_cluster)
 @click.option("--all", "everything", is_flag=True, help="All clusters of the configuration.")
 @click.option(
     "--apply", "applies", is_flag=True, help="Apply the rights, with the credentials of the cluster's context."

@@ -7,6 +7,7 @@ import click
 
 from collector.cli.changes import CHANGE_LAYOUT, event_option, show_changes
 from collector.cli.client import connection_options
+from collector.cli.completion import complete_cluster, complete_node
 from collector.cli.history_queries import HistoryQueries, show_placements
 from collector.cli.options import PAST_TIME, TERM
 from collector.cli.output import Layout, Output, Row, layout_of, output_options
@@ -22,12 +23,12 @@ _EITHER = Layout(
 
 
 @click.command()
-@click.argument("node", type=TERM)
-@click.option("--cluster", metavar="NAME", help="Only the node in this cluster.")
+@click.argument("node", type=TERM, shell_complete=complete_node)
+@click.option("--cluster", metavar="NAME", shell_complete=complete_cluster, help="Only the node in this cluster.")
 @click.option("--since", type=PAST_TIME, metavar="TIME", help="Only from this time on, such as 2026-11-24 or 7d.")
 @click.option("--until", type=PAST_TIME, metavar="TIME", help="Only before this time.")
 @event_option
-@output_options(_EITHER)
+@output_options(_EITHER, watch=True)
 @connection_options
 def history(
     node: str,

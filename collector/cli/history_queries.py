@@ -15,18 +15,58 @@ from collector.cli.client import MAX_PAGE_SIZE, Client
 from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
 from collector.cli.output import Layout, Output, Row, show_rows, taken
+from collector.cli.stored_fleet import StoredFleet
 from collector.marks import Marks
 from collector.store import ChangeFilter, History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.columns import row_object
+from collector.views.lookup import lookup
+from collector.views.lookup_rows import lookup_answer
 from collector.views.rows import change_row, placement_row
+from collector.views.terms import parse_terms
 
-__all__ = ["HistoryQueries", "configured_store", "show_placements"]
+__all__ = [
+    "HistoryQueries",
+    "LookedUp",
+    "LookedUpId",
+    "configured_store",
+    "describe_conditions",
+    "described",
+    "health_lines",
+    "show_placements",
+]
+
+MAX_MATCHES = 100  # of one id, as the API has it
 
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
+
+
+class LookedUpId(msgspec.Struct):
+    """What one id names; its matches may have kinds and states that only a newer collector knows."""
+
+    id: str
+    found: bool
+    total: int
+    matches: list[dict[str, Any]]
+    note: str = ""
+
+
+class Searched(msgspec.Struct):
+    """Where was looked."""
+
+    history: bool
+    text: str
+
+
+class LookedUp(msgspec.Struct):
+    """The answer to a look-up, as far as commands need it."""
+
+    results: list[LookedUpId]
+    found: int
+    searched: Searched
 
 
 class HistoryQueries:
@@ -44,6 +84,20 @@ class HistoryQueries:
             {},
             lambda history, after: history.where(term, after=after, limit=self._page_size),
         )
+
+    def lookup(self, text: str) -> LookedUp:
+        """Return what the ids in a text name, as the API does."""
+        if self._store is None:
+            with Client(**self._options) as client:
+                return client.ask_text("/api/v1/gpus/lookup", text, LookedUp)
+        terms = parse_terms(text)
+
+        async def read(store: Store) -> LookedUp:
+            fleet = await StoredFleet.load(store)
+            answer = await lookup_answer(fleet, await lookup(fleet, terms, most=MAX_MATCHES))
+            return msgspec.convert(row_object(answer), LookedUp)
+
+        return _ask_store(self._store, read)
 
     def node(self, node: str, cluster: str | None) -> list[Row]:
         """Return every placement in a node, the present ones first."""
@@ -130,13 +184,13 @@ def show_placements(layout: Layout, ask: Callable[[], Sequence[Row]], output: Ou
         for row in taken(ask(), output):
             yield row
             if output.format in {"table", "wide"}:
-                yield from _health_lines(row)
+                yield from health_lines(row)
 
     found = output._replace(sort=None, limit=None)
-    show_rows(layout, lines, found, nothing="No GPUs found.", cells=_described, footer=_conditions)
+    show_rows(layout, lines, found, nothing="No GPUs found.", cells=described, footer=describe_conditions)
 
 
-def _health_lines(row: Row) -> Iterator[Row]:
+def health_lines(row: Row) -> Iterator[Row]:
     """Yield the changes of health during a placement as rows of their own, the newest first."""
     same = {name: row.get(name) for name in ("cluster", "node", "serial", "uuid", "model", "chassis")}
     for one in _list(row.get("health_changes")):
@@ -145,7 +199,7 @@ def _health_lines(row: Row) -> Iterator[Row]:
             yield same | {"since": one.get("time"), "until": one.get("time"), "altered": f"health: {text}"}
 
 
-def _conditions(rows: Sequence[Row]) -> Iterator[str]:
+def describe_conditions(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a sentence about each GPU that is degraded or marked: as it is now, or was when it was seen last."""
     present = {str(row.get("uuid")) for row in rows if row.get("until") is None}
     newest = {str(row.get("uuid")): row for row in reversed(rows)}
@@ -172,7 +226,7 @@ def _marked(mark: Mapping[str, Any]) -> str:
     )
 
 
-def _described(row: Row) -> Row:
+def described(row: Row) -> Row:
     """Return the cells of a placement that a table has in other words: of what was altered, the newest."""
     if isinstance(row.get("altered"), str):  # a change of health, which has a row of its own
         return {}

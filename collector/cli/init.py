@@ -13,6 +13,7 @@ import msgspec
 from collector import config as configuration
 from collector.checks.fitting import Fit
 from collector.checks.gpu_pods import find_fits
+from collector.cli.completion import complete_context
 from collector.cli.initial_config import NewCluster, cluster_names, render, render_clusters, store_url, string
 from collector.cli.logs import configure
 from collector.cli.options import LISTEN, TIMEOUT, file_option
@@ -75,6 +76,7 @@ class _Answer(msgspec.Struct, frozen=True):
     "patterns",
     metavar="NAME",
     multiple=True,
+    shell_complete=complete_context,
     help="Only this context; * and ? are wildcards. May be given several times. Default: all.",
 )
 @click.option(

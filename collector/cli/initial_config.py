@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import tomli_w
 from collector.config import PRESETS, DefaultSettings, ServerSettings
 from collector.config.store import StoreSettings
 
-__all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "store_url", "string"]
+__all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "store_url", "string", "toml"]
 
 _COMMENT_WIDTH = 118  # characters of a line
 
@@ -112,7 +112,12 @@ def _comment(text: str) -> list[str]:
 
 def _values(**table: Any) -> str:
     """Return a table as TOML, with an escape for whatever does not print."""
-    return tomli_w.dumps(table).rstrip("\n").translate(_TOML_ESCAPES)
+    return toml(table).rstrip("\n")
+
+
+def toml(document: Mapping[str, Any]) -> str:
+    """Return a document as TOML, with an escape for whatever does not print."""
+    return tomli_w.dumps(document).translate(_TOML_ESCAPES)
 
 
 def string(text: str) -> str:

@@ -7,11 +7,14 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, check_clusters, connection_options
+from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
 from collector.cli.condition import badness, condition_words, level_style, mark_of
+from collector.cli.options import at_option
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
+from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow
 
 __all__ = ["ls"]
@@ -39,6 +42,13 @@ _CONDITION_HELP = {
 
 _LAYOUT = layout_of(GpuRow)
 _CONDITION_LAYOUT = layout_of(GpuRow, ("cluster", "node", "serial", "level", "mark", "degraded"))  # if asked for it
+_COMPLETIONS = {
+    "cluster": complete_cluster,
+    "node": complete_node,
+    "serial": complete_id,
+    "uuid": complete_id,
+    "model": complete_model,
+}
 _OTHER_KINDS = ("nodes", "clusters")
 
 
@@ -60,17 +70,24 @@ def _filter_options(function: Any) -> Any:
     function = click.option("--degraded", is_flag=True, help="Only GPUs that are degraded, the worst first.")(function)
     for name in reversed(_FILTERS):
         label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
-        option = click.option(f"--{name.replace('_', '-')}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            metavar="VALUE",
+            multiple=True,
+            shell_complete=_COMPLETIONS.get(name),
+            help=f"Filter by {label}.",
+        )
         function = option(function)
     return function
 
 
 @click.command()
-@click.argument("term", required=False)
+@click.argument("term", required=False, shell_complete=complete_id)
 @_filter_options
+@at_option
 @output_options(_LAYOUT, watch=True)
 @connection_options
-def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None:
+def ls(term: str | None, at: float | None, output: Output, degraded: bool, **options: Any) -> None:
     r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis, node or part number.
 
     A filter given several times matches any of its values; different filters must all match. Without
@@ -83,6 +100,7 @@ def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
       gpuid ls --degraded --level replace          what has to be replaced
       gpuid ls --mark rma --mark quarantine        what somebody has marked so
+      gpuid ls --node gpu-0007 --at 2026-11-24T12:00:00Z   what was there then
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
     """
@@ -94,8 +112,9 @@ def ls(term: str | None, output: Output, degraded: bool, **options: Any) -> None
 
     def ask() -> Iterator[Row]:
         with Client(**options) as client:
-            check_clusters(client, filters.get("cluster", ()))
-            gpus = _gpus(client, term, filters)
+            if at is None:  # a cluster of the past may be configured no more
+                check_clusters(client, filters.get("cluster", ()))
+            gpus = _gpus(client, term, filters if at is None else {**filters, "at": (rfc3339(at),)})
             yield from sorted(gpus, key=badness) if worst_first else gpus
 
     show_rows(

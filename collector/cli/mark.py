@@ -16,6 +16,7 @@ import msgspec
 
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
+from collector.cli.completion import complete_id
 from collector.cli.options import CommandError, found_config
 from collector.cli.output import Output, layout_of, output_options, show_rows
 from collector.config import ConfigError
@@ -52,7 +53,7 @@ def _names_options(function: Any) -> Any:
     function = click.option(
         "-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="File with one id per line; - for stdin."
     )(function)
-    return click.argument("ids", nargs=-1, metavar="SERIAL|UUID...")(function)
+    return click.argument("ids", nargs=-1, metavar="SERIAL|UUID...", shell_complete=complete_id)(function)
 
 
 @click.command()
@@ -138,7 +139,7 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
 
 @click.command()
 @click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
-@output_options(_LAYOUT)
+@output_options(_LAYOUT, watch=True)
 @connection_options
 def marks(ended: bool, output: Output, **options: Any) -> None:
     r"""List the marks in force, the newest first.

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, check_clusters, connection_options
+from collector.cli.completion import complete_cluster, complete_node
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.views.columns import NodeRow
 
@@ -18,12 +19,15 @@ _LAYOUT = layout_of(NodeRow)
 
 def _filter_options(function: Any) -> Any:
     for name in reversed(_FILTERS):
-        function = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Filter by {name}.")(function)
+        complete = complete_cluster if name == "cluster" else None
+        function = click.option(
+            f"--{name}", metavar="VALUE", multiple=True, shell_complete=complete, help=f"Filter by {name}."
+        )(function)
     return function
 
 
 @click.command()
-@click.argument("names", metavar="[NODE]...", nargs=-1)
+@click.argument("names", metavar="[NODE]...", nargs=-1, shell_complete=complete_node)
 @_filter_options
 @output_options(_LAYOUT, watch=True)
 @connection_options

@@ -22,6 +22,7 @@ __all__ = [
     "TIMEOUT",
     "CommandError",
     "ParsedText",
+    "at_option",
     "config_option",
     "file_option",
     "found_config",
@@ -106,6 +107,14 @@ config_option = _config_option(_required)
 
 # The command gets `config: Path | None`: what was named, else None.
 optional_config_option = _config_option(None)
+
+# The command gets `at: float | None` (Unix seconds).
+at_option = click.option(
+    "--at",
+    metavar="TIME",
+    type=PAST_TIME,
+    help="As it was then, from the history: a time such as 2026-11-24T12:00:00Z or yesterday, or how long ago: 2h.",
+)
 
 # The command gets `url: str | None`.
 url_option = click.option("--url", metavar="URL", help="Collector to ask. Default: [server] of the configuration.")

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from collector import config as configuration
+from collector.cli.completion import complete_sink
 from collector.cli.console import print_json
 from collector.cli.options import CommandError, config_option
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
@@ -120,7 +121,7 @@ def _rejected(rows: Sequence[Row]) -> Iterator[str]:
 
 
 @outbox.command("letters")
-@click.option("--sink", metavar="NAME", help="Only the dead letters of this sink.")
+@click.option("--sink", metavar="NAME", shell_complete=complete_sink, help="Only the dead letters of this sink.")
 @output_options(_LETTERS, watch=True)
 @config_option
 def letters_(config: Path, sink: str | None, output: Output) -> None:
@@ -162,7 +163,9 @@ def show(config: Path, letter: int) -> None:
 def _letter_options(function: Any) -> Any:
     """Add the options that choose dead letters: by number or by sink."""
     function = config_option(function)
-    function = click.option("--sink", metavar="NAME", help="All dead letters of this sink.")(function)
+    function = click.option(
+        "--sink", metavar="NAME", shell_complete=complete_sink, help="All dead letters of this sink."
+    )(function)
     return click.argument("letters", type=int, nargs=-1)(function)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import Style
+from collector.cli.table import Style, wrapped
 from collector.cli.watching import watch_rows
 from collector.config import Duration
 
@@ -116,12 +117,9 @@ class _SortType(click.ParamType):  # type: ignore[type-arg]  # generic only in t
             self.fail(unknown_name("column", key, self._columns), param, ctx)
         return Sort(key, value.startswith("-"))
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
         """Return the columns that begin so."""
-        from click.shell_completion import CompletionItem
-
-        sign, start = incomplete[: incomplete.startswith("-")], incomplete.removeprefix("-")
-        return [CompletionItem(sign + column) for column in self._columns if column.startswith(start)]
+        return [CompletionItem(column) for column in self._columns if column.startswith(incomplete)]
 
 
 def _interval(text: object) -> Duration:
@@ -159,6 +157,6 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            click.echo("\n" + "\n".join(lines))
+            click.echo("\n" + "\n".join(map(wrapped, lines)))
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)

@@ -1,25 +1,31 @@
-"""`gpuid status`: what is wrong of a running collector, as text, JSON and an exit code."""
+"""`gpuid status`: what is wrong of a running collector, ranked, as text, JSON and an exit code."""
 
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from collector.cli.client import Client, connection_options
+from collector.cli.completion import complete_cluster
 from collector.cli.console import output_console
-from collector.cli.output import Output, layout_of, print_rows
+from collector.cli.output import Output, age, layout_of, output_options, print_rows, taken
 from collector.text import counted, one_line
 from collector.views.columns import ProblemRow
+from collector.views.problems.kinds import Severity
 
 __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
 _WIDTH = 80  # columns, where the output is no terminal
 _MIN_WIDTH = 40
-_MARGIN = len("severe  ")
+_MAX_GPUS = 3  # that are named below a problem
+_MARGIN = max(map(len, Severity)) + 2
+_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
 
 _LAYOUT = layout_of(ProblemRow)
 
@@ -27,50 +33,82 @@ Row = Mapping[str, Any]
 
 
 @click.command()
-@click.option("--cluster", "clusters", metavar="NAME", multiple=True, help="Only the problems of this cluster.")
 @click.option(
-    "-o", "--output", type=click.Choice(("text", "json")), default="text", show_default=True, help="Output format."
+    "--cluster",
+    "clusters",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_cluster,
+    help="Only the problems of this cluster.",
 )
-@click.option("--json", "output", flag_value="json", help="Same as -o json.")
+@output_options(_LAYOUT)
 @connection_options
 @click.pass_context
-def status(ctx: click.Context, /, clusters: tuple[str, ...], output: str, **options: Any) -> None:
-    r"""List what is wrong of a running collector and its clusters, the severe problems first.
+def status(ctx: click.Context, /, clusters: tuple[str, ...], output: Output, **options: Any) -> None:
+    r"""List what is wrong of a running collector and its clusters, the worst problems first.
 
     They are the problems of its page: the configuration, the store, the sinks, and the clusters with their
-    nodes and GPUs. Exit code 0 if there are none, 1 if there are any, 2 if the collector does not answer.
+    nodes and GPUs. The same trouble of many nodes is one problem, and what a problem explains is not listed.
+    Exit code 0 if there are none, 1 if there are any, 2 if the collector does not answer.
 
     \b
     Examples:
       gpuid status
-      gpuid status --cluster prod -o json | jq -r '.[] | select(.severe) | .text'
+      gpuid status --cluster prod -o json | jq -r '.[] | select(.severity == "critical") | .title'
     """
     with Client(**options) as client:
         problems = client.problems(clusters)
-    if output == "json":
-        print_rows(_LAYOUT, problems, Output(format="json"), nothing="No problems.")
+    if output.format == "table":
+        _print(list(taken(problems, output)), problems, headers=output.headers)
     else:
-        _print(problems)
+        print_rows(_LAYOUT, problems, output, nothing="No problems.")
     ctx.exit(_FOUND_EXIT_CODE if problems else 0)
 
 
-def _print(problems: Sequence[Row]) -> None:
-    for problem in problems:
+def _print(shown: Sequence[Row], problems: Sequence[Row], *, headers: bool) -> None:
+    """Print problems, and unless `headers` is False how many there are."""
+    for problem in shown:
         _print_problem(problem)
-    severe = sum(bool(problem["severe"]) for problem in problems)
-    counts = f"{counted(len(problems), 'problem')}, {severe} of them severe." if problems else "No problems."
-    click.echo(f"\n{counts}" if problems else counts)
+    if headers or not problems:
+        click.echo(f"\n{_counts(problems)}" if problems else "No problems.")
+
+
+def _counts(problems: Sequence[Row]) -> str:
+    found = Counter(one_line(problem["severity"]) for problem in problems)
+    each = [f"{found[severity]:,} {severity}" for severity in Severity if found[severity]]
+    return f"{counted(len(problems), 'problem')}{': ' if each else ''}{', '.join(each)}."
 
 
 def _print_problem(problem: Row) -> None:
-    """Print a problem: its head in the first line, and below it, indented, what else is known."""
-    severity = "severe" if problem["severe"] else "minor"
-    since = f", since {one_line(problem['since'])}" if problem.get("since") else ""
-    head = f"{one_line(problem['subject'])} {one_line(problem['text'])}{since}"
-    lines = _wrapped(head) + _wrapped(one_line(problem.get("detail")))
-    _print_line(severity, lines[0])
+    """Print a problem: its title in the first line, and below it, indented, what else is known and what to do."""
+    severity = one_line(problem["severity"])
+    since = f", since {one_line(age(problem['since'], time.time()))} ago" if problem.get("since") else ""
+    lines = _wrapped(one_line(problem["title"]) + since) + _wrapped(one_line(problem.get("reason")))
+    for gpu in _gpus(problem):
+        lines += _wrapped(gpu)
+    if remedy := one_line(problem.get("remedy")):
+        lines += _wrapped(f"→ {remedy}")
+    _print_line(severity, lines[0] if lines else "")
     for line in lines[1:]:
         _print_line("", line)
+
+
+def _gpus(problem: Row) -> Iterator[str]:
+    """Yield the GPUs of a problem that has few, each with where it sits or sat and when it was seen last."""
+    gpus = problem.get("gpus")
+    if not isinstance(gpus, list) or len(gpus) > _MAX_GPUS:
+        return
+    for gpu in gpus:
+        if isinstance(gpu, Mapping):
+            told = {key: one_line(value) for key, value in gpu.items() if value not in (None, "")}
+            words = [
+                f"serial {told['serial']}" if "serial" in told else "",
+                told.get("uuid", ""),
+                f"module {told['module']}" if "module" in told else "",
+                f"bus {told['pci_bus_id']}" if "pci_bus_id" in told else "",
+                f"last seen {told['seen_at']}" if "seen_at" in told else "",
+            ]
+            yield ", ".join(filter(None, words))
 
 
 def _print_line(severity: str, text: str) -> None:
@@ -80,7 +118,7 @@ def _print_line(severity: str, text: str) -> None:
         return
     from rich.text import Text  # here, because the command starts faster without it
 
-    style = {"severe": "red", "minor": "yellow"}.get(severity, "")
+    style = next((style for one, style in _STYLES.items() if one == severity), "")
     output_console().print(Text.assemble((margin, style), text), soft_wrap=True)
 
 

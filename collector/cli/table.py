@@ -110,6 +110,18 @@ def table_width() -> int:
     return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
 
 
+def wrapped(text: str) -> str:
+    """Return a sentence in lines that fit where tables are printed; no word is broken, so that names can be copied."""
+    width, lines = table_width(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_width(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
 def cell_width(text: str) -> int:
     """Return how many cells of a terminal a text takes."""
     if text.isascii():

@@ -14,8 +14,11 @@ class DeliveryObserver(Protocol):
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Handle a delivered batch; `records` counts its records by cluster."""
 
-    def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
-        """Handle a failed attempt; `records` counts its records by cluster, `reason` is one of a small closed set."""
+    def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str, message: str = "") -> None:
+        """Handle a failed attempt; `records` counts its records by cluster, `reason` is one of a small closed set.
+
+        `message` is how it failed, in one line without secrets.
+        """
 
     def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
         """Handle a report of what waits to be delivered to a sink."""

@@ -21,6 +21,7 @@ from collector.end_deadline import EndDeadline, Stage
 from collector.events import wait_any
 from collector.sinks import KnownKeyError, RejectedError, Sink, SinkError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
+from collector.text import one_line
 
 __all__ = ["CLOSE_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
 
@@ -221,7 +222,7 @@ class SinkWorker:
 
     async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> None:
         """Deliver the first half of a batch, and send no larger ones for a while; raises StoreError."""
-        self._observer.on_export_failure(self.name, records, error.reason.value)
+        self._observer.on_export_failure(self.name, records, error.reason.value, one_line(error))
         half = await self._outbox.halve(batch, str(error))
         if half is None:
             return
@@ -264,7 +265,7 @@ class SinkWorker:
             log.warning("delivery failed: %s", error, extra={"sink": self.name}, exc_info=None if expected else error)
         self._trouble = text
         reason = error.reason.value if isinstance(error, SinkError) else INTERNAL_REASON
-        self._observer.on_export_failure(self.name, records, reason)
+        self._observer.on_export_failure(self.name, records, reason, one_line(error) if expected else "")
 
     async def _close(self) -> None:
         with anyio.move_on_after(min(CLOSE_SECONDS, self._deadline.left(Stage.STORE)), shield=True):

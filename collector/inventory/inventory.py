@@ -412,6 +412,10 @@ class Inventory:
             return self._found(self._chassis.places(chassis), lambda gpu: gpu.chassis == chassis)
         return []
 
+    def chassis_places(self, chassis: str) -> tuple[Place, ...]:
+        """Return the nodes that have GPUs in a chassis."""
+        return self._chassis.places(chassis)
+
     def placements(self, place: Place) -> list[Placement]:
         """Return the GPUs of one node."""
         node = self.node(place)

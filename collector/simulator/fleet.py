@@ -149,6 +149,15 @@ class Fleet:
         target.gpus = [*target.gpus, *moved]
         return [self._uuid(number) for number in moved]
 
+    def double(self, cluster: str, node: str, to_cluster: str, to_node: str, uuid: str | None = None) -> list[str]:
+        """Let another host claim a GPU, too: it takes the place of the last one there, which is nowhere then."""
+        source, target = self._host(cluster, node), self._host(to_cluster, to_node)
+        if source is target:
+            raise SimulationError(f"{cluster}: the GPU is already on {node}")
+        number = self._number(cluster, node, uuid)
+        target.gpus = [*target.gpus[:-1], number]
+        return [self._uuid(number)]
+
     def swap_tray(self, cluster: str, node: str, kind: str | None = None) -> list[str]:
         """Replace every GPU of a node with a new one, as in a repair of its tray; return the new UUIDs.
 

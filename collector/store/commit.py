@@ -17,7 +17,7 @@ from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import (
-    SEAT_FIELDS,
+    SEAT_COLUMNS,
     Away,
     Departure,
     OpenPlacement,
@@ -166,7 +166,7 @@ _ALTER = (
     .values(  # a value that one reading lacks stays as it was last known
         {
             name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name])
-            for name in ("serial", "chassis", "model", *SEAT_FIELDS)
+            for name in ("serial", "chassis", "model", *SEAT_COLUMNS)
         }
         | {"last_known": bindparam("b_last_known", type_=Text)}
     )
@@ -186,7 +186,7 @@ _CONFIRM = (
     .where(*_OPEN_HERE[:3], _placements.until == bindparam("b_until"))
     .values({"confirmed": bindparam("b_confirmed")})
 )
-_SEAT = {name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name]) for name in SEAT_FIELDS}
+_SEAT = {name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name]) for name in SEAT_COLUMNS}
 _END = update(schema.placements).where(*_OPEN_HERE).values(_ENDED | _SEAT)
 _END_ALL = (
     update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)

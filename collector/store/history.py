@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, func, or_, select, tuple_, union
+from sqlalchemy import Column, ColumnElement, RowMapping, TextClause, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import Condition
@@ -164,6 +164,12 @@ class History(HistoryChanges, HistoryLookup):
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
+    async def left_chassis(self, chassis: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Return what was in a chassis and left its node there, the last to leave first."""
+        condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
+        return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
+    @in_time
     async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
         """Return the placements with these numbers, in the order of `where`."""
         return await self._placements(_placements.id.in_(ids), None, len(ids))
@@ -213,12 +219,15 @@ class History(HistoryChanges, HistoryLookup):
         return found
 
     async def _last_ended(
-        self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
+        self, condition: ColumnElement[bool], of: Sequence[Column[Any]], limit: int
     ) -> list[PastPlacement]:
         last_first = (_placements.until.desc(), _placements.id.desc())
-        rank = func.row_number().over(partition_by=of, order_by=last_first)
-        ended = select(_placements.id, _placements.until, rank.label("rank"))
-        ranked = ended.where(_placements.until.is_not(None), condition).subquery().c
+        ended = select(_placements.id, _placements.until, *of).where(_placements.until.is_not(None), condition)
+        # Found first and ranked afterwards: SQLite would go through all rows in the order of the ranks' index.
+        found_first = ended.cte("ended").prefix_with("MATERIALIZED").c
+        order_of_rank = (found_first.until.desc(), found_first.id.desc())
+        rank = func.row_number().over(partition_by=[found_first[column.key] for column in of], order_by=order_of_rank)
+        ranked = select(found_first.id, found_first.until, rank.label("rank")).subquery().c
         ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
         # A query of its own: engines mistake how few rows a text is in.
         async with self._read() as connection:

@@ -1,5 +1,6 @@
 """The queries of the past: the fleet as it was recorded to be at a time."""
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ __all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Sta
 
 BEGINS = "history_begins"  # the fact that says from when on (Unix seconds) nothing is forgotten
 _HEALTH_BEGINS = "health_begins"  # likewise, from when on readings had the health of GPUs
-_UUIDS_PER_QUERY = 1000
+_NAMES_PER_QUERY = 1000
 
 
 class GpuPosition(NamedTuple):
@@ -99,13 +100,17 @@ class Past(Bounded):
         if after is not None:
             query = query.where(tuple_(*place) > tuple_(*after))
         async with self._read() as connection:
-            keys = [tuple(row) for row in await connection.execute(query)]
-            found: dict[Place, list[Any]] = {Place(text(cluster), text(node)): [] for cluster, node in keys}
+            keys = [Place(text(cluster), text(node)) for cluster, node in await connection.execute(query)]
+            found: dict[Place, list[Any]] = {key: [] for key in keys}
             columns = select(*place, *(_placements[name] for name in ("machine", "model", "chassis", "since")))
-            for start in range(0, len(keys), _UUIDS_PER_QUERY):
-                here = tuple_(*place).in_(keys[start : start + _UUIDS_PER_QUERY])
-                for row in await connection.execute(columns.where(there_at(time), here)):
-                    found[Place(text(row[0]), text(row[1]))].append(row)
+            # Of one cluster at a time: SQLite finds no pairs by an index.
+            for cluster, group in itertools.groupby(keys, key=lambda key: key.cluster):
+                names = [key.node for key in group]
+                for start in range(0, len(names), _NAMES_PER_QUERY):
+                    part = names[start : start + _NAMES_PER_QUERY]
+                    here = and_(_placements.cluster == cluster, _placements.node.in_(part))
+                    for row in await connection.execute(columns.where(there_at(time), here)):
+                        found[Place(text(row[0]), text(row[1]))].append(row)
         return [_node(place, rows) for place, rows in found.items() if rows]
 
     @in_time
@@ -160,8 +165,8 @@ class Past(Bounded):
         columns = (_changes.uuid, _changes.time, _changes.cluster, _changes.node, _changes.changes)
         query = select(*columns).where(schema.HEALTH, _changes.time > time - GROWTH_WINDOW_SECONDS)
         async with self._read() as connection:
-            for start in range(0, len(uuids), _UUIDS_PER_QUERY):
-                part = query.where(_changes.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]))
+            for start in range(0, len(uuids), _NAMES_PER_QUERY):
+                part = query.where(_changes.uuid.in_(uuids[start : start + _NAMES_PER_QUERY]))
                 for uuid, at, *place, changes in await connection.execute(part.order_by(_changes.time, _changes.id)):
                     change = PastHealthChange(moment(at), Place(*map(text, place)), sound_changes(changes))
                     found.setdefault(text(uuid), []).append(change)
@@ -174,8 +179,8 @@ class Past(Bounded):
         columns = (_placements.uuid, _placements.since, _placements.until, _placements.cluster, _placements.node)
         query = select(*columns)
         async with self._read() as connection:
-            for start in range(0, len(uuids), _UUIDS_PER_QUERY):
-                part = query.where(_placements.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]))
+            for start in range(0, len(uuids), _NAMES_PER_QUERY):
+                part = query.where(_placements.uuid.in_(uuids[start : start + _NAMES_PER_QUERY]))
                 for uuid, since, until, *place in await connection.execute(
                     part.order_by(_placements.since, _placements.id)
                 ):

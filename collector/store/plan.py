@@ -25,9 +25,9 @@ from collector.model import (
 )
 from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
-__all__ = ["SEAT_FIELDS", "Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
+__all__ = ["SEAT_COLUMNS", "Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
 
-SEAT_FIELDS = ("tray", "slot", "module", "pci_bus_id")  # where in its machine a GPU is
+SEAT_COLUMNS = ("tray", "slot", "module", "pci_bus_id")  # where in its machine a GPU is
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -115,7 +115,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
                     end.append({**_found_by(uuid, place), "b_until": change.time, **_bound(_seat(change.gpu))})
             case Event.MOVED | Event.APPEARED:
                 if change.event is Event.MOVED and not everywhere and change.previous is not None:
-                    seat = dict.fromkeys(SEAT_FIELDS)  # that the change knows is the new one
+                    seat = dict.fromkeys(SEAT_COLUMNS)  # that the change knows is the new one
                     end.append({**_found_by(uuid, change.previous), "b_until": change.time, **_bound(seat)})
                 elif change.event is Event.MOVED:
                     for row in here.values():
@@ -363,7 +363,7 @@ def _facts(gpu: Gpu) -> Row:
 
 def _seat(gpu: Gpu) -> Row:
     """Return where in its machine a GPU is."""
-    return {name: getattr(gpu, name) for name in SEAT_FIELDS}
+    return {name: getattr(gpu, name) for name in SEAT_COLUMNS}
 
 
 def _bound(row: Row) -> Row:

@@ -4,11 +4,12 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from collector.health import Level
+from collector.text import natural_key
 from collector.views.collector_view import CollectorView
 from collector.views.columns import ClusterRow
 from collector.views.cooperative import yielding
 from collector.views.fleet import Filters, admits
-from collector.views.listing import Cursor, Listed, Sort, Window, natural_key
+from collector.views.listing import Cursor, Listed, Sort, Window
 from collector.views.rows import cluster_row
 
 __all__ = ["list_clusters"]

@@ -1,6 +1,5 @@
 """Each cluster in numbers: its nodes, GPUs and models, and how many nodes have which problem."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,29 +8,27 @@ from dataclasses import dataclass, field
 import anyio
 
 from collector.config import PodSource
-from collector.health import Degradation, Health, Level
-from collector.marks import MarkKind
+from collector.health import Health, Level
 from collector.model import (
     ClusterState,
     ClusterStatus,
     LabelTrouble,
     NodeState,
-    ReadFailure,
     SliceStatus,
     Survey,
     Uncovered,
     UnreadReason,
 )
+from collector.text import natural_key
 from collector.views.collector_view import CollectorView
-from collector.views.condition import REASON_WORDS
 from collector.views.cooperative import yielding
-from collector.views.degraded import DegradedGpu, degraded_in
+from collector.views.degraded import degraded_in
 from collector.views.fleet_health import Share, cluster_share
-from collector.views.marks import placements_of
 
 __all__ = [
     "ClusterSummaries",
     "ClusterSummary",
+    "boards",
     "fleet_coverage",
     "fleet_models",
     "is_overdue",
@@ -44,7 +41,6 @@ OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
 MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
 REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
 MAX_REST_SECONDS = 10.0
-MAX_LOST_NAMES = 5  # of GPUs that do not answer or are degraded, in a cluster's problem
 
 
 @dataclass
@@ -68,27 +64,16 @@ class ClusterSummary:
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
     unread: Counter[UnreadReason] = field(default_factory=Counter)  # the other nodes, by reason
-    unread_since: float | None = (
-        None  # Unix seconds, of the node that has been unread for longest, without pending ones
-    )
-    failing: Counter[ReadFailure] = field(default_factory=Counter)  # those that are unread because readings fail
-    failing_since: float | None = None  # Unix seconds, of the node that has failed for longest
-    uncovered: Counter[UnreadReason] = field(default_factory=Counter)  # those that no ready pod covers
-    uncovered_since: float | None = None  # Unix seconds, of the node that has not been covered for longest
     overdue: int = 0  # nodes whose next reading is overdue
-    capacity: int = 0  # of the nodes whose capacity counts GPUs
+    capacity: int = 0  # as `boards` counts it
     unseen: int = 0  # of that, what is on nodes that were never read
-    uncounted: int = 0  # nodes whose capacity does not count GPUs, or that have none
-    short: int = 0  # nodes with GPUs that are missing
-    missing: int = 0  # GPUs that those nodes lack and that nvidia-smi does not name
+    uncounted: int = 0  # nodes that were never read and whose capacity does not count GPUs
+    missing: int = 0  # GPUs that nodes lack and that nvidia-smi does not name
     lost: int = 0  # GPUs that did not answer
-    lost_names: list[str] = field(default_factory=list)  # of the first of them: serial, UUID or address, and node
     degraded: Counter[Level] = field(default_factory=Counter)  # GPUs, by what is to be done about them
-    degraded_names: dict[Level, list[str]] = field(default_factory=dict)  # of the first of them that answer
-    merely_lost: int = 0  # of `degraded`, those that do not answer and report nothing else
-    marked_rma: list[str] = field(default_factory=list)  # GPUs marked rma that are in a node: serial or UUID, and node
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
+    drivers: Counter[str] = field(default_factory=Counter)  # nodes by the version of their driver
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
@@ -134,11 +119,13 @@ class ClusterSummaries:
         self._fresh_until = 0.0
 
     async def all(self) -> list[ClusterSummary]:
-        """Return the summary of every configured cluster, sorted by name, at most some seconds old."""
+        """Return the summary of every configured cluster, in natural order, at most some seconds old."""
         async with self._lock:
             started = time.monotonic()
             if started >= self._fresh_until:
-                self._summaries = [await summarize(self._view, name) for name in sorted(self._view.clusters())]
+                self._summaries = [
+                    await summarize(self._view, name) for name in sorted(self._view.clusters(), key=natural_key)
+                ]
                 ended = time.monotonic()
                 self._fresh_until = ended + min(MAX_REST_SECONDS, REST_FACTOR * (ended - started))
             return self._summaries
@@ -157,7 +144,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         survey=view.survey(cluster),
         sources=view.sources(cluster),
         node_selector=view.node_selector(cluster),
-        resembles=sorted(view.resembles(cluster)),
+        resembles=sorted(view.resembles(cluster), key=natural_key),
         slices=view.slices(cluster),
         stale=_is_stale(view, cluster),
         share=cluster_share(view, cluster),
@@ -168,20 +155,21 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
+        summary.drivers[entry.driver_version or ""] += 1
         summary.overdue += is_overdue(view, entry)
-        _count_reading(summary, entry)
-        summary.capacity += entry.node.capacity or 0
+        if (unread := entry.unread) is None:
+            summary.read += 1
+        else:
+            summary.unread[unread.reason] += 1
+        summary.capacity += boards(entry)
         summary.unseen += entry.node.capacity or 0 if entry.time is None else 0
-        summary.uncounted += entry.node.capacity is None
-        if missing := missing_gpus(entry):
-            summary.short += 1
-            summary.missing += missing
-        if entry.unseen or entry.silent:
-            _count_lost(summary, entry)
+        summary.uncounted += entry.node.capacity is None and entry.time is None
+        summary.missing += missing_gpus(entry)
+        summary.lost += entry.lost
         for one in degraded_in(entry, sound):
             uuid = one.placement.gpu.uuid
-            if uuid not in degraded and not one.placement.claim:  # a claimed GPU counts where it was first
-                _count_degraded(summary, one)
+            if uuid not in degraded and not one.placement.claim and one.level is not None:
+                summary.degraded[one.level] += 1  # a claimed GPU counts where it was first
             if uuid in contested:
                 degraded.add(uuid)
         for gpu in entry.gpus:
@@ -192,52 +180,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
             else:
                 summary.models[gpu.model or ""] += 1
     summary.models.update(summary.repeated.values())
-    summary.marked_rma = _marked_rma(view, cluster)
     return summary
-
-
-def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
-    if one.level is None:
-        return
-    summary.degraded[one.level] += 1
-    if one.reasons == (Degradation.LOST,):
-        summary.merely_lost += 1
-        return
-    names = summary.degraded_names.setdefault(one.level, [])
-    if len(names) <= MAX_LOST_NAMES:
-        gpu = one.placement.gpu
-        reasons = ", ".join(REASON_WORDS[reason] for reason in one.reasons)
-        names.append(f"{gpu.serial or gpu.uuid} in {one.placement.place.node} ({reasons})")
-
-
-def _marked_rma(view: CollectorView, cluster: str) -> list[str]:
-    """Return the GPUs that are marked rma and in a node of a cluster."""
-    found: dict[str, str] = {}
-    now = view.now()
-    for mark in view.marks.all(now):
-        if mark.kind is not MarkKind.RMA:
-            continue
-        for one in placements_of(view.inventory, view.marks, mark, now):
-            if one.place.cluster == cluster and not one.claim:
-                found[one.gpu.uuid] = f"{one.gpu.serial or one.gpu.uuid} in {one.place.node}"
-    return list(found.values())
-
-
-def _count_reading(summary: ClusterSummary, entry: NodeState) -> None:
-    if (unread := entry.unread) is None:
-        summary.read += 1
-        return
-    summary.unread[unread.reason] += 1
-    if unread.reason is Uncovered.PENDING:
-        return
-    since = math.inf if unread.since is None else unread.since
-    summary.unread_since = min(since, summary.unread_since or math.inf)
-    if entry.uncovered is not None:
-        summary.uncovered[unread.reason] += 1
-        summary.uncovered_since = min(since, summary.uncovered_since or math.inf)
-    elif entry.failing is not None:
-        summary.failing[entry.failing.reason] += 1
-        summary.failing_since = min(since, summary.failing_since or math.inf)
 
 
 def _is_stale(view: CollectorView, cluster: str) -> bool:
@@ -254,25 +197,6 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
     return read, unread
 
 
-def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
-    lost_uuids = entry.lost_uuids
-    unlisted = entry.unlisted_uuids
-    names = [
-        f"{gpu.serial or gpu.uuid} (no longer in its ResourceSlices)"
-        if gpu.uuid in unlisted
-        else gpu.serial or gpu.uuid
-        for gpu in entry.gpus
-        if gpu.uuid in lost_uuids
-    ]
-    names += [
-        f"{one.pci_bus_id} (never read{', no longer in its ResourceSlices' if one.unlisted else ''})"
-        for one in entry.silent
-    ]
-    summary.lost += len(names)
-    room = max(0, MAX_LOST_NAMES - len(summary.lost_names))
-    summary.lost_names += [f"{name} in {entry.place.node}" for name in names[:room]]
-
-
 def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
     """Return the number of GPUs of each model in all clusters; one that several clusters report counts once."""
     models: Counter[str] = Counter()
@@ -284,15 +208,22 @@ def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
     return models
 
 
+def boards(entry: NodeState) -> int:
+    """Return how many GPUs a node should have: its capacity or, where that does not count GPUs, those that it had."""
+    if entry.node.capacity is not None:
+        return entry.node.capacity
+    return sum(not gpu.virtual for gpu in entry.gpus) + len(entry.silent)
+
+
 def missing_gpus(entry: NodeState) -> int:
     """Return how many GPUs of a node's capacity are neither found nor lost; 0 before the first reading."""
     return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - (entry.found or 0) - entry.lost)
 
 
 def is_overdue(view: CollectorView, entry: NodeState) -> bool:
-    """Return whether a node's next reading is long overdue, though its cluster is up and no attempt has failed."""
+    """Return whether a node's next reading is long overdue, though its cluster is up and it can be read."""
     status = view.statuses.get(entry.place.cluster)
-    if status is None or not status.up or entry.time is None or entry.failing is not None:
+    if status is None or not status.up or entry.time is None or entry.unread is not None:
         return False
     return view.now() - entry.time > 2 * view.refresh(entry.place.cluster) + OVERDUE_SLACK_SECONDS
 

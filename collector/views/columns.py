@@ -14,6 +14,7 @@ from msgspec import Meta, inspect
 from collector.health import Degradation, Health, Level
 from collector.marks import MarkKind
 from collector.model import ClusterState
+from collector.views.problems.kinds import ProblemKind, Severity
 
 __all__ = [
     "AlterationRow",
@@ -25,9 +26,12 @@ __all__ = [
     "LostGpu",
     "MarkRow",
     "MarkSummary",
+    "MissingGpuRow",
     "NodeRow",
     "PlacementRow",
     "PresenceState",
+    "ProblemGpuRow",
+    "ProblemNodeRow",
     "ProblemRow",
     "Shown",
     "SourceRow",
@@ -102,7 +106,7 @@ class MarkRow(Row, frozen=True, kw_only=True):
     ticket: Annotated[str, table("URL or name of a ticket.")]
     until: Annotated[Time | None, table("When it ends by itself.")]
     set_at: Annotated[Time, table("When it was set.")]
-    set_by: Annotated[str, table("Who set it.")]
+    set_by: Annotated[str, wide("Who set it.")]
     removed_at: Annotated[Time | None, wide("When it was removed or replaced.")]
     removed_by: Annotated[str | None, wide("Who removed it; null if it ended by itself.")]
 
@@ -155,6 +159,19 @@ class LostGpu(Row, frozen=True, kw_only=True):
     unlisted: Annotated[bool, rest("Whether ResourceSlices no longer list it.")]
 
 
+class MissingGpuRow(Row, frozen=True, kw_only=True):
+    """A GPU that a node lacks, and where it sat."""
+
+    serial: Annotated[str | None, rest("Serial of the board.")]
+    uuid: Annotated[str, rest("UUID of the GPU.")]
+    model: Annotated[str | None, rest("Product name.")]
+    tray: Annotated[Numbered | None, rest("Tray of the chassis.")]
+    slot: Annotated[Numbered | None, rest("Slot of the chassis.")]
+    module: Annotated[Numbered | None, rest("Module on the board.")]
+    pci_bus_id: Annotated[str | None, rest("PCI bus address.")]
+    seen_at: Annotated[Time | None, rest("When a reading found it last.")]
+
+
 class NodeRow(Row, frozen=True, kw_only=True):
     """One node that has GPUs or a GPU pod."""
 
@@ -163,14 +180,16 @@ class NodeRow(Row, frozen=True, kw_only=True):
     machine: Annotated[str | None, wide("The cloud's or machine's own name of the node.")] = None
     provider_id: Annotated[str | None, rest("Provider id of Kubernetes.")] = None
     chassis: Annotated[str | None, wide("Serials of its chassis, joined by commas.")] = None
-    driver_version: Annotated[str | None, table("Driver version.")] = None
+    driver_version: Annotated[str | None, wide("Driver version.")] = None
     cuda_version: Annotated[str | None, wide("CUDA version of the driver.")] = None
     state: Annotated[PresenceState, wide("found, lost (a GPU does not answer) or gone (the node is gone).")]
     found: Annotated[int | None, table("GPUs found by the last reading.")] = None
     lost: Annotated[int | None, table("GPUs that do not answer.")] = None
     capacity: Annotated[int | None, table("GPUs that Kubernetes says the node has.")] = None
     allocatable: Annotated[int | None, wide("GPUs that pods may use.")] = None
+    missing: Annotated[int | None, table("GPUs of its capacity that are neither found nor lost.")] = None
     lost_gpus: Annotated[list[LostGpu] | None, rest("The GPUs that do not answer.")] = None
+    missing_gpus: Annotated[list[MissingGpuRow] | None, rest("The missing GPUs that were on it before.")] = None
     gpus_degraded: Annotated[dict[str, int] | None, wide("Degraded GPUs by level.")] = None
     source: Annotated[str | None, rest("Pod that was read, as namespace/pod.")] = None
     read_at: Annotated[Time | None, table("When it was last read.")] = None
@@ -182,6 +201,8 @@ class NodeRow(Row, frozen=True, kw_only=True):
     failing_reason: Annotated[str | None, wide("Why the last reading failed.")] = None
     failing_since: Annotated[Time | None, rest("Since when every reading has failed.")] = None
     failing_message: Annotated[str | None, rest("The command's own words.")] = None
+    tries: Annotated[int | None, rest("Attempts to read it that have failed since then.")] = None
+    next_try_at: Annotated[Time | None, rest("When it is read again, if nothing about it changes before.")] = None
 
 
 class SourceRow(Row, frozen=True, kw_only=True):
@@ -198,26 +219,30 @@ class ClusterRow(Row, frozen=True, kw_only=True):
     cluster: Annotated[str, table("Cluster.")]
     state: Annotated[ClusterState | None, table("up, starting, or why it is down.")] = None
     up: Annotated[bool | None, rest("Whether list and watch are healthy.")] = None
-    message: Annotated[str, table("Why it is down, in one line.")] = ""
+    message: Annotated[str, wide("Why it is down, in one line.")] = ""
     since: Annotated[Time | None, wide("Since when it has this state.")] = None
-    synced_at: Annotated[Time | None, table("When its view was last proved current.")] = None
+    synced_at: Annotated[Time | None, wide("When its view was last proved current.")] = None
     nodes: Annotated[int | None, table("GPU nodes.")] = None
-    nodes_read: Annotated[int | None, table("GPU nodes whose GPUs are known.")] = None
-    nodes_unread: Annotated[int | None, wide("GPU nodes whose GPUs cannot be read.")] = None
+    nodes_read: Annotated[int | None, wide("GPU nodes whose GPUs are known.")] = None
+    nodes_unread: Annotated[int | None, table("GPU nodes whose GPUs cannot be read.")] = None
     unread_reasons: Annotated[dict[str, int] | None, rest("Unread GPU nodes by reason.")] = None
-    nodes_failing: Annotated[int | None, table("Nodes whose readings fail.")] = None
+    nodes_failing: Annotated[int | None, wide("Nodes whose readings fail.")] = None
     nodes_overdue: Annotated[int | None, wide("Nodes not read for too long.")] = None
     nodes_listed: Annotated[int | None, rest("All nodes that were listed.")] = None
     sources: Annotated[list[SourceRow] | None, rest("Where GPU pods are looked for.")] = None
     resource_slices: Annotated[str | None, rest("Whether ResourceSlices are watched.")] = None
     gpus: Annotated[int | None, table("GPUs.")] = None
+    capacity: Annotated[
+        int | None, wide("GPUs that Kubernetes says are there; where it does not say, those found.")
+    ] = None
+    gpus_missing: Annotated[int | None, table("GPUs of the capacity that are neither found nor lost.")] = None
     gpus_lost: Annotated[int | None, table("GPUs that do not answer.")] = None
     lost_gpus: Annotated[list[LostGpu] | None, rest("The first 100 GPUs that do not answer.")] = None
     gpus_degraded: Annotated[dict[str, int] | None, table("Degraded GPUs by level.")] = None
     gpus_healthy: Annotated[int | None, wide("GPUs that are known and healthy.")] = None
     gpus_known: Annotated[int | None, wide("GPUs that are known to exist.")] = None
     gpus_virtual: Annotated[int | None, rest("vGPUs.")] = None
-    conflicts: Annotated[int | None, table("GPUs confirmed in two places.")] = None
+    conflicts: Annotated[int | None, wide("GPUs confirmed in two places.")] = None
     claims: Annotated[int | None, wide("GPUs on a second node, not settled yet.")] = None
     resembles: Annotated[list[str] | None, rest("Clusters that show the same nodes.")] = None
 
@@ -288,17 +313,53 @@ class ChangeRow(Row, frozen=True, kw_only=True):
     first_sight: Annotated[bool, rest("Whether its node had never been read before.")]
 
 
-class ProblemRow(Row, frozen=True, kw_only=True):
-    """One problem of the collector or a cluster; its text is a sentence without its subject."""
+class ProblemNodeRow(Row, frozen=True, kw_only=True):
+    """A node that has a problem."""
 
-    severe: Annotated[bool, table("Whether it is severe.")]
-    kind: Annotated[str, table("What has it.")]
-    name: Annotated[str, table("Its name.")]
-    nodes: Annotated[str | None, rest("Which nodes of the cluster.")]
-    subject: Annotated[str, rest("Subject of the sentence.")]
-    text: Annotated[str, table("The sentence.")]
-    detail: Annotated[str, wide("What else is known.")]
-    since: Annotated[Time | None, table("Since when.")]
+    cluster: Annotated[str, rest("Cluster.")]
+    node: Annotated[str, rest("Node.")]
+    since: Annotated[Time | None, rest("Since when it has the problem.")]
+    reason: Annotated[str, rest("Why, in the words of what failed.")]
+    tries: Annotated[int | None, rest("Attempts to read it that have failed since then.")]
+    next_try_at: Annotated[Time | None, rest("When it is read again, if nothing about it changes before.")]
+
+
+class ProblemGpuRow(Row, frozen=True, kw_only=True):
+    """A GPU that has a problem, and where it sits or sat."""
+
+    cluster: Annotated[str, rest("Cluster.")]
+    node: Annotated[str, rest("Node; of a missing GPU, the one that lacks it.")]
+    serial: Annotated[str | None, rest("Serial of the board.")]
+    uuid: Annotated[str | None, rest("UUID of the GPU.")]
+    model: Annotated[str | None, rest("Product name.")]
+    chassis: Annotated[str | None, rest("Serial of the chassis.")]
+    tray: Annotated[Numbered | None, rest("Tray of the chassis.")]
+    slot: Annotated[Numbered | None, rest("Slot of the chassis.")]
+    module: Annotated[Numbered | None, rest("Module on the board.")]
+    pci_bus_id: Annotated[str | None, rest("PCI bus address.")]
+    seen_at: Annotated[Time | None, rest("When a reading found it last.")]
+    reason: Annotated[str, rest("What is wrong with it.")]
+
+
+class ProblemRow(Row, frozen=True, kw_only=True):
+    """One problem: the same trouble of any number of GPUs, nodes or clusters."""
+
+    id: Annotated[str, rest("Stays the same while the problem lasts.")]
+    severity: Annotated[Severity, table("critical, warning or info.")]
+    kind: Annotated[ProblemKind, wide("What is wrong, one of a closed set.")]
+    title: Annotated[str, table("What is wrong, as a sentence.")]
+    count: Annotated[int, wide("How many GPUs, nodes, clusters or batches have it.")]
+    gpus_affected: Annotated[int, wide("How many GPUs it concerns, as far as they are known.")]
+    consequences: Annotated[int, rest("Troubles that it explains and that are not listed on their own.")]
+    since: Annotated[Time | None, table("Since when, of what has lasted for longest.")]
+    reason: Annotated[str, wide("Why, in the words of what failed.")]
+    remedy: Annotated[str, wide("What to do.")]
+    url: Annotated[str, rest("Path of the page that shows more; empty if there is none.")]
+    clusters: Annotated[list[str], rest("The clusters that have it.")]
+    nodes: Annotated[list[ProblemNodeRow], rest("The first 100 nodes that have it.")]
+    nodes_total: Annotated[int, rest("How many nodes have it.")]
+    gpus: Annotated[list[ProblemGpuRow], rest("The first 100 GPUs that have it.")]
+    gpus_total: Annotated[int, rest("How many GPUs it can name.")]
 
 
 class Column(NamedTuple):

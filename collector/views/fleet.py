@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator, Mappin
 
 from collector.inventory import Inventory
 from collector.model import Gpu, NodeState, Placement
+from collector.text import natural_key
 from collector.views.collector_view import CollectorView
 from collector.views.columns import PresenceState
 from collector.views.cooperative import yielding
-from collector.views.listing import Cursor, Listed, Sort, Value, Window, natural_key, row_key
+from collector.views.listing import Cursor, Listed, Sort, Value, Window, row_key
 from collector.views.rows import numbered
 
 __all__ = ["GPU_SORT_KEYS", "NODE_SORT_KEYS", "Filters", "admits", "list_gpus", "list_nodes", "walk_nodes", "words_of"]

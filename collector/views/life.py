@@ -61,6 +61,7 @@ class Happening(NamedTuple):
     turn: Turn = Turn()
     mark: Mark | None = None
     who: str = ""
+    seat: str = ""  # where in its machine it was then, for people
 
 
 class Memory(NamedTuple):
@@ -194,6 +195,7 @@ def _places(periods: Sequence[PlacementPeriod], now: float, *, whole: bool) -> I
             nowhere=_nowhere(period, periods) if previous is None else None,
             again=any(older.place == period.place for older in periods[index + 1 :]),
             first=whole and index == len(periods) - 1 and period.since is not None,
+            seat=period.seat,
         )
         if period.until is not None and index not in left_for_another:
             yield Happening(Kind.LEFT, period.until, period.place, machine=period.machine, stayed=stayed)

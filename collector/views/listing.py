@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+
+from collector.text import natural_key
 
 __all__ = [
     "EXPECTED_NEXT",
@@ -17,14 +17,12 @@ __all__ = [
     "Sort",
     "Value",
     "Window",
-    "natural_key",
     "row_key",
 ]
 
 EXPECTED_NEXT = "expected the `next` value of the previous page"
 MAX_CURSOR_LENGTH = 4096  # characters
 _SLACK = 1000  # rows that a window holds beyond its limit before it is cut
-_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
 Value = str | int | float | bool | None  # that rows are sorted by
 _Key = tuple[Any, ...]
@@ -127,13 +125,6 @@ class Window(Generic[_T]):
         if value is None:
             return (not self._sort.descending, ())
         return (self._sort.descending, (1, natural_key(value)) if isinstance(value, str) else (0, value))
-
-
-@functools.lru_cache(maxsize=4096)  # rows beside each other have most of their names in common
-def natural_key(text: str) -> tuple[Any, ...]:
-    """Return a text's place in natural order: sim-2 before sim-10, and equal ones only if they are the same text."""
-    parts = _DIGITS.split(text)
-    return (tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text)
 
 
 def row_key(row: Sequence[str]) -> tuple[Any, ...]:

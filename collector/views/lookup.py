@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from collector.model import UNREAD_REASONS, ClusterState
 from collector.store import History, StoreError
 from collector.text import counted
-from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 from collector.views.lookup_marks import find_marked
 from collector.views.lookup_past import MAX_SCANS, find_past, find_past_parts, find_remembered
@@ -17,6 +16,7 @@ from collector.views.lookup_present import (
     find_within,
     parts_of,
 )
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Lookup, Searched
 from collector.views.terms import Term
 
@@ -27,21 +27,21 @@ MAX_CONTAINED = 20  # ids, up to which what contains one is looked for; of more,
 MAX_NAMED_CLUSTERS = 20
 
 
-async def lookup(view: CollectorView, terms: Sequence[Term], *, most: int = MAX_MATCHES) -> Lookup:
+async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MATCHES) -> Lookup:
     """Return what the terms name, in their order, with at most `most` matches of each.
 
     What a term is exactly comes before what it is a part of. A term of several words that is nothing as a whole has a
     result for each word.
     """
-    history = view.history  # whose time all queries share
-    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) for term in terms]
+    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) async for term in yielding(terms)]
     hunts = [hunt for whole, words in groups for hunt in (whole, *words)]
     async for hunt in yielding(hunts):
         find_indexed(view.inventory, hunt)
     await find_exact(view, hunts)
+    history = view.history  # whose time, which all queries share, begins here
     since, error = await _ask_history(view, history, hunts)
     if history is None or error:
-        find_remembered(view, hunts)
+        await find_remembered(view, hunts)
     await find_marked(view, None if error else history, hunts)
     rest = [hunt for hunt in _undecided(groups) if not hunt.found]
     if len(rest) <= MAX_CONTAINED:
@@ -57,13 +57,13 @@ async def lookup(view: CollectorView, terms: Sequence[Term], *, most: int = MAX_
             error = str(late)
     results = [
         hunt.result(_why_whole(hunt, len(rest), scanned=scanned or history is None or bool(error)))
-        for whole, words in groups
+        async for whole, words in yielding(groups)
         for hunt in _chosen(whole, words)
     ]
     return Lookup(results=tuple(results), searched=_searched(view, history, since, error))
 
 
-async def _ask_history(view: CollectorView, history: History | None, hunts: Sequence[Hunt]) -> tuple[float | None, str]:
+async def _ask_history(view: LookupView, history: History | None, hunts: Sequence[Hunt]) -> tuple[float | None, str]:
     """Find what the history has of the terms; returns since when it knows anything, and why it could not answer."""
     if history is None:
         return None, ""
@@ -114,7 +114,7 @@ def _why_whole(hunt: Hunt, asked: int, *, scanned: bool) -> str:
     return "" if scanned else f"of more than {counted(MAX_SCANS, 'id')}, parts are looked for in the present fleet only"
 
 
-def _searched(view: CollectorView, history: History | None, since: float | None, error: str) -> Searched:
+def _searched(view: LookupView, history: History | None, since: float | None, error: str) -> Searched:
     inventory = view.inventory
     clusters = sorted(view.clusters())
     statuses = [view.statuses.get(name) for name in clusters]

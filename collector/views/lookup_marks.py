@@ -6,15 +6,15 @@ from typing import NamedTuple
 from collector.marks import Mark
 from collector.model import Placement, canonical_uuid
 from collector.store import History, PastPlacement, StoreError
-from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 from collector.views.lookup_past import last_places
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 
 __all__ = ["find_marked"]
 
 
-async def find_marked(view: CollectorView, history: History | None, hunts: Sequence[Hunt]) -> None:
+async def find_marked(view: LookupView, history: History | None, hunts: Sequence[Hunt]) -> None:
     """Find marks by ticket, and by serial or UUID those of GPUs that nothing else is known of."""
     marks = view.marks.all(view.now())
     if not marks:
@@ -60,12 +60,12 @@ class _Book:
                 yield _Marked(Kind.UUID if key == (named.uuid or "").lower() else Kind.SERIAL, named)
 
 
-def _present(view: CollectorView, mark: Mark) -> list[Placement]:
+def _present(view: LookupView, mark: Mark) -> list[Placement]:
     find = view.inventory.find
     return find(uuid=mark.uuid) if mark.uuid is not None else find(serial=mark.serial)
 
 
-async def _last_places(view: CollectorView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
+async def _last_places(view: LookupView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
     try:
         return await last_places(view, history, uuids) if uuids else {}
     except StoreError:  # which the look-up has said already, or will

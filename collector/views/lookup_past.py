@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from collector.model import Event, Gpu, Place, canonical_uuid
 from collector.store import History, PastPlacement
-from collector.views.collector_view import CollectorView
-from collector.views.lookup_present import keyed, parts_of
+from collector.views.cooperative import yielding
+from collector.views.lookup_present import Hunts, keyed, parts_of
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 from collector.views.recent_changes import ChangeGroup
 
@@ -14,32 +15,34 @@ __all__ = ["MAX_SCANS", "find_past", "find_past_parts", "find_remembered", "last
 MAX_SCANS = 3  # terms of one look-up for whose parts the whole history is read
 
 
-async def find_past(view: CollectorView, history: History, hunts: Sequence[Hunt]) -> None:
+async def find_past(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
     """Find GPUs by their former serial, UUID or chassis, and nodes that are gone; raises StoreError."""
-    names = keyed(hunts)
+    names = await keyed(hunts)
+    spellings = await _spellings(hunts)
     wanted: dict[tuple[int, str], tuple[int, Hunt, Kind]] = {}  # by hunt and UUID: the newest placement
-    for one in await history.identities(_spellings(hunts)):
+    async for one in yielding(await history.identities(spellings)):
         for kind, value in ((Kind.UUID, one.uuid), (Kind.SERIAL, one.serial), (Kind.CHASSIS, one.chassis)):
             for hunt in names.get(value.lower(), ()) if value else ():
                 key = (id(hunt), one.uuid)
                 if not hunt.has(one.uuid) and (key not in wanted or wanted[key][0] < one.placement):
                     wanted[key] = (one.placement, hunt, kind)
     rows = await _numbered(history, (number for number, _, _ in wanted.values()))
-    for number, hunt, kind in sorted(wanted.values(), key=lambda one: one[0], reverse=True):
+    async for number, hunt, kind in yielding(sorted(wanted.values(), key=lambda one: one[0], reverse=True)):
         if (row := rows.get(number)) is not None:
             _add(view, hunt, kind, row)
-    await _find_left_nodes(view, history, hunts)
+    await _find_left_nodes(view, history, hunts, names, spellings)
 
 
-async def _find_left_nodes(view: CollectorView, history: History, hunts: Sequence[Hunt]) -> None:
-    names = keyed(hunts)
+async def _find_left_nodes(
+    view: LookupView, history: History, hunts: Sequence[Hunt], names: Hunts, spellings: Sequence[str]
+) -> None:
     places: dict[Place, list[Hunt]] = {}
     for hunt in hunts:
         for place in hunt.term.places:
             places.setdefault(place, []).append(hunt)
-    asked = {*_spellings(hunts), *(place.node for place in places)}
+    asked = {*spellings, *(place.node for place in places)}
     wanted: list[tuple[int, Hunt]] = []
-    for one in await history.left_nodes(asked):
+    async for one in yielding(await history.left_nodes(asked)):
         place = Place(one.cluster, one.node)
         if view.inventory.node(place) is None:
             wanted += [(one.placement, hunt) for hunt in (*names.get(one.node.lower(), ()), *places.get(place, ()))]
@@ -49,7 +52,7 @@ async def _find_left_nodes(view: CollectorView, history: History, hunts: Sequenc
             hunt.add(Place(row.cluster, row.node), Match(kind=Kind.NODE, former_node=row))
 
 
-async def find_past_parts(view: CollectorView, history: History, hunt: Hunt, most: int) -> None:
+async def find_past_parts(view: LookupView, history: History, hunt: Hunt, most: int) -> None:
     """Find in the whole history what contains a term; raises StoreError."""
     part = min(parts_of(hunt), key=len, default="")
     if not part:
@@ -65,7 +68,7 @@ async def find_past_parts(view: CollectorView, history: History, hunt: Hunt, mos
         hunt.more = True
 
 
-async def last_places(view: CollectorView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
+async def last_places(view: LookupView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
     """Return where GPUs were last, by UUID, as far as that is known; raises StoreError."""
     if history is None:
         return {gpu.uuid: _remembered(group, gpu) for group, gpu in _gone(view) if gpu.uuid in uuids}
@@ -76,9 +79,9 @@ async def last_places(view: CollectorView, history: History | None, uuids: Seque
     return {row.uuid: row for row in rows.values()}
 
 
-def find_remembered(view: CollectorView, hunts: Sequence[Hunt]) -> None:
+async def find_remembered(view: LookupView, hunts: Sequence[Hunt]) -> None:
     """Find GPUs that left since the collector started, where no history can be asked."""
-    names = keyed(hunts)
+    names = await keyed(hunts)
     for group, gpu in _gone(view):
         for kind, value in ((Kind.UUID, gpu.uuid), (Kind.SERIAL, gpu.serial), (Kind.CHASSIS, gpu.chassis)):
             for hunt in names.get(value.lower(), ()) if value else ():
@@ -86,7 +89,7 @@ def find_remembered(view: CollectorView, hunts: Sequence[Hunt]) -> None:
                     _add(view, hunt, kind, _remembered(group, gpu))
 
 
-def _gone(view: CollectorView) -> Iterable[tuple[ChangeGroup, Gpu]]:
+def _gone(view: LookupView) -> Iterable[tuple[ChangeGroup, Gpu]]:
     return (
         (group, gpu)
         for group in view.recent_changes.newest(Event.VANISHED)
@@ -116,15 +119,15 @@ def _remembered(group: ChangeGroup, gpu: Gpu) -> PastPlacement:
     )
 
 
-def _add(view: CollectorView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
+def _add(view: LookupView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
     now = tuple(one.place for one in view.inventory.find(uuid=row.uuid))
     hunt.add(row.uuid, Match(kind=kind, former_gpu=row, now=now))
 
 
-def _spellings(hunts: Iterable[Hunt]) -> list[str]:
+async def _spellings(hunts: Iterable[Hunt]) -> list[str]:
     """Return what the history may have of the terms; it is asked for whole texts, and so by case."""
     found: dict[str, None] = {}
-    for hunt in hunts:
+    async for hunt in yielding(hunts):
         for name in hunt.term.readings:
             if " " not in name:
                 found |= dict.fromkeys((canonical_uuid(name), name, name.lower(), name.upper()))

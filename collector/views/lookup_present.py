@@ -6,26 +6,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from collector.inventory import Inventory
 from collector.model import Gpu, NodeState, canonical_bus_id
-from collector.views.collector_view import CollectorView
+from collector.views.cooperative import yielding
 from collector.views.fleet import walk_nodes
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Hunt, Kind, Match
 from collector.views.terms import is_digits, short_bus
 from collector.views.trays import position
 
-__all__ = ["MIN_PART_LENGTH", "find_exact", "find_parts", "find_within", "keyed", "parts_of"]
+__all__ = ["MIN_PART_LENGTH", "Hunts", "find_exact", "find_parts", "find_within", "keyed", "parts_of"]
 
 MIN_PART_LENGTH = 4  # characters, from which on a part of an id is looked for
 MAX_ENDINGS = 40  # different lengths of ids whose ends are looked for
 MAX_MODEL_WORDS = 10
 
 _INDEXED = (Kind.SERIAL, Kind.UUID, Kind.CHASSIS)
-_Hunts = dict[str, list[Hunt]]
+Hunts = dict[str, list[Hunt]]  # by what they may be, in lower case
 
 
-def keyed(hunts: Iterable[Hunt]) -> _Hunts:
+async def keyed(hunts: Iterable[Hunt]) -> Hunts:
     """Return the hunts by what their terms may be, in lower case."""
-    found: _Hunts = {}
-    for hunt in hunts:
+    found: Hunts = {}
+    async for hunt in yielding(hunts):
         for key in dict.fromkeys(reading.lower() for reading in hunt.term.readings):
             found.setdefault(key, []).append(hunt)
     return found
@@ -47,13 +48,14 @@ def find_indexed(inventory: Inventory, hunt: Hunt) -> None:
                     hunt.add_gpu(kind, placement)
 
 
-async def find_exact(view: CollectorView, hunts: Sequence[Hunt]) -> None:
+async def find_exact(view: LookupView, hunts: Sequence[Hunt]) -> None:
     """Find what terms are as a whole, after `find_indexed` has: nodes, clusters, and what GPUs have in common."""
     clusters = {name.lower(): name for name in view.clusters()}
-    names = _Names(hunts)
+    keys = await keyed(hunts)
+    names = _Names(keys, hunts)
     names.find_clusters(clusters)
     rest = [hunt for hunt in hunts if not hunt.found]
-    common = _Common(rest)
+    common = await _Common.of(rest)
     async for entry in walk_nodes(view.inventory):
         names.look_at(entry)
         if rest:
@@ -63,8 +65,8 @@ async def find_exact(view: CollectorView, hunts: Sequence[Hunt]) -> None:
 class _Names:
     """Finds nodes by their names, machines, provider ids and places, and clusters by their names."""
 
-    def __init__(self, hunts: Sequence[Hunt]) -> None:
-        self._names = keyed(hunts)
+    def __init__(self, names: Hunts, hunts: Sequence[Hunt]) -> None:
+        self._names = names
         self._places: dict[tuple[str, str], list[Hunt]] = {}
         for hunt in hunts:
             for place in hunt.term.places:
@@ -93,17 +95,22 @@ class _Names:
 class _Common:
     """Finds what several GPUs share: part numbers, models and bus addresses."""
 
-    def __init__(self, hunts: Sequence[Hunt]) -> None:
-        self._parts = keyed(hunts)
-        self._models: _Hunts = {}
-        for hunt in hunts:
-            for reading in hunt.term.readings:
-                self._models.setdefault(_squeezed(reading), []).append(hunt)
-        self._buses: _Hunts = {}
-        for hunt in hunts:
-            if hunt.term.bus:
-                self._buses.setdefault(hunt.term.bus, []).append(hunt)
+    def __init__(self, parts: Hunts) -> None:
+        self._parts = parts
+        self._models: Hunts = {}
+        self._buses: Hunts = {}
         self._of_model: dict[str, list[Hunt]] = {}
+
+    @classmethod
+    async def of(cls, hunts: Sequence[Hunt]) -> "_Common":
+        """Return what finds these."""
+        common = cls(await keyed(hunts))
+        async for hunt in yielding(hunts):
+            for reading in hunt.term.readings:
+                common._models.setdefault(_squeezed(reading), []).append(hunt)
+            if hunt.term.bus:
+                common._buses.setdefault(hunt.term.bus, []).append(hunt)
+        return common
 
     def look_at(self, entry: NodeState) -> None:
         """Add what the GPUs of a node are."""
@@ -174,8 +181,8 @@ def _text_of(gpu: Gpu) -> str:
 
 async def find_parts(inventory: Inventory, hunts: Sequence[Hunt]) -> None:
     """Find GPUs whose serial ends with a term, or whose UUID begins with it; for any number of terms."""
-    by_length: dict[int, _Hunts] = {}
-    for hunt in hunts:
+    by_length: dict[int, Hunts] = {}
+    async for hunt in yielding(hunts):
         for part in parts_of(hunt):
             by_length.setdefault(len(part), {}).setdefault(part, []).append(hunt)
     wanted = dict(sorted(by_length.items())[:MAX_ENDINGS])
@@ -187,7 +194,7 @@ async def find_parts(inventory: Inventory, hunts: Sequence[Hunt]) -> None:
                 hunt.add_gpu(Kind.PARTIAL, entry.placement(gpu, since))
 
 
-def _by_end(gpu: Gpu, wanted: Mapping[int, _Hunts]) -> Iterator[Hunt]:
+def _by_end(gpu: Gpu, wanted: Mapping[int, Hunts]) -> Iterator[Hunt]:
     serial, uuid = (gpu.serial or "").lower(), gpu.uuid.lower()
     bare = uuid.removeprefix("gpu-")
     for length, hunts in wanted.items():

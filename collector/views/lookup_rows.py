@@ -1,111 +1,178 @@
 """The rows of a look-up for the API, CSV files and the command line, and what a "no" says."""
 
 from collections.abc import Iterator
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
-import msgspec
-
-from collector.marks import Mark
+from collector.marks import Mark, MarkKind
 from collector.model import Gpu, Place
 from collector.store import PastPlacement
 from collector.text import counted, enumerated
 from collector.timestamps import rfc3339
-from collector.views.collector_view import CollectorView
+from collector.views.columns import Numbered, Row, Time, rest, table, wide
+from collector.views.cooperative import yielding
 from collector.views.humanize import utc
+from collector.views.lookup_view import LookupView
 from collector.views.matches import Kind, Lookup, LookupResult, Match, Searched
+from collector.views.rows import numbered
 
 __all__ = [
-    "LOOKUP_COLUMNS",
+    "FoundState",
+    "LookupAnswer",
+    "LookupResultRow",
     "LookupRow",
+    "SearchedRow",
     "describe_no",
     "describe_searched",
+    "lookup_answer",
     "lookup_rows",
     "match_row",
-    "result_object",
 ]
 
 MAX_NAMED_CLUSTERS = 5  # in a sentence
 MAX_NAMED_PLACES = 3
 
-NOT_FOUND = "not_found"
+
+class FoundState(StrEnum):
+    """How what an id names is, or that nothing was found."""
+
+    FOUND = "found"
+    LOST = "lost"  # it does not answer
+    GONE = "gone"
+    ELSEWHERE = "elsewhere"  # the GPU was known by this id there, and is somewhere else now
+    NEVER_SEEN = "never_seen"  # nothing but a mark of it is known
+    PAST = "past"  # an earlier place of a GPU
+    NOT_FOUND = "not_found"
 
 
-class LookupRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One match of an id, or that it has none; times are RFC 3339 in UTC, what is unknown is None."""
+class LookupRow(Row, frozen=True, kw_only=True):
+    """One match of an id, or that it has none."""
 
-    id: str  # as it was given
-    kind: Kind | None = None  # as what it was found
-    state: str = NOT_FOUND  # found, lost, gone, elsewhere (it was known by this id there), never_seen, not_found
-    cluster: str | None = None
-    node: str | None = None
-    machine: str | None = None
-    serial: str | None = None
-    uuid: str | None = None
-    model: str | None = None
-    chassis: str | None = None
-    tray: str | None = None
-    slot: str | None = None
-    module: str | None = None
-    pci_bus_id: str | None = None
-    since: str | None = None
-    until: str | None = None  # None while it is there
-    confirmed_at: str | None = None
-    claim: bool | None = None  # another node had it first and has not let go of it yet
-    mark: str | None = None
-    ticket: str | None = None
-    note: str = ""
-
-
-LOOKUP_COLUMNS = LookupRow.__struct_fields__
+    id: Annotated[str, table("The id as it was given.")]
+    kind: Annotated[Kind | None, wide("As what it was found.")] = None
+    state: Annotated[FoundState, table("found, lost, gone, elsewhere, never_seen, past or not_found.")]
+    cluster: Annotated[str | None, table("Cluster.")] = None
+    node: Annotated[str | None, table("Node.")] = None
+    machine: Annotated[str | None, wide("The cloud's or machine's own name of the node.")] = None
+    serial: Annotated[str | None, table("Serial of the board.")] = None
+    uuid: Annotated[str | None, wide("UUID of the GPU.")] = None
+    model: Annotated[str | None, wide("Product name.")] = None
+    chassis: Annotated[str | None, wide("Serial of the chassis.")] = None
+    tray: Annotated[Numbered | None, wide("Tray of the chassis.")] = None
+    slot: Annotated[Numbered | None, wide("Slot of the chassis.")] = None
+    module: Annotated[Numbered | None, table("Module on the board.")] = None
+    pci_bus_id: Annotated[str | None, wide("PCI bus address.")] = None
+    since: Annotated[Time | None, table("Since when it is, or was, on the node.")] = None
+    until: Annotated[Time | None, table("When it left; null while it is there.")] = None
+    confirmed_at: Annotated[Time | None, wide("When it was last read there.")] = None
+    claim: Annotated[bool | None, rest("Whether another node had it first and has not let go of it yet.")] = None
+    mark: Annotated[MarkKind | None, wide("Its mark in force.")] = None
+    ticket: Annotated[str | None, wide("Ticket of the mark.")] = None
+    note: Annotated[str, table("What else is to be known; of an id that was not found, what was searched.")] = ""
 
 
-def lookup_rows(view: CollectorView, answer: Lookup) -> Iterator[LookupRow]:
+class LookupResultRow(Row, frozen=True, kw_only=True):
+    """What one id names."""
+
+    id: Annotated[str, rest("The id as it was given.")]
+    found: Annotated[bool, rest("Whether it names anything.")]
+    kind: Annotated[Kind | None, rest("As what it was found first.")]
+    total: Annotated[int, rest("Matches, also those beyond the first 100.")]
+    matches: Annotated[list[LookupRow], rest("The matches.")]
+    note: Annotated[str, rest("What was searched, if nothing was found.")] = ""
+
+
+class SearchedRow(Row, frozen=True, kw_only=True):
+    """Where a look-up has looked."""
+
+    clusters: Annotated[int, rest("Clusters whose present state was searched.")]
+    nodes: Annotated[int, rest("Nodes in them.")]
+    gpus: Annotated[int, rest("GPUs on them.")]
+    clusters_down: Annotated[list[str], rest("Clusters that cannot be reached: what was last known was searched.")]
+    nodes_unread: Annotated[int, rest("Nodes whose GPUs cannot be read, or have not been yet.")]
+    history: Annotated[bool, rest("Whether the history was searched.")]
+    history_since: Annotated[Time | None, rest("How far it goes back.")]
+    history_error: Annotated[str | None, rest("Why it could not be searched.")]
+    text: Annotated[str, rest("All that as sentences.")]
+
+
+class LookupAnswer(Row, frozen=True, kw_only=True):
+    """The answer to a look-up of many ids."""
+
+    results: Annotated[list[LookupResultRow], rest("One for each id, in the given order.")]
+    found: Annotated[int, rest("Ids that were found.")]
+    not_found: Annotated[int, rest("Ids that were not.")]
+    searched: Annotated[SearchedRow, rest("Where was looked.")]
+
+
+def lookup_rows(view: LookupView, answer: Lookup) -> Iterator[LookupRow]:
     """Yield the rows of a look-up, in the order of the ids; an id that was not found has a row as well."""
     for result in answer.results:
         if not result.matches:
-            yield LookupRow(id=result.term.text, note=describe_no(result, answer.searched))
+            note = describe_no(result, answer.searched)
+            yield LookupRow(id=result.term.text, state=FoundState.NOT_FOUND, note=note)
         for number, match in enumerate(result.matches, 1):
             more = result.cut and number == len(result.matches)
             note = f"and {counted(result.total - number, 'match')} more" if more and result.total > number else ""
             yield match_row(view, result.term.text, match, note)
 
 
-def match_row(view: CollectorView, text: str, match: Match, note: str = "") -> LookupRow:
+def match_row(view: LookupView, text: str, match: Match, note: str = "") -> LookupRow:
     """Return the row of one match; `note` is what is to be said besides what the match itself says."""
     if match.gpu is not None:
         return _present(view, text, match, note)
     if match.former_gpu is not None:
         return _former(view, text, match, match.former_gpu, note)
     if match.node is not None:
-        (cluster, node), machine = match.node.place, match.node.node.machine or None
-        known = counted(len(match.node.gpus), "GPU")
+        (cluster, node), machine = match.node.place, match.node.node.machine
         return LookupRow(
-            id=text, kind=match.kind, state="found", cluster=cluster, node=node, machine=machine,
-            chassis=match.node.chassis or None, confirmed_at=rfc3339(match.node.time), note=_joined(known, note),
-        )  # fmt: skip
+            id=text,
+            kind=match.kind,
+            state=FoundState.FOUND,
+            cluster=cluster,
+            node=node,
+            machine=machine or None,
+            chassis=match.node.chassis or None,
+            confirmed_at=rfc3339(match.node.time),
+            note=_joined(counted(len(match.node.gpus), "GPU"), note),
+        )
     if (told := match.former_node) is not None:
         return LookupRow(
-            id=text, kind=match.kind, state="gone", cluster=told.cluster, node=told.node, machine=told.machine or None,
-            until=rfc3339(told.until), confirmed_at=rfc3339(told.confirmed), note=note,
-        )  # fmt: skip
+            id=text,
+            kind=match.kind,
+            state=FoundState.GONE,
+            cluster=told.cluster,
+            node=told.node,
+            machine=told.machine or None,
+            until=rfc3339(told.until),
+            confirmed_at=rfc3339(told.confirmed),
+            note=note,
+        )
     if match.cluster:
         known = counted(view.inventory.count(match.cluster), "GPU")
-        return LookupRow(id=text, kind=match.kind, state="found", cluster=match.cluster, note=_joined(known, note))
+        return LookupRow(
+            id=text, kind=match.kind, state=FoundState.FOUND, cluster=match.cluster, note=_joined(known, note)
+        )
     mark = match.mark
     return LookupRow(
-        id=text, kind=match.kind, state="never_seen", serial=mark.serial if mark else None,
-        uuid=mark.uuid if mark else None, note=_joined("no place of it is recorded", note), **_marked(mark),
-    )  # fmt: skip
+        id=text,
+        kind=match.kind,
+        state=FoundState.NEVER_SEEN,
+        serial=mark.serial if mark else None,
+        uuid=mark.uuid if mark else None,
+        note=_joined("no place of it is recorded", note),
+        **_marked(mark),
+    )
 
 
-def _present(view: CollectorView, text: str, match: Match, note: str) -> LookupRow:
+def _present(view: LookupView, text: str, match: Match, note: str) -> LookupRow:
     placement = match.gpu
     assert placement is not None  # noqa: S101  as the caller has seen
     gpu, place, entry = placement.gpu, placement.place, view.inventory.node(placement.place)
     return LookupRow(
         id=text,
         kind=match.kind,
-        state="lost" if placement.lost else "found",
+        state=FoundState.LOST if placement.lost else FoundState.FOUND,
         cluster=place.cluster,
         node=place.node,
         machine=(entry.node.machine if entry else "") or None,
@@ -118,13 +185,13 @@ def _present(view: CollectorView, text: str, match: Match, note: str) -> LookupR
     )
 
 
-def _former(view: CollectorView, text: str, match: Match, row: PastPlacement, note: str) -> LookupRow:
+def _former(view: LookupView, text: str, match: Match, row: PastPlacement, note: str) -> LookupRow:
     now = enumerated([f"{place.node} ({place.cluster})" for place in match.now], MAX_NAMED_PLACES)
     until = row.confirmed if row.until is None and not match.now else row.until
     return LookupRow(
         id=text,
         kind=match.kind,
-        state="elsewhere" if match.now else "gone",
+        state=FoundState.ELSEWHERE if match.now else FoundState.GONE,
         cluster=row.cluster,
         node=row.node,
         machine=row.machine or None,
@@ -138,15 +205,15 @@ def _former(view: CollectorView, text: str, match: Match, row: PastPlacement, no
 
 
 def _facts(gpu: Gpu | PastPlacement) -> dict[str, Any]:
-    names = ("serial", "uuid", "model", "chassis", "tray", "slot", "module", "pci_bus_id")
-    return {name: getattr(gpu, name) for name in names}
+    told = {name: getattr(gpu, name) for name in ("serial", "uuid", "model", "chassis", "pci_bus_id")}
+    return told | {name: numbered(getattr(gpu, name)) for name in ("tray", "slot", "module")}
 
 
 def _marked(mark: Mark | None) -> dict[str, Any]:
-    return {} if mark is None else {"mark": mark.kind.value, "ticket": mark.ticket or None}
+    return {} if mark is None else {"mark": mark.kind, "ticket": mark.ticket or None}
 
 
-def _claim_words(view: CollectorView, uuid: str, place: Place) -> str:
+def _claim_words(view: LookupView, uuid: str, place: Place) -> str:
     homes = [one.place for one in view.inventory.find(uuid=uuid) if not one.claim and one.place != place]
     named = enumerated([f"{one.node} ({one.cluster})" for one in homes], MAX_NAMED_PLACES)
     return f"being verified: {named or 'another node'} had it first, and has not let go of it yet"
@@ -198,17 +265,35 @@ def describe_searched(searched: Searched) -> list[str]:
     return said
 
 
-def result_object(view: CollectorView, result: LookupResult, searched: Searched) -> dict[str, object]:
-    """Return the result of one id as JSON has it."""
-    return {
-        "id": result.term.text,
-        "found": bool(result.matches),
-        "kind": result.kind,
-        "total": result.total,
-        "matches": [_without_id(match_row(view, result.term.text, match)) for match in result.matches],
-        "note": "" if result.matches else describe_no(result, searched),
-    }
+async def lookup_answer(view: LookupView, answer: Lookup) -> LookupAnswer:
+    """Return a look-up as JSON has it, giving other tasks their turn."""
+    results = [_result(view, one, answer.searched) async for one in yielding(answer.results)]
+    searched = answer.searched
+    found = sum(one.found for one in results)
+    return LookupAnswer(
+        results=results,
+        found=found,
+        not_found=len(results) - found,
+        searched=SearchedRow(
+            clusters=searched.clusters,
+            nodes=searched.nodes,
+            gpus=searched.gpus,
+            clusters_down=list(searched.down),
+            nodes_unread=searched.unread,
+            history=searched.history and not searched.history_error,
+            history_since=rfc3339(searched.history_since),
+            history_error=searched.history_error or None,
+            text=" ".join(describe_searched(searched)),
+        ),
+    )
 
 
-def _without_id(row: LookupRow) -> dict[str, object]:
-    return {name: value for name, value in msgspec.structs.asdict(row).items() if name != "id"}
+def _result(view: LookupView, result: LookupResult, searched: Searched) -> LookupResultRow:
+    return LookupResultRow(
+        id=result.term.text,
+        found=bool(result.matches),
+        kind=result.kind,
+        total=result.total,
+        matches=[match_row(view, result.term.text, match) for match in result.matches],
+        note="" if result.matches else describe_no(result, searched),
+    )

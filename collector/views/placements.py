@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from collector.health import Condition
-from collector.model import Event, Gpu, LastReport, Place, Placement
+from collector.model import SEAT_FIELDS, Event, Gpu, LastReport, Place, Placement
 from collector.store import Alteration, PastPlacement
 from collector.views.collector_view import CollectorView
 from collector.views.history_query import HistoryAnswer
@@ -15,7 +17,10 @@ __all__ = [
     "FormerGpu",
     "PlacementPeriod",
     "alterations",
+    "as_gpu",
+    "former_gpu",
     "former_gpus",
+    "in_words",
     "known_gpu",
     "last_condition",
     "periods_from_history",
@@ -33,19 +38,33 @@ class PlacementPeriod(NamedTuple):
     confirmed: float | None = None
     machine: str = ""
     claim: bool = False  # another node had it first and has not let go of it yet
+    seat: str = ""  # where in its machine, for people; empty where that is not known
 
 
 class FormerGpu(NamedTuple):
     """A GPU that was on a node, and where it is now."""
 
-    uuid: str
-    serial: str | None
-    model: str | None
-    last_known: tuple[LastReport, ...]
+    gpu: Gpu  # as it was then, as far as that is recorded: what identifies it, and where it sat
+    place: Place
     since: float | None  # Unix seconds; None: before anything that is remembered
     until: float
     now: list[Placement]
     condition: Condition | None = None  # now, or when it was read last; None: nothing is known of it
+
+    @property
+    def uuid(self) -> str:
+        """What the GPU is keyed by."""
+        return self.gpu.uuid
+
+    @property
+    def serial(self) -> str | None:
+        """The number on its sticker."""
+        return self.gpu.serial
+
+    @property
+    def last_known(self) -> tuple[LastReport, ...]:
+        """The fields that only earlier readings had."""
+        return self.gpu.last_known
 
 
 def placement_periods(
@@ -65,7 +84,7 @@ def periods_from_history(past: Iterable[PastPlacement], present: Sequence[Placem
         place = Place(row.cluster, row.node)
         # A store that accepts no writes still says "there"; the GPU was last known there when it was confirmed.
         until = row.confirmed if row.until is None and place not in here else row.until
-        periods.append(PlacementPeriod(place, row.since, until, row.confirmed, row.machine))
+        periods.append(PlacementPeriod(place, row.since, until, row.confirmed, row.machine, seat=in_words(as_gpu(row))))
     return _with_present(periods, present)
 
 
@@ -98,13 +117,21 @@ def known_gpu(
     """Return a GPU as it was last seen, in whatever case its UUID is given; None if it never was."""
     if present:
         return present[0].gpu
+    recorded = [as_gpu(row) for row in history.rows[:1]]
+    remembered = view.inventory.facts(uuid)
     for group in view.recent_changes.newest():
         for seen in group.gpus:
             if seen.uuid.lower() == uuid.lower():
-                return seen
-    for row in history.rows:
-        return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis, last_known=row.last_known)
-    return view.inventory.facts(uuid)
+                return _seated(seen, [*recorded, *([remembered] if remembered else [])])
+    return recorded[0] if recorded else remembered
+
+
+def _seated(gpu: Gpu, known: Iterable[Gpu]) -> Gpu:
+    """Return a GPU with where it sat: a change that was read from the history does not say that."""
+    if any(getattr(gpu, field) is not None for field in SEAT_FIELDS):
+        return gpu
+    seats = ({field: getattr(one, field) for field in SEAT_FIELDS} for one in known)
+    return msgspec.structs.replace(gpu, **next((seat for seat in seats if any(seat.values())), {}))
 
 
 def last_condition(view: CollectorView, uuid: str) -> Condition | None:
@@ -135,32 +162,10 @@ def former_gpus(
     view: CollectorView, place: Place, history: HistoryAnswer[PastPlacement], *, limit: int
 ) -> list[FormerGpu]:
     """Return the GPUs that left a node, the last to leave first."""
-    find = view.inventory.find
     if history.available:
-        return [
-            FormerGpu(
-                row.uuid,
-                row.serial,
-                row.model,
-                row.last_known,
-                row.since,
-                row.until or row.confirmed,
-                find(uuid=row.uuid),
-                last_condition(view, row.uuid),
-            )
-            for row in history.rows
-        ]
+        return [former_gpu(view, row) for row in history.rows]
     left = (
-        FormerGpu(
-            gpu.uuid,
-            gpu.serial,
-            gpu.model,
-            gpu.last_known,
-            None,
-            group.time,
-            find(uuid=gpu.uuid),
-            last_condition(view, gpu.uuid),
-        )
+        FormerGpu(gpu, place, None, group.time, view.inventory.find(uuid=gpu.uuid), last_condition(view, gpu.uuid))
         for group in view.recent_changes.newest()
         if (group.event is Event.VANISHED and group.place == place) or group.previous == place
         for gpu in group.gpus
@@ -168,10 +173,49 @@ def former_gpus(
     return list(itertools.islice(left, limit))
 
 
+def former_gpu(view: CollectorView, row: PastPlacement) -> FormerGpu:
+    """Return what the history has of a GPU that left a node, and where it is now."""
+    return FormerGpu(
+        as_gpu(row),
+        Place(row.cluster, row.node),
+        row.since,
+        row.until or row.confirmed,
+        view.inventory.find(uuid=row.uuid),
+        last_condition(view, row.uuid),
+    )
+
+
+def as_gpu(row: PastPlacement) -> Gpu:
+    """Return a GPU as the history has it: what identifies it, and where in its machine it sat."""
+    return Gpu(
+        uuid=row.uuid,
+        serial=row.serial,
+        model=row.model,
+        chassis=row.chassis,
+        tray=row.tray,
+        slot=row.slot,
+        module=row.module,
+        pci_bus_id=row.pci_bus_id,
+        last_known=row.last_known,
+    )
+
+
+def in_words(gpu: Gpu) -> str:
+    """Return where in its machine a GPU is, for people: "tray 3, slot 4, module 2"; empty where it is not reported."""
+    return ", ".join(f"{name} {value}" for name in ("tray", "slot", "module") if (value := getattr(gpu, name)))
+
+
 def _with_present(periods: list[PlacementPeriod], present: Iterable[Placement]) -> list[PlacementPeriod]:
     known = {period.place for period in periods if period.until is None}
     periods += [
-        PlacementPeriod(placement.place, placement.since, None, placement.confirmed, claim=placement.claim)
+        PlacementPeriod(
+            placement.place,
+            placement.since,
+            None,
+            placement.confirmed,
+            claim=placement.claim,
+            seat=in_words(placement.gpu),
+        )
         for placement in present
         if placement.place not in known
     ]

@@ -16,7 +16,7 @@ from collector.model import (
 )
 from collector.store import Alteration, HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
-from collector.views.cluster_summary import is_overdue
+from collector.views.cluster_summary import boards, is_overdue, missing_gpus
 from collector.views.collector_view import CollectorView
 from collector.views.columns import (
     AlterationRow,
@@ -27,15 +27,19 @@ from collector.views.columns import (
     LostGpu,
     MarkRow,
     MarkSummary,
+    MissingGpuRow,
     NodeRow,
     PlacementRow,
     PresenceState,
+    ProblemGpuRow,
+    ProblemNodeRow,
     ProblemRow,
     SourceRow,
 )
 from collector.views.degraded import count_degraded
 from collector.views.fleet_health import cluster_share
-from collector.views.problems import Problem
+from collector.views.missing import MissingGpu, missing_from
+from collector.views.problems.problem import Problem, ProblemGpu, ProblemNode
 
 __all__ = [
     "MAX_LOST_GPUS",
@@ -84,6 +88,8 @@ def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | 
         ],
         resource_slices=slices.state if slices else None,
         gpus=view.inventory.count(name),
+        capacity=sum(boards(entry) for entry in entries),
+        gpus_missing=sum(missing_gpus(entry) for entry in entries),
         gpus_lost=sum(entry.lost for entry in entries),
         lost_gpus=list(lost),
         gpus_degraded=_by_level(count_degraded(entries) if degraded is None else degraded),
@@ -110,6 +116,8 @@ def node_row(view: CollectorView, entry: NodeState) -> NodeRow:
         state=PresenceState.LOST if entry.lost else PresenceState.FOUND,
         found=entry.found,
         lost=entry.lost,
+        missing=missing_gpus(entry),
+        missing_gpus=[_missing_gpu(one) for one in missing_from(view.inventory, entry)],
         capacity=entry.node.capacity,
         allocatable=entry.node.allocatable,
         lost_gpus=list(_lost_gpus(entry)),
@@ -123,6 +131,22 @@ def node_row(view: CollectorView, entry: NodeState) -> NodeRow:
         failing_reason=entry.failing.reason if entry.failing else None,
         failing_since=rfc3339(entry.failing.since) if entry.failing else None,
         failing_message=entry.failing.message if entry.failing else None,
+        tries=entry.failing.tries if entry.failing else None,
+        next_try_at=rfc3339(entry.failing.next_try) if entry.failing else None,
+    )
+
+
+def _missing_gpu(one: MissingGpu) -> MissingGpuRow:
+    gpu = one.gpu
+    return MissingGpuRow(
+        serial=gpu.serial,
+        uuid=gpu.uuid,
+        model=gpu.model,
+        tray=numbered(gpu.tray),
+        slot=numbered(gpu.slot),
+        module=numbered(gpu.module),
+        pci_bus_id=gpu.pci_bus_id,
+        seen_at=rfc3339(one.last_seen),
     )
 
 
@@ -296,16 +320,52 @@ def change_row(change: HistoricChange) -> ChangeRow:
 
 
 def problem_row(problem: Problem) -> ProblemRow:
-    """Return one problem of a collector; its text is a sentence without its subject."""
+    """Return one problem of a collector."""
     return ProblemRow(
-        severe=problem.severe,
+        id=problem.id,
+        severity=problem.severity,
         kind=problem.kind,
-        name=problem.name,
-        nodes=problem.nodes,
-        subject=problem.subject,
-        text=problem.text,
-        detail=problem.detail,
+        title=problem.title,
+        count=problem.count,
+        gpus_affected=problem.gpus_affected,
+        consequences=problem.consequences,
         since=rfc3339(problem.since),
+        reason=problem.reason,
+        remedy=problem.remedy,
+        url=problem.url,
+        clusters=list(problem.clusters),
+        nodes=[_problem_node(node) for node in problem.nodes],
+        nodes_total=problem.nodes_total,
+        gpus=[_problem_gpu(gpu) for gpu in problem.gpus],
+        gpus_total=problem.gpus_total,
+    )
+
+
+def _problem_node(node: ProblemNode) -> ProblemNodeRow:
+    return ProblemNodeRow(
+        cluster=node.cluster,
+        node=node.node,
+        since=rfc3339(node.since),
+        reason=node.reason,
+        tries=node.tries,
+        next_try_at=rfc3339(node.next_try),
+    )
+
+
+def _problem_gpu(gpu: ProblemGpu) -> ProblemGpuRow:
+    return ProblemGpuRow(
+        cluster=gpu.cluster,
+        node=gpu.node,
+        serial=gpu.serial,
+        uuid=gpu.uuid,
+        model=gpu.model,
+        chassis=gpu.chassis,
+        tray=numbered(gpu.tray),
+        slot=numbered(gpu.slot),
+        module=numbered(gpu.module),
+        pci_bus_id=gpu.pci_bus_id,
+        seen_at=rfc3339(gpu.last_seen),
+        reason=gpu.reason,
     )
 
 

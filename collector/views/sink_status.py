@@ -15,6 +15,7 @@ class SinkStatus:
     sink: str
     backlog: SinkBacklog = field(default_factory=lambda: SinkBacklog(records=0, oldest=None))
     failure: str = ""  # the reason; empty while deliveries succeed
+    message: str = ""  # the same in the words of the receiver, in one line without secrets
     failing_since: float | None = None  # Unix seconds of the first of the failures in a row
 
 
@@ -32,10 +33,10 @@ class SinkStatuses:
         """Note that a batch was delivered."""
         self._clear_failure(self._of(sink))
 
-    def failed(self, sink: str, reason: str, time: float) -> None:
-        """Note that a delivery attempt failed, at `time` in Unix seconds."""
+    def failed(self, sink: str, reason: str, time: float, message: str = "") -> None:
+        """Note that a delivery attempt failed, at `time` in Unix seconds, and how."""
         status = self._of(sink)
-        status.failure = reason
+        status.failure, status.message = reason, message
         if status.failing_since is None:
             status.failing_since = time
 
@@ -55,4 +56,4 @@ class SinkStatuses:
 
     @staticmethod
     def _clear_failure(status: SinkStatus) -> None:
-        status.failure, status.failing_since = "", None
+        status.failure, status.message, status.failing_since = "", "", None

@@ -1,4 +1,4 @@
-"""The JSON API of the fleet as it is now: clusters, nodes, GPUs and problems, in pages or one alone."""
+"""The JSON API of the fleet, now or `at` a time: clusters, nodes, GPUs and problems, in pages or one alone."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from collector.views.cluster_list import list_clusters
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GpuRow, NodeRow
 from collector.views.cooperative import yielding
-from collector.views.fleet import Filters, admits, list_gpus, list_nodes, words_of
+from collector.views.fleet import Filters, list_gpus, list_nodes, words_of
 from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_nodes
 from collector.views.listing import Cursor, Listed
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_searched
-from collector.views.problems import collector_problems
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.views.terms import parse_term
 from collector.web import operations
 from collector.web.answers import Pages, answer, asked, json_answer, row_answer
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.openapi import openapi
+from collector.web.past import past_cluster, past_clusters, past_gpu, past_gpus, past_node, past_nodes
 from collector.web.problem import Code, InvalidParameterError, coded
 from collector.web.query import Query
 
@@ -33,6 +33,8 @@ MAX_NAMED = 10  # names in an error
 async def clusters(request: web.Request) -> web.StreamResponse:
     """Return the clusters with their status and what is in them."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_CLUSTERS)
+    if "at" in query:
+        return await past_clusters(request, query)
     degraded = {summary.name: summary.degraded for summary in await request.app[SUMMARIES].all()}
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
@@ -47,6 +49,8 @@ async def clusters(request: web.Request) -> web.StreamResponse:
 async def cluster(request: web.Request) -> web.Response:
     """Return one cluster."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_CLUSTER)
+    if "at" in query:
+        return await past_cluster(request, query)
     name = query["cluster"]
     if name not in view.clusters():
         known = enumerated(sorted(view.clusters()), MAX_NAMED)
@@ -57,6 +61,8 @@ async def cluster(request: web.Request) -> web.Response:
 async def nodes(request: web.Request) -> web.StreamResponse:
     """Return the GPU nodes, read or not, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
+    if "at" in query:
+        return await past_nodes(request, query)
 
     async def present(after: Cursor | None, limit: int) -> Listed[NodeRow]:
         page = await list_nodes(
@@ -73,6 +79,8 @@ async def nodes(request: web.Request) -> web.StreamResponse:
 async def node(request: web.Request) -> web.Response:
     """Return one GPU node, also one that is gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_NODE)
+    if "at" in query:
+        return await past_node(request, query)
     place = Place(query["cluster"], query["node"])
     entry = view.inventory.node(place)
     row = node_row(view, entry) if entry is not None else await gone_node(view, place)
@@ -85,6 +93,8 @@ async def node(request: web.Request) -> web.Response:
 async def gpus(request: web.Request) -> web.StreamResponse:
     """Return the GPUs, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_GPUS)
+    if "at" in query:
+        return await past_gpus(request, query)
 
     async def present(after: Cursor | None, limit: int) -> Listed[GpuRow]:
         page = await list_gpus(
@@ -101,6 +111,8 @@ async def gpus(request: web.Request) -> web.StreamResponse:
 async def gpu(request: web.Request) -> web.Response:
     """Return one GPU, also one that is gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_GPU)
+    if "at" in query:
+        return await past_gpu(request, query)
     name = query["id"]
     found: list[Placement] = view.inventory.find(uuid=name) or view.inventory.find(serial=name)
     rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, name)
@@ -114,18 +126,15 @@ async def gpu(request: web.Request) -> web.Response:
 
 
 async def problems(request: web.Request) -> web.StreamResponse:
-    """Return what is wrong, the severe problems first; filtered by cluster, only the problems of clusters.
+    """Return what is wrong, the worst first; filtered by cluster, only the problems of these clusters.
 
     A cluster that is not configured is refused: it has no problems, and nobody looks after it.
     """
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_PROBLEMS)
     filters = query.filters
     _check_clusters(view, filters)
-    found = [
-        problem
-        for problem in collector_problems(view, await request.app[SUMMARIES].all())
-        if not filters or (problem.kind == "cluster" and admits(filters, "cluster", problem.name))
-    ]
+    fleet = request.app[PROBLEMS]
+    found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
         start = 0 if after is None or not after.row[0].isdigit() else int(after.row[0])

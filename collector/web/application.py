@@ -11,10 +11,11 @@ from collector.text import one_line
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
 from collector.views.health import HealthSurveys
+from collector.views.problems.current import FleetProblems
 from collector.web import api, health, history, lookup, marks, metrics, pages
 from collector.web.answers import compressing
 from collector.web.auth import authentication
-from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, SUMMARIES
+from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.problem import problem_response
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
@@ -37,6 +38,7 @@ def application(
     )
     app[COLLECTOR] = collector
     app[SUMMARIES] = ClusterSummaries(collector)
+    app[PROBLEMS] = FleetProblems(collector, app[SUMMARIES])
     app[HEALTH_SURVEYS] = HealthSurveys(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)

@@ -5,11 +5,9 @@ import msgspec
 from aiohttp import web
 
 from collector.text import one_line
-from collector.timestamps import rfc3339
-from collector.views.cooperative import yielding
 from collector.views.lookup import lookup as look_up
-from collector.views.lookup_rows import describe_searched, lookup_rows, result_object
-from collector.views.matches import Kind, Lookup, Searched
+from collector.views.lookup_rows import lookup_answer, lookup_rows
+from collector.views.matches import Kind
 from collector.views.suggestions import MAX_SUGGESTIONS, Suggestion, suggest
 from collector.views.terms import MAX_TERMS, Term, parse_term, parse_terms
 from collector.web import operations
@@ -37,15 +35,7 @@ async def lookup(request: web.Request) -> web.Response:
     answer = await look_up(view, terms, most=MAX_MATCHES)
     if as_csv:
         return await csv_answer(lookup_rows(view, answer), "gpuid-lookup.csv")
-    found = sum(bool(result.matches) for result in answer.results)
-    return json_answer(
-        {
-            "results": [result_object(view, one, answer.searched) async for one in yielding(answer.results)],
-            "found": found,
-            "not_found": len(answer.results) - found,
-            "searched": _searched(answer),
-        }
-    )
+    return json_answer(await lookup_answer(view, answer))
 
 
 async def suggestions(request: web.Request) -> web.Response:
@@ -85,21 +75,6 @@ def _parse(body: bytes, is_json: bool) -> list[Term]:
     if len(ids) > MAX_TERMS:
         raise ValueError(f"expected at most {MAX_TERMS:,} ids at once, got {len(ids):,}; look them up in several parts")
     return [parse_term(one, number) for number, one in enumerate(ids, 1)]
-
-
-def _searched(answer: Lookup) -> dict[str, object]:
-    searched: Searched = answer.searched
-    return {
-        "clusters": searched.clusters,
-        "nodes": searched.nodes,
-        "gpus": searched.gpus,
-        "clusters_down": list(searched.down),
-        "nodes_unread": searched.unread,
-        "history": searched.history and not searched.history_error,
-        "history_since": rfc3339(searched.history_since),
-        "history_error": searched.history_error or None,
-        "text": " ".join(describe_searched(searched)),
-    }
 
 
 def _path(one: Suggestion) -> str:

@@ -192,6 +192,9 @@ SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a ro
 CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
 NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
 GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
+AT = Parameter(
+    "at", Moment(), "As it was recorded at a time: absolute, or an age such as 2h. What is unrecorded is null."
+)
 STATE = Parameter(
     "state",
     Choice(("present", "found", "lost", "gone", "all")),
@@ -233,11 +236,12 @@ LIST_CLUSTERS = Operation(
     "listClusters",
     "fleet",
     "List the clusters with their status and counts.",
-    (CLUSTER, SEARCH, _sort(CLUSTER_SORT_KEYS), _fields(ClusterRow), FORMAT, *PAGING),
+    (CLUSTER, SEARCH, AT, _sort(CLUSTER_SORT_KEYS), _fields(ClusterRow), FORMAT, *PAGING),
     ClusterRow,
     rows="clusters",
     total=True,
     csv=True,
+    errors=(Code.NO_STORE, Code.NOT_RECORDED),
 )
 GET_CLUSTER = Operation(
     "GET",
@@ -245,9 +249,13 @@ GET_CLUSTER = Operation(
     "getCluster",
     "fleet",
     "Return one cluster.",
-    (CLUSTER_PATH, _fields(ClusterRow)),
+    (CLUSTER_PATH, AT, _fields(ClusterRow)),
     ClusterRow,
-    errors=(Code.NOT_FOUND,),
+    errors=(
+        Code.NO_STORE,
+        Code.NOT_RECORDED,
+        Code.NOT_FOUND,
+    ),
 )
 LIST_NODES = Operation(
     "GET",
@@ -255,11 +263,24 @@ LIST_NODES = Operation(
     "listNodes",
     "fleet",
     "List the GPU nodes, read or not.",
-    (CLUSTER, NODE, MACHINE, CHASSIS, STATE, SEARCH, _sort(_keys(NODE_SORT_KEYS)), _fields(NodeRow), FORMAT, *PAGING),
+    (
+        CLUSTER,
+        NODE,
+        MACHINE,
+        CHASSIS,
+        STATE,
+        AT,
+        SEARCH,
+        _sort(_keys(NODE_SORT_KEYS)),
+        _fields(NodeRow),
+        FORMAT,
+        *PAGING,
+    ),
     NodeRow,
     rows="nodes",
     total=True,
     csv=True,
+    errors=(Code.NO_STORE, Code.NOT_RECORDED),
 )
 GET_NODE = Operation(
     "GET",
@@ -267,9 +288,13 @@ GET_NODE = Operation(
     "getNode",
     "fleet",
     "Return one GPU node, also one that is gone.",
-    (CLUSTER_PATH, NODE_PATH, _fields(NodeRow)),
+    (CLUSTER_PATH, NODE_PATH, AT, _fields(NodeRow)),
     NodeRow,
-    errors=(Code.NOT_FOUND,),
+    errors=(
+        Code.NO_STORE,
+        Code.NOT_RECORDED,
+        Code.NOT_FOUND,
+    ),
 )
 LIST_GPUS = Operation(
     "GET",
@@ -277,11 +302,12 @@ LIST_GPUS = Operation(
     "listGpus",
     "fleet",
     "List the GPUs.",
-    (*IDENTITY, *CONDITION, STATE, SEARCH, _sort(_keys(GPU_SORT_KEYS)), _fields(GpuRow), FORMAT, *PAGING),
+    (*IDENTITY, *CONDITION, STATE, AT, SEARCH, _sort(_keys(GPU_SORT_KEYS)), _fields(GpuRow), FORMAT, *PAGING),
     GpuRow,
     rows="gpus",
     total=True,
     csv=True,
+    errors=(Code.NO_STORE, Code.NOT_RECORDED),
 )
 GET_GPU = Operation(
     "GET",
@@ -289,9 +315,9 @@ GET_GPU = Operation(
     "getGpu",
     "fleet",
     "Return one GPU, also one that is gone.",
-    (GPU_PATH, _fields(GpuRow)),
+    (GPU_PATH, AT, _fields(GpuRow)),
     GpuRow,
-    errors=(Code.NOT_FOUND, Code.AMBIGUOUS),
+    errors=(Code.NO_STORE, Code.NOT_RECORDED, Code.NOT_FOUND, Code.AMBIGUOUS),
 )
 LIST_PROBLEMS = Operation(
     "GET",

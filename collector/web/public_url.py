@@ -30,6 +30,10 @@ class PublicUrl(NamedTuple):
         url = urlsplit(text)
         return cls(url.scheme, url.netloc, url.path.rstrip("/"))
 
+    def address(self, path: str) -> str:
+        """Return the whole address of a path that has the prefix already; the path alone where no host is known."""
+        return f"{self.scheme or 'http'}://{self.host}{path}" if self.host and path else path
+
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

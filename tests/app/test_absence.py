@@ -108,8 +108,8 @@ async def test_a_gpu_node_without_a_pod_is_unread_until_it_has_one(world: World)
     await world.start()
     await world.eventually(world.unread, {"no_pod": 1.0})
     assert world.collector.total("gpuid_gpu_nodes", cluster="sim-0") == 3.0
-    await world.says("/", "5 of 6 GPU nodes read; 1 unread: no pod", unwanted="No problems")
-    await world.says("/clusters/sim-0", "has 1 GPU node without a ready GPU pod", "unread: no pod")
+    await world.says("/", "5 of 6 GPU nodes read; 1 unread: no pod", unwanted="All good")
+    await world.says("/clusters/sim-0", "gpu-0001 (sim-0) is unreadable: no GPU pod", "unread: no pod")
     await world.says("/clusters/sim-0/nodes/gpu-0001", "no pod of a configured source runs on it", "nvidia.com/gpu")
     node, cluster = world.row("nodes", node="gpu-0001", cluster="sim-0"), world.row("clusters", cluster="sim-0")
     assert (node["unread_reason"], node["gpu_sign"], node["found"]) == ("no_pod", "nvidia.com/gpu", None)
@@ -117,7 +117,7 @@ async def test_a_gpu_node_without_a_pod_is_unread_until_it_has_one(world: World)
     await world.logs("GPU node without a ready pod", cluster="sim-0", node="gpu-0001", reason="no_pod")
     world.sim.restore_pod("gpu-0001")
     await world.eventually(world.unread, {})
-    await world.says("/", "No problems", "all 6 GPU nodes were read in time")
+    await world.says("/", "All good", "all 6 GPU nodes were read in time")
     await world.logs("GPU node covered by a ready pod", cluster="sim-0", node="gpu-0001")
     assert world.collector.logged("GPU node without a ready pod", level="warning") == 1
 
@@ -143,7 +143,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
     await world.eventually(world.unread, {"no_pod": 3.0})
     assert world.collector.total("gpuid_source_pods", cluster="sim-0", source=SOURCE) == 0.0
     await world.says(
-        "/", "has no GPU pods: nothing matches", "3 of 6 GPU nodes read; 3 unread: no pod", unwanted="No problems"
+        "/", "has no GPU pods", "nothing matches", "3 of 6 GPU nodes read; 3 unread: no pod", unwanted="All good"
     )
     assert world.row("clusters", cluster="sim-0")["sources"][0]["pods"] == 0
     await world.logs(f"no pod matches the source {SOURCE}", cluster="sim-0", level="warning")
@@ -156,7 +156,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
 async def test_a_wrong_preset_is_a_problem_in_every_cluster(world: World) -> None:
     await world.start('preset = "gke"')
     await world.eventually(world.unread, {"no_pod": 3.0})
-    await world.says("/", "0 GPUs in 6 nodes", "0 of 6 GPU nodes read; 6 unread: no pod", unwanted="No problems")
+    await world.says("/", "0 GPUs on 6 nodes", "0 of 6 GPU nodes read; 6 unread: no pod", unwanted="All good")
 
 
 async def test_a_cluster_whose_nodes_all_fail_is_a_problem(world: World) -> None:
@@ -164,7 +164,7 @@ async def test_a_cluster_whose_nodes_all_fail_is_a_problem(world: World) -> None
     await world.start()
     await world.eventually(world.unread, {"forbidden": 3.0})
     await world.eventually(lambda: world.collector.total("gpuid_read_failing_nodes", cluster="sim-0"), 3.0)
-    await world.says("/", "has no GPU node that can be read", "0 of 3 nodes read", unwanted="No problems")
+    await world.says("/", "has no GPU node that can be read", "0 of 3 nodes read", unwanted="All good")
     await world.logs("none of 3 GPU nodes can be read", cluster="sim-0", level="warning")
     world.sim.allow()
     await world.eventually(world.unread, {})
@@ -174,7 +174,7 @@ async def test_a_cluster_whose_nodes_all_fail_is_a_problem(world: World) -> None
 async def test_clusters_without_gpu_nodes_say_so_and_have_no_problem(opened: Opening) -> None:
     async with opened(nodes=0) as world:
         await world.start()
-        await world.says("/", "No GPU nodes: every cluster is up and was listed completely", unwanted="No problems")
+        await world.says("/", "No GPU nodes: every cluster is up and was listed completely", unwanted="All good")
         await world.says("/clusters/sim-0", "none of its 2 nodes has GPUs by its resources and labels")
         row = world.row("clusters", cluster="sim-0")
         assert (row["nodes"], row["nodes_listed"], row["unread_reasons"]) == (0, 2, {})
@@ -252,15 +252,17 @@ async def test_shares_are_counted_as_gpus_and_a_lost_one_is_missing(
     share(world.sim)
     await world.eventually(lambda: world.row("nodes", node="gpu-0000", cluster="sim-0")["allocatable"], 4)
     await world.eventually(world.gpus, dict.fromkeys(NODES, (4.0, 4.0)))
-    world.sim.lose_gpu("gpu-0000")
+    gone = world.sim.lose_gpu("gpu-0000").gpus[0]
     lost = dict.fromkeys(NODES, (4.0, 4.0)) | {"gpu-0000": (3.0, 4.0)}
     await world.eventually(world.gpus, lost)
     await world.restart()
     await world.eventually(world.gpus, lost)
-    await world.says("/", "is missing 1 GPU on 1 node", unwanted="No problems")
+    (gpu,) = world.row("problems")["gpus"]  # the store has kept which one, and where it sat
+    assert (gpu["node"], gpu["uuid"], bool(gpu["pci_bus_id"])) == ("gpu-0000", gone, True)
+    await world.says("/", "1 GPU missing on gpu-0000 (sim-0)", unwanted="All good")
     world.sim.reboot_node("gpu-0000")
     await world.eventually(world.gpus, dict.fromkeys(NODES, (4.0, 4.0)))
-    await world.says("/", "No problems")
+    await world.says("/", "All good")
 
 
 async def test_each_reason_has_a_series_that_is_0_without_trouble(world: World) -> None:

@@ -160,7 +160,7 @@ class TestReported:
                 for line in ready.splitlines()
                 if " configuration " in f" {line[3:]}"
             ],
-            re.findall(r"<strong>The configuration file</strong> ([^<]*?)(?: <|<)", page),
+            re.findall(r"<strong>(The configuration file[^<]*|Changes of the configuration[^<]*)</strong>", page),
         )
 
     async def loaded(self, world: World) -> float:
@@ -178,7 +178,7 @@ class TestReported:
         before = await self.loaded(world)
         world.write("sim-0", more='[sinks.bad]\ntype = "webhok"\n')
         error = 'sinks.bad.type: expected one of stdout, webhook, s3, postgres, got "webhok"; did you mean "webhook"?'
-        expected = Reported(0, 0, [f"rejected: {world.config}: {error}"], ["has been rejected"])
+        expected = Reported(0, 0, [f"rejected: {world.config}: {error}"], ["The configuration file was rejected"])
         await eventually(lambda: self.reported(world), expected)
         assert await self.loaded(world) == before
         world.write("sim-0", more="[sinks]\n")
@@ -196,7 +196,9 @@ class TestReported:
     async def test_a_missing_file_is_reported_until_it_is_back(self, world: World, service: Service) -> None:
         content = world.config.read_text()
         world.config.unlink()
-        missing = Reported(0, 0, [f"unreadable: {world.config}: no such file or directory"], ["has been unreadable"])
+        missing = Reported(
+            0, 0, [f"unreadable: {world.config}: no such file or directory"], ["The configuration file is unreadable"]
+        )
         await eventually(lambda: self.reported(world), missing)
         await service.reload(world.config)
         assert await self.reported(world) == missing
@@ -208,25 +210,29 @@ class TestReported:
     ) -> None:
         content, folder = world.config.read_text(), world.config.parent
         world.config.rename(folder.parent / "aside.toml")
-        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file is unreadable"])
         folder.rename(folder.parent / "old")
         folder.mkdir()
         world.config.write_text(content)
         await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
         world.config.write_text("[[clusters")
-        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
 
     async def test_what_is_unreadable_in_another_way_is_reported(self, world: World, service: Service) -> None:
         world.config.unlink()
         world.config.mkdir()
-        expected = Reported(0, 0, [f"unreadable: {world.config}: is a directory"], ["has been unreadable"])
+        expected = Reported(
+            0, 0, [f"unreadable: {world.config}: is a directory"], ["The configuration file is unreadable"]
+        )
         await eventually(lambda: self.reported(world), expected)
 
     async def test_a_pipe_in_its_place_is_reported_until_a_file_is_back(self, world: World, service: Service) -> None:
         content = world.config.read_text()
         world.config.unlink()
         os.mkfifo(world.config)
-        expected = Reported(0, 0, [f"unreadable: {world.config}: not a regular file"], ["has been unreadable"])
+        expected = Reported(
+            0, 0, [f"unreadable: {world.config}: not a regular file"], ["The configuration file is unreadable"]
+        )
         await eventually(lambda: self.reported(world), expected)
         world.replace_config(content)
         await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
@@ -234,26 +240,26 @@ class TestReported:
     async def page_time(self, world: World) -> str:
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             page = (await client.get("/", headers={"Accept": "text/html"})).text
-        return page.partition("The configuration file</strong>")[2].partition('<time datetime="')[2].partition('"')[0]
+        return page.partition("<strong>The configuration file")[2].partition('<time datetime="')[2].partition('"')[0]
 
     async def test_unreadable_is_since_when_it_is(self, world: World, service: Service) -> None:
         world.write("sim-0", more="[[clusters")
-        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
         rejected = await self.page_time(world)
         world.write("sim-0", more="[[[clusters")
         await service.reload(world.config)
         assert await self.page_time(world) == rejected, "still rejected"
         world.config.unlink()
-        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file is unreadable"])
         assert await self.page_time(world) > rejected
 
     async def test_a_rejected_file_that_comes_back_is_still_rejected(self, world: World, service: Service) -> None:
         world.write("sim-0", more="[[clusters")
-        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
         world.config.rename(world.config.with_suffix(".away"))
-        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file is unreadable"])
         world.config.with_suffix(".away").rename(world.config)
-        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
 
     async def reported_page(self, world: World) -> list[str]:
         return (await self.reported(world)).page
@@ -261,7 +267,9 @@ class TestReported:
     async def test_what_takes_effect_at_the_next_start_is_reported_apart(self, world: World, service: Service) -> None:
         world.write("sim-0", "sim-1", listen="127.0.0.1:1")
         lines = ["restart required: changes of [server] take effect at the next start"]
-        await eventually(lambda: self.reported(world), Reported(1, 1, lines, ["has been waiting for a restart"]))
+        await eventually(
+            lambda: self.reported(world), Reported(1, 1, lines, ["Changes of the configuration wait for a restart"])
+        )
         assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
         world.write("sim-0")
         await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
@@ -269,7 +277,7 @@ class TestReported:
     async def test_a_secret_in_an_error_is_masked(self, world: World, service: Service) -> None:
         secret = "hunter2-hunter2-hunter2"
         world.write("sim-0", more=f'[sinks.x]\ntype = "password={secret}"\n')
-        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             for path in ("/", "/readyz?verbose"):
                 assert secret not in (await client.get(path)).text

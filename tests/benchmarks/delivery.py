@@ -92,7 +92,7 @@ class Counting:
         """Count."""
         self.exported += sum(records.values())
 
-    def on_export_failure(self, sink: str, records: Any, reason: str) -> None:
+    def on_export_failure(self, sink: str, records: Any, reason: str, message: str = "") -> None:
         """End: nothing may fail here."""
         raise SystemExit(f"the sink failed: {reason}")
 

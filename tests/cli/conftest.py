@@ -166,17 +166,17 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
 def history_config(tmp_path: Path) -> Path:
     """A configuration whose store has a GPU that appeared on n1 of prod an hour ago and moved to n2 just now."""
     gpu = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1")
-    return _recorded(tmp_path, ("n1", 3600.0, gpu), ("n2", 60.0, gpu))
+    return recorded(tmp_path, ("n1", 3600.0, gpu), ("n2", 60.0, gpu))
 
 
 @pytest.fixture
 def altered_config(tmp_path: Path) -> Path:
     """A configuration whose store has a GPU that no longer reports its serial since MIG was switched on."""
     gpu = Gpu(uuid="GPU-a1", serial="S-1", mig=False)
-    return _recorded(tmp_path, ("n1", 3600.0, gpu), ("n1", 60.0, msgspec.structs.replace(gpu, serial=None, mig=True)))
+    return recorded(tmp_path, ("n1", 3600.0, gpu), ("n1", 60.0, msgspec.structs.replace(gpu, serial=None, mig=True)))
 
 
-def _recorded(folder: Path, *readings: tuple[str, float, Gpu]) -> Path:
+def recorded(folder: Path, *readings: tuple[str, float, Gpu], cluster: str = "prod") -> Path:
     """Record readings of nodes, some seconds ago, each with one GPU; returns a configuration with that store."""
     settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")
 
@@ -186,7 +186,7 @@ def _recorded(folder: Path, *readings: tuple[str, float, Gpu]) -> Path:
             tasks.start_soon(store.run)
             for node, ago, gpu in readings:
                 reading = Reading(
-                    cluster="prod",
+                    cluster=cluster,
                     node=NodeInfo(name=node),
                     source="gpu-operator/p",
                     fingerprint=Fingerprint(pod_uid=node, container_id="c", restarts=0, boot_id="b", capacity=8),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from collector.cli.table import cell_width
 from collector.simulator import SimulatedCluster, Simulator
 from tests.support.terminal import Terminal
 from tests.support.waiting import until
@@ -42,7 +43,7 @@ class Clusters:
 
     def finding(self, name: str, *args: str) -> dict[str, Any]:
         """What is found out about one cluster, as JSON; the exit code must fit it."""
-        result = self.check("--json", "--cluster", name, *args)
+        result = self.check("-o", "json", "--cluster", name, *args)
         (finding,) = json.loads(result.stdout)["clusters"]
         assert result.returncode == (0 if finding["ok"] else 1)
         return finding
@@ -59,12 +60,11 @@ class TestGood:
     def test_a_cluster_that_is_ready_is_one_line(self, clusters: Clusters):
         result = clusters.check()
         assert (result.returncode, result.stderr) == (0, "")
-        heading, first, second, verdict = result.stdout.splitlines()
-        assert heading.split() == ["CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS", "RESULT"]
+        heading, first, second, _, verdict = result.stdout.splitlines()
+        assert heading.split() == ["CLUSTER", "VERSION", "LATENCY", "PODS", "GPUS", "RESULT"]
         assert [first.split()[0], second.split()[0]] == ["sim-0", "sim-1"]
         for line in (first, second):
             assert "3/3 ready" in line
-            assert "4 on gpu-000" in line
             assert line.endswith("  ok")
         assert verdict == "2 of 2 clusters are ready."
 
@@ -111,7 +111,7 @@ class TestGood:
 class TestProblems:
     def test_a_cluster_with_a_problem_is_exit_1(self, clusters: Clusters):
         clusters.act("sim-0", "stop")
-        result = clusters.check()
+        result = clusters.check("-o", "wide")
         assert result.returncode == 1
         _, first, second, verdict = result.stdout.splitlines()
         assert f"{clusters['sim-0'].url}: connection refused (check the address" in first
@@ -130,7 +130,7 @@ class TestDestinations:
     def test_store_and_sinks_have_a_table_of_their_own(self, clusters: Clusters, tmp_path: Path):
         hook = '[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:1/secret-path"'
         clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"', '[sinks.log]\ntype = "stdout"', hook)
-        result = clusters.check()
+        result = clusters.check("-o", "wide")
         assert (result.returncode, result.stderr) == (1, "")
         *_, verdict, empty, heading, store, log, broken = result.stdout.splitlines()
         assert (verdict, empty, heading.split()) == (
@@ -147,7 +147,7 @@ class TestDestinations:
 
     def test_json_has_them_under_their_own_keys(self, clusters: Clusters, tmp_path: Path):
         clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"', '[sinks.log]\ntype = "stdout"')
-        result = clusters.check("--json")
+        result = clusters.check("-o", "json")
         found = json.loads(result.stdout)
         assert result.returncode == 0
         assert found["store"] == {
@@ -157,7 +157,7 @@ class TestDestinations:
             "text": "created by the collector at its first start",
         }
         assert found["sinks"] == [{"name": "log", "type": "stdout", "ok": True, "text": "writes to a pipe"}]
-        found = json.loads(clusters.check("--json", "--cluster", "sim-0").stdout)
+        found = json.loads(clusters.check("-o", "json", "--cluster", "sim-0").stdout)
         assert (len(found["clusters"]), found["store"], found["sinks"]) == (1, None, [])
 
     def test_a_sink_that_never_answers_times_out(self, clusters: Clusters, tmp_path: Path):
@@ -165,9 +165,24 @@ class TestDestinations:
             url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
             store = f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"'
             clusters.configure(store, f'[sinks.hook]\ntype = "webhook"\nurl = "{url}"')
-            result = clusters.check("--json", "--timeout", "2s")
+            result = clusters.check("-o", "json", "--timeout", "2s")
         assert result.returncode == 1
         assert json.loads(result.stdout)["sinks"][0]["text"] == "no answer within 2 s"
+
+
+class TestTables:
+    def test_long_names_fit_and_problems_stand_whole_below(self, clusters: Clusters, tmp_path: Path):
+        name = "arn:aws:eks:us-east-1:123456789012:cluster/gpu-prod-training-クラスタ"
+        config = tmp_path / "gpuid.toml"
+        config.write_text(config.read_text().replace('context = "sim-1"', f'context = "sim-1"\nname = "{name}"'))
+        hook = '[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:1/secret-path"'
+        config.write_text(f'{config.read_text()}\n[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n{hook}\n')
+        clusters.act("sim-1", "deny", "create", "pods/exec")
+        lines = clusters.check().stdout.splitlines()
+        assert [line for line in lines if cell_width(line) > 80 and not line.startswith("  add ")] == []
+        assert lines[2].split()[0].startswith("arn:aws:eks")
+        assert name in " ".join(lines)
+        assert lines[-1].startswith("hook: sinks.hook: http://127.0.0.1:1: ")
 
 
 class TestOnATerminal:

@@ -46,9 +46,15 @@ def test_the_fleet_ends_as_it_was_read_last(size: tuple[int, int, int]) -> None:
     story, simulator = told(*size)
     last = {seen.place: seen.report for seen in story.seen}
     found = {(place, gpu.uuid) for place, report in last.items() for gpu in report.gpus}
-    lost = set(story.lost)
+    lost = {*story.lost, *story.missing}  # once the clusters run
     truth = {(Place(one.cluster, one.node), one.uuid) for one in simulator.fleet.expected()}
     assert found == truth - lost
+
+
+def test_there_is_one_fault_of_each_kind_and_a_page_for_three() -> None:
+    story, _ = told(3, 20, 8)
+    assert [len(one) for one in (story.lost, story.missing, story.unreadable, story.doubled, story.swapped)] == [1] * 5
+    assert [sight.path.split("/")[1].split("?")[0] for sight in story.sights[:3]] == ["gpus", "clusters", "changes"]
 
 
 class TestInTheStore:
@@ -94,7 +100,11 @@ class TestInTheStore:
         lost = set(story.lost)
         assert {(node.place, uuid) for node in nodes for uuid in node.lost_uuids} == lost
         truth = {(Place(one.cluster, one.node), one.uuid) for one in simulator.fleet.expected()}
-        assert present == truth | lost
+        ((home, uuid, claimant),) = story.doubled  # of which the collector is to find out
+        assert {place for place, other in truth if other == uuid} == {home, claimant}
+        assert present - {one for one in present if one[0] == claimant} == {
+            one for one in truth | lost if one[0] != claimant
+        }
         assert len(lost) == 1
 
     async def test_there_is_one_gpu_of_each_kind_of_trouble(self, path: Path) -> None:

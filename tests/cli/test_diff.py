@@ -21,9 +21,34 @@ def test_it_lists_changes_oldest_first_and_counts_them(history_config: Path):
     assert summary == "1 appeared, 1 moved, 0 vanished, 0 altered, 0 health"
 
 
+def test_a_table_says_where_a_gpu_moved_from(history_config: Path):
+    assert diff("--event", "moved", "--config", history_config).stdout.splitlines()[1].endswith("100     from n1")
+
+
 def test_since_leaves_older_changes_out(history_config: Path):
     (row,) = json.loads(diff("--since", "10m", "--json", "--config", history_config).stdout)
     assert (row["event"], row["previous_node"]) == ("moved", "n1")
+
+
+def test_it_can_be_a_window_of_the_past(history_config: Path) -> None:
+    (row,) = json.loads(diff("--from", "1d ago", "--to", "10m", "-o", "json", "--config", history_config).stdout)
+    assert (row["event"], row["node"]) == ("appeared", "n1")
+    header, line = diff("--from", "2h", "--to", "10m", "-o", "csv", "--config", history_config).stdout.splitlines()
+    assert (header.split(",")[:3], line.split(",")[2]) == (["id", "time", "event"], "appeared")
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("--since", "soon"), "expected a time such as 2026-11-24T12:00:00Z"),
+        (("--to", "2099-01-01"), "expected a time in the past, got '2099-01-01'"),
+        (("--from", "1h", "--to", "2h"), "--to: expected a later time than --from"),
+    ],
+)
+def test_a_bad_time_is_one_line(history_config: Path, args: tuple[str, ...], error: str) -> None:
+    result = diff(*args, "--config", history_config)
+    assert result.exit_code == 2
+    assert error in result.stderr.splitlines()[-1]
 
 
 def test_events_are_chosen_and_counted(history_config: Path) -> None:

@@ -46,6 +46,13 @@ CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD,
     "level": "replace",
     "mark": {"kind": ODD, "note": ODD, "ticket": ODD, "set_by": ODD},
 }
+MATCH = {"id": ODD, "kind": "serial", "state": ODD, "note": ODD, "module": ODD, **ROW, "ticket": ODD}
+
+
+def looked_up(match: Mapping[str, Any]) -> dict[str, Any]:
+    result = {"id": ODD, "found": True, "kind": ODD, "total": 2, "matches": [match], "note": ODD}
+    missed = {"id": ODD, "found": False, "kind": None, "total": 0, "matches": [], "note": ODD}
+    return {"results": [result, missed], "found": 1, "not_found": 1, "searched": {"history": True, "text": ODD}}
 
 
 def run(*args: str, **options: Any) -> Result:
@@ -56,7 +63,7 @@ def run(*args: str, **options: Any) -> Result:
 def url() -> Iterator[str]:
     """A server whose every value is hostile."""
     rows: dict[str, Any] = {"gpus": [ROW], "clusters": [CLUSTER], "changes": [CHANGE], "placements": [CHANGE]}
-    body = json.dumps(rows | {"total": 1, "next": None}).encode()
+    body = json.dumps(rows | looked_up(MATCH) | {"total": 1, "next": None}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         yield f"http://{address}"
 
@@ -91,7 +98,7 @@ def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -
     odd = {"changes": value, "last_known": value, "altered": value, "health_changes": value}
     odd |= {"degraded": value, "level": value, "health": value, "mark": value}
     rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
-    body = json.dumps(rows | {"total": 1, "next": None}).encode()
+    body = json.dumps(rows | looked_up(MATCH | odd) | {"total": 1, "next": None}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         result = run(*command, "--url", f"http://{address}")
     assert result.exit_code == 0, result.stderr

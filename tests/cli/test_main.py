@@ -23,6 +23,7 @@ NAMES = [
     "demo",
     "init",
     "check",
+    "config",
     "grant",
     "run",
     "status",
@@ -50,7 +51,7 @@ NAMES = [
     [
         (("health", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
         (("ls", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
-        (("where", " "), "Invalid value for 'TERM': must not be empty"),
+        (("where", " "), "expected at least one ID, or --file with some"),
         (("history", ""), "Invalid value for 'NODE': must not be empty"),
     ],
 )

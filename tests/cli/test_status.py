@@ -1,15 +1,18 @@
 """`gpuid status`."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
 from collector.inventory import Inventory
+from collector.model import Reading
 from tests.support.http import served
 from tests.support.terminal import Terminal
 
@@ -20,18 +23,23 @@ def status(*args: str) -> Result:
     return CliRunner().invoke(gpuid, ["status", *args])
 
 
-def test_problems_are_listed_the_severe_ones_first_and_exit_1(serving: Serving) -> None:
+def test_problems_are_listed_the_worst_first_and_exit_1(serving: Serving) -> None:
     with serving(down=["prod-b"]) as url:
         result = status("--url", url)
     assert (result.exit_code, result.stderr) == (1, "")
-    assert result.stdout == (
-        "severe  prod-a is missing 13 GPUs on 2 nodes\n"
-        "severe  prod-b is unreachable, since 2025-11-24T16:00:00.000Z\n"
-        "        refused\n"
-        "severe  prod-b is missing 6 GPUs on 1 node\n"
-        "\n"
-        "3 problems, 3 of them severe.\n"
-    )
+    first, *rest = result.stdout.splitlines()
+    assert re.fullmatch(r"critical  prod-b is unreachable, since \d+d ago", first)
+    assert rest == [
+        "          refused",
+        "          → Check the network and the API server; `gpuid check --cluster prod-b`",
+        "          tries to connect. What was last known is shown.",
+        "warning   19 GPUs missing on 3 nodes across 2 clusters",
+        "          2 of 8 GPUs found (2 nodes); 1 of 8 GPUs found (1 node)",
+        "          → Look for Xid 79 in the node's kernel log, restart the node, and",
+        "          check the seat that is named.",
+        "",
+        "2 problems: 1 critical, 1 warning.",
+    ]
 
 
 def test_json_is_the_rows_of_the_api(serving: Serving) -> None:
@@ -39,17 +47,49 @@ def test_json_is_the_rows_of_the_api(serving: Serving) -> None:
         result = status("--url", url, "--json")
         assert status("--url", url, "-o", "json").stdout == result.stdout
     assert result.exit_code == 1
-    rows = json.loads(result.stdout)
-    assert [(row["name"], row["nodes"], row["severe"]) for row in rows] == [
-        ("prod-a", "missing", True),
-        ("prod-b", "missing", True),
-    ]
+    (row,) = json.loads(result.stdout)
+    assert (row["kind"], row["severity"], row["clusters"]) == ("gpu_missing", "warning", ["prod-a", "prod-b"])
+
+
+def test_wide_and_csv_have_the_columns_of_the_api(serving: Serving) -> None:
+    with serving() as url:
+        wide, csv = (status("--url", url, "-o", form) for form in ("wide", "csv"))
+    assert (wide.exit_code, csv.exit_code) == (1, 1)
+    assert {"SEVERITY", "TITLE", "REASON", "REMEDY"} <= set(wide.stdout.split("\n")[0].split())
+    assert csv.stdout.split("\n")[0].startswith("id,severity,kind,title,")
 
 
 def test_a_cluster_chooses_its_own(serving: Serving) -> None:
     with serving() as url:
         rows = json.loads(status("--url", url, "--json", "--cluster", "prod-b").stdout)
-    assert [row["name"] for row in rows] == ["prod-b"]
+    assert [row["clusters"] for row in rows] == [["prod-b"]]
+
+
+def test_a_missing_gpu_is_named(serving: Serving, inventory: Inventory) -> None:
+    for node in inventory.nodes("prod-a").values():
+        capacity = msgspec.structs.replace(node.node, capacity=len(node.gpus))
+        inventory.set_node("prod-a", capacity)
+    inventory.remove_cluster("prod-b", 1764000001.0)
+    place, state = next((node.place, node) for node in inventory.nodes("prod-a").values() if len(node.gpus) > 1)
+    gone, *left = state.gpus
+    assert state.fingerprint is not None
+    reading = Reading(
+        cluster=place.cluster,
+        node=state.node,
+        source="p",
+        fingerprint=state.fingerprint,
+        time=1764000900.0,
+        driver_version=None,
+        cuda_version=None,
+        gpus=tuple(left),
+    )
+    inventory.apply(reading)
+    with serving() as url:
+        lines = status("--url", url, "--cluster", "prod-a").stdout
+    told = " ".join(lines.split())
+    assert f"1 GPU missing on {place.node} (prod-a), since" in told
+    assert f"serial {gone.serial}, {gone.uuid}" in told
+    assert "last seen 2025-11-24T16:00:00.000Z" in told
 
 
 @pytest.mark.parametrize(("args", "printed"), [((), "No problems.\n"), (("--json",), "[]\n")])
@@ -86,7 +126,14 @@ def test_no_collector_is_exit_2() -> None:
 
 
 ODD = "a\x1b[31m\u202e\rz"
-HOSTILE: Mapping[str, Any] = {"severe": [7], "subject": ODD, "text": {ODD: ODD}, "detail": [ODD], "since": 7}
+HOSTILE: Mapping[str, Any] = {
+    "severity": [ODD],
+    "title": {ODD: ODD},
+    "reason": [ODD],
+    "since": 7,
+    "remedy": 8,
+    "gpus": [7, {"serial": ODD, "module": [ODD]}],
+}
 
 
 def test_an_answer_may_be_anything() -> None:
@@ -99,10 +146,9 @@ def test_an_answer_may_be_anything() -> None:
 
 
 LONG = {
-    "severe": False,
-    "subject": "prod",
-    "text": "has 7 GPUs that do not answer",
-    "detail": ", ".join(f"165392200{n}234 in gpu-node-{n}" for n in range(7)),
+    "severity": "warning",
+    "title": "7 GPUs on 7 nodes of prod do not answer",
+    "reason": ", ".join(f"165392200{n}234 in gpu-node-{n}" for n in range(7)),
 }
 
 
@@ -115,11 +161,11 @@ def test_lines_are_at_most_80_columns_wide() -> None:
             narrow = terminal.text.splitlines()
     assert max(map(len, lines)) <= 80
     assert max(map(len, narrow)) <= 60
-    assert lines[0] == "minor   prod has 7 GPUs that do not answer"
-    assert " ".join(line.strip() for line in narrow[1:-2]) == LONG["detail"]
+    assert lines[0] == "warning   7 GPUs on 7 nodes of prod do not answer"
+    assert " ".join(line.strip() for line in narrow[1:-2]) == LONG["reason"]
 
 
-def test_a_terminal_shows_severe_problems_in_red(serving: Serving) -> None:
-    with serving() as url, Terminal("status", "--url", url) as terminal:
+def test_a_terminal_shows_critical_problems_in_red(serving: Serving) -> None:
+    with serving(down=["prod-b"]) as url, Terminal("status", "--url", url) as terminal:
         assert terminal.end() == 1
-        assert terminal.text.startswith("\x1b[31msevere  \x1b[0mprod-a is missing")
+        assert terminal.text.startswith("\x1b[31mcritical  \x1b[0mprod-b is unreachable")

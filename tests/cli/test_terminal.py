@@ -1,11 +1,13 @@
 """What a person at a terminal sees move: the first inventory's progress, and `gpuid top`."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from collector.cli import gpuid
 from collector.config import load
 from collector.simulator import Simulator
+from tests.support.http import served
 from tests.support.processes import free_ports
 from tests.support.terminal import Terminal
 
@@ -43,13 +46,25 @@ def test_the_first_inventory_has_a_bar_below_whole_log_lines(tmp_path: Path, mov
         assert terminal.end() == 0
 
 
+def test_a_watched_list_is_redrawn_until_it_is_interrupted(
+    serving: Callable[..., AbstractContextManager[str]], alter: Callable[..., None]
+):
+    with serving() as url, Terminal("ls", "--url", url, "--watch=100ms", env=PLAIN, columns=60) as watched:
+        watched.until("prod-b")
+        assert "NVIDIA B300" not in watched.text
+        alter("prod-b", lambda gpu: msgspec.structs.replace(gpu, model="NVIDIA B300"))
+        watched.until("NVIDIA B300")
+        watched.process.send_signal(signal.SIGINT)
+        assert watched.end() == 0
+
+
 def test_top_shows_clusters_and_the_latest_changes(tmp_path: Path, move: Callable[[], str]):
     config = tmp_path / "gpuid.toml"
     with Terminal("run", "-c", config, env=PLAIN) as collector:
         collector.until("serving on ")
         collector.until("3/3 ")
         with Terminal("top", "-c", config, "--interval", "100ms", env=PLAIN) as top:
-            top.until("1 of 1 clusters up, 3 of 3 nodes read, 12 GPUs")
+            top.until("1 of 1 cluster up, 3 of 3 nodes read, 12 GPUs")
             assert "moved" not in top.text
             uuid = next(word for word in move().split() if word.startswith("GPU-"))
             text = top.until("moved")
@@ -89,18 +104,30 @@ def test_top_says_what_was_altered(serving: Callable[..., AbstractContextManager
         assert top.end() == 0
 
 
+def test_top_scrolls_and_quits_with_q():
+    row = {"up": True, "nodes": 1, "nodes_read": 1, "gpus": 8}
+    body = json.dumps({"total": 99, "clusters": [row | {"cluster": f"zone-{number}"} for number in range(99)]}).encode()
+    with (
+        served(lambda _headers, _body: (200, body), "application/json") as address,
+        Terminal("top", "--url", f"http://{address}", env=PLAIN, columns=80, keys=True) as top,
+    ):
+        top.until("of 99 clusters")
+        assert "zone-98" not in top.text
+        top.press("\x1b[F")
+        top.until("zone-98")
+        top.press("q")
+        assert top.end() == 0
+
+
 def test_top_without_a_terminal_prints_clusters_once(serving: Callable[..., AbstractContextManager[str]]):
     with serving(down=["prod-b"]) as url:
         result = CliRunner().invoke(gpuid, ["top", "--url", url])
     assert (result.exit_code, result.stderr) == (0, "")
     heading, *rows = result.stdout.splitlines()
-    assert heading == (
-        "CLUSTER  STATE        NODES  NODES_READ  NODES_FAILING  GPUS  DEGRADED  CONFLICTS  CLAIMS  SYNCED"
-        "                    MESSAGE"
-    )
+    assert heading == "CLUSTER  STATE        NODES  UNREAD  GPUS  MISSING  LOST  DEGRADED"
     assert [row.split() for row in rows] == [
-        ["prod-a", "up", "2", "2", "0", "3", "-", "0", "0", "2025-11-24T16:00:00.000Z", "-"],
-        ["prod-b", "unreachable", "1", "1", "0", "2", "-", "0", "0", "-", "refused"],
+        ["prod-b", "unreachable", "1", "0", "2", "6", "0", "-"],
+        ["prod-a", "up", "2", "0", "3", "13", "0", "-"],
     ]
 
 

@@ -1,5 +1,6 @@
 """`gpuid where`."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,15 +17,67 @@ def where(*args: str | Path) -> Result:
     return CliRunner().invoke(gpuid, ["where", *map(str, args)])
 
 
-@pytest.mark.parametrize("term", ["100", "gpu-A1", "C1"])
+@pytest.mark.parametrize("term", ["100", "gpu-A1", "S/N:100"])
 def test_the_present_place_comes_before_the_past_ones(history_config: Path, term: str):
     result = where(term, "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
-        ["CLUSTER", "NODE"],
-        ["prod", "n2"],
-        ["prod", "n1"],
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
+        ["STATE", "CLUSTER", "NODE"],
+        ["found", "prod", "n2"],
+        ["past", "prod", "n1"],
     ]
+
+
+def test_every_id_of_a_file_has_a_row_in_its_order(history_config: Path, tmp_path: Path):
+    (tmp_path / "ids.csv").write_text("\ufeffSerial\n999\n100\nC1\n", encoding="utf-8")
+    options = ("--config", history_config, "-o", "csv")
+    result = where("-f", tmp_path / "ids.csv", *options)
+    assert result.exit_code == 0
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert [(row["id"], row["kind"], row["state"], row["node"]) for row in rows] == [
+        ("999", "", "not_found", ""),
+        ("100", "serial", "found", "n2"),
+        ("C1", "chassis", "found", "n2"),
+    ]
+    assert result.stderr.startswith("999: not found. Not among the 1 GPU on 2 nodes across 1 cluster")
+    piped = CliRunner().invoke(gpuid, ["where", "-f", "-", *map(str, options)], input="Serial\n999\n100\nC1\n")
+    assert (piped.stdout, piped.exit_code) == (result.stdout, 0)
+
+
+def test_several_that_are_not_found_are_told_together(history_config: Path):
+    result = where("999", "998", "--config", history_config)
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines()[1:]] == [["999", "not_found"], ["998", "not_found"]]
+    assert result.stderr.startswith("2 of 2 ids not found. Not among the 1 GPU on 2 nodes")
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "expected at least one ID, or --file with some"),
+        ([" , "], "expected at least one ID, or --file with some"),
+        (["1" * 501], "expected at most 500 characters, got 501"),
+        (["1 " * 10_001], "expected at most 10,000 ids at once"),
+        (["-f", "/nowhere"], "'/nowhere': No such file or directory"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(history_config: Path, args: list[str], text: str):
+    result = where(*args, "--config", history_config)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert text in result.stderr
+
+
+def test_a_running_collector_answers_the_same(serving: Any):
+    with serving() as url:
+        result = where("100", "102 103", "9999", "-o", "json", "--url", url)
+    rows = json.loads(result.stdout)
+    assert [(row["id"], row["state"], row["node"]) for row in rows] == [
+        ("100", "found", "n1"),
+        ("102", "found", "n2"),
+        ("103", "found", "n2"),
+        ("9999", "not_found", None),
+    ]
+    assert "keeps no history" in result.stderr
 
 
 def test_json_is_the_rows_of_the_api(history_config: Path):
@@ -33,9 +86,20 @@ def test_json_is_the_rows_of_the_api(history_config: Path):
     assert (before["node"], before["until"]) == ("n1", now["since"])
 
 
+def began(config: Path) -> str:
+    """Return when the history of the rows began, as a sentence has it."""
+    rows = json.loads(where("100", "-o", "json", "--config", config).stdout)
+    return str(rows[-1]["since"]).replace(".000Z", "Z")
+
+
 def test_nothing_found_is_exit_1_and_a_note(history_config: Path):
     result = where("999", "--config", history_config)
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No GPUs found.\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster that are known now, nor in the history, which"
+        f" goes back to {began(history_config)}. Parts are looked for from 4 characters on.\n",
+    )
 
 
 def test_an_absent_store_is_one_line_and_exit_2(tmp_path: Path):
@@ -103,9 +167,32 @@ OTHER = {"uuid": "GPU-b1", "serial": None, "cluster": "prod", "node": "n2", "unt
 @pytest.fixture
 def worn() -> Iterator[str]:
     """A collector that knows a GPU that wore out while it was on its second node, and one that left."""
-    body = json.dumps({"placements": [THERE, BEFORE, OTHER], "next": None}).encode()
-    with served(lambda _headers, _body: (200, body), "application/json") as address:
+    found: list[dict[str, Any]] = [
+        {"id": "100", "kind": "serial", "state": "found", "module": None}
+        | {name: THERE.get(name) for name in ("uuid", "serial", "model", "cluster", "node", "since", "until")},
+        {"id": "100", "kind": "serial", "state": "gone", "uuid": "GPU-b1", "cluster": "prod", "node": "n2"}
+        | {"until": OTHER["until"]},
+    ]
+    with served(looked_up(found, {"GPU-a1": [THERE, BEFORE], "GPU-b1": [OTHER]}), "application/json") as address:
         yield f"http://{address}"
+
+
+def looked_up(found: list[dict[str, Any]], lives: Mapping[str, Any]) -> Any:
+    """Return what answers a look-up, and then with each life for its history; without a body, with all of them."""
+    searched = {"clusters": 1, "nodes": 1, "gpus": 1, "clusters_down": [], "nodes_unread": 0, "history": True}
+    searched |= {"history_since": None, "history_error": None, "text": ""}
+    result = {"id": "100", "found": True, "kind": "serial", "total": len(found), "matches": found, "note": ""}
+    answer = {"results": [result], "found": 1, "not_found": 0, "searched": searched}
+    rest: list[Any] = []
+
+    def respond(_headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        if body:
+            rest.extend(lives.values())
+            return 200, json.dumps(answer).encode()
+        placements = rest.pop(0) if rest else [row for life in lives.values() for row in life]
+        return 200, json.dumps({"placements": placements, "next": None}).encode()
+
+    return respond
 
 
 @pytest.mark.parametrize("command", ["where", "history"])
@@ -124,10 +211,11 @@ def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command:
 
 @pytest.mark.parametrize("command", ["where", "history"])
 def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
-    assert CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()[-3:] == [
+    assert CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()[-5:] == [
         "",
-        "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma by ann since"
-        " 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot potato)",
+        "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma",
+        "by ann since 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot",
+        "potato)",
         "GPU-b1 needed a reset or drain (lost) when it was read last",
     ]
 
@@ -135,7 +223,9 @@ def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
 @pytest.mark.parametrize("command", ["where", "history"])
 def test_an_older_collector_without_conditions_is_shown(command: str) -> None:
     old = {name: value for name, value in BEFORE.items() if name not in ("health_changes", "degraded", "level", "mark")}
-    body = json.dumps({"placements": [old], "next": None}).encode()
-    with served(lambda _headers, _body: (200, body), "application/json") as address:
+    found: dict[str, Any] = {"id": "100", "kind": "serial", "state": "gone", "uuid": "GPU-a1", "cluster": "prod"}
+    found["node"] = "n1"
+    found["until"] = BEFORE["until"]
+    with served(looked_up([found], {"GPU-a1": [old]}), "application/json") as address:
         result = CliRunner().invoke(gpuid, [command, "100", "--url", f"http://{address}"])
     assert (result.exit_code, result.stderr, len(result.stdout.splitlines())) == (0, "", 2)

@@ -64,7 +64,7 @@ class Observer:
     def on_exported(self, sink, records) -> None:
         self.exported[sink].update(records)
 
-    def on_export_failure(self, sink, records, reason) -> None:
+    def on_export_failure(self, sink, records, reason, message="") -> None:
         self.failed.append((sink, dict(records), reason))
 
     def on_backlog(self, sink, backlog) -> None:

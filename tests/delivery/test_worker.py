@@ -148,7 +148,7 @@ class World:
         assert sink == "lake"
         self.exported += sum(records.values())
 
-    def on_export_failure(self, sink: str, records: Any, reason: str) -> None:
+    def on_export_failure(self, sink: str, records: Any, reason: str, message: str = "") -> None:
         self.failures.append(reason)
 
     def on_backlog(self, sink: str, backlog: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Self
 class Terminal:
     """`python -m collector ARGS` with standard output and error on one terminal; killed at the end of the block."""
 
-    def __init__(self, *args: object, env: Mapping[str, str] = {}, columns: int = 200) -> None:
+    def __init__(self, *args: object, env: Mapping[str, str] = {}, columns: int = 200, keys: bool = False) -> None:
         self.text = ""
         self._read_end, write_end = pty.openpty()
         fcntl.ioctl(write_end, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -25,7 +25,7 @@ class Terminal:
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "collector", *map(str, args)],
-            stdin=subprocess.DEVNULL,
+            stdin=write_end if keys else subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,
             env=own | {"TERM": "xterm-256color"} | dict(env),
@@ -39,6 +39,10 @@ class Terminal:
         self.process.kill()
         self.process.wait()
         os.close(self._read_end)
+
+    def press(self, keys: str) -> None:
+        """Send keys to a command that reads them."""
+        os.write(self._read_end, keys.encode())
 
     def until(self, text: str, seconds: float = 60) -> str:
         """Read on until this text has been written, and return what came up to here."""

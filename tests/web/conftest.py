@@ -13,6 +13,7 @@ import pytest
 from collector.app.marks import MarkFollower
 from collector.config import PRESETS, Listen, PodSource, ServerSettings
 from collector.exposition import Exposition, Metrics
+from collector.health import Health
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import (
@@ -302,3 +303,29 @@ async def keeping(site: Site, folder: Path) -> AsyncIterator[Store]:
         site.keep(store)
         yield store
         tasks.cancel_scope.cancel()
+
+
+READ_AT = 1764000000.0  # 2025-11-24T16:00:00Z
+WELL, WORN = Health(row_remap_pending=False), Health(row_remap_pending=True)
+
+
+def past_gpu(number: int, health: Health = WELL) -> Gpu:
+    return Gpu(uuid=f"GPU-c{number}", serial=f"70{number}", model="NVIDIA H200", module=str(number), health=health)
+
+
+@pytest.fixture
+async def past_client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A fleet with a cluster that is no longer configured, and one of whose GPUs moved after it became degraded."""
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: READ_AT) as store,
+        anyio.create_task_group() as run,
+    ):
+        run.start_soon(store.run)
+        site.keep(store)
+        site.read("old", "n7", past_gpu(1), past_gpu(2), time=READ_AT + 60)
+        site.read("old", "n7", past_gpu(1, WORN), past_gpu(2), time=READ_AT + 180)
+        site.read("prod-a", "n10", past_gpu(1, WORN), time=READ_AT + 240)
+        site.publish(site.inventory.remove_cluster("old", READ_AT + 300))
+        async with serving(site) as client:
+            yield client
+        run.cancel_scope.cancel()

@@ -212,6 +212,8 @@ class TestClustersAndNodes:
                 "sources": [SOURCE],
                 "resource_slices": None,
                 "gpus": 3,
+                "capacity": 16,
+                "gpus_missing": 13,
                 "gpus_lost": 0,
                 "lost_gpus": [],
                 "gpus_degraded": {},
@@ -239,6 +241,8 @@ class TestClustersAndNodes:
                 "sources": [SOURCE],
                 "resource_slices": None,
                 "gpus": 2,
+                "capacity": 8,
+                "gpus_missing": 6,
                 "gpus_lost": 0,
                 "lost_gpus": [],
                 "gpus_degraded": {},
@@ -267,7 +271,9 @@ class TestClustersAndNodes:
                 "lost": 0,
                 "capacity": 8,
                 "allocatable": None,
+                "missing": 6,
                 "lost_gpus": [],
+                "missing_gpus": [],
                 "gpus_degraded": {},
                 "source": "gpu-operator/p",
                 "read_at": "2025-11-24T16:00:00.000Z",
@@ -279,6 +285,8 @@ class TestClustersAndNodes:
                 "failing_reason": None,
                 "failing_since": None,
                 "failing_message": None,
+                "tries": None,
+                "next_try_at": None,
             }
         ]
 
@@ -351,33 +359,52 @@ class TestProblems:
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
         answer = (await client.get("/api/v1/problems")).json()
         assert [answer[name] for name in ("total", "next")] == [len(answer["problems"]), None]
-        told = [(row["severe"], f"{row['subject']} {row['text']}") for row in answer["problems"]]
-        assert told == [
-            (True, "prod-a has 1 node that cannot be read"),
-            (True, "prod-a is missing 13 GPUs on 2 nodes"),
-            (True, "prod-b is unreachable"),
-            (True, "prod-b is missing 6 GPUs on 1 node"),
-            (False, "The configuration file has been waiting for a restart"),
+        assert [(row["severity"], row["title"]) for row in answer["problems"]] == [
+            ("critical", "prod-b is unreachable"),
+            ("warning", "19 GPUs missing on 3 nodes across 2 clusters"),
+            ("warning", "n1 (prod-a) is unreadable: nvidia-smi timed out"),
+            ("info", "Changes of the configuration wait for a restart"),
         ]
-        assert answer["problems"][0] == {
-            "severe": True,
-            "kind": "cluster",
-            "name": "prod-a",
-            "nodes": "failing",
-            "subject": "prod-a",
-            "text": "has 1 node that cannot be read",
-            "detail": "the command or the log timed out (possibly a hung GPU) (1 node)",
+        assert answer["problems"][2] == {
+            "id": "node_failing:timeout",
+            "severity": "warning",
+            "kind": "node_failing",
+            "title": "n1 (prod-a) is unreadable: nvidia-smi timed out",
+            "count": 1,
+            "gpus_affected": 8,
+            "consequences": 0,
             "since": "2025-11-24T16:09:00.000Z",
+            "reason": "the command or the log timed out (possibly a hung GPU); 1 attempt",
+            "remedy": "Run nvidia-smi in the pod that is read; `gpuid check --cluster prod-a` does. "
+            "The last reading is shown.",
+            "url": "/clusters/prod-a/nodes/n1",
+            "clusters": ["prod-a"],
+            "nodes": [
+                {
+                    "cluster": "prod-a",
+                    "node": "n1",
+                    "since": "2025-11-24T16:09:00.000Z",
+                    "reason": "the command or the log timed out (possibly a hung GPU)",
+                    "tries": 1,
+                    "next_try_at": None,
+                }
+            ],
+            "nodes_total": 1,
+            "gpus": [],
+            "gpus_total": 0,
         }
-        page = (await client.get("/", headers={"Accept": "text/html"})).text
-        assert all(row["text"] in page for row in answer["problems"])
+        for path in ("/", "/problems"):
+            page = (await client.get(path, headers={"Accept": "text/html"})).text
+            assert all(row["title"] in page for row in answer["problems"])
 
     async def test_a_cluster_chooses_its_own(self, site: Site, client: httpx.AsyncClient) -> None:
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
         answer = (await client.get("/api/v1/problems?cluster=prod-b&limit=1")).json()
+        assert [row["title"] for row in answer["problems"]] == ["prod-b is unreachable"]
         path = f"/api/v1/problems?cluster=prod-b&limit=1&after={answer['next']}"
         answer = (await client.get(path)).json()
-        assert [answer["total"], [row["text"] for row in answer["problems"]]] == [2, ["is missing 6 GPUs on 1 node"]]
+        titles = [row["title"] for row in answer["problems"]]
+        assert (answer["total"], titles) == (2, ["6 GPUs missing on n3 (prod-b)"])
 
     async def test_an_unknown_cluster_is_refused(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/problems?cluster=prod")
@@ -390,7 +417,7 @@ class TestBadQuestions:
         [
             (
                 "clusters?node=x",
-                'unknown parameter "node"; expected one of after, cluster, fields, format, limit, q, sort',
+                'unknown parameter "node"; expected one of after, at, cluster, fields, format, limit, q, sort',
             ),
             ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),

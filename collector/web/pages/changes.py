@@ -72,6 +72,6 @@ def _by_day(groups: Sequence[ChangeGroup]) -> Iterator[tuple[float, list[ChangeG
 def _csv_address(chosen: Mapping[str, str]) -> str:
     """Return the address of the same changes, one row for each GPU, as CSV."""
     names = {"replaced": "", "first seen": "appeared"}
-    query = {"event": names.get(chosen.get("event", ""), chosen.get("event")), "text": chosen.get("text")}
+    query = {"event": names.get(chosen.get("event", ""), chosen.get("event")), "q": chosen.get("text")}
     rest = {name: chosen.get(name) for name in ("cluster", "node", "since", "until")}
     return address("/api/v1/changes", {**query, **rest, "order": "desc", "format": "csv"})

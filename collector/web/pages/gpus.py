@@ -12,11 +12,15 @@ from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
 from collector.views.collector_view import CollectorView
 from collector.views.condition import Verdict, condition_after, judge, retrace
 from collector.views.conflicts import claim_of, conflict_of, same_board
+from collector.views.gpu_state import gpu_states
 from collector.views.humanize import utc
 from collector.views.life import Memory, part_of, recall, tell
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
+from collector.views.losing_seats import dropouts
+from collector.views.missing import missing_from
 from collector.views.placements import PlacementPeriod, known_gpu, placement_periods
+from collector.views.repair import Board, boards
 from collector.views.terms import parse_term
 from collector.web.keys import COLLECTOR
 from collector.web.pages.links import search_url
@@ -50,6 +54,7 @@ async def gpu(request: web.Request) -> web.Response:
     told = placement_periods(collector, known.uuid, present, shown.placements)
     life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past, whole=shown.whole)
     verdict = judge(condition, past)
+    board, beside = _boards(collector, known, present, condition)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     return await page(
         request,
@@ -73,6 +78,9 @@ async def gpu(request: web.Request) -> web.Response:
         periods=periods,
         life=part.happenings,
         older=part.older,
+        dropouts=dropouts(periods),
+        boards=[board],
+        others_on_node=beside,
         before=before,
         drawing=draw(periods, now, past.stages),
     )
@@ -86,6 +94,20 @@ def _first_to_tell(one: Placement) -> tuple[bool, bool, bool]:
 def _otherwise(present: Sequence[Placement]) -> list[tuple[Placement, Verdict]]:
     """Return where else a GPU is reported to be, in another condition than in the first place."""
     return [(one, judge(one.condition)) for one in present[1:] if one.degradations != present[0].degradations]
+
+
+def _boards(
+    collector: CollectorView, gpu: Gpu, present: Sequence[Placement], condition: Condition
+) -> tuple[Board, list[Board]]:
+    """Return the board of a GPU, and the others of the node that it is in."""
+    entry = collector.inventory.node(present[0].place) if present else None
+    if entry is not None:
+        found = boards(entry.gpus, gpu_states(collector, entry), missing_from(collector.inventory, entry))
+        own = next(board for board in found if any(one.uuid == gpu.uuid for one in board.gpus))
+        return own, [board for board in found if board is not own]
+    verdict = judge(condition)
+    worn = (f"{verdict.words}: {', '.join(one.words for one in verdict.reasons)}",) if verdict.level else ()
+    return Board([gpu], ("not in any node", *worn), condition.read or None), []
 
 
 def _before(request: web.Request) -> float | None:

@@ -1,20 +1,22 @@
 """The addresses that the page links to, below the path prefix that a proxy may add."""
 
-from collections.abc import Mapping
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
-from collector.marks import MarkKind
 from collector.model import Place
 from collector.text import one_line
-from collector.views.problems import NodeCondition, Problem
+from collector.views.paths import address, anchor, cluster_url, gpu_url, node_url
+from collector.views.problems.problem import Problem
 
 __all__ = [
     "address",
+    "chassis_url",
     "cluster_url",
     "gpu_history_path",
     "gpu_url",
+    "gpus_url",
     "node_history_path",
     "node_url",
+    "problem_anchor",
     "problem_url",
     "search_url",
     "ticket_name",
@@ -24,19 +26,14 @@ __all__ = [
 MAX_TICKET_NAME_LENGTH = 40  # characters
 
 
-def cluster_url(cluster: str) -> str:
-    """Return the address of a cluster's page."""
-    return f"/clusters/{quote(cluster, safe='')}"
+def gpus_url(**filters: str) -> str:
+    """Return the address of the list of GPUs that the filters admit."""
+    return address("/gpus", filters)
 
 
-def node_url(place: Place) -> str:
-    """Return the address of a node's page."""
-    return f"{cluster_url(place.cluster)}/nodes/{quote(place.node, safe='')}"
-
-
-def gpu_url(uuid: str) -> str:
-    """Return the address of a GPU's page."""
-    return f"/gpus/{quote(uuid, safe='')}"
+def chassis_url(chassis: str) -> str:
+    """Return the address of a chassis's page."""
+    return f"/chassis/{quote(chassis, safe='')}"
 
 
 def gpu_history_path(uuid: str) -> str:
@@ -51,13 +48,12 @@ def node_history_path(place: Place) -> str:
 
 def problem_url(problem: Problem) -> str:
     """Return the address of the page that shows more of a problem; empty if there is none."""
-    if problem.nodes is NodeCondition.DEGRADED:
-        return address("/health", {"cluster": problem.name})
-    if problem.nodes is NodeCondition.MARKED_RMA:
-        return address("/health", {"cluster": problem.name, "mark": MarkKind.RMA})
-    if problem.kind == "cluster":
-        return address(cluster_url(problem.name), {"show": problem.nodes})
-    return "/changes" if problem.kind == "store" else ""
+    return problem.url
+
+
+def problem_anchor(problem: Problem) -> str:
+    """Return the fragment that leads to a problem on the page of all problems."""
+    return anchor(problem.id)
 
 
 def search_url(term: str) -> str:
@@ -79,9 +75,3 @@ def ticket_name(ticket: str) -> str:
     """Return in short what a ticket's address names: the last part of its path, or the host."""
     url = urlsplit(ticket_url(ticket))
     return one_line(url.path.rstrip("/").rpartition("/")[2] or url.netloc or ticket, MAX_TICKET_NAME_LENGTH)
-
-
-def address(path: str, query: Mapping[str, object]) -> str:
-    """Return a path with a query; what is empty or None is left out."""
-    given = {key: value for key, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(given)}" if given else path

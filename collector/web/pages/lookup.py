@@ -1,18 +1,16 @@
 """The look-up page: many ids pasted at once, as a table or a CSV file; also what a scanner of labels leads to."""
 
-import csv
-import io
 from collections.abc import Iterable
 from urllib.parse import parse_qs
 
 import anyio.to_thread
-import msgspec
 from aiohttp import web
 
-from collector.text import csv_text
+from collector.views.columns import columns, row_object
 from collector.views.cooperative import yielding
+from collector.views.csv_files import csv_header, csv_lines
 from collector.views.lookup import lookup as look_up
-from collector.views.lookup_rows import LOOKUP_COLUMNS, LookupRow, describe_searched, lookup_rows
+from collector.views.lookup_rows import LookupRow, describe_searched, lookup_rows
 from collector.views.matches import Lookup
 from collector.views.terms import MAX_TERMS, Term, parse_term, parse_terms
 from collector.web.bodies import read_body
@@ -86,21 +84,12 @@ async def terms_of(request: web.Request, text: str) -> list[Term]:
 
 async def csv_answer(rows: Iterable[LookupRow], name: str) -> web.Response:
     """Return rows as a CSV file."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(LOOKUP_COLUMNS)
-    async for row in yielding(rows):
-        writer.writerow([_cell(value) for value in msgspec.structs.astuple(row)])
-    response = web.Response(text=file.getvalue(), content_type="text/csv", charset="utf-8")
+    parts = [csv_header(columns(LookupRow))]
+    parts += [csv_lines([row_object(row)], columns(LookupRow)) async for row in yielding(rows)]
+    response = web.Response(text="".join(parts), content_type="text/csv", charset="utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response.enable_compression()
     return response
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else csv_text(str(value))
 
 
 async def _form(request: web.Request) -> dict[str, str]:

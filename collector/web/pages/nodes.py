@@ -4,22 +4,26 @@ import functools
 
 from aiohttp import web
 
-from collector.marks import Mark
-from collector.model import NodeState, Place
+from collector.health import Level
+from collector.model import Place
 from collector.store import History, PastPlacement
 from collector.views.cluster_summary import is_overdue, missing_gpus
-from collector.views.collector_view import CollectorView
 from collector.views.conflicts import claim_of, other_placements
-from collector.views.degraded import degraded_in, worst_in
+from collector.views.degraded import worst_in
+from collector.views.gpu_state import gpu_states
 from collector.views.history_query import HistoryAnswer, query_history
+from collector.views.latest_changes import latest_changes
+from collector.views.losing_seats import losing_seats
 from collector.views.missing import missing_from
 from collector.views.placements import former_gpus
+from collector.views.repair import boards
 from collector.views.trays import position, seats_by_tray
 from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import page
 
 __all__ = ["node"]
 
+MAX_LATEST = 5  # changes
 MAX_FORMER_GPUS = 100  # that are shown, the last to leave
 
 
@@ -34,22 +38,26 @@ async def node(request: web.Request) -> web.Response:
     if entry is None and not former:
         raise _unknown(place, history)
     gpus = sorted(zip(entry.gpus, entry.since, strict=True), key=lambda row: position(row[0])) if entry else []
+    states = gpu_states(collector, entry) if entry else {}
+    gone = missing_from(inventory, entry) if entry else []
     contested, claimed = inventory.contested(place.cluster), inventory.claimed(place.cluster)
     return await page(
         request,
         "node.html",
+        latest=await latest_changes(collector, cluster=place.cluster, node=place.node, limit=MAX_LATEST),
         place=place,
         entry=entry,
         status=collector.statuses.get(place.cluster),
         missing=missing_gpus(entry) if entry else 0,
-        degraded={one.placement.gpu.uuid: one for one in degraded_in(entry)} if entry else {},
+        states=states,
+        by_level={level: {uuid for uuid, state in states.items() if state.level is level} for level in Level},
         worst=worst_in(entry) if entry else None,
-        marks=_marks(collector, entry) if entry else {},
         lost={one.gpu.uuid: one for one in entry.placements() if one.lost} if entry else {},
         overdue=is_overdue(collector, entry) if entry else False,
         refresh=collector.refresh(place.cluster),
-        trays=seats_by_tray(entry, missing_from(inventory, entry)) if entry else [],
-        named_missing=missing_from(inventory, entry) if entry else [],
+        trays=seats_by_tray(entry, gone) if entry else [],
+        gone=gone,
+        boards=boards(entry.gpus if entry else [], states, gone),
         gpus=gpus,
         contested={
             gpu.uuid: other_placements(inventory, gpu, place)
@@ -59,13 +67,9 @@ async def node(request: web.Request) -> web.Response:
         claimed={gpu.uuid: claim_of(inventory.find(uuid=gpu.uuid)) for gpu, _ in gpus if gpu.uuid in claimed},
         history=history,
         former=former,
+        losing=losing_seats(former),
         cut=len(former) == MAX_FORMER_GPUS,
     )
-
-
-def _marks(collector: CollectorView, entry: NodeState) -> dict[str, Mark]:
-    marks = ((gpu.uuid, collector.marks.of(gpu.uuid, gpu.serial, collector.now())) for gpu in entry.gpus)
-    return {uuid: mark for uuid, mark in marks if mark is not None}
 
 
 def _unknown(place: Place, history: HistoryAnswer[PastPlacement]) -> web.HTTPException:

@@ -22,6 +22,17 @@ class Window:
         self.first = min(total, self.offset + 1)
         self.last = min(total, self.offset + PAGE_ROWS)
 
+    @property
+    def numbers(self) -> list[int]:
+        """The parts that are linked to: the first, the last and those around this one; 0 stands for those between."""
+        near = {1, self.pages, *range(max(1, self.number - 2), min(self.pages, self.number + 2) + 1)}
+        shown: list[int] = []
+        for number in sorted(near):
+            if shown and number - shown[-1] > 1:
+                shown.append(0 if number - shown[-1] > 2 else number - 1)
+            shown.append(number)
+        return shown
+
     def at(self, number: int) -> str:
         """Return the address of another part of the same list."""
         return self.with_query(page=None if number == 1 else number)

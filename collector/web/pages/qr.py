@@ -16,7 +16,7 @@ def qr_code(public: PublicUrl, path: str, label: str) -> Markup:
     `path` is below the prefix of the public URL already, as the templates' own addresses are; `label` says in words
     what the code leads to.
     """
-    address = f"{public.scheme or 'http'}://{public.host}{path}"
+    address = public.address(path)
     if not public.host or not path or len(address.encode()) > MAX_QR_LENGTH:
         return Markup()
     drawn = segno.make_qr(address, error="m").svg_inline(

@@ -1,7 +1,7 @@
 """Renders HTML: the templates, and the filters and values that all of them have."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jinja2
@@ -14,7 +14,7 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
-from collector.views.placements import last_condition
+from collector.views.placements import in_words, last_condition
 from collector.views.recent_changes import current_place
 from collector.views.replacements import exchanges
 from collector.views.trays import last_known_chassis
@@ -28,6 +28,7 @@ __all__ = ["compile_templates", "error_page", "page", "wants_page"]
 
 NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
+    ("n", "Nodes", "/nodes"),
     ("c", "Changes", "/changes"),
     ("h", "Health", "/health"),
 )
@@ -74,6 +75,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "at_text": "",
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
+        "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
@@ -81,6 +83,12 @@ def _common(request: web.Request) -> dict[str, Any]:
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
+
+
+def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str]:
+    """Return the options of a choice among names, what is chosen included though there is none of it now."""
+    names = dict.fromkeys(values)
+    return {"": everything} | {name: name for name in ({**names, chosen: None} if chosen else names)}
 
 
 def _looks_back(path: str) -> bool:
@@ -97,16 +105,18 @@ def _area(path: str) -> str:
     )
 
 
-def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
+def _below(root: str, path: Callable[..., str], *arguments: Any, **filters: Any) -> str:
     """Return an address below the path prefix under which a proxy publishes this server."""
-    local = path(*arguments)
+    local = path(*arguments, **filters)
     return root + local if local else ""
 
 
 PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
+    "chassis_url": links.chassis_url,
     "gpu_url": links.gpu_url,
+    "gpus_url": links.gpus_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
     "address": links.address,
@@ -134,8 +144,10 @@ _templates.filters |= {
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "level_of": worst_level,
     "reasons_of": degradations,
+    "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
+    "problem_anchor": links.problem_anchor,
     "counters": describe_counters,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
@@ -149,8 +161,11 @@ _templates.globals |= {
     "navigation": NAVIGATION,
     "level_words": humanize.LEVEL_WORDS.get,
     "reason_text": REASON_WORDS.get,
+    "named": _named,
     "coverage": humanize.describe_coverage,
     "exchanges": exchanges,
+    "gpu_path": links.gpu_url,  # as the API has it, too
+    "node_path": links.node_url,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
 }

@@ -13,14 +13,14 @@ document.documentElement.classList.add("js");
 
 // Keys
 
-let leader = 0; // when "g" was pressed
+let leader = -Infinity; // when "g" was pressed
 
 document.addEventListener("keydown", (event) => {
   const ctrl = event.ctrlKey || event.metaKey;
   if (ctrl && !event.altKey && event.key.toLowerCase() === "k") return take(event, focusSearch);
   if (ctrl || event.altKey || sheet.open || event.target.closest?.("input, select, textarea, [contenteditable]")) return;
   const after = event.timeStamp - leader < SEQUENCE_TIME;
-  leader = 0;
+  leader = -Infinity;
   if (after) {
     const link = document.querySelector(`[data-go="${CSS.escape(event.key)}"]`);
     if (link) take(event, () => link.click());

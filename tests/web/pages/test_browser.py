@@ -32,6 +32,7 @@ PAGES = {
     "health": "/health",
     "GPU that is worn": "/gpus/GPU-worn-1",
     "node with worn GPUs": "/clusters/prod-a/nodes/worn",
+    "chassis": "/chassis/1822701878581",
 }
 
 
@@ -146,11 +147,11 @@ class TestReading:
         picture = page.get_by_role("img", name="Places of this GPU over time")
         expect(picture).to_be_visible()
         expect(picture).to_have_accessible_description(
-            "n1 of prod-a from 2025-11-24T16:05:00Z until now. "
-            "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
+            "n1 (prod-a) from 2025-11-24T16:05:00Z until now. "
+            "n2 (prod-a) from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
         )
         assert page.locator("svg .bar").count() == 2
-        expect(page.locator(".life > li", has_text="from n2 of prod-a to n1 of prod-a")).to_be_visible()
+        expect(page.locator(".life > li", has_text="from n2 (prod-a) to n1 (prod-a)")).to_be_visible()
 
     def test_words_of_time_stay_true(self, opened: Any) -> None:
         page = opened("/clusters/prod-b/nodes/n3")
@@ -158,6 +159,36 @@ class TestReading:
         expect(told).to_have_text("10 minutes ago")
         page.evaluate("document.querySelector('main time').dateTime = '2025-11-22T16:10:00Z'")
         expect(told).to_have_text("2 days ago", timeout=30_000)
+
+    def test_what_identifies_a_gpu_can_be_copied(self, opened: Any) -> None:
+        page = opened("/gpus/GPU-a2", permissions=["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name="Copy the serial").click()
+        expect(page.get_by_role("status").filter(has_text="Copied the serial 102")).to_be_attached()
+        assert page.evaluate("navigator.clipboard.readText()") == "102"
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")  # as without HTTPS
+        page.get_by_role("button", name="Copy the UUID").click()
+        expect(page.get_by_role("status").filter(has_text="Copied the UUID GPU-a2")).to_be_attached()
+        assert page.evaluate("navigator.clipboard.readText()") == "GPU-a2"
+
+    def test_times_are_the_readers_own_by_choice_on_every_page(self, opened: Any) -> None:
+        page = opened("/gpus/GPU-a2", timezone_id="Asia/Kolkata")
+        told = page.locator("main time").first
+        expect(told).to_have_attribute("title", "2025-11-24T16:05:00Z\n2025-11-24 21:35:00 GMT+5:30")
+        page.get_by_role("button", name="UTC", exact=True).click()
+        expect(told).to_have_attribute("title", "2025-11-24 21:35:00 GMT+5:30\n2025-11-24T16:05:00Z")
+        page.goto("/clusters/prod-a/nodes/n1")
+        expect(page.get_by_role("button", name="Local time")).to_be_visible()
+        expect(page.locator("#as-of")).to_have_text("2025-11-24 21:40:00 GMT+5:30")
+
+    def test_the_repair_sheet_alone_is_printed_and_light(self, opened: Any) -> None:
+        page = opened("/clusters/prod-a/nodes/worn", color_scheme="dark")
+        sheet = page.get_by_role("region", name="Repair sheet")
+        expect(sheet).to_be_hidden()
+        page.emulate_media(media="print")
+        expect(sheet).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).to_be_hidden()
+        expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+        expect(sheet).to_contain_text("2 boards to pull")
 
 
 class TestPhone:

@@ -106,7 +106,7 @@ async def test_what_is_chosen_stays_chosen(eventful: Any, serving: Any, visit: A
     assert "<option selected>moved</option>" in page.answer.text
     assert 'name="node" value="n4"' in page.answer.text
     assert 'value="10&#34;&gt;"' in page.answer.text
-    csv = "/api/v1/changes?event=moved&text=10%22%3E&cluster=prod-b&node=n4&since=1d&until=2025-12-01"
+    csv = "/api/v1/changes?event=moved&q=10%22%3E&cluster=prod-b&node=n4&since=1d&until=2025-12-01"
     assert f"{csv}&order=desc&format=csv" in page.links
 
 

@@ -10,7 +10,7 @@ from collector.health import Health
 from collector.marks import Mark, MarkKind, NewMark
 from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
-from collector.views.recent_changes import RecentChanges
+from collector.views.recent_changes import RecentChanges, as_change
 
 pytestmark = pytest.mark.anyio
 
@@ -38,17 +38,15 @@ async def test_it_shows_the_place_and_the_facts_of_a_gpu(site: Any, serving: Any
         page = await visit(client, "/gpus/GPU-f")
     assert "Serial 42 present" in page.text
     assert (
-        "It is in n9 of prod-a , machine i-n9 , since 2025-11-24T16:00:00Z ( 10 minutes ago ) , "
-        "last confirmed 2025-11-24T16:00:00Z ( 10 minutes ago ) ." in page.text
+        "Node n9 prod-a Chassis C7 Tray 3 Slot 12 Module 2 PCI bus 00000008:01:00.0 Machine i-n9 "
+        "Here since 10 minutes ago 2025-11-24T16:00:00Z Last confirmed 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     )
     assert (
         "Serial 42 UUID GPU-f Model NVIDIA GB200 Architecture Blackwell Chassis C7 Tray 3 Slot 12 Host 1 Module 2 "
         "PCI bus 00000008:01:00.0 Minor number 1 Board part 900-2G548 GPU part 2941-890-A1 VBIOS 97.00.88 MIG off "
         "Driver 570.148.08 CUDA 12.8 Read from pod gpu-operator/p" in page.text
     )
-    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/search?q=C7", "/api/v1/gpus?uuid=GPU-f"} <= set(
-        page.links
-    )
+    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/chassis/C7", "/api/v1/gpus/GPU-f"} <= set(page.links)
 
 
 async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: Any, visit: Any) -> None:
@@ -67,15 +65,27 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
     assert "Serial 100 not present" in page.text
-    since = "since 2025-11-24T16:05:00Z ( 5 minutes ago )"
-    assert f"Not on any node {since} . It was last in n1 of prod-a ." in page.text
+    until = "until 2025-11-24T16:05:00Z ( 5 minutes ago )"
+    assert f"Not currently in any node. Last seen on n1 ( prod-a ), {until} ." in page.text
     assert (
-        "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, and was then on no node. "
-        "10 minutes ago 2025-11-24T16:00:00Z first recorded in n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
+        "5 minutes ago 2025-11-24T16:05:00Z left n1 ( prod-a ) after 5 minutes, and was then on no node. "
+        "10 minutes ago 2025-11-24T16:00:00Z first recorded on n1 ( prod-a ), machine i-n1 Stayed there for 5 minutes."
         in page.text
     )
     assert "[store]" not in page.text
     assert "/api/v1/gpus/GPU-a1/history" in page.links
+
+
+async def test_where_a_gpu_sat_outlives_a_restart(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", module="4", pci_bus_id="00000004:4E:00.0"))
+    site.read("prod-a", "n1", time=1764000300.0)
+    assert await kept.history_writer.flushed(10)
+    site.collector.recent_changes = RecentChanges()
+    site.collector.recent_changes.add([as_change(one) for one in await kept.history.changes()])
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-a1")).text
+    assert "Last node n1 prod-a Module 4 PCI bus 00000004:4E:00.0" in text
+    assert "1 board to pull 100 Module 4 PCI bus 00000004:4E:00.0" in text
 
 
 async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:
@@ -84,8 +94,8 @@ async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) 
         page = await visit(client, "/gpus/GPU-twice")
     assert "Serial 7 conflict" in page.text
     assert "2 nodes keep confirming this GPU." in page.text
-    assert page.text.count("7 ( GPU-twice ) in n1 of prod-a") == 1
-    assert page.text.count("7 ( GPU-twice ) in n2 of prod-a") == 1
+    assert page.text.count("7 ( GPU-twice ) on n1 ( prod-a )") == 1
+    assert page.text.count("7 ( GPU-twice ) on n2 ( prod-a )") == 1
 
 
 async def test_a_gpu_that_a_second_node_reports_is_being_verified(site: Any, serving: Any, visit: Any) -> None:
@@ -94,18 +104,18 @@ async def test_a_gpu_that_a_second_node_reports_is_being_verified(site: Any, ser
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-a1")
         assert "Serial 100 being verified" in page.text
-        assert "It is in n1 of prod-a , machine i-n1 , since 2025-11-24T16:00:00Z" in page.text
-        assert "Also reported by n9 of prod-b , machine i-n9 , since 2025-11-24T16:05:00Z" in page.text
+        assert "Node n1 prod-a Machine i-n1 Here since 10 minutes ago 2025-11-24T16:00:00Z" in page.text
+        assert "Also reported by n9 ( prod-b ), machine i-n9 , since 2025-11-24T16:05:00Z" in page.text
         assert (
-            "It was in n1 of prod-a , and n9 of prod-b reports it now. Both are published until a reading of the first "
-            "node settles whether it has moved." in page.text
+            "It was on n1 ( prod-a ), and n9 ( prod-b ) reports it now. Both are published until a reading of the "
+            "first node settles whether it has moved." in page.text
         )
         assert "keep confirming this GPU" not in page.text
         site.read("prod-a", "n1", time=1764000310.0)
         page = await visit(client, "/gpus/GPU-a1")
     assert "Serial 100 present" in page.text
-    assert "It is in n9 of prod-b" in page.text
-    assert "It was in" not in page.text
+    assert "Node n9 prod-b" in page.text
+    assert "It was on" not in page.text
 
 
 async def test_a_claimant_is_no_part_of_a_conflict(site: Any, serving: Any, visit: Any) -> None:
@@ -115,8 +125,8 @@ async def test_a_claimant_is_no_part_of_a_conflict(site: Any, serving: Any, visi
         page = await visit(client, "/gpus/GPU-twice")
     assert "Serial 7 conflict" in page.text
     assert "2 nodes keep confirming this GPU." in page.text
-    assert "7 ( GPU-twice ) in n9" not in page.text
-    assert "Also reported by n9 of prod-b" in page.text
+    assert "7 ( GPU-twice ) on n9" not in page.text
+    assert "Also reported by n9 ( prod-b )" in page.text
 
 
 async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serving: Any, visit: Any) -> None:
@@ -124,7 +134,7 @@ async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serv
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-a1")
     assert "Another GPU has the same serial, 100." in page.text
-    assert "100 ( GPU-copy ) in n8 of prod-a" in page.text
+    assert "100 ( GPU-copy ) on n8 ( prod-a )" in page.text
 
 
 async def test_a_board_with_two_gpus_is_no_conflict(client: httpx.AsyncClient, visit: Any) -> None:
@@ -147,7 +157,7 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
         page = await visit(client, "/gpus/GPU-a1")
         unknown = await visit(client, "/gpus/GPU-none")
     assert page.status == 200
-    assert "It is in n1 of prod-a" in page.text
+    assert "Node n1 prod-a" in page.text
     assert "The history is currently unavailable: only what is in memory is shown. store " in page.text
     assert unknown.status == 503
     assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters" in unknown.text
@@ -175,10 +185,11 @@ async def test_what_was_altered_is_shown_and_a_last_known_serial_is_marked(
         text = (await visit(client, "/gpus/GPU-s1")).text
         for path in ("/", "/changes", "/changes?event=altered"):
             page = (await visit(client, path)).text
-            assert "altered GPU S-1 in n7 of prod-a : serial S-1 → not reported, MIG off → on" in page
+            assert "altered GPU S-1 on n7 ( prod-a ) serial S-1 → not reported, MIG off → on" in page
         assert "S-1 (last known) GPU-s1" in (await visit(client, "/clusters/prod-a/nodes/n7")).text
-    assert "The serial S-1 is the last known one: the GPU has not reported it since 2025-11-24T16:01:40Z" in text
-    assert "Serial S-1 (last known; not reported since 2025-11-24T16:01:40Z" in text
+    assert "Serial S-1 present serial last known" in text
+    assert "· serial not reported since 8 minutes ago 2025-11-24T16:01:40Z" in text
+    assert "Serial S-1 last known, not reported since 8 minutes ago 2025-11-24T16:01:40Z" in text
     assert "7 minutes ago 2025-11-24T16:03:20Z altered serial S-1 → not reported, MIG off → on" in text
 
 
@@ -188,7 +199,7 @@ async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any
     site.read("prod-a", "n7", *(msgspec.structs.replace(gpu, serial=None) for gpu in gpus), time=1764000200.0)
     async with serving(site) as client:
         text = (await visit(client, "/changes")).text
-    assert "altered 8 GPUs in n7 of prod-a : serial … → not reported" in text
+    assert "altered 8 GPUs on n7 ( prod-a ) serial … → not reported" in text
     assert "S-3 serial S-3 → not reported" in text
 
 
@@ -215,27 +226,28 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
     live(site)
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
-    assert "Serial W-1 present needs replacement It is in w2 of prod-c" in text
+    assert "Serial W-1 present needs replacement" in text
+    assert "Node w2 prod-c" in text
     assert (
         "Needs replacement : row remapping failed. Row remapping failed since 2025-11-24T16:03:00Z ( 7 minutes ago ) . "
         "NVIDIA's RMA policy is met when the card fails the field diagnostic as well." in text
     )
     told = [
-        "came to w2 of prod-c , machine i-w2 present Here for 5 minutes, after 60 seconds on no node."
+        "came to w2 ( prod-c ), machine i-w2 present Here for 5 minutes, after 60 seconds on no node."
         " It was degraded when it came (needs replacement): row remapping failed",
-        "left w1 of prod-a after 4 minutes, and was then on no node.",
-        "answering again in w1 of prod-a : remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
+        "left w1 ( prod-a ) after 4 minutes, and was then on no node.",
+        "answering again on w1 ( prod-a ): remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
         " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
         "needs replacement: row remapping failed ; no longer: row remapping pending",
         "A counter that goes back is no recovery: another InfoROM or driver counts otherwise.",
-        "lost it stopped answering in w1 of prod-a",
-        "health in w1 of prod-a : remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
+        "lost it stopped answering on w1 ( prod-a )",
+        "health on w1 ( prod-a ): remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
         "needs a reset or drain: row remapping pending",
-        "first recorded in w1 of prod-a",
+        "first recorded on w1 ( prod-a )",
     ]
     at = text.index("Life")
     for words in told:
-        words = words if perhaps_kept else words.replace(" , machine i-w2", "")
+        words = words if perhaps_kept else words.replace(" ), machine i-w2", " )")
         assert words in text[at:], (words, text[at:])
         at += text[at:].index(words)
 
@@ -253,7 +265,8 @@ async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
     await site.collector.refresh_marks()
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-w")
-    assert "Serial W-1 not present needs replacement rma Not on any node since 2025-11-24T16:06:00Z" in page.text
+    assert "Serial W-1 not present needs replacement rma" in page.text
+    assert "Last seen on w2 ( prod-c ), until 2025-11-24T16:06:00Z" in page.text
     assert "Marked rma by ann since" in page.text
     assert ": <b>sent back ( OPS-7 )" in page.text
     assert "https://t.example/OPS-7" in page.links
@@ -311,8 +324,8 @@ async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visi
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
         assert "Serial W-1 being verified needs replacement" in text
-        assert "As w1 of prod-a reports it: Healthy : nothing that it reports calls for" in text
-        assert "As w2 of prod-c reports it: Needs replacement (row remapping failed)." in text
+        assert "As w1 ( prod-a ) reports it: Healthy : nothing that it reports calls for" in text
+        assert "As w2 ( prod-c ) reports it: Needs replacement (row remapping failed)." in text
 
 
 async def test_of_a_conflict_the_worst_is_told_first(site: Any, serving: Any, visit: Any) -> None:
@@ -320,8 +333,8 @@ async def test_of_a_conflict_the_worst_is_told_first(site: Any, serving: Any, vi
     site.read("prod-a", "n8", worn(PENDING), time=1764000300.0, both=True)
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
-    assert "As n8 of prod-a reports it: Needs a reset or drain : row remapping pending." in text
-    assert "As n7 of prod-a reports it: Healthy ." in text
+    assert "As n8 ( prod-a ) reports it: Needs a reset or drain : row remapping pending." in text
+    assert "As n7 ( prod-a ) reports it: Healthy ." in text
 
 
 async def test_the_end_of_a_mark_is_ahead(site: Any, serving: Any, visit: Any) -> None:
@@ -358,7 +371,7 @@ async def test_the_serial_of_a_gpu_that_is_gone_leads_to_it(
     async with serving(site) as client:
         answer = await client.get("/gpus/102")
         assert (answer.status_code, answer.headers["Location"]) == (303, "/gpus/GPU-a2")
-        assert "Not on any node since" in (await visit(client, "/gpus/GPU-a2")).text
+        assert "Not currently in any node. Last seen on n2 ( prod-a )" in (await visit(client, "/gpus/GPU-a2")).text
 
 
 async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -383,7 +396,7 @@ async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, 
     assert "DRAM errors (correctable) 49 → 50" in newest.text
     assert "DRAM errors (correctable) 48 → 49" not in newest.text
     assert "DRAM errors (correctable) 48 → 49" in oldest.text
-    assert "first recorded in w1 of prod-a" in oldest.text
+    assert "first recorded on w1 ( prod-a )" in oldest.text
     assert [link for link in oldest.links if "before=" in link] == []
     assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
 

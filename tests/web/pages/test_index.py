@@ -15,11 +15,11 @@ pytestmark = pytest.mark.anyio
 
 async def test_it_has_the_counts_and_the_problems(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
-    assert "5 GPUs in 3 nodes of 2 clusters" in page.text
-    assert "prod-b is unreachable since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
+    assert "5 GPUs on 3 nodes across 2 clusters" in page.text
+    assert "prod-b is unreachable critical since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
     assert "https://10.0.0.1:6443: connection refused" in page.text
-    assert "prod-a is missing 13 GPUs on 2 nodes" in page.text
-    assert "/clusters/prod-a?show=missing" in page.links
+    assert "19 GPUs missing on 3 nodes across 2 clusters" in page.text
+    assert "/problems#gpu_missing" in page.links
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_without_problems_it_says_so(whole: Any, serving: Any, visit: Any)
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "No problems: every cluster is up and synced, all 3 GPU nodes were read in time, no GPU is missing, "
+        "All good Every cluster is up and synced, all 3 GPU nodes were read in time, no GPU is missing, "
         "degraded or in conflict, and every sink accepts its records." in text
     )
 
@@ -52,15 +52,15 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     whole.read("prod-a", "n4", Gpu(uuid="GPU-4"), capacity=1)
     async with serving(whole) as client:
         page = await visit(client, "/")
-    assert "No problems" not in page.text
+    assert "All good" not in page.text
     assert "1 of 4 GPU nodes read; 3 unread: 2 exit status, 1 forbidden." in page.text
     assert (
-        "prod-a has 2 nodes that cannot be read since 2025-11-24T16:08:00Z ( 2 minutes ago ) "
-        "the command exited with an error (2 nodes)" in page.text
+        "2 nodes of prod-a are unreadable: nvidia-smi exited with an error warning since 2025-11-24T16:08:00Z "
+        "( 2 minutes ago ) the command exited with an error" in page.text
     )
     assert (
-        "prod-b has no GPU node that can be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
-        "permission for pods/exec or pods/log is missing (1 node)" in page.text
+        "prod-b has no GPU node that can be read critical since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
+        "permission for pods/exec or pods/log is missing" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
 
@@ -69,11 +69,11 @@ async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any,
     whole.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     whole.read("prod-a", "n1", Gpu(uuid="GPU-n1"), capacity=1, time=1764000590.0)
     async with serving(whole) as client:
-        assert "No problems" in (await visit(client, "/")).text
+        assert "All good" in (await visit(client, "/")).text
 
 
 class TestWhatHasNotBeenSeen:
-    """Absence is not health: "No problems" needs every GPU node that the clusters report to have been read."""
+    """Absence is not health: "All good" needs every GPU node that the clusters report to have been read."""
 
     async def seen(self, site: Any, serving: Any, visit: Any) -> str:
         async with serving(site) as client:
@@ -85,21 +85,21 @@ class TestWhatHasNotBeenSeen:
             whole.add("prod-a", node)
             whole.uncover("prod-a", node, Uncovered.NO_POD)
         text = await self.seen(whole, serving, visit)
-        assert "No problems" not in text
+        assert "All good" not in text
         assert "3 of 5 GPU nodes read; 2 unread: no pod." in text
         assert (
-            "prod-a has 2 GPU nodes without a ready GPU pod since 2025-11-24T16:05:00Z ( 5 minutes ago ) "
-            "no pod of a configured source runs on it (2 nodes)" in text
+            "2 nodes of prod-a are unreadable: no GPU pod warning since 2025-11-24T16:05:00Z ( 5 minutes ago ) "
+            "no pod of a configured source runs on it bare-1 , bare-2" in text
         )
-        assert "prod-a up 2 of 4 2 18 16 never read 0" in text
+        assert "prod-a up 4 2 0 2 18 0 0 0" in text
 
     async def test_a_pod_that_is_not_ready(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)
         text = await self.seen(whole, serving, visit)
-        assert "No problems" not in text
+        assert "All good" not in text
         assert "2 of 3 GPU nodes read; 1 unread: pod not ready." in text
         whole.uncover("prod-a", "n1", None)
-        assert "No problems" in await self.seen(whole, serving, visit)
+        assert "All good" in await self.seen(whole, serving, visit)
 
     async def test_pods_without_the_container(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "gfd")
@@ -109,54 +109,54 @@ class TestWhatHasNotBeenSeen:
     async def test_nodes_that_wait_for_their_first_reading(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "new")
         text = await self.seen(whole, serving, visit)
-        assert "No problems" not in text
-        assert "prod-a has 2 of 3 GPU nodes read; 1 unread: pending" in text
+        assert "All good" not in text
+        assert "new (prod-a) waits for the first reading" in text
 
     async def test_a_source_that_matches_nothing(self, site: Any, serving: Any, visit: Any) -> None:
         site.cluster("prod-c")
         site.add("prod-c", "n1")
         site.uncover("prod-c", "n1", Uncovered.NO_POD)
         site.collector.pods = (0,)
-        text = await self.seen(site, serving, visit)
+        async with serving(site) as client:
+            text = (await visit(client, "/clusters/prod-c")).text
         assert (
-            'prod-c has no GPU pods: nothing matches "app=nvidia-device-plugin-daemonset" in namespace gpu-operator '
-            "since 2025-11-24T16:05:00Z ( 5 minutes ago ) 0 of 1 GPU node read; 1 unread: no pod. `gpuid check` "
-            "shows which preset would fit." in text
+            "prod-c has no GPU pods critical since 2025-11-24T16:05:00Z ( 5 minutes ago ) nothing matches "
+            '"app=nvidia-device-plugin-daemonset" in namespace gpu-operator' in text
         )
-        assert "prod-c up 0 of 1 node read" in text
+        assert "prod-c up 0 of 1 node read 1 1 0 0" in await self.seen(site, serving, visit)
 
     async def test_one_of_two_sources_that_matches_nothing_where_nodes_lack_pods(
         self, whole: Any, serving: Any, visit: Any
     ) -> None:
         whole.collector.pod_sources = (*PRESETS["gpu-operator"], *PRESETS["gke"])
         whole.collector.pods = (5, 0)
-        assert "No problems" in await self.seen(whole, serving, visit)
+        assert "All good" in await self.seen(whole, serving, visit)
         whole.add("prod-a", "bare")
         whole.uncover("prod-a", "bare", Uncovered.NO_POD)
-        expected = 'prod-a has no pod of the source "kube-system/k8s-app=nvidia-gpu-device-plugin"'
+        expected = "The source kube-system/k8s-app=nvidia-gpu-device-plugin has no pods in prod-a"
         assert expected in await self.seen(whole, serving, visit)
 
     async def test_a_cluster_whose_nodes_all_fail(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.fail("prod-b", "n3", ReadFailure.FORBIDDEN)
         text = await self.seen(whole, serving, visit)
         assert "prod-b has no GPU node that can be read" in text
-        assert "prod-b up 0 of 1 node read 0 of 1" in text
+        assert "prod-b up 0 of 1 node read 1 1 1" in text
 
     async def test_a_cluster_that_was_not_listed_yet(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.listed_nodes = None
         text = await self.seen(whole, serving, visit)
-        assert "prod-a has not been listed completely yet" in text
-        assert "No problems" not in text
+        assert "prod-a and prod-b have not been listed completely yet" in text
+        assert "All good" not in text
 
     async def test_a_view_that_is_stale(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.synced_at = whole.collector.time - 1000
         text = await self.seen(whole, serving, visit)
-        assert "prod-a has not been confirmed as current for 15 minutes since" in text
-        assert "No problems" not in text
+        assert "prod-a and prod-b have not been confirmed as current warning since" in text
+        assert "All good" not in text
 
     async def test_a_selector_that_no_node_matches(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.listed_nodes, whole.collector.selector = 0, "gpu=yes"
-        assert 'has no node that matches node_selector "gpu=yes"' in await self.seen(whole, serving, visit)
+        assert 'no node matches node_selector "gpu=yes"' in await self.seen(whole, serving, visit)
 
     async def test_a_cluster_without_gpu_nodes_is_healthy_and_says_so(
         self, whole: Any, serving: Any, visit: Any
@@ -171,7 +171,7 @@ class TestWhatHasNotBeenSeen:
         site.publish(site.inventory.remove_cluster("prod-b", 1764000001.0))
         site.cluster("prod-b")
         text = await self.seen(site, serving, visit)
-        assert "No problems" not in text
+        assert "All good" not in text
         assert "No GPU nodes: every cluster is up and was listed completely" in text
 
     async def test_gpus_of_an_unknown_capacity_are_not_set_against_the_capacity_of_others(
@@ -180,8 +180,8 @@ class TestWhatHasNotBeenSeen:
         whole.read("prod-a", "mig", *(Gpu(uuid=f"GPU-m{n}") for n in range(7)), capacity=None)
         async with serving(whole) as client:
             fleet, cluster = [(await visit(client, path)).text for path in ("/", "/clusters/prod-a")]
-        assert "prod-a up 3 of 3 9 2 + 1 node unknown 0" in fleet
-        assert "9 GPUs in 3 nodes, capacity 2 without the 1 node of unknown capacity" in cluster
+        assert "prod-a up 3 0 0 9 9 0" in fleet
+        assert "GPUs 9 capacity 9 nodes 3" in cluster
 
 
 async def test_overdue_nodes_are_shown_if_the_cluster_is_up(whole: Any, serving: Any, visit: Any) -> None:
@@ -190,8 +190,8 @@ async def test_overdue_nodes_are_shown_if_the_cluster_is_up(whole: Any, serving:
     whole.read("prod-a", "n2", Gpu(uuid="GPU-n2"), capacity=1, time=1764000500.0)
     async with serving(whole) as client:
         page = await visit(client, "/")
-    assert "prod-a has 1 node whose reading is overdue" in page.text
-    assert "/clusters/prod-a?show=overdue" in page.links
+    assert "n1 (prod-a) is overdue for a reading" in page.text
+    assert "/clusters/prod-a/nodes/n1" in page.links
     assert "prod-b has" not in page.text
 
 
@@ -207,11 +207,12 @@ async def test_sinks_in_trouble_are_shown(whole: Any, serving: Any, visit: Any) 
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "The sink hook is failing since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
-        "last failure: timeout; 1,325 records waiting, the oldest since 2025-11-24T16:05:00Z" in text
+        "The sink hook is failing warning since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
+        "timeout; 1,325 records waiting, the oldest since 2025-11-24T16:05:00Z" in text
     )
-    assert "The sink lake is behind: 1 record waiting, the oldest since 2025-11-24T15:50:00Z" in text
-    assert "The sink table has 2 dead letters batches that it rejected: gpuid outbox ls lists them" in text
+    assert "1 record waiting, the oldest since 2025-11-24T15:50:00Z" in text
+    assert "The sink lake is behind" in text
+    assert "The sink table has 2 dead letters warning `gpuid outbox ls` lists the batches that it rejected" in text
     assert "The sink gone" not in text
 
 
@@ -226,8 +227,8 @@ async def test_a_gpu_in_conflict_and_claimed_elsewhere_counts_once(site: Any, se
     ]
     async with serving(site) as client:
         text = (await visit(client, "/")).text
-    assert "5 GPUs in 5 nodes of 2 clusters" in text
-    assert "NVIDIA H100 3 JSON" in text
+    assert "5 GPUs on 5 nodes across 2 clusters" in text
+    assert "All clusters 3 2 5" in text
 
 
 async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, visit: Any) -> None:
@@ -235,9 +236,8 @@ async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, vis
     site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice"))
     async with serving(site) as client:
         page = await visit(client, "/")
-    assert "prod-a has 1 GPU confirmed in two places at once" in page.text
-    assert "prod-a has 2 of 3 GPU nodes read; 1 unread: pending" in page.text
-    assert page.text.index("confirmed in two places") < page.text.index("unread: pending", page.text.index("prod-a"))
+    assert "1 GPU confirmed in two places at once: 2 nodes of prod-a" in page.text
+    assert page.text.index("confirmed in two places") < page.text.index("new (prod-a) waits for the first reading")
 
 
 async def test_a_claim_counts_once_and_is_no_severe_problem(site: Any, serving: Any, visit: Any) -> None:
@@ -245,10 +245,9 @@ async def test_a_claim_counts_once_and_is_no_severe_problem(site: Any, serving: 
     site.read("prod-b", "n9", moving, time=1764000001.0, capacity=1, both=True)
     async with serving(site) as client:
         page = await visit(client, "/")
-    assert "5 GPUs in 4 nodes of 2 clusters" in page.text
-    assert "NVIDIA H100 3 JSON" in page.text
-    for name in ("prod-a", "prod-b"):
-        assert f"{name} has 1 GPU reported by two nodes, being verified" in page.text
+    assert "5 GPUs on 4 nodes across 2 clusters" in page.text
+    assert "All clusters 3 2 5" in page.text
+    assert "1 GPU reported by two nodes, being verified: 2 nodes across 2 clusters info" in page.text
     assert page.text.index("prod-b is unreachable") < page.text.index("being verified")
 
 
@@ -258,7 +257,7 @@ async def test_a_failing_store_is_shown_first(site: Any, serving: Any, visit: An
     async with serving(site) as client:
         text = (await visit(client, "/")).text
     assert (
-        "Problems The store is not accepting writes; changes are held in memory "
+        "The store does not accept writes; changes are held in memory critical "
         "since 2025-11-24T16:09:00Z ( 60 seconds ago ) store /data/gpuid.db: no room left" in text
     )
 
@@ -268,22 +267,22 @@ async def test_a_standby_says_who_leads(site: Any, serving: Any, visit: Any) -> 
     async with serving(site) as client:
         text = (await visit(client, "/")).text
     assert "This collector stands by: gpuid-<0> (pid 1) records the history and delivers to the sinks." in text
-    assert "no leader" not in text
+    assert "No collector records" not in text
 
 
 async def test_a_store_without_a_leader_is_a_problem(site: Any, serving: Any, visit: Any) -> None:
     site.collector.lead_status = LeadStatus(leads=False, has_leader=False, holder="gpuid-0 (pid 1)")
     async with serving(site) as client:
         text = (await visit(client, "/")).text
-    assert "The store has no leader: no collector records into it or delivers to the sinks" in text
+    assert "No collector records into the store or delivers to the sinks" in text
     assert "gpuid-0 (pid 1) had the lead last" in text
     assert "stands by" not in text
 
 
 async def test_gpus_are_counted_by_model(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
-    assert "NVIDIA H100 3 JSON NVIDIA GB200 2 JSON" in page.text
-    assert "/api/v1/gpus?model=NVIDIA+H100" in page.links
+    assert "Cluster H100 GB200 All prod-a 3 0 3 prod-b 0 2 2 All clusters 3 2 5" in page.text
+    assert {"/gpus?model=NVIDIA+H100", "/gpus?cluster=prod-a&model=NVIDIA+H100"} <= set(page.links)
 
 
 async def test_the_latest_changes_are_there_without_a_script(client: httpx.AsyncClient, visit: Any) -> None:
@@ -321,7 +320,8 @@ async def test_it_counts_the_degraded_gpus_and_the_share_of_healthy_ones(site: A
     site.read("prod-a", "w1", *(Gpu(uuid=f"GPU-{n}", serial=f"S-{n}", health=one) for n, one in enumerate(conditions)))
     async with serving(site) as client:
         page = await visit(client, "/")
-    assert "15.6 % of the 32 known GPUs are healthy: present, readable and not degraded." in page.text
-    assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in page.text
-    assert "prod-a has 1 GPU that needs replacement S-0 in w1 (row remapping failed)" in page.text
+    assert "healthy of 32 known GPUs 15.6 %" in page.text
+    assert "degraded 2" in page.text
+    assert "1 GPU on w1 (prod-a) needs replacement" in page.text
+    assert "row remapping failed S-0" in page.text
     assert {"/health", "/health?cluster=prod-a"} <= set(page.links)

@@ -28,6 +28,7 @@ async def test_json_ids_have_a_result_each_in_their_order(client: httpx.AsyncCli
     assert (answer["found"], answer["not_found"]) == (3, 1)
     assert answer["results"][0]["matches"][0] | {"since": "", "confirmed_at": ""} == {
         **dict.fromkeys(("chassis", "tray", "slot", "module", "pci_bus_id", "until", "mark", "ticket")),
+        "id": "S/N: 100",
         "kind": "serial",
         "state": "found",
         "cluster": "prod-a",

@@ -1,84 +1,53 @@
 """The pages of another time than now."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
-from collector.health import Health
-from collector.model import Gpu
-from collector.store import Store, StoreSettings
-
 pytestmark = pytest.mark.anyio
 
-START = 1764000000.0  # 2025-11-24T16:00:00Z
 BEFORE = "2025-11-24T16:02:00Z"
-WELL, WORN = Health(row_remap_pending=False), Health(row_remap_pending=True)
 
 
-def gpu(number: int, health: Health = WELL) -> Gpu:
-    return Gpu(uuid=f"GPU-c{number}", serial=f"70{number}", model="NVIDIA H200", module=str(number), health=health)
-
-
-@pytest.fixture
-async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A fleet with a cluster that is no longer configured, and one of whose GPUs moved after it became degraded."""
-    async with (
-        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: START) as store,
-        anyio.create_task_group() as run,
-    ):
-        run.start_soon(store.run)
-        site.keep(store)
-        site.read("old", "n7", gpu(1), gpu(2), time=START + 60)
-        site.read("old", "n7", gpu(1, WORN), gpu(2), time=START + 180)
-        site.read("prod-a", "n10", gpu(1, WORN), time=START + 240)
-        site.publish(site.inventory.remove_cluster("old", START + 300))
-        async with serving(site) as client:
-            yield client
-        run.cancel_scope.cancel()
-
-
-async def test_the_fleet_has_the_clusters_of_that_time(client: httpx.AsyncClient, visit: Any) -> None:
-    page = await visit(client, f"/?at={BEFORE}")
+async def test_the_fleet_has_the_clusters_of_that_time(past_client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(past_client, f"/?at={BEFORE}")
     assert "As of 2025-11-24T16:02:00Z ( 8 minutes ago )" in page.text
     assert "7 GPUs on 4 nodes across 3 clusters" in page.text
     assert "old no longer configured 1 2 2 NVIDIA H200" in page.text
     assert "prod-a 2 3 3 NVIDIA H100" in page.text
     assert "/clusters/old?at=2025-11-24T16%3A02%3A00.000Z" in page.links
-    now = (await visit(client, "/?at=now")).text
+    now = (await visit(past_client, "/?at=now")).text
     assert "old no longer configured" not in now
     assert "6 GPUs on 4 nodes across 2 clusters" in now
 
 
-async def test_a_cluster_has_its_nodes(client: httpx.AsyncClient, visit: Any) -> None:
-    page = await visit(client, f"/clusters/old?at={BEFORE}")
+async def test_a_cluster_has_its_nodes(past_client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(past_client, f"/clusters/old?at={BEFORE}")
     assert "old no longer configured 2 GPUs on 1 node (2 NVIDIA H200)." in page.text
     assert "n7 2 2 NVIDIA H200 i-n7" in page.text
     assert "/clusters/old/nodes/n7?at=2025-11-24T16%3A02%3A00.000Z" in page.links
 
 
-async def test_a_node_has_its_gpus_as_they_were(client: httpx.AsyncClient, visit: Any) -> None:
-    before = (await visit(client, f"/clusters/old/nodes/n7?at={BEFORE}")).text
+async def test_a_node_has_its_gpus_as_they_were(past_client: httpx.AsyncClient, visit: Any) -> None:
+    before = (await visit(past_client, f"/clusters/old/nodes/n7?at={BEFORE}")).text
     assert "701 GPU-c1 module 1 – NVIDIA H200 healthy 2025-11-24T16:01:00Z" in before
-    after = (await visit(client, "/clusters/old/nodes/n7?at=2025-11-24T16:03:30Z")).text
+    after = (await visit(past_client, "/clusters/old/nodes/n7?at=2025-11-24T16:03:30Z")).text
     assert "701 GPU-c1 module 1 – NVIDIA H200 needs a reset or drain row remapping pending" in after
 
 
 @pytest.mark.parametrize("name", ["GPU-c1", "gpu-C1"])
-async def test_a_gpu_is_where_it_was(client: httpx.AsyncClient, visit: Any, name: str) -> None:
-    before = (await visit(client, f"/gpus/{name}?at={BEFORE}")).text
+async def test_a_gpu_is_where_it_was(past_client: httpx.AsyncClient, visit: Any, name: str) -> None:
+    before = (await visit(past_client, f"/gpus/{name}?at={BEFORE}")).text
     assert "Node n7 ( old )" in before
     assert "There since 2025-11-24T16:01:00Z Until 2025-11-24T16:04:00Z" in before
-    after = (await visit(client, f"/gpus/{name}?at=2025-11-24T16:05:00Z")).text
+    after = (await visit(past_client, f"/gpus/{name}?at=2025-11-24T16:05:00Z")).text
     assert "Node n10 ( prod-a )" in after
     assert "Until still there" in after
 
 
-async def test_a_serial_leads_to_the_gpu_then(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/gpus/701", params={"at": BEFORE})
+async def test_a_serial_leads_to_the_gpu_then(past_client: httpx.AsyncClient) -> None:
+    answer = await past_client.get("/gpus/701", params={"at": BEFORE})
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/gpus/GPU-c1?at={BEFORE}")
 
 
@@ -93,14 +62,16 @@ async def test_a_serial_leads_to_the_gpu_then(client: httpx.AsyncClient) -> None
         ("/gpus/GPU-nope", BEFORE, 404, "No GPU with the UUID “GPU-nope”"),
     ],
 )
-async def test_what_is_not_known_is_said(client: httpx.AsyncClient, path: str, at: str, status: int, text: str) -> None:
-    answer = await client.get(path, params={"at": at})
+async def test_what_is_not_known_is_said(
+    past_client: httpx.AsyncClient, path: str, at: str, status: int, text: str
+) -> None:
+    answer = await past_client.get(path, params={"at": at})
     assert (answer.status_code, answer.text.count("\n")) == (status, 1)
     assert text in answer.text
 
 
-async def test_no_time_is_now(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/clusters/prod-a", params={"at": ""})
+async def test_no_time_is_now(past_client: httpx.AsyncClient) -> None:
+    answer = await past_client.get("/clusters/prod-a", params={"at": ""})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/clusters/prod-a")
 
 

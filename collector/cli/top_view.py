@@ -1,0 +1,188 @@
+"""One screen of `gpuid top`: totals, the worst problems, the clusters that fit, and the latest changes."""
+
+import itertools
+import operator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from rich.console import Group
+from rich.text import Text
+
+from collector.cli.condition import level_style
+from collector.cli.output import age
+from collector.cli.table import Style, cut_middle, cut_table, event_style
+from collector.health import Level
+from collector.text import counted, natural_key, one_line
+from collector.views.alterations import as_field_changes, describe_common_changes, fields_of
+
+__all__ = ["CLUSTER_STYLES", "Row", "Scroll", "Seen", "cluster_cells", "cluster_columns", "screen", "worst_first"]
+
+_COLUMNS = ("cluster", "state", "nodes", "unread", "gpus", "missing", "lost", "degraded")
+_MORE_COLUMNS = ("conflicts", "synced", "message")
+_WIDE = 110  # columns of a terminal from which on there is room for all
+_CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "changes")
+_WIDE_CHANGE_COLUMNS = (*_CHANGE_COLUMNS, "from", "uuid")
+_MAX_PROBLEMS = 3
+_MIN_CLUSTERS = 3  # rows that the changes leave to the clusters
+_CHANGES_SHARE = 3  # the changes get a third of the screen
+_SEVERITY_STYLES = {"critical": "red", "warning": "yellow"}
+_HELP = "↑ ↓ PgUp PgDn: scroll   q: quit"
+
+Row = Mapping[str, Any]
+
+CLUSTER_STYLES: Mapping[str, Style] = {
+    "state": lambda text: "green" if text == "up" else "red",
+    "unread": lambda text: "red" if text not in ("0", "-") else "",
+    "missing": lambda text: "red" if text not in ("0", "-") else "",
+    "lost": lambda text: "red" if text not in ("0", "-") else "",
+    "degraded": level_style,
+    "event": event_style,
+}
+
+
+class Seen(NamedTuple):
+    """What a collector answered last."""
+
+    clusters: Sequence[Row] = ()
+    problems: Sequence[Row] = ()
+    changes: Sequence[Row] = ()  # oldest first
+    failure: str = ""
+
+
+class Scroll:
+    """Which clusters are on the screen."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.rows = 1  # that fit
+        self.total = 0
+
+    def press(self, key: str) -> None:
+        """Do what a key says."""
+        steps = {
+            "up": -1,
+            "k": -1,
+            "down": 1,
+            "j": 1,
+            "page up": -self.rows,
+            "b": -self.rows,
+            "page down": self.rows,
+            " ": self.rows,
+            "home": -self.total,
+            "g": -self.total,
+            "end": self.total,
+            "G": self.total,
+        }
+        self.first += steps.get(key, 0)
+        self.fit(self.total, self.rows)
+
+    def fit(self, total: int, rows: int) -> None:
+        """Keep what is shown within the list."""
+        self.total, self.rows = total, max(1, rows)
+        self.first = max(0, min(self.first, self.total - self.rows))
+
+
+def cluster_columns(width: int) -> tuple[str, ...]:
+    """Return the columns of the clusters for which a terminal has room."""
+    return _COLUMNS if width < _WIDE else (*_COLUMNS, *_MORE_COLUMNS)
+
+
+def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[object]:
+    """Return what a row of a cluster shows; an older collector may not say all of it."""
+    counts = cluster.get("gpus_degraded")
+    known = counts if isinstance(counts, Mapping) else {}
+    values = {
+        **cluster,
+        "unread": cluster.get("nodes_unread"),
+        "missing": cluster.get("gpus_missing"),
+        "lost": cluster.get("gpus_lost"),
+        "degraded": ", ".join(f"{known[level]} {level}" for level in Level if known.get(level)),
+        "synced": age(cluster.get("synced_at"), now),
+    }
+    return [values.get(column) for column in columns]
+
+
+def worst_first(clusters: Sequence[Row]) -> list[Row]:
+    """Return clusters with those that are down first, else in natural order."""
+    return sorted(clusters, key=lambda one: (bool(one["up"]), natural_key(str(one["cluster"]))))
+
+
+def screen(seen: Seen, scroll: Scroll, width: int, height: int) -> Group:
+    """Return all that is shown; the changes keep their place however many clusters there are."""
+    now = time.time()
+    head: list[Any] = [Text(cut_middle(one_line(seen.failure), width), "red")] if seen.failure else []
+    head += [Text(cut_middle(_totals(seen.clusters), width), "bold"), *_problems(seen.problems, width), Text()]
+    left = height - len(head) - 2  # the heading of the clusters, and the last line
+    changes = list(itertools.islice(_grouped(seen.changes, width), max(0, height // _CHANGES_SHARE - 2)))
+    most = max(0, left - _MIN_CLUSTERS - 2)  # a blank line and a heading
+    changes = changes[: max(most, left - 2 - len(seen.clusters))]
+    rows = left - (len(changes) + 2 if changes else 0)
+    scroll.fit(len(seen.clusters), rows)
+    columns = cluster_columns(width)
+    shown = worst_first(seen.clusters)[scroll.first : scroll.first + scroll.rows]
+    cells = (cluster_cells(cluster, columns, now) for cluster in shown)
+    parts = [*head, cut_table(columns, cells, styles=CLUSTER_STYLES, width=width)]
+    parts += [Text()] * max(0, rows - len(shown) if changes else 0)
+    if changes:
+        change_columns = _WIDE_CHANGE_COLUMNS if width >= _WIDE else _CHANGE_COLUMNS
+        parts += [Text(), cut_table(change_columns, changes, styles=CLUSTER_STYLES, width=width)]
+    parts.append(Text(cut_middle(_foot(scroll, len(shown)), width), "dim"))
+    return Group(*parts)
+
+
+def _totals(clusters: Sequence[Row]) -> str:
+    def total(name: str) -> int:
+        return sum(value for one in clusters if isinstance(value := one.get(name), int))
+
+    unread = f", {total('nodes_unread'):,} unread" if total("nodes_unread") else ""
+    missing = f", {total('gpus_missing'):,} missing" if total("gpus_missing") else ""
+    lost = f", {total('gpus_lost'):,} lost" if total("gpus_lost") else ""
+    return (
+        f"{total('up')} of {counted(len(clusters), 'cluster')} up, {total('nodes_read'):,} of {total('nodes'):,} nodes"
+        f" read{unread}, {counted(total('gpus'), 'GPU')}{missing}{lost}  {datetime.now(UTC):%H:%M:%S}Z"
+    )
+
+
+def _problems(problems: Sequence[Row], width: int) -> Iterator[Text]:
+    """Yield the worst problems, one a line, and how many more there are."""
+    for problem in problems[:_MAX_PROBLEMS]:
+        severity = one_line(problem.get("severity"), 8)
+        title = cut_middle(one_line(problem.get("title")), max(1, width - 10))
+        yield Text.assemble((severity.ljust(10), _SEVERITY_STYLES.get(severity, "")), title, no_wrap=True)
+    if (more := len(problems) - _MAX_PROBLEMS) > 0:
+        yield Text(cut_middle(f"{'':10}and {counted(more, 'more problem')}: gpuid status", width), "dim")
+
+
+def _foot(scroll: Scroll, shown: int) -> str:
+    if shown == scroll.total:
+        return _HELP
+    return f"{scroll.first + 1}-{scroll.first + shown} of {counted(scroll.total, 'cluster')}   {_HELP}"
+
+
+def _grouped(changes: Sequence[Row], width: int) -> Iterator[list[object]]:
+    """Yield rows of changes, newest first; those of one node at one time, and of the same fields, share a row."""
+    for (time_, event, cluster, node), group in itertools.groupby(
+        reversed(changes), key=operator.itemgetter("time", "event", "cluster", "node")
+    ):
+        by_fields: dict[tuple[str, ...], list[Row]] = {}
+        for change in group:
+            by_fields.setdefault(fields_of(as_field_changes(change.get("changes"))), []).append(change)
+        for ones in by_fields.values():
+            row = _row(time_, event, cluster, node, ones)
+            yield row if width >= _WIDE else row[: len(_CHANGE_COLUMNS)]
+
+
+def _row(time_: str, event: str, cluster: str, node: str, ones: Sequence[Row]) -> list[object]:
+    origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
+    return [
+        time_.partition("T")[2].partition(".")[0] + "Z",
+        event,
+        ones[0]["serial"] if len(ones) == 1 else counted(len(ones), "GPU"),
+        cluster,
+        node,
+        describe_common_changes([as_field_changes(one.get("changes")) for one in ones]),
+        next(iter(origin)) if len(origin) == 1 else "",
+        ones[0]["uuid"] if len(ones) == 1 else "",
+    ]

@@ -1,0 +1,45 @@
+"""What a look-up looks at: a running collector, or a store that no collector has open."""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from collector.inventory import Inventory
+from collector.marks import Marks
+from collector.model import ClusterStatus
+from collector.store import History
+from collector.views.recent_changes import RecentChanges
+
+__all__ = ["LookupView"]
+
+
+class LookupView(Protocol):
+    """The part of `collector.views.collector_view.CollectorView` that a look-up needs, which says what each is."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """The nodes and GPUs of all clusters."""
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of GPUs that are in force."""
+
+    @property
+    def statuses(self) -> Mapping[str, ClusterStatus]:
+        """The status of each cluster, by name; without those of which nothing is known."""
+
+    @property
+    def recent_changes(self) -> RecentChanges:
+        """The latest changes of GPUs."""
+
+    @property
+    def history(self) -> History | None:
+        """The history for one answer."""
+
+    def clusters(self) -> Collection[str]:
+        """Return the names of the clusters."""
+
+    async def wait_committed(self) -> None:
+        """Wait until the store has committed what is known."""
+
+    def now(self) -> float:
+        """Return the present time (Unix seconds)."""

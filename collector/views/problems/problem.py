@@ -1,0 +1,95 @@
+"""One problem as page, API and command line show it; all values, times are Unix seconds."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from collector.model import Gpu, Place
+from collector.views.problems.kinds import ProblemKind, Severity
+
+__all__ = ["MAX_LISTED", "Problem", "ProblemGpu", "ProblemNode"]
+
+MAX_LISTED = 100  # nodes and GPUs that a problem lists
+
+
+class ProblemNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that has a problem."""
+
+    cluster: str
+    node: str
+    since: float | None = None
+    reason: str = ""
+    tries: int | None = None  # attempts to read it that failed since then; None where none was made
+    next_try: float | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return Place(self.cluster, self.node)
+
+
+class ProblemGpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU that has a problem, and where it sits or sat, as far as that is known."""
+
+    cluster: str
+    node: str
+    serial: str | None = None
+    uuid: str | None = None
+    model: str | None = None
+    chassis: str | None = None
+    tray: str | None = None
+    slot: str | None = None
+    module: str | None = None
+    pci_bus_id: str | None = None
+    last_seen: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, place: Place, gpu: Gpu, last_seen: float | None, reason: str = "") -> "ProblemGpu":
+        """Return a GPU on a node."""
+        return cls(
+            cluster=place.cluster,
+            node=place.node,
+            serial=gpu.serial,
+            uuid=gpu.uuid,
+            model=gpu.model,
+            chassis=gpu.chassis,
+            tray=gpu.tray,
+            slot=gpu.slot,
+            module=gpu.module,
+            pci_bus_id=gpu.pci_bus_id,
+            last_seen=last_seen,
+            reason=reason,
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where it is or was."""
+        return Place(self.cluster, self.node)
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One problem: the same trouble of any number of GPUs, nodes or clusters."""
+
+    id: str  # stays the same while the problem lasts
+    severity: Severity
+    kind: ProblemKind
+    title: str  # a whole sentence, without a full stop
+    count: int  # of what the title counts: GPUs, nodes, clusters, dead letters
+    gpus_affected: int = 0  # GPUs that it concerns, as far as they are known
+    consequences: int = 0  # troubles that it explains, and that are no problems of their own
+    clusters: Sequence[str] = ()  # all of them
+    nodes: Sequence[ProblemNode] = ()  # the first MAX_LISTED
+    nodes_total: int = 0
+    gpus: Sequence[ProblemGpu] = ()  # the first MAX_LISTED
+    gpus_total: int = 0
+    since: float | None = None  # of what has lasted for longest
+    reason: str = ""  # in the words of what failed
+    remedy: str = ""
+    url: str = ""  # path of the page that shows more
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """What problems are sorted by: severity, then size, then age."""
+        since = float("inf") if self.since is None else self.since
+        return list(Severity).index(self.severity), -max(self.gpus_affected, 1), -self.count, since, self.id

@@ -1,0 +1,156 @@
+"""Single troubles, and the rows that those of one kind share however many nodes and clusters have them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from collector.model import Place
+from collector.text import one_line
+from collector.views.problems.kinds import CAUSES, ProblemKind
+from collector.views.problems.problem import MAX_LISTED, ProblemGpu, ProblemNode
+
+__all__ = ["Trouble", "TroubleRow", "Troubles"]
+
+MAX_REASONS = 20  # different ones that a row keeps
+MAX_REASON_LENGTH = 300  # characters
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """One thing that is wrong of one cluster, node, sink or of the collector."""
+
+    kind: ProblemKind
+    variant: str = ""  # only troubles of one kind and variant share a row
+    count: int = 1  # of what the kind counts: GPUs, nodes, clusters, dead letters
+    keys: tuple[str, ...] = ()  # in place of the count: what it counts, wherever else that is reported as well
+    size: int = 0  # GPUs that it concerns; of each key, where there are keys
+    cluster: str = ""
+    node: ProblemNode | None = None
+    gpus: tuple[ProblemGpu, ...] = ()
+    since: float | None = None  # Unix seconds
+    reason: str = ""
+    consequences: int = 0  # other troubles that it explains
+
+
+class TroubleRow:
+    """All troubles of one kind and variant."""
+
+    def __init__(self, kind: ProblemKind, variant: str) -> None:
+        self.kind = kind
+        self.variant = variant
+        self.plain = 0  # count of the troubles without keys
+        self.keys: set[str] = set()
+        self.plain_size = 0  # likewise
+        self.key_size = 0
+        self.since: float | None = None
+        self.clusters: set[str] = set()
+        self.nodes: list[ProblemNode] = []
+        self.nodes_total = 0
+        self.gpus: list[ProblemGpu] = []
+        self.gpus_total = 0
+        self.reasons: Counter[str] = Counter()
+        self.consequences = 0
+        self._last: Place | None = None
+
+    @property
+    def count(self) -> int:
+        """How many of what the kind counts."""
+        return self.plain + len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """How many GPUs the troubles concern."""
+        return self.plain_size + self.key_size * len(self.keys)
+
+    def add(self, trouble: Trouble) -> None:
+        """Add a trouble; those of one node are added one after the other."""
+        if trouble.keys:
+            self.keys.update(trouble.keys)
+            self.key_size = trouble.size
+        else:
+            self.plain += trouble.count
+            self.plain_size += trouble.size
+        self.consequences += trouble.consequences
+        self._began(trouble.since)
+        if trouble.cluster:
+            self.clusters.add(trouble.cluster)
+        if trouble.node is not None:
+            place = trouble.node.place
+            if place != self._last:
+                self._last = place
+                self.nodes_total += 1
+                if len(self.nodes) < MAX_LISTED:
+                    self.nodes.append(trouble.node)
+        self.gpus += trouble.gpus[: MAX_LISTED - len(self.gpus)]
+        self.gpus_total += len(trouble.gpus)
+        if trouble.reason:
+            self._give(one_line(trouble.reason, MAX_REASON_LENGTH), 1)
+
+    def merge(self, other: "TroubleRow") -> None:
+        """Add the troubles of another row, which are of other nodes."""
+        self.plain += other.plain
+        self.plain_size += other.plain_size
+        self.keys |= other.keys
+        self.key_size = self.key_size or other.key_size
+        self.consequences += other.consequences
+        self._began(other.since)
+        self.clusters |= other.clusters
+        self.nodes += other.nodes[: MAX_LISTED - len(self.nodes)]
+        self.nodes_total += other.nodes_total
+        self.gpus += other.gpus[: MAX_LISTED - len(self.gpus)]
+        self.gpus_total += other.gpus_total
+        for reason, count in other.reasons.items():
+            self._give(reason, count)
+
+    def swallow(self, consequence: "TroubleRow") -> None:
+        """Take over what this row explains."""
+        self.consequences += consequence.count + consequence.consequences
+        if self.since is None:
+            self.since = consequence.since
+        if self.kind is ProblemKind.CLUSTER_UNREAD:  # which has no reason but those of its nodes
+            for reason, count in consequence.reasons.items():
+                self._give(reason, count)
+
+    def _began(self, since: float | None) -> None:
+        if since is not None and (self.since is None or since < self.since):
+            self.since = since
+
+    def _give(self, reason: str, count: int) -> None:
+        if reason in self.reasons or len(self.reasons) < MAX_REASONS:
+            self.reasons[reason] += count
+
+
+class Troubles:
+    """The troubles of any number of nodes and clusters, in rows."""
+
+    def __init__(self, troubles: Iterable[Trouble] = ()) -> None:
+        self._rows: dict[tuple[ProblemKind, str], TroubleRow] = {}
+        for trouble in troubles:
+            self.add(trouble)
+
+    def __iter__(self) -> Iterator[TroubleRow]:
+        """Yield the rows."""
+        return iter(self._rows.values())
+
+    def add(self, trouble: Trouble) -> None:
+        """Add one trouble to the row of its kind."""
+        self._row(trouble.kind, trouble.variant).add(trouble)
+
+    def merge(self, other: "Troubles") -> None:
+        """Add the troubles of other nodes or of another cluster."""
+        for row in other:
+            self._row(row.kind, row.variant).merge(row)
+
+    def swallow(self, causes: Mapping[ProblemKind, frozenset[ProblemKind]] = CAUSES) -> None:
+        """Let each cause take over its consequences; all troubles are those of one cluster."""
+        for cause, explained in causes.items():
+            row = next((row for row in self if row.kind is cause), None)
+            if row is not None:
+                for key in [key for key in self._rows if key[0] in explained]:
+                    row.swallow(self._rows.pop(key))
+
+    def _row(self, kind: ProblemKind, variant: str) -> TroubleRow:
+        key = (kind, variant)
+        if (row := self._rows.get(key)) is None:
+            row = self._rows[key] = TroubleRow(kind, variant)
+        return row

@@ -1,0 +1,45 @@
+"""Which boards a technician is to pull out of a node, and which others are in it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from collector.model import Gpu
+from collector.views.gpu_state import GpuState
+from collector.views.missing import MissingGpu
+from collector.views.trays import position
+
+__all__ = ["Board", "boards"]
+
+
+class Board(NamedTuple):
+    """One board: a GPU, or those that share its serial."""
+
+    gpus: list[Gpu]  # in the order of their modules
+    why: tuple[str, ...] = ()  # why it should be pulled; empty where nothing says that it should
+    last_seen: float | None = None  # Unix seconds, of one that is missing
+
+    @property
+    def serial(self) -> str | None:
+        """The number on its sticker, as far as it is known."""
+        return self.gpus[0].serial
+
+    def each(self, field: str) -> str:
+        """Return what its GPUs have in a field, each value once: "3, 4"."""
+        values = (getattr(gpu, field) for gpu in self.gpus)
+        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def boards(gpus: Iterable[Gpu], states: Mapping[str, GpuState], missing: Sequence[MissingGpu] = ()) -> list[Board]:
+    """Return the boards of a node, those that are missing too: first those to be pulled, each in their order."""
+    absent = {one.gpu.uuid: one for one in missing}
+    by_board: dict[str, list[Gpu]] = {}
+    for gpu in sorted([*gpus, *(one.gpu for one in missing)], key=position):
+        by_board.setdefault(gpu.serial or gpu.uuid, []).append(gpu)
+    found = []
+    for members in by_board.values():
+        why = [text for gpu in members if gpu.uuid in states for text in states[gpu.uuid].repair]
+        gone = [absent[gpu.uuid] for gpu in members if gpu.uuid in absent]
+        why += ["missing"] if gone else []
+        seen = max((one.last_seen for one in gone if one.last_seen is not None), default=None)
+        found.append(Board(members, tuple(dict.fromkeys(why)), seen))
+    return sorted(found, key=lambda board: not board.why)

@@ -1,0 +1,218 @@
+"""Bring the GPUs of a ServiceNow CMDB in line with where gpuid sees them.
+
+`python servicenow.py --gpuid URL --instance URL --auth-file FILE [--dry-run]`; see README.md beside this file. Needs
+httpx.
+
+Each GPU is a configuration item of the class `cmdb_ci_gpu`, made and changed by the Identification and Reconciliation
+API, and known by its UUID. That it is "Used by" its server is a relationship, kept by the Table API. Servers are never
+made. A second run changes nothing. Exit code 0: in line, 1: some nodes have no server, 2: an error.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GPU_CLASS = "cmdb_ci_gpu"
+RELATION = "Used by::Uses"  # a GPU is the parent, its server the child, as ServiceNow's own discovery has it
+INSTALLED, ABSENT = "1", "100"  # of `install_status`
+CHUNK = 50  # names or ids in a query, items in a request
+PAGE = 1000  # records of a page
+MAX_ROWS = 1_000_000  # of either side: what does not end is given up
+Row = dict[str, Any]
+
+
+class SyncError(Exception):
+    """Why nothing more is done, in one line."""
+
+
+def read_gpus(url: str, authorization: str | None, device: str) -> Iterator[Row]:
+    """Yield every GPU that gpuid knows, those that are on no node any more too; `device` names the server of each."""
+    headers = {"Authorization": authorization} if authorization else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
+        query = {"limit": "10000", "state": "all"}
+        query["fields"] = "cluster,node,uuid,serial,model,module,pci_bus_id,state,confirmed_at"
+        for _ in range(MAX_ROWS // 10_000):
+            answer = client.get("/api/v1/gpus", params=query).raise_for_status().json()
+            yield from ({**gpu, "device": device.format(**gpu)} for gpu in answer["gpus"])
+            if answer.get("next") is None:
+                return
+            query["after"] = answer["next"]
+
+
+class ServiceNow:
+    """The REST API of an instance; with `dry_run` it is only read."""
+
+    def __init__(self, url: str, authorization: str, source: str, *, dry_run: bool) -> None:
+        headers = {"Authorization": authorization, "Accept": "application/json"}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=120.0)
+        self._source = source
+        self._dry_run = dry_run
+
+    def records(self, table: str, query: str, fields: str) -> Iterator[Row]:
+        """Yield the records of a table that an encoded query finds."""
+        params = {"sysparm_fields": fields, "sysparm_exclude_reference_link": "true", "sysparm_limit": str(PAGE)}
+        for start in range(0, MAX_ROWS, PAGE):
+            where = {"sysparm_query": f"{query}^ORDERBYsys_id", "sysparm_offset": str(start)}
+            found = self._send("GET", f"table/{table}", params=params | where)["result"]
+            yield from found
+            if len(found) < PAGE:
+                return
+
+    def records_of(self, table: str, field: str, values: Iterable[str], query: str, fields: str) -> Iterator[Row]:
+        """Yield the records of a table whose field has one of some values."""
+        for chunk in batched(sorted(value for value in values if not set(value) & set(",^"))):
+            yield from self.records(table, f"{field}IN{','.join(chunk)}{query}", fields)
+
+    def reconcile(self, items: list[Row]) -> list[Row]:
+        """Have items identified, made and changed; returns what became of each, in their order."""
+        path = "identifyreconcile/query" if self._dry_run else "identifyreconcile"
+        answer = self._send("POST", path, params={"sysparm_data_source": self._source}, json={"items": items})
+        results: list[Row] = [{} for _ in items]
+        for number, result in enumerate(answer["result"]["items"]):
+            for index in result.get("inputIndices") or [number]:
+                results[index] = result
+        return results
+
+    def change(self, method: str, table: str, body: Row | None = None) -> None:
+        """Make or delete a record."""
+        if not self._dry_run:
+            self._send(method, f"table/{table}", json=body)
+
+    def _send(self, method: str, path: str, **options: Any) -> Row:
+        answer = self._client.request(method, f"/api/now/{path}", **options)
+        if answer.is_error:
+            raise SyncError(f"ServiceNow refused {method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json() if answer.content else {}
+
+
+def batched(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield lists of at most CHUNK values."""
+    rest = iter(values)
+    while chunk := list(itertools.islice(rest, CHUNK)):
+        yield chunk
+
+
+class Sync:
+    """What the CMDB should have."""
+
+    def __init__(self, now: ServiceNow, gpus: list[Row], source: str, server_class: str) -> None:
+        self._now, self._source = now, source
+        self._gpus = {gpu["uuid"]: gpu for gpu in sorted(gpus, key=lambda gpu: gpu["state"] != "gone")}
+        devices = {gpu["device"] for gpu in gpus if gpu["state"] != "gone"}
+        servers = now.records_of(server_class, "name", devices, "", "sys_id,name")
+        self._servers: dict[str, str] = {}
+        for server in servers:
+            if server["name"] in self._servers:
+                raise SyncError(f"several servers are named {server['name']}; --device has to tell them apart")
+            self._servers[server["name"]] = server["sys_id"]
+        self.without = devices - self._servers.keys()
+        types = [one["sys_id"] for one in now.records("cmdb_rel_type", f"name={RELATION}", "sys_id")]
+        if not types:
+            raise SyncError(f"there is no type of relationship named {RELATION}")
+        self._type = types[0]
+        self.done: dict[str, int] = {}
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        """Bring the CMDB in line, some GPUs at a time."""
+        for gpus in batched(self._gpus.values()):
+            results = self._now.reconcile([self._item(gpu) for gpu in gpus])
+            ids: dict[str, Row] = {}
+            for gpu, result in zip(gpus, results, strict=True):
+                operation = str(result.get("operation") or "ERROR").lower()
+                self.done[operation] = self.done.get(operation, 0) + 1
+                self.errors += [f"{gpu['uuid']}: {one.get('message')}" for one in result.get("errors") or ()]
+                if (sys_id := result.get("sysId")) and sys_id != "Unknown":
+                    ids[sys_id] = gpu
+            self._relate(ids)
+
+    def summary(self) -> str:
+        """Return what was done, in one line."""
+        told = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
+        return f"{len(self._gpus)} GPUs: {told or 'nothing'}"
+
+    def _item(self, gpu: Row) -> Row:
+        gone = gpu["state"] == "gone"
+        seat = ", ".join(
+            f"{name} {gpu[key]}" for name, key in (("module", "module"), ("PCI", "pci_bus_id")) if gpu[key]
+        )
+        where = "" if gone else f"{gpu['node']} ({gpu['cluster']}), {seat}"
+        values = {
+            "name": gpu["model"] or "NVIDIA GPU",
+            "serial_number": gpu["serial"] or "",
+            "correlation_id": gpu["uuid"],
+            "short_description": where,
+            "install_status": ABSENT if gone else INSTALLED,
+        }
+        seen = gpu["confirmed_at"]
+        source = {"source_name": self._source, "source_native_key": gpu["uuid"]}
+        if seen:
+            source["source_recency_timestamp"] = seen[:19].replace("T", " ")
+        return {"className": GPU_CLASS, "internal_id": gpu["uuid"], "values": values, "sys_object_source_info": source}
+
+    def _relate(self, ids: dict[str, Row]) -> None:
+        """Let each GPU be used by its server and by no other one."""
+        wanted = {
+            sys_id: self._servers[gpu["device"]]
+            for sys_id, gpu in ids.items()
+            if gpu["state"] != "gone" and gpu["device"] in self._servers
+        }
+        known = self._now.records_of("cmdb_rel_ci", "parent", ids, f"^type={self._type}", "sys_id,parent,child")
+        for relation in known:
+            if wanted.get(relation["parent"]) == relation["child"]:
+                del wanted[relation["parent"]]
+            elif ids[relation["parent"]]["device"] not in self.without:
+                self._count("relationships deleted")
+                self._now.change("DELETE", f"cmdb_rel_ci/{relation['sys_id']}")
+        for parent, child in wanted.items():
+            self._count("relationships made")
+            self._now.change("POST", "cmdb_rel_ci", {"parent": parent, "child": child, "type": self._type})
+
+    def _count(self, what: str) -> None:
+        self.done[what] = self.done.get(what, 0) + 1
+
+
+def main() -> None:
+    """Read the arguments and bring the CMDB in line."""
+    parser = argparse.ArgumentParser(description="Bring a ServiceNow CMDB in line with gpuid.")
+    parser.add_argument("--gpuid", required=True, metavar="URL")
+    parser.add_argument("--gpuid-auth-file", type=Path, metavar="FILE", help="an Authorization header's value")
+    parser.add_argument("--instance", required=True, metavar="URL")
+    parser.add_argument("--auth-file", type=Path, required=True, metavar="FILE", help="an Authorization header's value")
+    parser.add_argument("--source", default="gpuid", metavar="NAME", help="a choice of the field discovery_source")
+    parser.add_argument("--server-class", default="cmdb_ci_linux_server", metavar="TABLE")
+    parser.add_argument(
+        "--device", default="{node}", metavar="NAME", help="a node's server; such as {cluster}-{node} (default: {node})"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    options = parser.parse_args()
+    try:
+        authorization = options.gpuid_auth_file.read_text().strip() if options.gpuid_auth_file else None
+        gpus = list(read_gpus(options.gpuid, authorization, options.device))
+        if not any(gpu["state"] != "gone" for gpu in gpus):
+            raise SyncError("gpuid knows no GPUs, and every one would be set absent")
+        now = ServiceNow(
+            options.instance, options.auth_file.read_text().strip(), options.source, dry_run=options.dry_run
+        )
+        sync = Sync(now, gpus, options.source, options.server_class)
+        sync.run()
+    except (httpx.HTTPError, OSError, SyncError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{sync.summary()}{' (dry run)' if options.dry_run else ''}")
+    if sync.errors:
+        print(f"error: {len(sync.errors)} refused, such as {sync.errors[0]}", file=sys.stderr)
+        sys.exit(2)
+    if sync.without:
+        names = ", ".join(sorted(sync.without)[:10])
+        print(f"{len(sync.without)} nodes have no server in the CMDB, such as {names}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

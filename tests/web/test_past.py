@@ -1,0 +1,100 @@
+"""The API of another time than now."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+BEFORE = {"at": "2025-11-24T16:02:00Z"}
+
+
+async def test_the_clusters_of_a_time_have_their_counts(past_client: httpx.AsyncClient) -> None:
+    answer = (await past_client.get("/api/v1/clusters", params=BEFORE)).json()
+    assert (answer["total"], answer["next"]) == (3, None)
+    rows = [(row["cluster"], row["nodes"], row["gpus"], row["state"]) for row in answer["clusters"]]
+    assert rows == [("old", 1, 2, None), ("prod-a", 2, 3, None), ("prod-b", 1, 2, None)]
+    one = (await past_client.get("/api/v1/clusters/old", params=BEFORE)).json()
+    assert (one["cluster"], one["gpus"]) == ("old", 2)
+
+
+async def test_a_gpu_is_as_it_was(past_client: httpx.AsyncClient) -> None:
+    for name in ("GPU-C1", "701"):
+        row = (await past_client.get(f"/api/v1/gpus/{name}", params=BEFORE)).json()
+        assert (row["cluster"], row["node"], row["serial"], row["module"]) == ("old", "n7", "701", 1)
+        assert (row["state"], row["degraded"], row["level"]) == ("found", [], None)
+        assert (row["since"], row["until"]) == ("2025-11-24T16:01:00.000Z", "2025-11-24T16:04:00.000Z")
+        assert (row["vbios"], row["claim"], row["health"]) == (None, None, {"row_remap_pending": False})
+    row = (await past_client.get("/api/v1/gpus/701", params={"at": "2025-11-24T16:03:30Z"})).json()
+    assert (row["degraded"], row["level"]) == (["row_remap_pending"], "reset")
+    row = (await past_client.get("/api/v1/gpus/701", params={"at": "6m"})).json()
+    assert (row["cluster"], row["until"]) == ("prod-a", None)
+
+
+async def test_lists_come_in_pages_of_one_time(past_client: httpx.AsyncClient) -> None:
+    found: list[str] = []
+    params: dict[str, Any] = {"at": "8m", "limit": 2, "fields": "uuid"}
+    while True:
+        answer = (await past_client.get("/api/v1/gpus", params=params)).json()
+        assert answer["total"] == 7
+        found += [row["uuid"] for row in answer["gpus"]]
+        if answer["next"] is None:
+            break
+        params["after"] = answer["next"]
+    assert found == ["GPU-c1", "GPU-c2", "GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "expected"),
+    [
+        ("gpus", {"cluster": "old", "at": "2025-11-24T16:03:30Z", "degraded": "true"}, ["GPU-c1"]),
+        ("gpus", {"cluster": ["old", "prod-b"], "degraded": "false", **BEFORE}, ["GPU-c1", "GPU-b1", "GPU-b2"]),
+        ("gpus", {"q": "h200 n7", **BEFORE}, ["GPU-c1", "GPU-c2"]),
+        ("gpus", {"serial": ["100", "702"], **BEFORE}, ["GPU-c2", "GPU-a1"]),
+        ("gpus", {"state": "lost", **BEFORE}, []),
+        ("nodes", {"q": "n", "cluster": "prod-a", **BEFORE}, ["n1", "n2"]),
+        ("nodes", {"machine": "i-n7", **BEFORE}, ["n7"]),
+    ],
+)
+async def test_lists_are_filtered(past_client: httpx.AsyncClient, path: str, params: Any, expected: Any) -> None:
+    answer = (await past_client.get(f"/api/v1/{path}", params=params)).json()
+    assert [row["uuid" if path == "gpus" else "node"] for row in answer[path]] == expected
+
+
+async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
+    params = {**BEFORE, "format": "csv", "fields": "cluster,node,found"}
+    text = (await past_client.get("/api/v1/nodes", params=params)).text
+    assert text.splitlines() == ["cluster,node,found", "old,n7,2", "prod-a,n1,1", "prod-a,n2,2", "prod-b,n3,2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "status", "code", "detail"),
+    [
+        ("gpus", {"at": "2024-01-01"}, 404, "not_recorded", "the history begins at 2025-11-24T16:00:00.000Z"),
+        ("gpus", {"at": "2099-01-01"}, 400, "invalid_parameter", "at: expected a time in the past"),
+        ("gpus", {"at": "x" * 1000}, 400, "invalid_parameter", "at: expected a time such as"),
+        ("gpus", {"sort": "node", **BEFORE}, 400, "invalid_parameter", "sort: expected none with `at`"),
+        ("gpus", {"state": "gone", **BEFORE}, 400, "invalid_parameter", "state: expected present, found or lost"),
+        ("gpus", {"gpu_part_number": "9", **BEFORE}, 400, "invalid_parameter", "gpu_part_number: expected none"),
+        ("gpus", {"after": "x", **BEFORE}, 400, "invalid_parameter", "after: expected the `next` value"),
+        ("gpus/GPU-none", BEFORE, 404, "not_found", 'no GPU with the UUID or serial "GPU-none" was on a node at'),
+        ("gpus/900", BEFORE, 409, "ambiguous", "2 GPUs had this serial"),
+        ("clusters/none", BEFORE, 404, "not_found", 'no GPU was in a cluster "none" at'),
+        ("clusters/old/nodes/none", BEFORE, 404, "not_found", 'no GPU was on a node "none" of a cluster "old" at'),
+    ],
+)
+async def test_what_cannot_be_answered_is_a_problem(
+    past_client: httpx.AsyncClient, path: str, params: Any, status: int, code: str, detail: str
+) -> None:
+    answer = await past_client.get(f"/api/v1/{path}", params=params)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (status, code)
+    assert problem["detail"].startswith(detail)
+    assert len(problem["detail"]) < 300
+
+
+async def test_without_a_store_there_is_no_past(site: Any, serving: Any) -> None:
+    async with serving(site) as client:
+        problem = (await client.get("/api/v1/gpus", params=BEFORE)).json()
+    assert problem["code"] == "no_store"
