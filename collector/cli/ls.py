@@ -10,12 +10,13 @@ from collector.cli.client import Client, check_clusters, connection_options
 from collector.cli.completion import complete_cluster, complete_id, complete_model, complete_node
 from collector.cli.condition import badness, condition_words, level_style, mark_of
 from collector.cli.options import at_option
-from collector.cli.output import Output, Row, layout_of, output_options, show_rows
+from collector.cli.output import Output, Row, layout_of, output_options, page_size, show_rows
 from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow
+from collector.views.past_lists import UNRECORDED
 
 __all__ = ["ls"]
 
@@ -111,7 +112,7 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
     worst_first = output.sort is None and any(name in filters for name in ("degraded", "reason", "level"))
 
     def ask() -> Iterator[Row]:
-        with Client(**options) as client:
+        with Client(**options, page_size=page_size(output, whole=worst_first)) as client:
             if at is None:  # a cluster of the past may be configured no more
                 check_clusters(client, filters.get("cluster", ()))
             gpus = _gpus(client, term, filters if at is None else {**filters, "at": (rfc3339(at),)})
@@ -134,7 +135,7 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
         return
     seen: set[tuple[Any, ...]] = set()
     for name in _TERM_FILTERS:
-        if term not in filters.get(name, (term,)):
+        if term not in filters.get(name, (term,)) or ("at" in filters and name in UNRECORDED):
             continue
         for gpu in itertools.chain.from_iterable(client.gpus({**filters, name: (term,)})):
             key = tuple(map(gpu.get, ("cluster", "node", "uuid", "serial")))

@@ -8,7 +8,7 @@ import click
 
 from collector.cli.client import Client, check_clusters, connection_options
 from collector.cli.completion import complete_cluster, complete_node
-from collector.cli.output import Output, Row, layout_of, output_options, show_rows
+from collector.cli.output import Output, Row, layout_of, output_options, page_size, show_rows
 from collector.views.columns import NodeRow
 
 __all__ = ["nodes"]
@@ -45,7 +45,7 @@ def nodes(names: tuple[str, ...], output: Output, **options: Any) -> None:
     filters = {name: values for name in _FILTERS if (values := options.pop(name))} | ({"node": names} if names else {})
 
     def ask() -> Iterator[Row]:
-        with Client(**options) as client:
+        with Client(**options, page_size=page_size(output)) as client:
             check_clusters(client, filters.get("cluster", ()))
             yield from itertools.chain.from_iterable(client.nodes(filters))
 

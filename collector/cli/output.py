@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from collector.cli.client import MAX_PAGE_SIZE
 from collector.cli.formats import Cells, Layout, Output, Row, Sort, age, layout_of, print_rows, sorted_rows, taken
 from collector.cli.options import ParsedText
 from collector.cli.suggestions import unknown_name
@@ -22,6 +23,7 @@ __all__ = [
     "age",
     "layout_of",
     "output_options",
+    "page_size",
     "print_rows",
     "show_rows",
     "sorted_rows",
@@ -130,6 +132,11 @@ def _interval(text: object) -> Duration:
     if interval < _MIN_WATCH_SECONDS:
         raise ValueError("must be at least 100ms")
     return interval
+
+
+def page_size(output: Output, *, whole: bool = False) -> int:
+    """Return how many rows to ask for at once: no more than are printed, unless the `whole` list is sorted here."""
+    return MAX_PAGE_SIZE if whole or output.sort or output.limit is None else min(output.limit, MAX_PAGE_SIZE)
 
 
 def show_rows(

@@ -1,8 +1,6 @@
 """`gpuid status`: what is wrong of a running collector, ranked, as text, JSON and an exit code."""
 
-import shutil
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from collector.cli.client import Client, connection_options
 from collector.cli.completion import complete_cluster
 from collector.cli.console import output_console
 from collector.cli.output import Output, age, layout_of, output_options, print_rows, taken
+from collector.cli.table import wrapped
 from collector.text import counted, one_line
 from collector.views.columns import ProblemRow
 from collector.views.problems.kinds import Severity
@@ -21,9 +20,8 @@ from collector.views.problems.kinds import Severity
 __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
-_WIDTH = 80  # columns, where the output is no terminal
-_MIN_WIDTH = 40
 _MAX_GPUS = 3  # that are named below a problem
+_MAX_NODES = 5  # likewise
 _MARGIN = max(map(len, Severity)) + 2
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
 
@@ -84,13 +82,24 @@ def _print_problem(problem: Row) -> None:
     severity = one_line(problem["severity"])
     since = f", since {one_line(age(problem['since'], time.time()))} ago" if problem.get("since") else ""
     lines = _wrapped(one_line(problem["title"]) + since) + _wrapped(one_line(problem.get("reason")))
-    for gpu in _gpus(problem):
-        lines += _wrapped(gpu)
+    for text in (_nodes(problem), *_gpus(problem)):
+        lines += _wrapped(text)
     if remedy := one_line(problem.get("remedy")):
         lines += _wrapped(f"→ {remedy}")
     _print_line(severity, lines[0] if lines else "")
     for line in lines[1:]:
         _print_line("", line)
+
+
+def _nodes(problem: Row) -> str:
+    """Return the first nodes of a problem that several have; of one, its title names it."""
+    nodes, total = problem.get("nodes"), problem.get("nodes_total")
+    if not isinstance(nodes, list) or not isinstance(total, int) or len(nodes) < 2:
+        return ""
+    shown = [one for one in nodes[:_MAX_NODES] if isinstance(one, Mapping)]
+    names = [f"{one_line(one.get('node'))} ({one_line(one.get('cluster'))})" for one in shown]
+    more = f" and {total - len(names):,} more" if total > len(names) else ""
+    return ", ".join(names) + more
 
 
 def _gpus(problem: Row) -> Iterator[str]:
@@ -123,7 +132,5 @@ def _print_line(severity: str, text: str) -> None:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Return a text in lines that fit beside the margin; no word is broken, so that names can be copied."""
-    columns = shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stdout.isatty() else _WIDTH
-    width = max(_MIN_WIDTH, columns) - _MARGIN
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    """Return a text in lines that fit beside the margin."""
+    return wrapped(text, _MARGIN).split("\n") if text else []

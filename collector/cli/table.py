@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 TABLE_WIDTH = 80  # cells of a table that is not printed on a terminal
+MIN_TEXT_WIDTH = 30  # cells of a sentence on a very narrow terminal
 _COLUMN_GAP = 2  # blanks between two columns
 _MIN_CUT_WIDTH = 8  # cells that a cut column keeps
 _PAGE_ROWS = 10_000  # rows that are aligned together, so that the first lines of a large fleet appear immediately
@@ -41,6 +42,8 @@ Style = Callable[[str], str]  # a cell's text -> its style as rich names it
 _EVENT_STYLES = {
     "appeared": "green",
     "moved": "yellow",
+    "replaced": "yellow",
+    "first seen": "green",
     "vanished": "red",
     "altered": "cyan",
     "health": "magenta",
@@ -110,9 +113,12 @@ def table_width() -> int:
     return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
 
 
-def wrapped(text: str) -> str:
-    """Return a sentence in lines that fit where tables are printed; no word is broken, so that names can be copied."""
-    width, lines = table_width(), [""]
+def wrapped(text: str, margin: int = 0) -> str:
+    """Return a sentence in lines that fit where tables are printed, beside a margin of so many cells.
+
+    No word is broken, so that names can be copied.
+    """
+    width, lines = max(MIN_TEXT_WIDTH, table_width() - margin), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if cell_width(longer) <= width or not lines[-1]:

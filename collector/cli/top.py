@@ -133,6 +133,7 @@ class _Change(msgspec.Struct):
     previous_cluster: str | None = None
     previous_node: str | None = None
     changes: Any = None
+    first_sight: bool = False
 
 
 class _Page(msgspec.Struct):

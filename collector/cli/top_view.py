@@ -1,7 +1,6 @@
 """One screen of `gpuid top`: totals, the worst problems, the clusters that fit, and the latest changes."""
 
 import itertools
-import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,9 @@ from collector.cli.output import age
 from collector.cli.table import Style, cut_middle, cut_table, event_style
 from collector.health import Level
 from collector.text import counted, natural_key, one_line
-from collector.views.alterations import as_field_changes, describe_common_changes, fields_of
+from collector.views.humanize import clock
+from collector.views.latest_changes import groups_of_rows
+from collector.views.recent_changes import ChangeGroup, Folded
 
 __all__ = ["CLUSTER_STYLES", "Row", "Scroll", "Seen", "cluster_cells", "cluster_columns", "screen", "worst_first"]
 
@@ -162,27 +163,27 @@ def _foot(scroll: Scroll, shown: int) -> str:
 
 
 def _grouped(changes: Sequence[Row], width: int) -> Iterator[list[object]]:
-    """Yield rows of changes, newest first; those of one node at one time, and of the same fields, share a row."""
-    for (time_, event, cluster, node), group in itertools.groupby(
-        reversed(changes), key=operator.itemgetter("time", "event", "cluster", "node")
-    ):
-        by_fields: dict[tuple[str, ...], list[Row]] = {}
-        for change in group:
-            by_fields.setdefault(fields_of(as_field_changes(change.get("changes"))), []).append(change)
-        for ones in by_fields.values():
-            row = _row(time_, event, cluster, node, ones)
-            yield row if width >= _WIDE else row[: len(_CHANGE_COLUMNS)]
+    """Yield rows of changes, newest first, grouped as on the page."""
+    for group in groups_of_rows(changes):
+        row = _row(group)
+        yield row if width >= _WIDE else row[: len(_CHANGE_COLUMNS)]
 
 
-def _row(time_: str, event: str, cluster: str, node: str, ones: Sequence[Row]) -> list[object]:
-    origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
+def _row(group: ChangeGroup) -> list[object]:
+    (gpu,) = group.gpus if len(group.gpus) == 1 and len(group.left) < 2 else (None,)
     return [
-        time_.partition("T")[2].partition(".")[0] + "Z",
-        event,
-        ones[0]["serial"] if len(ones) == 1 else counted(len(ones), "GPU"),
-        cluster,
-        node,
-        describe_common_changes([as_field_changes(one.get("changes")) for one in ones]),
-        next(iter(origin)) if len(origin) == 1 else "",
-        ones[0]["uuid"] if len(ones) == 1 else "",
+        f"{clock(group.time)}Z",
+        group.event,
+        counted(group.size, "GPU") if gpu is None else gpu.serial,
+        group.place.cluster,
+        group.place.node if group.nodes == 1 else counted(group.nodes, "node"),
+        _what(group),
+        "" if group.previous is None else f"{group.previous.node} of {group.previous.cluster}",
+        "" if gpu is None else gpu.uuid,
     ]
+
+
+def _what(group: ChangeGroup) -> str:
+    if group.event == Folded.REPLACED and len(group.left) == 1:
+        return f"instead of {group.left[0].serial or group.left[0].uuid}"
+    return group.summary

@@ -17,7 +17,7 @@ from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.recent_changes import ChangeGroup, Folded, as_change, grouped
 from collector.views.replacements import REPLACED_WITHIN_SECONDS, replaced
 
-__all__ = ["EVENTS", "ChangeList", "list_changes"]
+__all__ = ["EVENTS", "ChangeList", "fold_first_sights", "list_changes"]
 
 EVENTS: tuple[str, ...] = (Folded.REPLACED, *CHANGE_EVENTS, Folded.FIRST_SEEN)
 
@@ -228,7 +228,7 @@ def _from_memory(
     groups = list(_with_first_sights(view, groups))
     groups = [one for one in groups if _admits(wanted, one) and event in ("", one.event, _EVENT_OF.get(one.event))]
     if _folds(wanted, event):
-        groups = _folded(groups)
+        groups = fold_first_sights(groups)
     shown = [one for one in groups if before is None or one.id < before.id]
     if len(shown) <= limit:
         return shown, None
@@ -247,7 +247,8 @@ def _with_first_sights(view: CollectorView, groups: Sequence[ChangeGroup]) -> It
             yield group
 
 
-def _folded(groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
+def fold_first_sights(groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
+    """Return groups, newest first, in which the first sights of a cluster's nodes on one day (in UTC) are one."""
     found: dict[object, ChangeGroup] = {}
     places: dict[object, set[Place]] = {}
     for group in groups:

@@ -236,7 +236,7 @@ class ClusterRow(Row, frozen=True, kw_only=True):
         int | None, wide("GPUs that Kubernetes says are there; where it does not say, those found.")
     ] = None
     gpus_missing: Annotated[int | None, table("GPUs of the capacity that are neither found nor lost.")] = None
-    gpus_lost: Annotated[int | None, table("GPUs that do not answer.")] = None
+    gpus_lost: Annotated[int | None, wide("GPUs that do not answer.")] = None
     lost_gpus: Annotated[list[LostGpu] | None, rest("The first 100 GPUs that do not answer.")] = None
     gpus_degraded: Annotated[dict[str, int] | None, table("Degraded GPUs by level.")] = None
     gpus_healthy: Annotated[int | None, wide("GPUs that are known and healthy.")] = None

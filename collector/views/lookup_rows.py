@@ -11,7 +11,6 @@ from collector.text import counted, enumerated
 from collector.timestamps import rfc3339
 from collector.views.columns import Numbered, Row, Time, rest, table, wide
 from collector.views.cooperative import yielding
-from collector.views.humanize import utc
 from collector.views.lookup_view import LookupView
 from collector.views.matches import Kind, Lookup, LookupResult, Match, Searched
 from collector.views.rows import numbered
@@ -248,7 +247,7 @@ def describe_searched(searched: Searched) -> list[str]:
     elif searched.history_since is None:
         said = [f"Not among the {fleet} that are known now, nor in the history, which is empty."]
     else:
-        since = utc(searched.history_since)
+        since = rfc3339(searched.history_since, "seconds")
         said = [f"Not among the {fleet} that are known now, nor in the history, which goes back to {since}."]
     if searched.down:
         down = enumerated(searched.down, MAX_NAMED_CLUSTERS)

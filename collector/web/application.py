@@ -19,7 +19,7 @@ from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.problem import problem_response
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
-from collector.web.security_headers import SECURITY_HEADERS
+from collector.web.security_headers import CAMERA_POLICY, SECURITY_HEADERS
 
 __all__ = ["LOOKUPS", "ROUTES", "WRITES", "application"]
 
@@ -120,6 +120,8 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(SECURITY_HEADERS)
+    if local_path(request) == pages.SCAN and response.status == 200:
+        response.headers["Permissions-Policy"] = CAMERA_POLICY
     if local_path(request).startswith("/static/") and response.status == 200:
         # The address of a packaged file changes with its content.
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"

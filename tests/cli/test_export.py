@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
+from collector import config as configuration
 from collector.cli import gpuid
 from collector.health import Health
 from collector.marks import Mark, MarkKind
@@ -193,3 +194,17 @@ def test_a_file_that_cannot_be_written_is_one_line(history_config: Path, tmp_pat
     result = export("-o", "csv", "-f", tmp_path / "no" / "gpus.csv", "--config", history_config)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"gpuid: -f {tmp_path}/no/gpus.csv: no such file or directory\n"
+
+
+def test_it_can_be_as_of_a_time(serving: Serving, history_config: Path) -> None:
+    store = configuration.load(history_config).store
+    here = export("-o", "csv", "--at", "10m", "--config", history_config)
+    with serving(store=store) as url:
+        there = export("-o", "csv", "--at", "10m", "--url", url)
+    for result in (here, there):
+        assert (result.exit_code, result.stderr) == (0, "")
+        (row,) = read(result.stdout)
+        assert (row["node"], row["serial"], row["vbios"]) == ("n1", "100", "")
+    early = export("--at", "2d", "--config", history_config)
+    assert (early.exit_code, early.stdout, early.stderr.count("\n")) == (2, "", 1)
+    assert "the history begins at" in early.stderr

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from collector import config as configuration
 from collector.cli import gpuid
 from collector.health import Health
 from collector.marks import Mark, MarkKind
@@ -308,3 +309,16 @@ def test_a_last_known_serial_is_found_and_marked(serving: Serving, alter: Callab
         assert [json.loads(row["last_known"]) for row in rows] == [times, times]
         wide = ls("900", "--url", url, "-o", "wide").stdout
         assert "serial 2025-11-24T16:00:00.000Z, chassis 2025-11-24T16:00:00.000Z" in wide
+
+
+def test_it_can_be_as_of_a_time(serving: Serving, history_config: Path) -> None:
+    store = configuration.load(history_config).store
+    with serving(store=store) as url:
+        then = ls("100", "--cluster", "prod", "--at", "10m", "-o", "json", "--url", url)
+        (row,) = json.loads(then.stdout)
+        assert (row["cluster"], row["node"], row["serial"], row["vbios"]) == ("prod", "n1", "100", None)
+        early = ls("--at", "2d ago", "--url", url)
+        assert (early.exit_code, early.stdout, early.stderr.count("\n")) == (2, "", 1)
+        assert "the history begins at" in early.stderr
+    bad = ls("--at", "2099-01-01", "--url", url)
+    assert (bad.exit_code, "--at" in bad.stderr) == (2, True)

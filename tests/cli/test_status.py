@@ -34,7 +34,7 @@ def test_problems_are_listed_the_worst_first_and_exit_1(serving: Serving) -> Non
         "          → Check the network and the API server; `gpuid check --cluster prod-b`",
         "          tries to connect. What was last known is shown.",
         "warning   19 GPUs missing on 3 nodes across 2 clusters",
-        "          2 of 8 GPUs found (2 nodes); 1 of 8 GPUs found (1 node)",
+        "          n1 (prod-a), n2 (prod-a), n3 (prod-b)",
         "          → Look for Xid 79 in the node's kernel log, restart the node, and",
         "          check the seat that is named.",
         "",
@@ -133,6 +133,8 @@ HOSTILE: Mapping[str, Any] = {
     "since": 7,
     "remedy": 8,
     "gpus": [7, {"serial": ODD, "module": [ODD]}],
+    "nodes": [7, {"node": [ODD]}],
+    "nodes_total": 8,
 }
 
 

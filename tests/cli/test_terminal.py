@@ -106,7 +106,9 @@ def test_top_says_what_was_altered(serving: Callable[..., AbstractContextManager
 
 def test_top_scrolls_and_quits_with_q():
     row = {"up": True, "nodes": 1, "nodes_read": 1, "gpus": 8}
-    body = json.dumps({"total": 99, "clusters": [row | {"cluster": f"zone-{number}"} for number in range(99)]}).encode()
+    body = json.dumps(
+        {"total": 99, "next": None, "clusters": [row | {"cluster": f"zone-{number}"} for number in range(99)]}
+    ).encode()
     with (
         served(lambda _headers, _body: (200, body), "application/json") as address,
         Terminal("top", "--url", f"http://{address}", env=PLAIN, columns=80, keys=True) as top,
@@ -147,6 +149,6 @@ def test_where_and_diff_use_colours_on_a_terminal(history_config: Path):
 
 def test_a_collector_without_a_history_says_so(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url:
-        result = CliRunner().invoke(gpuid, ["where", "100", "--url", url])
+        result = CliRunner().invoke(gpuid, ["history", "n1", "--url", url])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"gpuid: {url}: this collector keeps no history: its configuration has no [store]\n"

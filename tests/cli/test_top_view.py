@@ -59,6 +59,18 @@ def test_many_clusters_do_not_push_the_changes_out() -> None:
     assert "of 100 clusters   ↑ ↓" in shown[-1]
 
 
+def test_changes_are_grouped_as_on_the_page() -> None:
+    first = [{**change(n), "event": "appeared", "previous_node": None, "first_sight": True} for n in range(3)]
+    left = {**change(10), "event": "vanished", "previous_node": None, "node": "n9"}
+    came = {**change(11), "event": "appeared", "previous_node": None, "node": "n9"}
+    shown = lines(Seen([cluster("c")], changes=[*first, left, came]))
+    (replaced,) = (line for line in shown if "replaced" in line)
+    (seen,) = (line for line in shown if "first seen" in line)
+    assert replaced.split()[2:] == ["1651239211", "c", "n9", "instead", "of", "1651239210"]
+    assert seen.split()[3:8] == ["3", "GPUs", "c", "3", "nodes"]
+    assert not any("vanished" in line for line in shown)
+
+
 def test_the_worst_problems_are_above_the_clusters() -> None:
     problems = [{"severity": "critical", "title": f"sim-{number} is unreachable"} for number in range(5)]
     shown = lines(Seen([cluster("sim-9")], problems))

@@ -103,7 +103,7 @@ def act(fleet: RecordedFleet, step: tuple[Any, ...], time: float) -> None:
 READ = ("read", "prod", "a", ["1", "2"], "well")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @example(steps=[READ, ("keep",), ("read", "prod", "b", ["1"], "well"), ("keep",), ("remove", "prod", "a"), ("keep",)])
 @example(steps=[READ, ("keep",), ("read", "prod", "a", ["1", "2"], "other model"), ("keep",)])
 @example(steps=[READ, ("remove cluster", "prod"), ("keep",), ("read", "lab", "a", ["1", "2"], "worn")])

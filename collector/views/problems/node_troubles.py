@@ -73,8 +73,7 @@ class NodeWalk:
         elif unread.reason is Uncovered.PENDING:
             yield _of_node(ProblemKind.NODE_PENDING, "", entry, size, unread.since, "")
         elif entry.uncovered is not None or failing is None:
-            reason = describe_unread(unread.reason)
-            yield _of_node(ProblemKind.NODE_UNREAD, unread.reason.value, entry, size, unread.since, reason)
+            yield _of_node(ProblemKind.NODE_UNREAD, unread.reason.value, entry, size, unread.since, "")
         else:
             reason = failing.message or describe_unread(failing.reason)
             node = ProblemNode(
@@ -97,16 +96,17 @@ class NodeWalk:
 
     def _missing(self, entry: NodeState, missing: int) -> Trouble:
         named = missing_from(self._view.inventory, entry)
-        left = [one.left for one in named if one.left is not None]
+        since = min((one.left for one in named if one.left is not None), default=None)
+        found = f"{entry.found} of {counted(entry.node.capacity or 0, 'GPU')} found"
         return Trouble(
             ProblemKind.GPU_MISSING,
             count=missing,
             size=missing,
             cluster=entry.place.cluster,
-            node=_node(entry),
+            node=_node(entry, since, found),
             gpus=tuple(ProblemGpu.of(entry.place, one.gpu, one.last_seen) for one in named),
-            since=min(left, default=None),
-            reason=f"{entry.found} of {counted(entry.node.capacity or 0, 'GPU')} found",
+            since=since,
+            reason=found,
         )
 
     def _degraded(self, entry: NodeState, one: DegradedGpu) -> Trouble:

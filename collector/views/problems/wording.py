@@ -81,11 +81,12 @@ def title(row: TroubleRow) -> str:
 
 def reason(row: TroubleRow) -> str:
     """Return why, in the words of what failed; the most frequent reasons of many, with how many have them."""
+    if row.kind is _K.GPU_MISSING and row.nodes_total > 1:
+        return ""  # how many each node has is no reason
     told = row.reasons.most_common(MAX_SHOWN_REASONS)
     texts = [text for text, _count in told]
     if len(row.reasons) > 1:
-        of_gpus = row.gpus and row.kind is not _K.GPU_MISSING
-        noun = "GPU" if of_gpus else "node" if row.nodes_total else "cluster"
+        noun = "GPU" if row.gpus else "node" if row.nodes_total else "cluster"
         texts = [f"{text} ({counted(count, noun)})" for text, count in told]
         if len(row.reasons) > len(told):
             texts.append("…")

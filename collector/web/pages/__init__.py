@@ -12,9 +12,10 @@ from collector.web.pages.past import looking_back
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
-__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "lookup", "wants_page"]
+__all__ = ["ROUTES", "SCAN", "STREAM", "add_to", "error_page", "index", "lookup", "wants_page"]
 
 STREAM = "/changes/stream"
+SCAN = "/scan"  # the one page that may use a camera
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": looking_back(index, past.fleet),
     "/problems": problems.problems,
@@ -23,7 +24,7 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/models": models,
     "/nodes": node_list,
     "/lookup": lookup,
-    "/scan": scan,
+    SCAN: scan,
     "/clusters/{cluster:[^/]+}": looking_back(clusters.cluster, past.cluster),
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": looking_back(nodes.node, past.node),
     "/chassis/{chassis:[^/]+}": chassis.chassis,

@@ -53,6 +53,7 @@ async def show_many(request: web.Request, answer: Lookup, text: str) -> web.Resp
     return await page(
         request,
         "lookup.html",
+        live=False,  # what was sent is not in the address, from which a page is renewed
         text=text,
         asked=True,
         most=MAX_TERMS,
@@ -67,7 +68,7 @@ async def show_many(request: web.Request, answer: Lookup, text: str) -> web.Resp
 
 async def scan(request: web.Request) -> web.Response:
     """Show the page that reads labels with the camera, where the browser can."""
-    return await page(request, "scan.html")
+    return await page(request, "scan.html", live=False)
 
 
 async def terms_of(request: web.Request, text: str) -> list[Term]:

@@ -1,7 +1,6 @@
 """The pages of the fleet, a cluster, a node and a GPU as they were at a time, `?at=`."""
 
 import functools
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from aiohttp import web
 
 from collector.model import Gpu, Place
 from collector.store import StoreError
+from collector.text import natural_key
 from collector.timestamps import rfc3339
 from collector.views.past import LookBack, NotRecordedError, PastGpu, look_back
 from collector.views.trays import position
@@ -59,7 +59,7 @@ async def fleet(request: web.Request, then: LookBack) -> web.Response:
     for count in counts.values():
         for model, number in count.models.items():
             models[model] = models.get(model, 0) + number
-    names = sorted(counts, key=_natural)
+    names = sorted(counts, key=natural_key)
     return await _page(
         request,
         then,
@@ -103,7 +103,8 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
         raise web.HTTPNotFound(
             text=f"No GPU was on a node “{place.node}” of the cluster “{place.cluster}” at {rfc3339(then.time)}."
         )
-    return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat))
+    models = sorted({one.placement.model or "" for one in found})
+    return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat), models=models)
 
 
 async def gpu(request: web.Request, then: LookBack) -> web.Response:
@@ -149,11 +150,3 @@ def _seat(gpu: PastGpu) -> Any:
             pci_bus_id=one.pci_bus_id,
         )
     )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts sim-2 before sim-10."""
-    return [(int(part) if index % 2 else 0, part) for index, part in enumerate(_NUMBERS.split(name))]
-
-
-_NUMBERS = re.compile(r"([0-9]{1,18})")

@@ -28,6 +28,8 @@ PAGES = {
     "GPU in conflict": "/gpus/GPU-00000000-0000-4000-8000-000000000002",
     "hits": "/search?q=900",
     "no hit": "/search?q=nothing",
+    "look-up of several": "/lookup?ids=900+none+n1+102",
+    "scanner": "/scan",
     "changes": "/changes",
     "health": "/health",
     "GPU that is worn": "/gpus/GPU-worn-1",
@@ -206,7 +208,7 @@ class TestPhone:
             for summary in page.locator("summary").all():
                 expect(summary).to_have_css("display", "list-item")  # with the mark that says that it opens
         fits = "(q) => { q.value = q.placeholder; return q.scrollWidth <= q.clientWidth }"
-        assert page.get_by_role("searchbox").evaluate(fits)
+        assert page.get_by_label("Serial, UUID, chassis, node or machine").evaluate(fits)
 
     def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
         page = opened("/clusters/prod-a")
@@ -220,7 +222,7 @@ class TestKeyboard:
     def test_slash_opens_the_search_and_enter_the_gpu(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         page.keyboard.press("/")
-        expect(page.get_by_role("searchbox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
+        expect(page.get_by_role("combobox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
         page.keyboard.type("100")
         page.keyboard.press("Enter")
         page.wait_for_url(f"{live.url}/gpus/GPU-a1")
@@ -229,7 +231,7 @@ class TestKeyboard:
         page = opened("/")
         page.keyboard.press("/")
         page.keyboard.type("a/b")
-        expect(page.get_by_role("searchbox")).to_have_value("a/b")
+        expect(page.get_by_label("Serial, UUID, chassis, node or machine")).to_have_value("a/b")
 
     def test_tab_skips_to_the_content_with_visible_focus(self, opened: Any) -> None:
         page = opened("/")
@@ -300,7 +302,7 @@ class TestWithoutScript:
         page = opened("/", java_script_enabled=False)
         assert "appeared" in page.locator(".changes").inner_text()
         assert not page.get_by_role("button", name="Live").is_visible()
-        page.get_by_role("searchbox").fill("102")
+        page.get_by_label("Serial, UUID, chassis, node or machine").fill("102")
         page.get_by_role("button", name="Find").click()
         page.wait_for_url(f"{live.url}/gpus/GPU-a2")
         page.get_by_role("main").get_by_role("link", name="prod-a").first.click()
@@ -350,3 +352,68 @@ class TestHostility:
         assert refused == "script-src-elem"
         assert page.evaluate("window.intruder") is None
         page.close()
+
+
+CAMERA = """
+  window.BarcodeDetector = class {
+    static async getSupportedFormats() { return ["qr_code"]; }
+    async detect(video) { return video.videoWidth ? [{ rawValue: "S/N: 102" }] : []; }
+  };
+  const canvas = document.createElement("canvas");
+  setInterval(() => canvas.getContext("2d").fillRect(0, 0, Math.random() * 9, 9), 50);
+  Object.defineProperty(navigator, "mediaDevices", { value: { getUserMedia: async () => canvas.captureStream(9) } });
+"""
+
+
+class TestFinding:
+    def test_suggestions_are_chosen_by_keyboard(self, opened: Any) -> None:
+        page = opened("/")
+        field = page.get_by_role("combobox")
+        expect(field).to_have_attribute("aria-expanded", "false")
+        field.press_sequentially("GPU-00000000-0000-4000-8000-00000000010")
+        options = page.get_by_role("option")
+        expect(options).to_have_count(4)
+        field.press("ArrowDown")
+        field.press("ArrowDown")
+        expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+        expect(field).to_have_attribute("aria-activedescendant", "suggestion-1")
+        assert violations(page) == []
+        field.press("Escape")
+        expect(options).to_have_count(0)
+        field.press("ArrowDown")
+        expect(options).to_have_count(4)
+        field.press("ArrowUp")
+        field.press("Enter")
+        page.wait_for_url("**/gpus/GPU-00000000-0000-4000-8000-000000000104")
+
+    def test_a_pasted_column_keeps_its_serials_apart(self, opened: Any) -> None:
+        page = opened("/")
+        page.evaluate(
+            """() => {
+              const data = new DataTransfer();
+              data.setData("text/plain", "102\\n900\\r\\nnone\\n");
+              const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+              document.getElementById("q").dispatchEvent(event);
+            }"""
+        )
+        expect(page.get_by_role("combobox")).to_have_value("102, 900, none")
+        page.get_by_role("button", name="Find").click()
+        expect(page.get_by_role("heading", name="2 ids found, 1 not found")).to_be_visible()
+
+    def test_what_the_camera_reads_is_looked_up(self, browser: Browser, live: Live) -> None:
+        context = browser.new_context(base_url=live.url)
+        context.set_default_timeout(30_000)
+        context.add_init_script(CAMERA)
+        page = context.new_page()
+        page.goto("/scan")
+        page.get_by_label("Several").check()
+        page.get_by_role("button", name="Start the camera").click()
+        expect(page.locator("#ids")).to_have_value("S/N: 102\n")
+        page.get_by_label("Several").uncheck()
+        page.wait_for_url("**/gpus/GPU-a2")
+        context.close()
+
+    def test_a_browser_that_reads_no_codes_says_so(self, opened: Any) -> None:
+        page = opened("/scan")
+        expect(page.locator("[data-scan-state]")).to_contain_text("This browser cannot read codes itself")
+        expect(page.get_by_role("button", name="Start the camera")).to_be_hidden()

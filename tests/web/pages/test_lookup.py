@@ -120,6 +120,7 @@ async def test_the_page_takes_many_ids_without_a_script(client: httpx.AsyncClien
     assert "2 ids found, 1 not found" in answer.text
     assert answer.text.count("no-&lt;such&gt;") == 2, "in the box, and as a row"
     assert 'href="/gpus/GPU-a1"' in answer.text
+    assert "\n100\nno-&lt;such&gt;\nC1\n".lstrip("\n") in answer.text, "each id keeps its line"
     nothing = await client.post("/lookup", data={"ids": " ,"}, headers={"Accept": "text/html"})
     assert "There is no id in this text" in nothing.text
     refused = await client.post("/lookup", data={"ids": "1\n" * 10_001})
@@ -157,3 +158,16 @@ async def test_suggestions_are_few_and_below_the_prefix(site: Any, serving: Any)
     assert len(found) == 10
     assert all(one["url"].startswith("/p/gpus/GPU-") for one in found)
     assert long.status_code == 400
+
+
+async def test_only_the_scanner_may_use_the_camera(site: Any, serving: Any) -> None:
+    async with serving(site, external_url="https://gpu.example.com/p") as client:
+        policies = {
+            path: (await client.get(path)).headers["Permissions-Policy"].split(",")[0]
+            for path in ("/scan", "/p/scan", "/", "/lookup", "/gpus/GPU-a1", "/scan/", "/no")
+        }
+    assert policies == {
+        "/scan": "camera=(self)",
+        "/p/scan": "camera=(self)",
+        **dict.fromkeys(("/", "/lookup", "/gpus/GPU-a1", "/scan/", "/no"), "camera=()"),
+    }

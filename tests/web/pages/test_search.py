@@ -103,6 +103,7 @@ async def test_hits_beyond_the_limit_are_counted(site: Any, serving: Any, visit:
 async def test_past_hits_beyond_the_limit_are_mentioned(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-x{number:04d}") for number in range(1001)))
     site.read("prod-a", "n9", time=1764000300.0)
+    assert await kept.history_writer.flushed(60)
     async with serving(site) as client:
         text = (await visit(client, "/search?q=gpu-x")).text
     assert "More than 1,001 hits for “ gpu-x ”" in text
