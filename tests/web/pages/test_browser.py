@@ -263,7 +263,7 @@ class TestLive:
         expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
-        expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
+        expect(first).to_contain_text("appeared GPU 777000 on n7 (prod-a)", timeout=30_000)
         expect(page.get_by_role("heading", level=1)).to_have_text("12 GPUs in 9 nodes of 3 clusters", timeout=30_000)
 
     def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
@@ -271,7 +271,7 @@ class TestLive:
         expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
         arrivals = [Gpu(uuid="GPU-b1", serial="900"), Gpu(uuid="GPU-a1", serial="100")]
         live.read("prod-a", "n7", *arrivals, time=1764000500.0)
-        moved = page.locator(".changes > li", has_text="to n7 of prod-a")
+        moved = page.locator(".changes > li", has_text="to n7 (prod-a)")
         expect(moved).to_have_count(2, timeout=30_000)
 
     def test_a_cluster_going_down_is_shown_without_a_reload(self, opened: Any, live: Live) -> None:

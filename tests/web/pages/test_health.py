@@ -44,7 +44,7 @@ async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: 
     assert "3 degraded GPUs 1 needs replacement, 2 need a reset or drain, of 9 GPUs in all clusters." in page.text
     assert (
         "502 NVIDIA H100 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
-        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a" in page.text
+        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 ( prod-a )" in page.text
     )
     assert (
         page.text.index("502 NVIDIA H100 needs")
@@ -96,7 +96,7 @@ async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, vi
     assert "2 GPUs marked rma and on no node Serial" in marked.text
     assert (
         "502 GPU-502 needs replacement row remapping failed rma RMA-7 sent away 7 minutes ago 2025-11-24T16:03:20Z "
-        "w1 of prod-a" in marked.text
+        "w1 ( prod-a )" in marked.text
     )
     assert "=900 – not known rma sent away 7 minutes ago 2025-11-24T16:03:20Z –" in marked.text
     assert "on no node" not in watch.text.lower()
