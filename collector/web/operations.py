@@ -5,10 +5,13 @@ The handlers check requests by it, and the OpenAPI document is made of it, so th
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, get_type_hints
+<<<<<<< HEAD
+from typing import Any, NamedTuple
+=======
+from typing import Annotated, Any, NamedTuple
+>>>>>>> int15
 
 import msgspec
-from msgspec import Meta
 
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
@@ -26,9 +29,13 @@ from collector.views.columns import (
 )
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
-from collector.views.lookup_rows import LookupRow
+<<<<<<< HEAD
+=======
+from collector.views.lookup_rows import LookupAnswer
+>>>>>>> int15
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
+from collector.web.messages import LookupAnswer, LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
 from collector.web.problem import Code
 from collector.web.query import (
     DEFAULT_LIMIT,
@@ -43,7 +50,7 @@ from collector.web.query import (
     Whole,
 )
 
-__all__ = ["OPERATIONS", "Body", "LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "Operation"]
+__all__ = ["API", "OPERATIONS", "Body", "Operation"]
 
 API = "/api/v1"
 
@@ -72,6 +79,8 @@ class Operation(NamedTuple):
     body: Body | None = None
 
 
+<<<<<<< HEAD
+=======
 class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be noted of a GPU."""
 
@@ -104,47 +113,6 @@ class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
 
 
-LookupMatch = msgspec.defstruct(
-    "LookupMatch",
-    [(name, kind) for name, kind in get_type_hints(LookupRow).items() if name != "id"],
-    namespace={"__doc__": "One GPU or node that an id names."},
-)
-
-
-class LookupResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one id names."""
-
-    id: Annotated[str, Meta(description="As it was given.")]
-    found: bool
-    kind: Annotated[str | None, Meta(description="As what it was found.")]
-    total: Annotated[int, Meta(description="How many it names; the first ones are in `matches`.")]
-    matches: list[LookupMatch]  # type: ignore[valid-type]
-    note: Annotated[str, Meta(description="If it was not found, what was searched.")]
-
-
-class LookupSearched(msgspec.Struct, frozen=True, kw_only=True):
-    """What was searched."""
-
-    clusters: int
-    nodes: int
-    gpus: int
-    clusters_down: list[str]
-    nodes_unread: int
-    history: bool
-    history_since: str | None
-    history_error: str | None
-    text: str
-
-
-class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What each of some ids names, in their order."""
-
-    results: list[LookupResultRow]
-    found: int
-    not_found: int
-    searched: LookupSearched
-
-
 class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
     """What a text may become."""
 
@@ -160,6 +128,7 @@ class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: list[SuggestionRow]
 
 
+>>>>>>> int15
 def _filter(name: str, description: str) -> Parameter:
     return Parameter(name, Text(), description, repeated=True, filters=True)
 
