@@ -5,10 +5,9 @@ The handlers check requests by it, and the OpenAPI document is made of it, so th
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
@@ -29,6 +28,7 @@ from collector.views.listing import Cursor, Sort
 from collector.views.lookup_rows import LookupAnswer
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
+from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
 from collector.web.problem import Code
 from collector.web.query import (
     DEFAULT_LIMIT,
@@ -43,7 +43,7 @@ from collector.web.query import (
     Whole,
 )
 
-__all__ = ["OPERATIONS", "Body", "LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "Operation"]
+__all__ = ["API", "OPERATIONS", "Body", "Operation"]
 
 API = "/api/v1"
 
@@ -70,53 +70,6 @@ class Operation(NamedTuple):
     csv: bool = False  # whether the rows can be had as CSV
     errors: tuple[Code, ...] = ()  # besides those that every operation has
     body: Body | None = None
-
-
-class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be noted of a GPU."""
-
-    kind: Annotated[MarkKind, Meta(description="What is to become of the GPU.")]
-    note: Annotated[str | None, Meta(description="Why, in one line.")] = None
-    ticket: Annotated[str | None, Meta(description="URL or name of a ticket.")] = None
-    until: Annotated[str | None, Meta(description="When it ends by itself: a time, or how long from now.")] = None
-
-
-class MarkSet(msgspec.Struct, frozen=True, kw_only=True):
-    """What setting a mark did."""
-
-    mark: MarkRow
-    former: Annotated[MarkRow | None, Meta(description="The mark that it ended.")]
-    unchanged: Annotated[bool, Meta(description="Whether the GPU was marked so already.")]
-    seen: Annotated[bool, Meta(description="Whether such a GPU was ever seen.")]
-    warning: Annotated[str | None, Meta(description="What to know of it.")]
-
-
-class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
-    """What removing a mark did."""
-
-    mark: MarkRow
-    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which is now in force.")]
-
-
-class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ids to look up."""
-
-    ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
-
-
-class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become."""
-
-    text: str
-    kind: str
-    detail: str
-    url: Annotated[str, Meta(description="Path of its page.")]
-
-
-class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become, the likeliest first."""
-
-    suggestions: list[SuggestionRow]
 
 
 def _filter(name: str, description: str) -> Parameter:
