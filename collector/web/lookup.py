@@ -14,13 +14,8 @@ from collector.web import operations
 from collector.web.answers import asked, csv_asked, json_answer
 from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
-<<<<<<< HEAD
 from collector.web.messages import LookupBody
-from collector.web.pages.links import address, cluster_url, gpu_url, node_url, search_url
-=======
-from collector.web.operations import LookupBody
 from collector.web.pages.links import chassis_url, cluster_url, gpu_url, gpus_url, node_url, search_url
->>>>>>> int15
 from collector.web.pages.lookup import MAX_BODY_BYTES, MAX_MATCHES, csv_answer
 from collector.web.problem import Code, coded
 from collector.web.public_url import public_url

@@ -1,15 +1,14 @@
 """The bodies of the API's requests, and those answers that are no rows, as types."""
 
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from collector.marks import MarkKind
 from collector.views.columns import MarkRow
-from collector.views.lookup_rows import LookupRow
 
-__all__ = ["LookupAnswer", "LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "SuggestionsAnswer"]
+__all__ = ["LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "SuggestionsAnswer"]
 
 
 class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,47 +41,6 @@ class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ids to look up."""
 
     ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
-
-
-LookupMatch = msgspec.defstruct(
-    "LookupMatch",
-    [(name, kind) for name, kind in get_type_hints(LookupRow, include_extras=True).items() if name != "id"],
-    namespace={"__doc__": "One GPU or node that an id names."},
-)
-
-
-class LookupResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one id names."""
-
-    id: Annotated[str, Meta(description="As it was given.")]
-    found: bool
-    kind: Annotated[str | None, Meta(description="As what it was found.")]
-    total: Annotated[int, Meta(description="How many it names; the first ones are in `matches`.")]
-    matches: list[LookupMatch]  # type: ignore[valid-type]
-    note: Annotated[str, Meta(description="If it was not found, what was searched.")]
-
-
-class LookupSearched(msgspec.Struct, frozen=True, kw_only=True):
-    """What was searched."""
-
-    clusters: int
-    nodes: int
-    gpus: int
-    clusters_down: list[str]
-    nodes_unread: int
-    history: bool
-    history_since: str | None
-    history_error: str | None
-    text: str
-
-
-class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What each of some ids names, in their order."""
-
-    results: list[LookupResultRow]
-    found: int
-    not_found: int
-    searched: LookupSearched
 
 
 class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):

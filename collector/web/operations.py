@@ -5,11 +5,7 @@ The handlers check requests by it, and the OpenAPI document is made of it, so th
 
 from collections.abc import Mapping
 from types import MappingProxyType
-<<<<<<< HEAD
 from typing import Any, NamedTuple
-=======
-from typing import Annotated, Any, NamedTuple
->>>>>>> int15
 
 import msgspec
 
@@ -29,13 +25,10 @@ from collector.views.columns import (
 )
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
-<<<<<<< HEAD
-=======
 from collector.views.lookup_rows import LookupAnswer
->>>>>>> int15
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
-from collector.web.messages import LookupAnswer, LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
+from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
 from collector.web.problem import Code
 from collector.web.query import (
     DEFAULT_LIMIT,
@@ -79,56 +72,6 @@ class Operation(NamedTuple):
     body: Body | None = None
 
 
-<<<<<<< HEAD
-=======
-class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be noted of a GPU."""
-
-    kind: Annotated[MarkKind, Meta(description="What is to become of the GPU.")]
-    note: Annotated[str | None, Meta(description="Why, in one line.")] = None
-    ticket: Annotated[str | None, Meta(description="URL or name of a ticket.")] = None
-    until: Annotated[str | None, Meta(description="When it ends by itself: a time, or how long from now.")] = None
-
-
-class MarkSet(msgspec.Struct, frozen=True, kw_only=True):
-    """What setting a mark did."""
-
-    mark: MarkRow
-    former: Annotated[MarkRow | None, Meta(description="The mark that it ended.")]
-    unchanged: Annotated[bool, Meta(description="Whether the GPU was marked so already.")]
-    seen: Annotated[bool, Meta(description="Whether such a GPU was ever seen.")]
-    warning: Annotated[str | None, Meta(description="What to know of it.")]
-
-
-class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
-    """What removing a mark did."""
-
-    mark: MarkRow
-    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which is now in force.")]
-
-
-class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ids to look up."""
-
-    ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
-
-
-class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become."""
-
-    text: str
-    kind: str
-    detail: str
-    url: Annotated[str, Meta(description="Path of its page.")]
-
-
-class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become, the likeliest first."""
-
-    suggestions: list[SuggestionRow]
-
-
->>>>>>> int15
 def _filter(name: str, description: str) -> Parameter:
     return Parameter(name, Text(), description, repeated=True, filters=True)
 

@@ -100,6 +100,8 @@ def _area(path: str) -> str:
     """Return the area of the navigation that a page belongs to."""
     if path.startswith("/clusters"):
         return "Nodes" if "/nodes/" in path else "Fleet"
+    if path.startswith("/chassis/"):
+        return "Nodes"
     return next(
         (name for _, name, start in NAVIGATION if path == start or (start != "/" and path.startswith(start))), ""
     )
