@@ -37,7 +37,12 @@ def one_line(value: object, limit: int | None = None) -> str:
     White space is folded, what does not print is dropped; None is empty.
     """
     text = "" if value is None else str(value)
-    line = " ".join("".join(letter for letter in text if letter.isprintable() or letter.isspace()).split())
+    whole = text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " "
+    line = (
+        text
+        if whole
+        else " ".join("".join(letter for letter in text if letter.isprintable() or letter.isspace()).split())
+    )
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 

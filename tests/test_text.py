@@ -32,10 +32,18 @@ from collector.text import (
         ("line\u2028break \u202eturned", "line break turned"),
         (None, ""),
         (7, "7"),
+        ("a  b", "a b"),
+        ("a\u00a0b", "a b"),
     ],
 )
 def test_whitespace_is_folded_and_unprintable_characters_are_dropped(value: object, shown: str) -> None:
     assert one_line(value) == shown
+
+
+@given(st.text(st.sampled_from("aé  \t\n\u00a0\u202e\x1b界")))
+def test_one_line_is_what_prints_with_single_blanks(text: str) -> None:
+    prints = "".join(letter for letter in text if letter.isprintable() or letter.isspace())
+    assert one_line(text) == " ".join(prints.split())
 
 
 def test_what_is_longer_than_the_limit_is_cut() -> None:

@@ -1,7 +1,6 @@
 """The formats of a list: table and wide for people, json and csv for programs; sorted, limited, and ages of times."""
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +12,7 @@ import msgspec
 
 from collector.cli.console import encode_json
 from collector.cli.table import Style, event_style, print_table, table_width
+from collector.text import natural_key
 from collector.views.columns import Column, Shown, columns, flat_columns
 from collector.views.csv_files import csv_header, csv_lines, value_at
 
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _CSV_ROWS = 1000  # that are written together
-_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 # Seconds up to which a unit is used, its seconds and its letter: as kubectl prints ages.
 _AGE_UNITS = ((120, 1, "s"), (10_800, 60, "m"), (172_800, 3600, "h"), (63_072_000, 86_400, "d"))
 
@@ -157,8 +156,7 @@ def _sort_key(value: object) -> tuple[int, object]:
     if isinstance(value, int | float):
         return 0, value
     text = value if isinstance(value, str) else encode_json(value)
-    parts = _DIGITS.split(text.casefold())
-    return 1, [(int(part), "") if index % 2 else (0, part) for index, part in enumerate(parts)]
+    return 1, natural_key(text.casefold())
 
 
 def cells_of(layout: Layout, cells: Cells | None, *, wide: bool) -> Callable[[Row], list[object]]:

@@ -14,6 +14,7 @@ from collector.cli.output import Output, Row, layout_of, output_options, page_si
 from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
+from collector.text import shell_word
 from collector.timestamps import rfc3339
 from collector.views.columns import GpuRow
 from collector.views.past_lists import UNRECORDED
@@ -122,10 +123,19 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
         _CONDITION_LAYOUT if asked else _LAYOUT,
         ask,
         output,
-        nothing=f"No GPUs found; `gpuid {term}` lists {term}." if term in _OTHER_KINDS else "No GPUs found.",
+        nothing=_nothing(term),
         cells=_wide_cells if output.format == "wide" else _cells,
         styles=_STYLES,
     )
+
+
+def _nothing(term: str | None) -> str:
+    """Return what to say without GPUs, and which command may find them."""
+    if term is None:
+        return "No GPUs found."
+    if term in _OTHER_KINDS:
+        return f"No GPUs found; `gpuid {term}` lists {term}."
+    return f"No GPUs found; `gpuid where {shell_word(term)}` looks for parts of ids and in the history, too."
 
 
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:

@@ -15,11 +15,12 @@ from collector.store import schema
 from collector.store.bounded import Bounded, in_time
 from collector.store.checkpoints import ClusterCount, count, there_at
 from collector.store.conditions import recorded_conditions
+from collector.store.database import Database
 from collector.store.history import PastPlacement, past_placement
 from collector.store.marks import marks_at
 from collector.store.sound import moment, sound_changes, text
 
-__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "fact"]
+__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "fact", "note_beginning"]
 
 BEGINS = "history_begins"  # the fact that says from when on (Unix seconds) nothing is forgotten
 _HEALTH_BEGINS = "health_begins"  # likewise, from when on readings had the health of GPUs
@@ -203,6 +204,14 @@ class Past(Bounded):
     async def _count(self, query: Any) -> int:
         async with self._read() as connection:
             return await connection.scalar(query) or 0
+
+
+async def note_beginning(database: Database, time: float) -> None:
+    """Note that the history is complete only from a time (Unix seconds) on, unless a later one is noted already."""
+    async with database.write() as connection:
+        known = await fact(connection, BEGINS)
+        row = database.insert(schema.meta).values(name=BEGINS, value=repr(time if known is None else max(time, known)))
+        await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))
 
 
 async def fact(connection: AsyncConnection, name: str) -> float | None:

@@ -8,7 +8,7 @@ from sqlalchemy import delete, exists, func, select
 from collector.store import schema
 from collector.store.checkpoints import forget
 from collector.store.database import Database
-from collector.store.past import BEGINS, fact
+from collector.store.past import note_beginning
 
 __all__ = ["prune"]
 
@@ -29,7 +29,7 @@ async def prune(database: Database, before: float | None) -> int:
     changes = schema.changes.c.time < before
     if kept_from is not None:
         changes &= schema.changes.c.id <= kept_from
-    await _note_begin(database, before)
+    await _note_what_goes(database, before)
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
     forgotten += await _absent(database)
@@ -43,7 +43,7 @@ async def prune(database: Database, before: float | None) -> int:
     return forgotten + letters
 
 
-async def _note_begin(database: Database, before: float) -> None:
+async def _note_what_goes(database: Database, before: float) -> None:
     """Note that the history is complete only from a time (Unix seconds) on, if anything before it is to be deleted."""
     async with database.read() as connection:
         old = (
@@ -53,10 +53,7 @@ async def _note_begin(database: Database, before: float) -> None:
         if not [one for query in old if (one := await connection.scalar(query.limit(1))) is not None]:
             return
     await forget(database, before)
-    async with database.write() as connection:
-        known = await fact(connection, BEGINS)
-        row = database.insert(schema.meta).values(name=BEGINS, value=repr(max(before, known or before)))
-        await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))
+    await note_beginning(database, before)
 
 
 async def _delivered_readings(database: Database) -> int:

@@ -28,7 +28,7 @@ from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
 from collector.store.marks import MarkStore
 from collector.store.outbox import Outbox, Subscription
-from collector.store.past import Past
+from collector.store.past import Past, note_beginning
 from collector.store.plan import Recorded
 from collector.store.retention import prune
 from collector.store.sound import is_sound, moment, optional_text, sound_facts, sound_last_known, text
@@ -182,6 +182,8 @@ class Store:
         self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
         if self._subscriptions is not None:
             await self.outbox.reconcile(self._subscriptions, from_start=True)
+        # What it gets was there before, but what else was is lost.
+        await note_beginning(self.database, self._clock())
         self.history_writer.complete(snapshot)
         self.database.renewed = False
 

@@ -59,7 +59,7 @@ class LookupRow(Row, frozen=True, kw_only=True):
     chassis: Annotated[str | None, wide("Serial of the chassis.")] = None
     tray: Annotated[Numbered | None, wide("Tray of the chassis.")] = None
     slot: Annotated[Numbered | None, wide("Slot of the chassis.")] = None
-    module: Annotated[Numbered | None, table("Module on the board.")] = None
+    module: Annotated[Numbered | None, wide("Module on the board.")] = None
     pci_bus_id: Annotated[str | None, wide("PCI bus address.")] = None
     since: Annotated[Time | None, table("Since when it is, or was, on the node.")] = None
     until: Annotated[Time | None, table("When it left; null while it is there.")] = None

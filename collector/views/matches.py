@@ -135,12 +135,18 @@ class Hunt:
         """Add a node that is present."""
         self.add(entry.place, Match(kind=kind, node=entry))
 
+    def _ends_otherwise(self, match: Match) -> bool:
+        """Return what puts the GPUs first whose serial ends with the term: nobody reads the middle of a sticker out."""
+        gpu = match.gpu.gpu if match.gpu is not None else match.former_gpu
+        serial = (gpu.serial or "") if gpu is not None else ""
+        return not any(serial.lower().endswith(reading.lower()) for reading in self.term.readings)
+
     def result(self, whole: str = "") -> LookupResult:
         """Return what was found; `whole` says why no parts were looked for."""
         return LookupResult(
             term=self.term,
             kind=self.matches[0].kind if self.matches else None,
-            matches=tuple(self.matches),
+            matches=tuple(sorted(self.matches, key=self._ends_otherwise) if self.partial else self.matches),
             total=self.total,
             more=self.more,
             whole="" if self.matches else whole,

@@ -107,16 +107,18 @@ async def _stream_csv(
     request: web.Request, query: Query, kind: type[msgspec.Struct], pages: AsyncIterator[list[msgspec.Struct]]
 ) -> web.StreamResponse:
     """Send all rows as CSV, however many there are: they are nowhere as a whole."""
-    response = web.StreamResponse(headers={hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"})
+    headers = {hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"}
+    if request.method == hdrs.METH_HEAD:
+        return web.Response(content_type="text/csv", charset="utf-8", headers=headers)
+    response = web.StreamResponse(headers=headers)
     response.content_type, response.charset = "text/csv", "utf-8"
     response.enable_compression()
     await response.prepare(request)
-    if request.method != hdrs.METH_HEAD:
-        columns = _csv_columns(kind, query["fields"])
-        await response.write(csv_header(columns).encode())
-        async for page in pages:
-            async for part in _parts(page, CSV_PART_ROWS):
-                await response.write(csv_lines(map(row_object, part), columns).encode())
+    columns = _csv_columns(kind, query["fields"])
+    await response.write(csv_header(columns).encode())
+    async for page in pages:
+        async for part in _parts(page, CSV_PART_ROWS):
+            await response.write(csv_lines(map(row_object, part), columns).encode())
     await response.write_eof()
     return response
 

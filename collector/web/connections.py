@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import anyio
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from collector.config import ServerSettings
 from collector.web.security_headers import SECURITY_HEADERS
@@ -40,9 +41,14 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what the kernel sti
 _TCP_NOTSENT_LOWAT = 25  # Linux; Python knows its name from 3.12 on
 _ACKED_OFFSET = 120  # of tcpi_bytes_acked in Linux' struct tcp_info
 _HEAD_END = b"\r\n\r\n"
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nServer: gpuid\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_LARGE_TEXT = (
+    "the address and headers of a request are limited by server.max_header_size; "
+    "ids in hundreds go into the body of a POST to /api/v1/gpus/lookup\n"
 )
+_TOO_LARGE = (
+    "HTTP/1.1 431 Request Header Fields Too Large\r\nServer: gpuid\r\nConnection: close\r\n"
+    f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(_TOO_LARGE_TEXT)}\r\n\r\n{_TOO_LARGE_TEXT}"
+).encode()
 
 
 class Connections:
@@ -232,6 +238,9 @@ class _Connection(web.RequestHandler):
         if gone and isinstance(exc, (ConnectionError, TimeoutError, web.RequestPayloadError)):
             raise ConnectionResetError("the client hung up") from exc
         response = super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong) and isinstance(response, web.Response):
+            response.set_status(431)
+            response.text = _TOO_LARGE_TEXT
         response.headers.update(SECURITY_HEADERS)
         return response
 

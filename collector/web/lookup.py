@@ -14,8 +14,8 @@ from collector.web import operations
 from collector.web.answers import asked, csv_asked, json_answer
 from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
-from collector.web.operations import LookupBody
-from collector.web.pages.links import address, cluster_url, gpu_url, node_url, search_url
+from collector.web.messages import LookupBody
+from collector.web.pages.links import chassis_url, cluster_url, gpu_url, gpus_url, node_url, search_url
 from collector.web.pages.lookup import MAX_BODY_BYTES, MAX_MATCHES, csv_answer
 from collector.web.problem import Code, coded
 from collector.web.public_url import public_url
@@ -84,4 +84,6 @@ def _path(one: Suggestion) -> str:
         return cluster_url(one.cluster)
     if one.kind is Kind.NODE and one.place is not None:
         return node_url(one.place)
-    return address("/gpus", {"model": one.text}) if one.kind is Kind.MODEL else search_url(one.text)
+    if one.kind is Kind.CHASSIS:
+        return chassis_url(one.text)
+    return gpus_url(model=one.text) if one.kind is Kind.MODEL else search_url(one.text)

@@ -20,7 +20,7 @@ from collector.web.answers import answer, asked, json_answer
 from collector.web.auth import USER
 from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
-from collector.web.operations import MarkBody, MarkRemoved, MarkSet
+from collector.web.messages import MarkBody, MarkRemoved, MarkSet
 from collector.web.problem import Code, InvalidParameterError, NoStoreError, coded
 from collector.web.public_url import public_url
 

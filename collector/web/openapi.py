@@ -142,14 +142,13 @@ def _errors(operation: Operation) -> _Json:
     codes: dict[int, list[Code]] = {}
     for code in (*COMMON_ERRORS, *operation.errors):
         codes.setdefault(status_of(code), []).append(code)
+    too_long = "The address and headers are longer than `server.max_header_size`."
+    found = {"431": {"description": too_long, "content": {"text/plain": {"schema": {"type": "string"}}}}}
     problem = {"schema": {"$ref": _REF.format(name="Problem")}}
-    return {
-        str(status): {
-            "description": "`code` is one of " + ", ".join(f"`{code}`" for code in dict.fromkeys(found)) + ".",
-            "content": {MEDIA_TYPE: problem},
-        }
-        for status, found in sorted(codes.items())
-    }
+    for status, words in sorted(codes.items()):
+        text = "`code` is one of " + ", ".join(f"`{code}`" for code in dict.fromkeys(words)) + "."
+        found[str(status)] = {"description": text, "content": {MEDIA_TYPE: problem}}
+    return found
 
 
 def _schemas() -> Iterator[tuple[str, _Json]]:

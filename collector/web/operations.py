@@ -5,10 +5,9 @@ The handlers check requests by it, and the OpenAPI document is made of it, so th
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
@@ -26,9 +25,12 @@ from collector.views.columns import (
 )
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
-from collector.views.lookup_rows import LookupRow
+from collector.views.lookup_rows import LookupAnswer
+from collector.views.node_conditions import ANY_CONDITION
+from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
+from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
 from collector.web.problem import Code
 from collector.web.query import (
     DEFAULT_LIMIT,
@@ -43,7 +45,7 @@ from collector.web.query import (
     Whole,
 )
 
-__all__ = ["OPERATIONS", "Body", "LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "Operation"]
+__all__ = ["API", "OPERATIONS", "Body", "Operation"]
 
 API = "/api/v1"
 
@@ -70,94 +72,6 @@ class Operation(NamedTuple):
     csv: bool = False  # whether the rows can be had as CSV
     errors: tuple[Code, ...] = ()  # besides those that every operation has
     body: Body | None = None
-
-
-class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be noted of a GPU."""
-
-    kind: Annotated[MarkKind, Meta(description="What is to become of the GPU.")]
-    note: Annotated[str | None, Meta(description="Why, in one line.")] = None
-    ticket: Annotated[str | None, Meta(description="URL or name of a ticket.")] = None
-    until: Annotated[str | None, Meta(description="When it ends by itself: a time, or how long from now.")] = None
-
-
-class MarkSet(msgspec.Struct, frozen=True, kw_only=True):
-    """What setting a mark did."""
-
-    mark: MarkRow
-    former: Annotated[MarkRow | None, Meta(description="The mark that it ended.")]
-    unchanged: Annotated[bool, Meta(description="Whether the GPU was marked so already.")]
-    seen: Annotated[bool, Meta(description="Whether such a GPU was ever seen.")]
-    warning: Annotated[str | None, Meta(description="What to know of it.")]
-
-
-class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
-    """What removing a mark did."""
-
-    mark: MarkRow
-    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which is now in force.")]
-
-
-class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ids to look up."""
-
-    ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
-
-
-LookupMatch = msgspec.defstruct(
-    "LookupMatch",
-    [(name, kind) for name, kind in get_type_hints(LookupRow).items() if name != "id"],
-    namespace={"__doc__": "One GPU or node that an id names."},
-)
-
-
-class LookupResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one id names."""
-
-    id: Annotated[str, Meta(description="As it was given.")]
-    found: bool
-    kind: Annotated[str | None, Meta(description="As what it was found.")]
-    total: Annotated[int, Meta(description="How many it names; the first ones are in `matches`.")]
-    matches: list[LookupMatch]  # type: ignore[valid-type]
-    note: Annotated[str, Meta(description="If it was not found, what was searched.")]
-
-
-class LookupSearched(msgspec.Struct, frozen=True, kw_only=True):
-    """What was searched."""
-
-    clusters: int
-    nodes: int
-    gpus: int
-    clusters_down: list[str]
-    nodes_unread: int
-    history: bool
-    history_since: str | None
-    history_error: str | None
-    text: str
-
-
-class LookupAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What each of some ids names, in their order."""
-
-    results: list[LookupResultRow]
-    found: int
-    not_found: int
-    searched: LookupSearched
-
-
-class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become."""
-
-    text: str
-    kind: str
-    detail: str
-    url: Annotated[str, Meta(description="Path of its page.")]
-
-
-class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become, the likeliest first."""
-
-    suggestions: list[SuggestionRow]
 
 
 def _filter(name: str, description: str) -> Parameter:
@@ -188,6 +102,7 @@ CLUSTER = _filter("cluster", "Cluster.")
 NODE = _filter("node", "Node.")
 MACHINE = _filter("machine", "The cloud's or machine's own name of the node.")
 CHASSIS = _filter("chassis", "Serial of the chassis.")
+DRIVER = _filter("driver_version", "Version of the node's driver.")
 SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a row, in any case.")
 CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
 NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
@@ -210,6 +125,7 @@ IDENTITY = (
     _filter("serial", "Serial of the board."),
     _filter("uuid", "UUID, in any case."),
     _filter("model", "Product name."),
+    DRIVER,
     _filter("board_part_number", "Part number of the board."),
     _filter("gpu_part_number", "Part number of the GPU."),
 )
@@ -268,6 +184,11 @@ LIST_NODES = Operation(
         NODE,
         MACHINE,
         CHASSIS,
+        DRIVER,
+        _filter("model", "Product name of one of its GPUs."),
+        _chosen(
+            "condition", (*NodeCondition, ANY_CONDITION), f"What is the matter with it; {ANY_CONDITION}: anything."
+        ),
         STATE,
         AT,
         SEARCH,

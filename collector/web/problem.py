@@ -39,7 +39,6 @@ class Code(StrEnum):
     NO_STORE = "no_store"
     NOT_RECORDED = "not_recorded"
     METHOD_NOT_ALLOWED = "method_not_allowed"
-    NOT_ACCEPTABLE = "not_acceptable"
     BODY_TIMEOUT = "body_timeout"
     CONFLICT = "conflict"
     AMBIGUOUS = "ambiguous"
@@ -93,7 +92,6 @@ _BY_STATUS: Mapping[int, Code] = {
     403: Code.FORBIDDEN,
     404: Code.NOT_FOUND,
     405: Code.METHOD_NOT_ALLOWED,
-    406: Code.NOT_ACCEPTABLE,
     408: Code.BODY_TIMEOUT,
     409: Code.CONFLICT,
     413: Code.BODY_TOO_LARGE,

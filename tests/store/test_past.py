@@ -101,6 +101,18 @@ async def test_what_is_forgotten_is_not_shown_as_empty(settings: StoreSettings, 
         assert (await fleet.store.past.begins())[0] == 250.0
 
 
+async def test_a_store_begun_in_place_of_a_damaged_one_knows_no_earlier_past(
+    settings: StoreSettings, collecting: Any
+) -> None:
+    async with collecting(settings, clock=lambda: 500.0) as fleet:
+        fleet.read("a", 100.0, "1")
+        await fleet.store.renew(lambda: {Place("prod", "a"): fleet.inventory.node(Place("prod", "a"))})
+        assert await fleet.store.history_writer.flushed(10)
+        with pytest.raises(NotRecordedError, match=r"the history begins at 1970-01-01T00:08:20\.000Z"):
+            await look_back(fleet.store.past, 499.0)
+        assert await counts(fleet, 500.0) == {"prod": (1, 1)}
+
+
 async def test_marks_are_those_of_that_time(settings: StoreSettings, collecting: Any) -> None:
     now = [150.0]
     async with collecting(settings, clock=lambda: now[0]) as fleet:

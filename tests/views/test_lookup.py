@@ -195,3 +195,14 @@ async def test_last_digits_of_many_are_found_as_well(fleet: Site) -> None:
     found = await find(fleet, "\n".join(["34028", "5c1fe5e8", *(f"nothing-{number}" for number in range(50))]))
     assert [result.kind for result in found[:3]] == [Kind.PARTIAL, Kind.PARTIAL, None]
     assert "only the ends of serials" in found[2].whole
+
+
+async def test_serials_that_end_with_it_come_first(fleet: Site) -> None:
+    fleet.read("prod-a", "a1", Gpu(uuid="GPU-z1", serial="9340280000000", chassis="34028"))
+    fleet.read("prod-a", "a2", Gpu(uuid="GPU-z2", serial="9934028000000"))
+    (result,) = await find(fleet, "4028")
+    assert [match.gpu.gpu.serial for match in result.matches if match.gpu] == [
+        "1652923034028",
+        "9340280000000",
+        "9934028000000",
+    ]

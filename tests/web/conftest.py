@@ -216,6 +216,11 @@ class Site:
 @pytest.fixture
 def site() -> Site:
     """Two clusters, one of them down, with three nodes."""
+    return make_site()
+
+
+def make_site() -> Site:
+    """Return two clusters, one of them down, with three nodes."""
     site = Site()
     site.cluster("prod-a")
     site.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
@@ -228,38 +233,39 @@ def site() -> Site:
 @pytest.fixture
 def serving() -> Serving:
     """Serve a site; gives a client for it."""
+    return serve_site
 
-    @asynccontextmanager
-    async def run(
-        site: Site,
-        *,
-        verify: Any = True,
-        cert: Any = None,
-        limits: HttpLimits = DEFAULT_LIMITS,
-        on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
-        **settings: Any,
-    ) -> AsyncIterator[httpx.AsyncClient]:
-        url: list[str] = []
-        bound = anyio.Event()
 
-        def ready(address: str) -> None:
-            url.append(address)
-            bound.set()
+@asynccontextmanager
+async def serve_site(
+    site: Site,
+    *,
+    verify: Any = True,
+    cert: Any = None,
+    limits: HttpLimits = DEFAULT_LIMITS,
+    on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
+    **settings: Any,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve a site; gives a client for it."""
+    url: list[str] = []
+    bound = anyio.Event()
 
-        async def run_server() -> None:
-            view: CollectorView = site.collector
-            server = ServerSettings(listen=Listen("127.0.0.1:0"), **settings)
-            await serve(view, server, ready=ready, limits=limits, on_certificate=on_certificate)
+    def ready(address: str) -> None:
+        url.append(address)
+        bound.set()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run_server)
-            with anyio.fail_after(25):
-                await bound.wait()
-            async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert) as client:
-                yield client
-            tasks.cancel_scope.cancel()
+    async def run_server() -> None:
+        view: CollectorView = site.collector
+        server = ServerSettings(listen=Listen("127.0.0.1:0"), **settings)
+        await serve(view, server, ready=ready, limits=limits, on_certificate=on_certificate)
 
-    return run
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_server)
+        with anyio.fail_after(25):
+            await bound.wait()
+        async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert) as client:
+            yield client
+        tasks.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
         ),
         _K.SINK_BEHIND: Kind(_WARNING, "See `gpuid outbox` for its backlog; the receiver takes batches too slowly."),
         _K.DEAD_LETTERS: Kind(
-            _WARNING, "`gpuid outbox ls` lists the batches that it rejected, `gpuid outbox replay` sends them again."
+            _WARNING,
+            "`gpuid outbox letters` lists the rejected batches, `gpuid outbox replay` sends them again.",
         ),
         _K.CLUSTER_STARTING: Kind(_INFO, "Wait for the first response; `{check}` shows what it waits for."),
         _K.CLUSTER_BAD_CONTEXT: Kind(_CRITICAL, "Correct the context in the kubeconfig; `{check}` tries it."),

@@ -5,15 +5,15 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from collector.health import HEALTH_FIELDS, Degradation, Level, degradations, worst_level
 from collector.marks import MarkKind
 from collector.model import Event
-from collector.text import csv_text
 from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
 from collector.views.counting import fold_counting
+from collector.views.csv_files import csv_cell
 from collector.views.degraded import DegradedGpu
 from collector.views.fleet_health import fleet_health
 from collector.views.health import Filter, degraded_times, marked, select
@@ -76,7 +76,10 @@ async def health_csv(request: web.Request) -> web.StreamResponse:
     survey = await request.app[HEALTH_SURVEYS].survey()
     wanted = _filter(request)
     found = await select(collector, survey.degraded, wanted)
-    response = web.StreamResponse(headers={"Content-Disposition": 'attachment; filename="gpuid-health.csv"'})
+    headers = {"Content-Disposition": 'attachment; filename="gpuid-health.csv"'}
+    if request.method == hdrs.METH_HEAD:  # a compressed stream would write its end
+        return web.Response(content_type="text/csv", charset="utf-8", headers=headers)
+    response = web.StreamResponse(headers=headers)
     response.content_type, response.charset = "text/csv", "utf-8"
     response.enable_compression()
     await response.prepare(request)
@@ -128,7 +131,7 @@ def _csv_row(collector: CollectorView, one: DegradedGpu, since: float | None) ->
         *(rfc3339(placement.since), rfc3339(placement.confirmed), "lost" if placement.lost else "found"),
         *(getattr(gpu.health, field, None) for field in HEALTH_FIELDS),
     )
-    return [_cell(value) for value in values]
+    return [csv_cell(value) for value in values]
 
 
 def _absent_csv_row(one: AbsentMarkedGpu) -> list[str]:
@@ -144,10 +147,4 @@ def _absent_csv_row(one: AbsentMarkedGpu) -> list[str]:
         "state": "absent",
         **{field: getattr(known.health, field, None) for field in HEALTH_FIELDS if known},
     }
-    return [_cell(values.get(column)) for column in CSV_COLUMNS]
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return csv_text(str(value)) if value is not None else ""
+    return [csv_cell(values.get(column)) for column in CSV_COLUMNS]

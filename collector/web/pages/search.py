@@ -5,9 +5,9 @@ from aiohttp import web
 from collector.model import Place
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
-from collector.views.matches import LookupResult, Match
+from collector.views.matches import Kind, LookupResult, Match
 from collector.web.keys import COLLECTOR
-from collector.web.pages.links import address, cluster_url, gpu_url, node_url
+from collector.web.pages.links import address, chassis_url, cluster_url, gpu_url, node_url
 from collector.web.pages.lookup import show_many, terms_of
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -45,6 +45,9 @@ async def search(request: web.Request) -> web.Response:
 
 def target_of(result: LookupResult) -> str | None:
     """Return the address of the one thing that an id names, at the time that it asks for; None for several."""
+    if result.kind is Kind.CHASSIS and all(match.kind is Kind.CHASSIS and match.gpu for match in result.matches):
+        chassis = {match.gpu.gpu.chassis for match in result.matches if match.gpu is not None}
+        return address(chassis_url(chassis.pop() or ""), {"at": result.term.at}) if len(chassis) == 1 else None
     if result.cut:
         return None
     targets = {target for match in result.matches if (target := _target(match))}
