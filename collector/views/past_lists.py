@@ -13,6 +13,7 @@ from collector.views.past_rows import past_cluster_row, past_gpu_row, past_node_
 
 __all__ = ["cursor_time", "list_past_clusters", "list_past_gpus", "list_past_nodes"]
 
+ROWS_PER_QUERY = 1000  # what is made of them is made in one go
 ORDER = "past"  # in a cursor, in place of the column that a list is sorted by
 
 _GPU_COLUMNS = ("cluster", "node", "machine", "chassis", "serial", "uuid", "model")  # what the store filters by
@@ -89,7 +90,7 @@ async def _rows(
     page: Callable[[Any, int], Awaitable[list[_T]]], start: Any, position: Callable[[_T], Any], limit: int
 ) -> AsyncIterator[_T]:
     """Yield the rows of page after page."""
-    most = limit + 1
+    most = min(limit + 1, ROWS_PER_QUERY)
     while rows := await page(start, most):
         for row in rows:
             yield row
