@@ -42,6 +42,7 @@ async def list_nodes(
     view: CollectorView,
     filters: Filters,
     *,
+    admitted: Callable[[NodeState], bool] | None = None,
     words: Sequence[str] = (),
     sort: Sort = _BY_PLACE,
     after: Cursor | None = None,
@@ -49,7 +50,7 @@ async def list_nodes(
 ) -> Listed[NodeState]:
     """Return one page of the nodes that the filters and the words of a search admit; ValueError: not that cursor.
 
-    The filters are cluster, node, machine, chassis and state.
+    The filters are cluster, node, machine, chassis and state; `admitted` may choose among the nodes as well.
     """
     window: Window[NodeState] = Window(sort, after, limit)
     total, value = 0, NODE_SORT_KEYS[sort.key]
@@ -58,7 +59,7 @@ async def list_nodes(
             continue
         if "state" in filters and _node_state(entry) not in filters["state"]:
             continue
-        if not _has_words(words, _node_texts(entry)):
+        if not _has_words(words, _node_texts(entry)) or (admitted is not None and not admitted(entry)):
             continue
         total += 1
         window.add(value(entry), entry.place, functools.partial(_itself, entry))

@@ -13,7 +13,15 @@ from collector.views.degraded import worst_in
 from collector.views.fleet import walk_nodes
 from collector.views.problems.kinds import NodeCondition
 
-__all__ = ["ANY_CONDITION", "NODE_SORTS", "NodeFilter", "NodesAtOdds", "filtered_nodes", "nodes_at_odds"]
+__all__ = [
+    "ANY_CONDITION",
+    "NODE_SORTS",
+    "NodeFilter",
+    "NodesAtOdds",
+    "admits_node",
+    "filtered_nodes",
+    "nodes_at_odds",
+]
 
 ANY_CONDITION = "wrong"  # what chooses the nodes that have any condition
 
@@ -58,17 +66,21 @@ def nodes_at_odds(view: CollectorView, cluster: str = "") -> NodesAtOdds:
 
 async def filtered_nodes(view: CollectorView, wanted: NodeFilter, odds: NodesAtOdds) -> list[NodeState]:
     """Return the nodes that a filter admits, giving other tasks their turn."""
+    admitted = admits_node(view, wanted, odds)
+    clusters = {wanted.cluster} if wanted.cluster else None
+    return [entry async for entry in walk_nodes(view.inventory, clusters) if admitted(entry)]
+
+
+def admits_node(view: CollectorView, wanted: NodeFilter, odds: NodesAtOdds) -> Callable[[NodeState], bool]:
+    """Return what says whether a filter admits a node of the wanted cluster."""
     has_condition = _condition(view, wanted.show, odds)
     name = wanted.name.lower()
-    clusters = {wanted.cluster} if wanted.cluster else None
-    return [
-        entry
-        async for entry in walk_nodes(view.inventory, clusters)
-        if (not name or name in entry.place.node.lower() or name in entry.node.machine.lower())
+    return lambda entry: (
+        (not name or name in entry.place.node.lower() or name in entry.node.machine.lower())
         and (not wanted.driver or entry.driver_version == wanted.driver)
         and (not wanted.model or any(gpu.model == wanted.model for gpu in entry.gpus))
         and has_condition(entry)
-    ]
+    )
 
 
 def _condition(view: CollectorView, show: str, odds: NodesAtOdds) -> Callable[[NodeState], bool]:

@@ -26,6 +26,8 @@ from collector.views.columns import (
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
 from collector.views.lookup_rows import LookupAnswer
+from collector.views.node_list import ANY_CONDITION
+from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
 from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
@@ -180,6 +182,9 @@ LIST_NODES = Operation(
         NODE,
         MACHINE,
         CHASSIS,
+        Parameter("condition", Choice((ANY_CONDITION, *NodeCondition)), "What is wrong with it; wrong: anything."),
+        Parameter("model", Text(), "Product name of a GPU on the node."),
+        Parameter("driver_version", Text(), "Driver version."),
         STATE,
         AT,
         SEARCH,
