@@ -6,6 +6,7 @@ from typing import NamedTuple
 from collector.model import Gpu
 from collector.views.gpu_state import GpuState
 from collector.views.missing import MissingGpu
+from collector.views.placements import in_words
 from collector.views.trays import position
 
 __all__ = ["Board", "boards"]
@@ -39,7 +40,14 @@ def boards(gpus: Iterable[Gpu], states: Mapping[str, GpuState], missing: Sequenc
     for members in by_board.values():
         why = [text for gpu in members if gpu.uuid in states for text in states[gpu.uuid].repair]
         gone = [absent[gpu.uuid] for gpu in members if gpu.uuid in absent]
-        why += ["missing"] if gone else []
+        why += [_missing(gone, members)] if gone else []
         seen = max((one.last_seen for one in gone if one.last_seen is not None), default=None)
         found.append(Board(members, tuple(dict.fromkeys(why)), seen))
     return sorted(found, key=lambda board: not board.why)
+
+
+def _missing(gone: Sequence[MissingGpu], members: Sequence[Gpu]) -> str:
+    """Say that GPUs of a board are missing, and which of them where others are there."""
+    if len(gone) == len(members):
+        return "missing"
+    return f"missing: {', '.join(in_words(one.gpu) or one.gpu.pci_bus_id or one.gpu.uuid for one in gone)}"

@@ -15,7 +15,6 @@ from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_
 from collector.views.listing import Cursor, Listed
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_searched
-from collector.views.node_list import NodeFilter, admits_node, nodes_at_odds
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.views.terms import parse_term
 from collector.web import operations
@@ -67,18 +66,10 @@ async def nodes(request: web.Request) -> web.StreamResponse:
         raise InvalidParameterError(now_only, "expected none with at, state=gone or state=all: it is not recorded")
     if "at" in query:
         return await past_nodes(request, query)
-    wanted = NodeFilter(show=query["condition"] or "", model=query["model"] or "", driver=query["driver_version"] or "")
-    admitted = admits_node(view, wanted, nodes_at_odds(view)) if now_only is not None else None
 
     async def present(after: Cursor | None, limit: int) -> Listed[NodeRow]:
         page = await list_nodes(
-            view,
-            _filters(query),
-            admitted=admitted,
-            words=words_of(query["q"] or ""),
-            sort=query["sort"],
-            after=after,
-            limit=limit,
+            view, _filters(query), words=words_of(query["q"] or ""), sort=query["sort"], after=after, limit=limit
         )
         return Listed([node_row(view, entry) async for entry in yielding(page.rows)], page.next, page.total)
 

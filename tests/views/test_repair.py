@@ -71,6 +71,10 @@ class TestBoards:
         ]
         assert (found[0].each("slot"), found[0].each("tray")) == ("4", "")
 
+    def test_of_a_board_of_two_it_is_said_which_one_is_missing(self) -> None:
+        (board,) = boards([gpu(1, "B")], {}, [MissingGpu(gpu(2, "B"), 10.0, 20.0)])
+        assert (board.each("module"), board.why) == ("1, 2", ("missing: slot 4, module 2",))
+
 
 class TestLosingSeats:
     def left(self, number: int, until: float, module: str | None = "3", bus: str = "0000:4E") -> FormerGpu:
