@@ -10,6 +10,7 @@ from collector.views.collector_view import CollectorView
 from collector.views.columns import PresenceState
 from collector.views.cooperative import yielding
 from collector.views.listing import Cursor, Listed, Sort, Value, Window, row_key
+from collector.views.node_conditions import node_test, nodes_at_odds
 from collector.views.rows import numbered
 
 __all__ = ["GPU_SORT_KEYS", "NODE_SORT_KEYS", "Filters", "admits", "list_gpus", "list_nodes", "walk_nodes", "words_of"]
@@ -49,14 +50,20 @@ async def list_nodes(
 ) -> Listed[NodeState]:
     """Return one page of the nodes that the filters and the words of a search admit; ValueError: not that cursor.
 
-    The filters are cluster, node, machine, chassis and state.
+    The filters are cluster, node, machine, chassis, driver_version, model, condition and state.
     """
     window: Window[NodeState] = Window(sort, after, limit)
+    clusters, conditions = filters.get("cluster", ()), filters.get("condition", ())
+    passes = node_test(view, conditions, nodes_at_odds(view, clusters))
     total, value = 0, NODE_SORT_KEYS[sort.key]
     async for entry in _admitted_nodes(view.inventory, filters):
         if "chassis" in filters and not filters["chassis"].intersection(entry.chassis.split(",")):
             continue
         if "state" in filters and _node_state(entry) not in filters["state"]:
+            continue
+        if "model" in filters and not any(admits(filters, "model", gpu.model or "") for gpu in entry.gpus):
+            continue
+        if not passes(entry):
             continue
         if not _has_words(words, _node_texts(entry)):
             continue
@@ -76,8 +83,8 @@ async def list_gpus(
 ) -> Listed[Placement]:
     """Return one page of the GPUs that the filters and the words of a search admit; ValueError: not that cursor.
 
-    The filters are cluster, node, machine, serial, uuid, model, chassis, board_part_number and gpu_part_number, and of
-    a GPU's condition: degraded ("true" or "false"), reason, level, mark and state.
+    The filters are cluster, node, machine, driver_version, serial, uuid, model, chassis, board_part_number and
+    gpu_part_number, and of a GPU's condition: degraded ("true" or "false"), reason, level, mark and state.
     """
     window: Window[Placement] = Window(sort, after, limit)
     total, now, value = 0, view.now(), GPU_SORT_KEYS[sort.key]
@@ -113,8 +120,16 @@ def _placement(entry: NodeState, index: int) -> Placement:
 
 async def _admitted_nodes(inventory: Inventory, filters: Filters) -> AsyncIterator[NodeState]:
     async for entry in walk_nodes(inventory, filters.get("cluster")):
-        if admits(filters, "node", entry.place.node) and admits(filters, "machine", entry.node.machine):
+        if _admits_node(filters, entry):
             yield entry
+
+
+def _admits_node(filters: Filters, entry: NodeState) -> bool:
+    return (
+        admits(filters, "node", entry.place.node)
+        and admits(filters, "machine", entry.node.machine)
+        and admits(filters, "driver_version", entry.driver_version or "")
+    )
 
 
 async def _admitted_gpus(inventory: Inventory, filters: Filters) -> AsyncIterator[tuple[NodeState, list[int]]]:
@@ -128,10 +143,7 @@ async def _admitted_gpus(inventory: Inventory, filters: Filters) -> AsyncIterato
     uuids = {value.lower() for value in filters.get("uuid", ())}
     async for place in yielding(sorted(places, key=row_key)):
         found = inventory.node(place)
-        if found is None or not all(
-            admits(filters, name, value)
-            for name, value in (("cluster", place.cluster), ("node", place.node), ("machine", found.node.machine))
-        ):
+        if found is None or not admits(filters, "cluster", place.cluster) or not _admits_node(filters, found):
             continue
         gpus = [
             index

@@ -196,6 +196,8 @@ def _mark(view: CollectorView, uuid: str, serial: str | None) -> Mark | None:
 
 def _admits(filters: Filters, row: GpuRow | NodeRow) -> bool:
     """Return whether the filters admit a row; the UUID was looked at before, in any case, and so were a node's GPUs."""
+    if not filters.keys().isdisjoint(("driver_version", "condition")):  # of what is there
+        return False
     if isinstance(row, NodeRow):
         return all(getattr(row, name) in filters[name] for name in ("cluster", "node", "machine") if name in filters)
     reasons = row.degraded or []

@@ -1,21 +1,16 @@
 """The nodes of a cluster or of all as a list: which of them, in which order."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from collector.marks import MarkKind
-from collector.model import NodeState, Place
+from collector.model import NodeState
 from collector.text import natural_key
-from collector.views.cluster_summary import is_overdue, missing_gpus
+from collector.views.cluster_summary import missing_gpus
 from collector.views.collector_view import CollectorView
-from collector.views.degraded import worst_in
 from collector.views.fleet import walk_nodes
-from collector.views.problems.kinds import NodeCondition
+from collector.views.node_conditions import NodesAtOdds, node_test
 
-__all__ = ["ANY_CONDITION", "NODE_SORTS", "NodeFilter", "NodesAtOdds", "filtered_nodes", "nodes_at_odds"]
-
-ANY_CONDITION = "wrong"  # what chooses the nodes that have any condition
+__all__ = ["NODE_SORTS", "NodeFilter", "filtered_nodes"]
 
 NODE_SORTS: Mapping[str, Callable[[NodeState], Any]] = {
     "node": lambda entry: _name(entry),
@@ -33,32 +28,15 @@ class NodeFilter(NamedTuple):
     """Which nodes are wanted; what is empty admits all."""
 
     cluster: str = ""
-    show: str = ""  # a condition, or ANY_CONDITION
+    show: str = ""  # a condition of collector.views.node_conditions
     name: str = ""  # part of the name of the node or the machine
     model: str = ""
     driver: str = ""
 
 
-class NodesAtOdds(NamedTuple):
-    """The nodes whose GPUs other nodes report, too."""
-
-    contested: set[Place]
-    claimed: set[Place]
-
-
-def nodes_at_odds(view: CollectorView, cluster: str = "") -> NodesAtOdds:
-    """Return those of one cluster, or of all."""
-    inventory = view.inventory
-    odds = NodesAtOdds(set(), set())
-    for name in [cluster] if cluster else inventory.clusters():
-        odds.contested.update(Place(name, node) for node in inventory.nodes_in_conflict(name))
-        odds.claimed.update(Place(name, node) for node in inventory.nodes_in_claim(name))
-    return odds
-
-
 async def filtered_nodes(view: CollectorView, wanted: NodeFilter, odds: NodesAtOdds) -> list[NodeState]:
     """Return the nodes that a filter admits, giving other tasks their turn."""
-    has_condition = _condition(view, wanted.show, odds)
+    passes = node_test(view, [wanted.show] if wanted.show else [], odds)
     name = wanted.name.lower()
     clusters = {wanted.cluster} if wanted.cluster else None
     return [
@@ -67,31 +45,8 @@ async def filtered_nodes(view: CollectorView, wanted: NodeFilter, odds: NodesAtO
         if (not name or name in entry.place.node.lower() or name in entry.node.machine.lower())
         and (not wanted.driver or entry.driver_version == wanted.driver)
         and (not wanted.model or any(gpu.model == wanted.model for gpu in entry.gpus))
-        and has_condition(entry)
+        and passes(entry)
     ]
-
-
-def _condition(view: CollectorView, show: str, odds: NodesAtOdds) -> Callable[[NodeState], bool]:
-    conditions: dict[str, Callable[[NodeState], bool]] = {
-        NodeCondition.FAILING: lambda entry: entry.failing is not None,
-        NodeCondition.LOST: lambda entry: entry.lost > 0,
-        NodeCondition.DEGRADED: lambda entry: worst_in(entry) is not None,
-        NodeCondition.MARKED_RMA: functools.partial(_has_marked_rma, view),
-        NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
-        NodeCondition.UNREAD: lambda entry: entry.unread is not None,
-        NodeCondition.OVERDUE: functools.partial(is_overdue, view),
-        NodeCondition.CONFLICT: lambda entry: entry.place in odds.contested,
-        NodeCondition.CLAIM: lambda entry: entry.place in odds.claimed,
-    }
-    if show == ANY_CONDITION:
-        return lambda entry: any(holds(entry) for holds in conditions.values())
-    return conditions.get(show, lambda _entry: True)
-
-
-def _has_marked_rma(view: CollectorView, entry: NodeState) -> bool:
-    now = view.now()
-    marks = (view.marks.of(gpu.uuid, gpu.serial, now) for gpu in entry.gpus)
-    return any(mark is not None and mark.kind is MarkKind.RMA for mark in marks)
 
 
 def _name(entry: NodeState) -> tuple[Any, ...]:

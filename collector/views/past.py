@@ -11,6 +11,7 @@ from collector.model import GpuidError, Place
 from collector.store import ClusterCount, GpuPosition, Past, PastNode, PastPlacement, Stay
 from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
+from collector.views.cooperative import yielding
 from collector.views.past_condition import condition_at
 from collector.views.placements import last_condition
 
@@ -68,7 +69,7 @@ class LookBack:
                 conditions.get((one.uuid, one.id)),
                 marks.of(one.uuid, one.serial, self.time),
             )
-            for one in found
+            async for one in yielding(found)
         ]
 
     async def total_gpus(self, where: Mapping[str, Collection[str]] = {}) -> int:
@@ -95,7 +96,7 @@ class LookBack:
         if self._view is None:
             now: Mapping[str, Condition] = await self._past.conditions(uuids)
         else:
-            known = ((uuid, last_condition(self._view, uuid)) for uuid in uuids)
+            known = [(uuid, last_condition(self._view, uuid)) async for uuid in yielding(uuids)]
             now = {uuid: one for uuid, one in known if one is not None}
             await self._view.wait_committed()  # or a change that they contain would not be taken back
         changes = await self._past.health_changes(self.time, uuids)
@@ -108,7 +109,7 @@ class LookBack:
                 stays.get(one.uuid, ()),
                 now.get(one.uuid),
             )
-            for one in found
+            async for one in yielding(found)
         }
 
 

@@ -29,9 +29,9 @@ def condition_at(
     `stays` are all that it had, oldest first; they are not needed without changes. `now` is how it is, or was when it
     was read last; None: that is not known.
     """
-    if now is None and not changes:
-        return None
     health = None if now is None else now.health if stay.until is None else of_card(now.health)
+    if not changes:  # of nearly every GPU
+        return None if now is None else Condition(health, now.lost, None, time)
     state: dict[str, Any] = {name: getattr(health, name, None) for name in HEALTH_FIELDS}
     state["lost"] = now is not None and now.lost
     for field in {one.field for change in changes for one in change.changes}:

@@ -14,6 +14,7 @@ from collector.views.past_rows import past_cluster_row, past_gpu_row, past_node_
 __all__ = ["UNRECORDED", "cursor_time", "list_past_clusters", "list_past_gpus", "list_past_nodes"]
 
 UNRECORDED = ("board_part_number", "gpu_part_number")  # filters of the present by what no history has
+ROWS_PER_QUERY = 1000  # what is made of them is made in one go
 ORDER = "past"  # in a cursor, in place of the column that a list is sorted by
 
 _GPU_COLUMNS = ("cluster", "node", "machine", "chassis", "serial", "uuid", "model")  # what the store filters by
@@ -90,7 +91,7 @@ async def _rows(
     page: Callable[[Any, int], Awaitable[list[_T]]], start: Any, position: Callable[[_T], Any], limit: int
 ) -> AsyncIterator[_T]:
     """Yield the rows of page after page."""
-    most = limit + 1
+    most = min(limit + 1, ROWS_PER_QUERY)
     while rows := await page(start, most):
         for row in rows:
             yield row

@@ -26,6 +26,8 @@ from collector.views.columns import (
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
 from collector.views.listing import Cursor, Sort
 from collector.views.lookup_rows import LookupAnswer
+from collector.views.node_conditions import ANY_CONDITION
+from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
 from collector.web.cursors import ChangeCursor, row_id
 from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
@@ -100,6 +102,7 @@ CLUSTER = _filter("cluster", "Cluster.")
 NODE = _filter("node", "Node.")
 MACHINE = _filter("machine", "The cloud's or machine's own name of the node.")
 CHASSIS = _filter("chassis", "Serial of the chassis.")
+DRIVER = _filter("driver_version", "Version of the node's driver.")
 SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a row, in any case.")
 CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
 NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
@@ -122,6 +125,7 @@ IDENTITY = (
     _filter("serial", "Serial of the board."),
     _filter("uuid", "UUID, in any case."),
     _filter("model", "Product name."),
+    DRIVER,
     _filter("board_part_number", "Part number of the board."),
     _filter("gpu_part_number", "Part number of the GPU."),
 )
@@ -180,6 +184,11 @@ LIST_NODES = Operation(
         NODE,
         MACHINE,
         CHASSIS,
+        DRIVER,
+        _filter("model", "Product name of one of its GPUs."),
+        _chosen(
+            "condition", (*NodeCondition, ANY_CONDITION), f"What is the matter with it; {ANY_CONDITION}: anything."
+        ),
         STATE,
         AT,
         SEARCH,

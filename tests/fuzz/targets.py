@@ -67,6 +67,7 @@ from collector.sinks.s3_client import ANSWER
 from collector.sinks.webhook import WebhookSink
 from collector.store import OpenMode, Position, Store, StoreSettings
 from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
+from collector.views.terms import parse_terms
 from collector.web.application import application
 from collector.web.auth import _Authenticator
 from collector.web.metrics import accepts_gzip, accepts_openmetrics
@@ -440,6 +441,7 @@ authorizations = st.builds(
 )
 PATHS = (
     *("/", "/api/v1/clusters", "/api/v1/nodes", "/api/v1/gpus", "/api/v1/changes", "/api/v1/gpus/x/history", "/search"),
+    *("/lookup", "/api/v1/suggest"),
     *(
         "/api/v1/nodes/x/history",
         "/changes",
@@ -463,6 +465,7 @@ KEYS = (
     "node",
     "serial",
     "q",
+    "ids",
     "page",
     "event",
     "sort",
@@ -681,6 +684,7 @@ TARGETS: dict[str, Target[Any]] = {
         _s3, st.tuples(st.integers(300, 599), xml | bodies, st.none() | texts | http_dates), (ResponseParserError,)
     ),
     "postgres": Target(_postgres, st.tuples(st.text(max_size=5), any_text)),
+    "terms": _text(parse_terms, any_text, ValueError),
     "record-time": _text(parse_time, any_text | st.sampled_from(VALUES), RejectedError),
     "nvidia-smi": _bytes(_smi, damaged(SMI) | st.binary(), nvidia_smi.BadOutputError),
     "health": _bytes(_smi, healths.flatmap(damaged), nvidia_smi.BadOutputError),

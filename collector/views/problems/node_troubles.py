@@ -1,11 +1,12 @@
 """What is wrong with one node and its GPUs, each thing once: a node that is not read is not overdue as well."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
 from collector.health import Degradation, Health, Level
-from collector.model import Gpu, NodeState, Place, Placement, Uncovered
+from collector.model import Gpu, NodeState, Place, Placement, Uncovered, canonical_bus_id
 from collector.text import counted
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue, missing_gpus
@@ -21,6 +22,7 @@ from collector.views.problems.trouble import Trouble
 
 __all__ = ["NodeWalk", "describe_attempts"]
 
+_BUS_ADDRESS = re.compile(r"\b[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]")
 _UNLISTED = "no longer in its ResourceSlices"
 
 
@@ -39,9 +41,25 @@ class NodeWalk:
 
     def troubles(self, entry: NodeState) -> Iterator[Trouble]:
         """Yield what is wrong with a node and its GPUs."""
-        yield from self._reading(entry)
+        accused = _accused(entry)
+        found = list(self._of_gpus(entry))
+        own = [one for one in found if one.kind is ProblemKind.GPU_LOST and one.gpus[0].pci_bus_id in accused]
+        for trouble in self._reading(entry):
+            if own and trouble.kind is ProblemKind.NODE_FAILING:  # for these GPUs: they are no problems beside it
+                gpus = tuple(gpu for one in own for gpu in one.gpus)
+                explained = sum(one.count + one.consequences for one in own)
+                yield msgspec.structs.replace(trouble, gpus=gpus, consequences=explained)
+                found = [one for one in found if one not in own]
+            else:
+                yield trouble
         if missing := missing_gpus(entry):
             yield self._missing(entry, missing)
+        yield from found
+        if entry.place.node in self._disputed_nodes:
+            yield from self._disputed(entry)
+
+    def _of_gpus(self, entry: NodeState) -> Iterator[Trouble]:
+        """Yield the GPUs that do not answer, need something or are marked."""
         reported: set[str] = set()
         for one in degraded_in(entry, self._sound):
             if not one.placement.claim:  # a claimed GPU counts where it was first
@@ -58,8 +76,6 @@ class NodeWalk:
         for marked in self._marked_rma.get(entry.place, ()):
             if marked.uuid not in reported:
                 yield _of_gpu(ProblemKind.GPU_MARKED_RMA, entry, ProblemGpu.of(entry.place, marked, entry.time), None)
-        if entry.place.node in self._disputed_nodes:
-            yield from self._disputed(entry)
 
     def _reading(self, entry: NodeState) -> Iterator[Trouble]:
         unread, failing = entry.unread, entry.failing
@@ -155,6 +171,15 @@ def describe_attempts(tries: int | None, next_try: float | None) -> str:
         return ""
     next_one = "" if next_try is None else f", the next one at {rfc3339(next_try, 'seconds')}"
     return f"{counted(tries, 'attempt')}{next_one}"
+
+
+def _accused(entry: NodeState) -> set[str | None]:
+    """Return the bus addresses that the message of a failing node names, as its GPUs write them."""
+    if entry.failing is None or not (entry.unseen or entry.silent):
+        return set()
+    named = {canonical_bus_id(address) for address in _BUS_ADDRESS.findall(entry.failing.message)}
+    here = [gpu.pci_bus_id for gpu in entry.gpus] + [one.pci_bus_id for one in entry.silent]
+    return {address for address in here if address and canonical_bus_id(address) in named}
 
 
 def _homes_first(view: CollectorView, gpu: Gpu) -> list[Placement]:

@@ -85,8 +85,9 @@ def reason(row: TroubleRow) -> str:
         return ""  # how many each node has is no reason
     told = row.reasons.most_common(MAX_SHOWN_REASONS)
     texts = [text for text, _count in told]
-    if len(row.reasons) > 1:
-        noun = "GPU" if row.gpus else "node" if row.nodes_total else "cluster"
+    only_of_some = bool(told) and row.kind is _K.GPU_LOST and told[0][1] < row.count
+    if len(row.reasons) > 1 or only_of_some:
+        noun = "GPU" if row.kind.startswith("gpu_") else "node" if row.nodes_total else "cluster"
         texts = [f"{text} ({counted(count, noun)})" for text, count in told]
         if len(row.reasons) > len(told):
             texts.append("…")

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from collector.web.limits import HttpLimits
 from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, past, problems, search, static, stream
+from collector.web.pages.gpu_table import gpus as gpu_list
 from collector.web.pages.index import clusters as cluster_list
 from collector.web.pages.index import index, models
 from collector.web.pages.lookup import lookup, scan
@@ -23,6 +24,7 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/clusters": cluster_list,
     "/models": models,
     "/nodes": node_list,
+    "/gpus": gpu_list,
     "/lookup": lookup,
     SCAN: scan,
     "/clusters/{cluster:[^/]+}": looking_back(clusters.cluster, past.cluster),

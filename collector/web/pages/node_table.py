@@ -9,7 +9,8 @@ from collector.views.cluster_summary import fleet_models, is_overdue, missing_gp
 from collector.views.cluster_table import fleet_drivers
 from collector.views.cooperative import sorted_window
 from collector.views.degraded import worst_in
-from collector.views.node_list import ANY_CONDITION, NODE_SORTS, NodeFilter, filtered_nodes, nodes_at_odds
+from collector.views.node_conditions import ANY_CONDITION, nodes_at_odds
+from collector.views.node_list import NODE_SORTS, NodeFilter, filtered_nodes
 from collector.views.problems.kinds import NodeCondition
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -51,7 +52,7 @@ async def node_table(request: web.Request, cluster: str) -> dict[str, Any]:
     )
     keys = [*NODE_SORTS] if cluster else ["cluster", *(key for key in NODE_SORTS if key != "cluster")]
     sort = choice(request, "sort", [*keys, *(f"-{key}" for key in keys)])
-    odds = nodes_at_odds(collector, cluster)
+    odds = nodes_at_odds(collector, [cluster] if cluster else ())
     found = await filtered_nodes(collector, wanted, odds)
     part = window(request, len(found))
     key = NODE_SORTS[sort.removeprefix("-")]

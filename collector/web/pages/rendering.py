@@ -28,6 +28,7 @@ __all__ = ["compile_templates", "error_page", "page", "wants_page"]
 
 NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
+    ("g", "GPUs", "/gpus"),
     ("n", "Nodes", "/nodes"),
     ("c", "Changes", "/changes"),
     ("h", "Health", "/health"),
@@ -80,7 +81,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
         "condition_of": lambda gpu: last_condition(collector, gpu.uuid),
-        "term": request.query.get("q", ""),
+        "term": request.query.get("q", "") if here == "/search" else "",
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
 

@@ -111,6 +111,25 @@ async def test_a_failing_node_is_told_in_the_commands_own_words_with_the_attempt
     assert problem.since == 1764000100.0
 
 
+async def test_a_gpu_for_which_its_node_cannot_be_read_is_named_there_and_nowhere_else() -> None:
+    site = fleet(["a"])
+    bus = "00000000:4E:00.0"
+    site.publish(
+        site.inventory.read_failed(
+            Place("a", "n1"), ReadFailure.EXIT_STATUS, 1764000100.0, NO_HANDLE, [GpuRef(None, bus)]
+        )
+    )
+    problem = await the_only(site, "a")
+    assert (problem.kind, problem.nodes_total, problem.consequences) == ("node_failing", 1, 1)
+    assert [gpu.pci_bus_id for gpu in problem.gpus] == [bus]
+    other = "00000000:8B:00.0"  # of which the message does not speak
+    site.publish(
+        site.inventory.read_failed(Place("a", "n2"), ReadFailure.EXIT_STATUS, 1764000100.0, "x", [GpuRef(None, other)])
+    )
+    found = await everything(site)
+    assert [one.title for one in found if one.kind == "gpu_lost"] == ["1 GPU on n2 (a) does not answer"]
+
+
 async def test_a_node_is_counted_once() -> None:
     site = fleet(["a"])
     site.collector.refresh_seconds = 60.0

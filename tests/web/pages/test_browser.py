@@ -32,6 +32,9 @@ PAGES = {
     "scanner": "/scan",
     "changes": "/changes",
     "health": "/health",
+    "GPUs": "/gpus",
+    "nodes": "/nodes?show=wrong",
+    "models": "/models",
     "GPU that is worn": "/gpus/GPU-worn-1",
     "node with worn GPUs": "/clusters/prod-a/nodes/worn",
     "chassis": "/chassis/1822701878581",
@@ -212,7 +215,7 @@ class TestPhone:
 
     def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
         page = opened("/clusters/prod-a")
-        boxes = [one.bounding_box() for one in page.locator(".toolbar select, .toolbar input, .toolbar button").all()]
+        boxes = [one.bounding_box() for one in page.locator(".toolbar :is(select, input, button):visible").all()]
         assert {(round(box["y"], 1), round(box["height"], 1)) for box in boxes} == {
             (round(boxes[0]["y"], 1), round(boxes[0]["height"], 1))
         }
@@ -248,27 +251,47 @@ class TestKeyboard:
         what = page.get_by_label("What")
         what.focus()
         page.keyboard.press("ArrowDown")
-        expect(what).to_have_value("moved")
+        expect(what).to_have_value("replaced")
         page.keyboard.press("ArrowDown")
-        expect(what).to_have_value("vanished")
+        expect(what).to_have_value("appeared")
         expect(what).to_be_focused()
         assert page.url == f"{live.url}/changes"
         page.get_by_role("button", name="Apply").press("Enter")
-        page.wait_for_url(lambda url: "event=vanished" in url)
+        page.wait_for_url(lambda url: "event=appeared" in url)
+
+
+class TestKeys:
+    def test_keys_lead_everywhere_and_are_listed(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+        assert violations(page) == []
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        expect(page.locator(".problems > li").first.get_by_role("link").first).to_be_focused()
+        page.keyboard.press("Control+k")
+        expect(page.get_by_role("searchbox")).to_be_focused()
+        page.keyboard.press("Escape")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("g")
+        page.keyboard.press("n")
+        page.wait_for_url(f"{live.url}/nodes")
 
 
 class TestLive:
     def test_a_change_appears_by_itself_and_the_counts_follow(self, opened: Any, live: Live) -> None:
         page = opened("/")
-        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Pause live updates")).to_have_text("Live", timeout=30_000)
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
-        expect(first).to_contain_text("appeared GPU 777000 on n7 (prod-a)", timeout=30_000)
-        expect(page.get_by_role("heading", level=1)).to_have_text("12 GPUs in 9 nodes of 3 clusters", timeout=30_000)
+        expect(first).to_contain_text("12 GPUs on 6 nodes", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text(
+            "12 GPUs on 9 nodes across 3 clusters", timeout=30_000
+        )
 
     def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
-        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Pause live updates")).to_have_text("Live", timeout=30_000)
         arrivals = [Gpu(uuid="GPU-b1", serial="900"), Gpu(uuid="GPU-a1", serial="100")]
         live.read("prod-a", "n7", *arrivals, time=1764000500.0)
         moved = page.locator(".changes > li", has_text="to n7 (prod-a)")
@@ -288,25 +311,25 @@ class TestLive:
 
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
-        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
-        page.get_by_role("button", name="Live").click()
-        expect(page.get_by_role("button", name="Paused")).to_be_visible()
-        live.read("prod-a", "n7", Gpu(uuid="GPU-7", serial="777000"), time=1764000500.0)
-        page.get_by_role("button", name="Paused").click()
-        expect(page.locator(".changes > li").first).to_contain_text("GPU 777000", timeout=30_000)
-        assert page.locator(".changes > li", has_text="GPU 777000").count() == 1
+        expect(page.get_by_role("button", name="Pause live updates")).to_have_text("Live", timeout=30_000)
+        page.get_by_role("button", name="Pause live updates").click()
+        expect(page.get_by_role("button", name="Resume live updates")).to_have_text("Paused")
+        live.read("prod-a", "n7", Gpu(uuid="GPU-a1", serial="100"), time=1764000500.0)
+        page.get_by_role("button", name="Resume live updates").click()
+        expect(page.locator(".changes > li").first).to_contain_text("to n7 (prod-a)", timeout=30_000)
+        assert page.locator(".changes > li", has_text="to n7 (prod-a)").count() == 1
 
 
 class TestWithoutScript:
     def test_everything_but_the_live_part_works(self, opened: Any, live: Live) -> None:
         page = opened("/", java_script_enabled=False)
-        assert "appeared" in page.locator(".changes").inner_text()
-        assert not page.get_by_role("button", name="Live").is_visible()
+        assert "vanished" in page.locator(".changes").inner_text()
+        assert not page.get_by_role("button", name="live").is_visible()
         page.get_by_label("Serial, UUID, chassis, node or machine").fill("102")
         page.get_by_role("button", name="Find").click()
         page.wait_for_url(f"{live.url}/gpus/GPU-a2")
         page.get_by_role("main").get_by_role("link", name="prod-a").first.click()
-        page.get_by_label("Show").select_option("nodes with missing GPUs")
+        page.get_by_label("State").select_option("With missing GPUs")
         page.get_by_role("button", name="Apply").click()
         page.wait_for_url(lambda url: "show=missing" in url)
         expect(page.get_by_role("rowheader", name="n1")).to_be_visible()
@@ -324,18 +347,18 @@ class TestHostility:
         mark = Mark(uuid=evil, kind=MarkKind.RMA, note=evil, ticket="javascript:alert(4)", set_at=1.0, set_by=evil)
         live.site.collector.marks.replace([mark])
         page = opened("/")
-        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
-        live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
-        expect(page.locator(".changes > li").first).to_contain_text(f"{evil}2", timeout=30_000)
-        page.get_by_role("rowheader", name=evil).get_by_role("link").click()
+        expect(page.get_by_role("button", name="Pause live updates")).to_have_text("Live", timeout=30_000)
+        live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000500.0)
+        expect(page.locator(".changes > li").first).to_contain_text("first seen", timeout=30_000)
+        page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
         page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
         expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
         page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
         expect(page.get_by_role("heading", name="Life")).to_be_visible()
         expect(page.get_by_role("main")).to_contain_text("javascript:alert(4)")
         assert page.locator("a[href^=javascript]").count() == 0
-        for path in ("/search", "/changes", "/health"):
-            page.goto(f"{path}?q={evil}&cluster=")
+        for path in ("/search?q=", "/changes?text=", "/health?cluster=", "/gpus?q=", "/nodes?name="):
+            page.goto(path + evil)
         assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")
 
     def test_an_injected_script_would_not_run(self, browser: Browser, live: Live) -> None:
