@@ -61,6 +61,9 @@ async def cluster(request: web.Request) -> web.Response:
 async def nodes(request: web.Request) -> web.StreamResponse:
     """Return the GPU nodes, read or not, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
+    now_only = next((name for name in ("condition", "model", "driver_version") if name in query), None)
+    if now_only is not None and ("at" in query or query["state"] in ("gone", "all")):
+        raise InvalidParameterError(now_only, "expected none with at, state=gone or state=all: it is not recorded")
     if "at" in query:
         return await past_nodes(request, query)
 

@@ -56,6 +56,22 @@ class TestOrder:
         nodes = (await get(client, "nodes?cluster=prod-a"))["nodes"]
         assert [node["node"] for node in nodes] == ["n1", "n2", "n9", "n10"]
 
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("condition=missing", ["n1", "n2", "n3"]),
+            ("condition=lost", []),
+            ("condition=wrong&cluster=prod-a", ["n1", "n2"]),
+            ("model=NVIDIA+GB200", ["n3"]),
+            ("driver_version=570.148.08&limit=2", ["n1", "n2"]),
+            ("driver_version=1", []),
+        ],
+    )
+    async def test_nodes_by_what_is_wrong_and_what_is_on_them(
+        self, client: httpx.AsyncClient, query: str, expected: list[str]
+    ) -> None:
+        assert [node["node"] for node in (await get(client, f"nodes?{query}"))["nodes"]] == expected
+
     async def test_clusters(self, client: httpx.AsyncClient) -> None:
         assert [one["cluster"] for one in (await get(client, "clusters?sort=gpus"))["clusters"]] == ["prod-b", "prod-a"]
         assert [one["cluster"] for one in (await get(client, "clusters?q=B"))["clusters"]] == ["prod-b"]
