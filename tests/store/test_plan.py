@@ -45,7 +45,7 @@ class TestWhatChangesDo:
         seat = {"b_tray": None, "b_slot": None, "b_module": "3", "b_pci_bus_id": None}
         assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0, **seat}]
         assert steps.end_all == []
-        facts = '{"serial":["s",2.0],"model":["m",2.0],"chassis":["c",2.0]}'
+        facts = '{"serial":["s",2.0],"model":["m",2.0],"chassis":["c",2.0],"module":"3"}'
         assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_facts": facts}]
 
     def test_moving_ends_all_placements(self):
