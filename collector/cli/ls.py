@@ -16,8 +16,7 @@ from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.text import shell_word
 from collector.timestamps import rfc3339
-from collector.views.columns import GpuRow
-from collector.views.past_lists import UNRECORDED
+from collector.views.columns import UNRECORDED, GpuRow
 
 __all__ = ["ls"]
 

@@ -17,6 +17,7 @@ from collector.model import ClusterState
 from collector.views.problems.kinds import ProblemKind, Severity
 
 __all__ = [
+    "UNRECORDED",
     "AlterationRow",
     "ChangeRow",
     "ChangedField",
@@ -43,6 +44,8 @@ __all__ = [
     "table",
     "wide",
 ]
+
+UNRECORDED = ("board_part_number", "gpu_part_number")  # columns of the present that no history has
 
 
 class Shown(StrEnum):

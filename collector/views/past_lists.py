@@ -11,9 +11,8 @@ from collector.views.listing import Cursor, Listed, row_key
 from collector.views.past import LookBack
 from collector.views.past_rows import past_cluster_row, past_gpu_row, past_node_row
 
-__all__ = ["UNRECORDED", "cursor_time", "list_past_clusters", "list_past_gpus", "list_past_nodes"]
+__all__ = ["cursor_time", "list_past_clusters", "list_past_gpus", "list_past_nodes"]
 
-UNRECORDED = ("board_part_number", "gpu_part_number")  # filters of the present by what no history has
 ROWS_PER_QUERY = 1000  # what is made of them is made in one go
 ORDER = "past"  # in a cursor, in place of the column that a list is sorted by
 

@@ -8,11 +8,11 @@ from aiohttp import web
 from collector.model import Place
 from collector.text import enumerated, one_line
 from collector.timestamps import rfc3339
+from collector.views.columns import UNRECORDED
 from collector.views.fleet import words_of
 from collector.views.listing import Cursor, Listed
 from collector.views.past import LookBack, NotRecordedError, look_back
 from collector.views.past_lists import (
-    UNRECORDED,
     cursor_time,
     list_past_clusters,
     list_past_gpus,

@@ -32,6 +32,7 @@ PAGES = {
     "scanner": "/scan",
     "changes": "/changes",
     "health": "/health",
+    "problems": "/problems",
     "GPUs": "/gpus",
     "nodes": "/nodes?show=wrong",
     "models": "/models",
