@@ -61,9 +61,7 @@ async def cluster(request: web.Request) -> web.Response:
 async def nodes(request: web.Request) -> web.StreamResponse:
     """Return the GPU nodes, read or not, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
-    now_only = next((name for name in ("condition", "model", "driver_version") if name in query), None)
-    if now_only is not None and ("at" in query or query["state"] in ("gone", "all")):
-        raise InvalidParameterError(now_only, "expected none with at, state=gone or state=all: it is not recorded")
+    _check_recorded(query, ("condition", "model", "driver_version"))
     if "at" in query:
         return await past_nodes(request, query)
 
@@ -96,6 +94,7 @@ async def node(request: web.Request) -> web.Response:
 async def gpus(request: web.Request) -> web.StreamResponse:
     """Return the GPUs, and with `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_GPUS)
+    _check_recorded(query, ("driver_version",))
     if "at" in query:
         return await past_gpus(request, query)
 
@@ -152,6 +151,13 @@ async def document(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
     asked(request, operations.OPENAPI)
     return json_answer(openapi())
+
+
+def _check_recorded(query: Query, now_only: tuple[str, ...]) -> None:
+    """Refuse filters that only the present can answer, where the past is asked for."""
+    name = next((one for one in now_only if one in query), None)
+    if name is not None and ("at" in query or query["state"] in ("gone", "all")):
+        raise InvalidParameterError(name, "expected none with at, state=gone or state=all: it is not recorded")
 
 
 def _check_clusters(view: CollectorView, filters: Filters) -> None:
