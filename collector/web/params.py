@@ -1,13 +1,33 @@
 """Reads the parameters of a request; every mistake is an HTTPBadRequest that says what was expected."""
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from aiohttp import web
 
 from collector.timestamps import parse_time
 from collector.web.keys import COLLECTOR
 
-__all__ = ["check_parameters", "choice", "timestamp"]
+__all__ = ["accepting", "check_parameters", "choice", "timestamp"]
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def accepting(handler: Handler, *known: str) -> Handler:
+    """Return a handler that refuses all other parameters."""
+
+    @functools.wraps(handler)
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if "at" in request.query and "at" not in known:  # the present must not pass for the past
+            raise web.HTTPBadRequest(
+                text="at: this page shows only how it is now; the fleet, a cluster, a node, a chassis and a GPU can be "
+                "shown as of another time"
+            )
+        check_parameters(request, known)
+        return await handler(request)
+
+    return checked
 
 
 def check_parameters(request: web.Request, known: Collection[str], *, repeatable: Collection[str] = ()) -> None:

@@ -310,7 +310,8 @@ WELL, WORN = Health(row_remap_pending=False), Health(row_remap_pending=True)
 
 
 def past_gpu(number: int, health: Health = WELL) -> Gpu:
-    return Gpu(uuid=f"GPU-c{number}", serial=f"70{number}", model="NVIDIA H200", module=str(number), health=health)
+    uuid, serial, module = f"GPU-c{number}", f"70{number}", str(number)
+    return Gpu(uuid=uuid, serial=serial, model="NVIDIA H200", chassis="C7", module=module, health=health)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 from collector.web.params import choice
 
-__all__ = ["gpus"]
+__all__ = ["CHOICES", "TEXTS", "gpus"]
 
 MAX_ROWS = 10_000  # that the pages of one list show; more can be had as CSV
 CHOICES: dict[str, dict[str, str]] = {

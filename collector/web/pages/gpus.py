@@ -124,7 +124,10 @@ def _before(request: web.Request) -> float | None:
 
 async def _unknown(request: web.Request, name: str) -> web.HTTPException:
     """Return what leads to what else this may name, such as a serial; or says what was searched."""
-    term = parse_term(name)
+    try:
+        term = parse_term(name)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
     answer = await lookup(request.app[COLLECTOR], [term._replace(at=request.query.get("at", ""))])
     (result,) = answer.results
     if any(match.mark is None or match.former_gpu for match in result.matches):

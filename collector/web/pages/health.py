@@ -23,8 +23,9 @@ from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 from collector.web.params import check_parameters, choice
 
-__all__ = ["health", "health_csv"]
+__all__ = ["FILTERS", "health", "health_csv"]
 
+FILTERS = Filter._fields
 MAX_CHANGES = 12
 CSV_PART_ROWS = 500
 CSV_COLUMNS = (
@@ -71,7 +72,7 @@ async def health(request: web.Request) -> web.Response:
 
 async def health_csv(request: web.Request) -> web.StreamResponse:
     """Send the same list as a CSV file, all of it, in parts: however long it is, it is nowhere as a whole."""
-    check_parameters(request, Filter._fields)
+    check_parameters(request, FILTERS)
     collector = request.app[COLLECTOR]
     survey = await request.app[HEALTH_SURVEYS].survey()
     wanted = _filter(request)

@@ -1,6 +1,7 @@
 """The look-up page: many ids pasted at once, as a table or a CSV file; also what a scanner of labels leads to."""
 
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import parse_qs
 
 import anyio.to_thread
@@ -40,8 +41,8 @@ async def lookup(request: web.Request) -> web.Response:
     return await show_many(request, answer, text)
 
 
-async def show_many(request: web.Request, answer: Lookup, text: str) -> web.Response:
-    """Show the results of several ids."""
+async def show_many(request: web.Request, answer: Lookup, text: str, **values: Any) -> web.Response:
+    """Show the results of several ids; `values` of the page take the place of its own."""
     view = request.app[COLLECTOR]
     rows: list[LookupRow] = []
     count = 0
@@ -63,6 +64,7 @@ async def show_many(request: web.Request, answer: Lookup, text: str) -> web.Resp
         found=found,
         missed=len(answer.results) - found,
         searched=" ".join(describe_searched(answer.searched)),
+        **values,
     )
 
 

@@ -1,4 +1,4 @@
-"""The pages of the fleet, a cluster, a node and a GPU as they were at a time, `?at=`."""
+"""The pages of the fleet, a cluster, a node, a chassis and a GPU as they were at a time, `?at=`."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -13,16 +13,16 @@ from collector.timestamps import rfc3339
 from collector.views.past import LookBack, NotRecordedError, PastGpu, look_back
 from collector.views.trays import position
 from collector.web.keys import COLLECTOR
-from collector.web.pages.links import address, cluster_url, gpu_url, node_url
+from collector.web.pages.links import address
 from collector.web.pages.paging import PAGE_ROWS
-from collector.web.pages.rendering import page
+from collector.web.pages.rendering import links_at, page
 from collector.web.params import timestamp
 from collector.web.public_url import local_path, public_url
 
-__all__ = ["cluster", "fleet", "gpu", "looking_back", "node"]
+__all__ = ["chassis", "cluster", "fleet", "gpu", "looking_back", "node"]
 
 MAX_CLUSTERS = 1000  # that the page of the fleet shows
-MAX_GPUS = 1000  # of a node
+MAX_GPUS = 1000  # of a node or a chassis
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -107,6 +107,23 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
     return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat), models=models)
 
 
+async def chassis(request: web.Request, then: LookBack) -> web.Response:
+    """Show the GPUs that were in a chassis, in the order of its trays."""
+    serial = request.match_info["chassis"]
+    found = await then.gpus({"chassis": [serial]}, limit=MAX_GPUS)
+    if not found:
+        raise web.HTTPNotFound(text=f"No GPU was recorded in a chassis “{serial}” at {rfc3339(then.time)}.")
+    return await _page(
+        request,
+        then,
+        "past_chassis.html",
+        serial=serial,
+        gpus=sorted(found, key=_seat),
+        places={one.place for one in found},
+        cut=len(found) == MAX_GPUS,
+    )
+
+
 async def gpu(request: web.Request, then: LookBack) -> web.Response:
     """Show a GPU."""
     wanted = request.match_info["uuid"]
@@ -117,23 +134,15 @@ async def gpu(request: web.Request, then: LookBack) -> web.Response:
 
 
 async def _page(request: web.Request, then: LookBack, template: str, **values: Any) -> web.Response:
-    root, path, at = public_url(request).prefix, local_path(request), rfc3339(then.time)
-
-    def below(url: str, **query: object) -> str:
-        """Return an address of the page at the same time."""
-        return root + address(url, {**query, "at": at})
-
+    at = rfc3339(then.time)
+    prefix, path = public_url(request).prefix, local_path(request)
     return await page(
         request,
         template,
         then=then.time,
-        at_text=at,
-        page_now=root + path,
-        fleet_then=below("/"),
-        more_then=lambda after: below(path, after=after),
-        cluster_then=lambda name: below(cluster_url(name)),
-        node_then=lambda place: below(node_url(place)),
-        gpu_then=lambda uuid: below(gpu_url(uuid)),
+        page_now=prefix + path,
+        more_then=lambda after: prefix + address(path, {"after": after, "at": at}),
+        **links_at(request, at),
         **values,
     )
 

@@ -24,7 +24,7 @@ from collector.web.pages.qr import qr_code
 from collector.web.pages.static import SCRIPTS, STATIC_PATHS, STYLESHEETS
 from collector.web.public_url import local_path, public_url
 
-__all__ = ["compile_templates", "error_page", "page", "wants_page"]
+__all__ = ["compile_templates", "error_page", "links_at", "page", "wants_page"]
 
 NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
@@ -51,6 +51,17 @@ async def page(request: web.Request, template: str, *, code: int = 200, **values
     return response
 
 
+def links_at(request: web.Request, at: str) -> dict[str, Any]:
+    """Return the values of a page whose links lead to the same time (RFC 3339), as far as there are such pages."""
+    root = public_url(request).prefix
+    areas = {"/": {"at": at}, "/changes": {"until": at}}
+    return {
+        "at_text": at,
+        "area_url": lambda path: root + links.address(path, areas.get(path, {})),
+        **{name: functools.partial(_below_at, root, at, PATHS[name]) for name in PATHS_WITH_A_PAST},
+    }
+
+
 def wants_page(request: web.Request) -> bool:
     """Return whether a browser asks, which shows even errors as pages; other clients get one line."""
     return "text/html" in request.headers.get("Accept", "") and not local_path(request).startswith("/api/")
@@ -74,6 +85,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "area": _area(here),
         "looks_back": _looks_back(here) and collector.past is not None,
         "at_text": "",
+        "area_url": lambda path: root + path,
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
         "public_address": public.address,
@@ -94,7 +106,7 @@ def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str
 
 def _looks_back(path: str) -> bool:
     """Return whether a page can be of another time than now."""
-    return path == "/" or path.startswith(("/clusters/", "/gpus/"))
+    return path == "/" or path.startswith(("/clusters/", "/gpus/", "/chassis/"))
 
 
 def _area(path: str) -> str:
@@ -114,6 +126,11 @@ def _below(root: str, path: Callable[..., str], *arguments: Any, **filters: Any)
     return root + local if local else ""
 
 
+def _below_at(root: str, at: str, path: Callable[..., str], *arguments: Any) -> str:
+    """Return such an address as of a time."""
+    return root + links.address(path(*arguments), {"at": at})
+
+
 PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
@@ -124,6 +141,7 @@ PATHS: dict[str, Callable[..., str]] = {
     "search_url": links.search_url,
     "address": links.address,
 }
+PATHS_WITH_A_PAST = ("cluster_url", "node_url", "chassis_url", "gpu_url")
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("collector.web"),
     autoescape=True,

@@ -1,8 +1,11 @@
 """The search page: what the field at the top finds, one id or many."""
 
+from typing import Any
+
 from aiohttp import web
 
 from collector.model import Place
+from collector.timestamps import rfc3339
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
 from collector.views.matches import Kind, LookupResult, Match
@@ -10,7 +13,8 @@ from collector.web.keys import COLLECTOR
 from collector.web.pages.links import address, chassis_url, cluster_url, gpu_url, node_url
 from collector.web.pages.lookup import show_many, terms_of
 from collector.web.pages.paging import PAGE_ROWS, window
-from collector.web.pages.rendering import page
+from collector.web.pages.rendering import links_at, page
+from collector.web.params import timestamp
 from collector.web.public_url import public_url
 
 __all__ = ["search", "target_of"]
@@ -19,14 +23,13 @@ __all__ = ["search", "target_of"]
 async def search(request: web.Request) -> web.Response:
     """Show what a text finds, or redirect to the one thing that it can be."""
     view, text = request.app[COLLECTOR], request.query.get("q", "").strip()
-    if not text:
-        return await page(request, "search.html", looked_for="")
-    terms = await terms_of(request, text)
+    at, then = _time(request)
+    terms = await terms_of(request, text) if text else []
     if not terms:
-        return await page(request, "search.html", looked_for="")
-    answer = await lookup(view, terms)
+        return await page(request, "search.html", looked_for="", **then)
+    answer = await lookup(view, [one if one.at else one._replace(at=at) for one in terms])
     if len(answer.results) > 1:
-        return await show_many(request, answer, "\n".join(one.term.text for one in answer.results))
+        return await show_many(request, answer, "\n".join(one.term.text for one in answer.results), **then)
     (result,) = answer.results
     if (target := target_of(result)) is not None:
         raise web.HTTPSeeOther(public_url(request).prefix + target)
@@ -40,7 +43,15 @@ async def search(request: web.Request) -> web.Response:
         searched=answer.searched,
         window=part,
         matches=result.matches[part.offset : part.offset + PAGE_ROWS],
+        **then,
     )
+
+
+def _time(request: web.Request) -> tuple[str, dict[str, Any]]:
+    """Return the time at which what is found is to be shown, and the values of a page whose links lead to it."""
+    if not request.query.get("at", "").strip() or (time := timestamp(request, "at")) is None:
+        return "", {}
+    return rfc3339(time), links_at(request, rfc3339(time))
 
 
 def target_of(result: LookupResult) -> str | None:

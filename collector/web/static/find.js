@@ -73,12 +73,19 @@ function suggest(input, form) {
     status.textContent = found.length ? `${found.length} suggestion${found.length === 1 ? "" : "s"}` : "";
   }
 
+  // What can be shown as of the time that the page is of, is.
+  function kept(url) {
+    const at = form.elements.at?.value;
+    const listed = url.includes("?") && !url.includes("/search?"); // lists are of now
+    return at && !listed ? `${url}${url.includes("?") ? "&" : "?"}at=${encodeURIComponent(at)}` : url;
+  }
+
   function option(one, index) {
     const item = document.createElement("li");
     item.id = `suggestion-${index}`;
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", "false");
-    item.dataset.url = one.url;
+    item.dataset.url = kept(one.url);
     for (const [name, text] of [["id", one.text], ["faint", one.detail]]) {
       const part = document.createElement("span");
       part.className = name;

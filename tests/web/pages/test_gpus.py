@@ -417,3 +417,9 @@ async def test_a_gpu_that_reports_nothing_is_not_called_healthy(site: Any, servi
         text = (await visit(client, "/gpus/GPU-a1")).text
     assert "Health unknown : its driver reports nothing of its wear and faults" in text
     assert "Healthy" not in text
+
+
+async def test_an_id_of_absurd_length_is_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.get(f"/gpus/{'a' * 501}")
+    assert (answer.status_code, answer.text.count("\n")) == (400, 1)
+    assert "expected at most 500 characters, got 501" in answer.text

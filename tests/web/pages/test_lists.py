@@ -90,7 +90,7 @@ async def test_lists_lead_from_one_to_the_other(client: httpx.AsyncClient, visit
 
 @pytest.mark.parametrize("path", ["/gpus", "/nodes", "/clusters"])
 async def test_nothing_that_matches_leads_back_to_all(client: httpx.AsyncClient, visit: Any, path: str) -> None:
-    page = await visit(client, f"{path}?q=nothing&name=nothing")
+    page = await visit(client, f"{path}?{'q' if path == '/gpus' else 'name'}=nothing")
     assert "No matching" in page.text
     assert path in page.links
 
@@ -102,3 +102,16 @@ async def test_a_bad_question_is_refused(client: httpx.AsyncClient, question: st
     answer = await client.get(f"/{question}")
     assert answer.status_code == 400
     assert "expected" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/clusters", "/clusters/prod-a", "/clusters/prod-a/nodes/n1", "/nodes", "/gpus", "/gpus/GPU-a1"),
+        *("/models", "/problems", "/search", "/lookup", "/scan", "/chassis/none", "/health", "/changes"),
+    ],
+)
+async def test_an_unknown_parameter_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path, params={"bogus": "1"})
+    assert (answer.status_code, answer.text.count("\n")) == (400, 1)
+    assert answer.text.startswith('unknown parameter "bogus"; expected ')

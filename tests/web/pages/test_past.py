@@ -8,6 +8,8 @@ import pytest
 pytestmark = pytest.mark.anyio
 
 BEFORE = "2025-11-24T16:02:00Z"
+AT_TEXT = "2025-11-24T16:02:00.000Z"
+AT = AT_TEXT.replace(":", "%3A")
 
 
 async def test_the_fleet_has_the_clusters_of_that_time(past_client: httpx.AsyncClient, visit: Any) -> None:
@@ -51,6 +53,49 @@ async def test_a_serial_leads_to_the_gpu_then(past_client: httpx.AsyncClient) ->
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/gpus/GPU-c1?at={BEFORE}")
 
 
+async def test_a_chassis_has_the_gpus_that_were_in_it(past_client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(past_client, f"/chassis/C7?at={BEFORE}")
+    assert "As of 2025-11-24T16:02:00Z" in page.text
+    assert "2 GPUs on 1 node" in page.text
+    assert "701 GPU-c1 module 1 n7 ( old ) NVIDIA H200 healthy 2025-11-24T16:01:00Z" in page.text
+    assert f"/gpus/GPU-c1?at={AT}" in page.links
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/clusters/old", "/clusters/old/nodes/n7", "/gpus/GPU-c1", "/chassis/C7", "/search", "/search?q=70"]
+)
+async def test_the_bars_and_the_search_stay_at_the_time(past_client: httpx.AsyncClient, visit: Any, path: str) -> None:
+    page = await visit(past_client, f"{path}{'&' if '?' in path else '?'}at={BEFORE}")
+    assert page.status == 200
+    assert {f"/?at={AT}", f"/changes?until={AT}", "/gpus", "/nodes", "/health"} <= set(page.links)
+    assert '<input type="hidden" name="at" value="2025-11-24T16:02:00.000Z">' in page.answer.text
+    kinds = ("/clusters/", "/gpus/", "/chassis/")
+    own = path if path.startswith(kinds) else None  # the way back to now
+    assert [one for one in page.links if one.startswith(kinds) and "at=" not in one and one != own] == []
+
+
+@pytest.mark.parametrize(
+    ("term", "target"), [("701", "/gpus/GPU-c1"), ("n10", "/clusters/prod-a/nodes/n10"), ("prod-a", "/clusters/prod-a")]
+)
+async def test_what_is_searched_is_shown_at_the_time(past_client: httpx.AsyncClient, term: str, target: str) -> None:
+    answer = await past_client.get("/search", params={"q": term, "at": BEFORE})
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{target}?at={AT_TEXT}")
+
+
+async def test_the_found_and_the_looked_up_lead_there(past_client: httpx.AsyncClient, visit: Any) -> None:
+    for term in ("GPU-c", "701,702"):
+        page = await visit(past_client, f"/search?q={term}&at={BEFORE}")
+        assert f"the links lead to how it was at {AT_TEXT}" in page.text, term
+        assert f"/gpus/GPU-c1?at={AT}" in page.links, term
+
+
+@pytest.mark.parametrize("path", ["/gpus", "/nodes", "/clusters", "/models", "/problems", "/lookup", "/scan"])
+async def test_a_page_of_now_does_not_pass_for_the_past(past_client: httpx.AsyncClient, path: str) -> None:
+    answer = await past_client.get(path, params={"at": BEFORE})
+    assert answer.status_code == 400
+    assert answer.text.startswith("at: this page shows only how it is now")
+
+
 @pytest.mark.parametrize(
     ("path", "at", "status", "text"),
     [
@@ -59,6 +104,8 @@ async def test_a_serial_leads_to_the_gpu_then(past_client: httpx.AsyncClient) ->
         ("/", "soon", 400, "at: expected a time such as"),
         ("/clusters/nope", BEFORE, 404, "No GPU was in a cluster named “nope”"),
         ("/clusters/old/nodes/nope", BEFORE, 404, "No GPU was on a node “nope”"),
+        ("/chassis/nope", BEFORE, 404, "No GPU was recorded in a chassis “nope”"),
+        ("/search", "soon", 400, "at: expected a time such as"),
         ("/gpus/GPU-nope", BEFORE, 404, "No GPU with the UUID “GPU-nope”"),
     ],
 )
