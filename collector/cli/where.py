@@ -1,5 +1,6 @@
 """`gpuid where`: where GPUs are, looked up by whatever names them; of a few, every place where they were as well."""
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ __all__ = ["where"]
 MAX_TEXT_BYTES = 4 << 20
 MAX_LIVES = 10  # GPUs up to which all their places are shown
 NOTHING_FOUND_EXIT_CODE = 1
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _LAYOUT = layout_of(LookupRow)
 _ONE_ID_LAYOUT = layout_of(LookupRow, [name for name in _LAYOUT.table if name != "id"])  # which everybody knows
@@ -44,12 +46,10 @@ _STYLES: Mapping[str, Style] = {"state": _state_style}
 
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
-@click.option(
-    "-f", "--file", type=click.File(encoding="utf-8-sig"), metavar="FILE", help="File with ids; - is standard input."
-)
+@click.option("-f", "--file", type=click.File("rb"), metavar="FILE", help="File with ids; - is standard input.")
 @output_options(_LAYOUT)
 @connection_options
-def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: Any) -> None:
+def where(ids: Sequence[str], file: IO[bytes] | None, output: Output, **options: Any) -> None:
     r"""Show where GPUs are, by serial, UUID, chassis, node, machine, model, bus address or ticket.
 
     Ids may be given as they were copied: with "S/N:", with blanks, the last digits alone, as the address of a page. A
@@ -83,17 +83,9 @@ def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: A
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)
 
 
-def _text(ids: Sequence[str], file: IO[str] | None) -> str:
+def _text(ids: Sequence[str], file: IO[bytes] | None) -> str:
     """Return the ids as one text; raises UsageError."""
-    try:
-        read = file.read(MAX_TEXT_BYTES + 1) if file is not None else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(
-            f"--file: cannot read {one_line(file.name if file else '')}: {one_line(error)}"
-        ) from None
-    if len(read) > MAX_TEXT_BYTES:
-        raise click.UsageError(f"--file: expected at most {MAX_TEXT_BYTES:,} characters")
-    text = "\n".join([*ids, read])
+    text = "\n".join([*ids, _read(file) if file is not None else ""])
     try:
         found = parse_terms(text)
     except ValueError as error:
@@ -101,6 +93,22 @@ def _text(ids: Sequence[str], file: IO[str] | None) -> str:
     if not found:
         raise click.UsageError("expected at least one ID, or --file with some")
     return text
+
+
+def _read(file: IO[bytes]) -> str:
+    """Return the text of a file, in UTF-8 or in what its byte order mark says; raises UsageError."""
+    try:
+        read = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise click.UsageError(f"--file: cannot read {one_line(file.name)}: {one_line(error)}") from None
+    if len(read) > MAX_TEXT_BYTES:
+        raise click.UsageError(f"--file: expected at most {MAX_TEXT_BYTES:,} bytes")
+    try:
+        return read.decode("utf-16" if read.startswith(_UTF_16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            f"--file: cannot read {one_line(file.name)}: expected UTF-8 (of a spreadsheet, save as CSV UTF-8): {error}"
+        ) from None
 
 
 def _lives(queries: HistoryQueries, answer: LookedUp) -> dict[str, list[Row]]:
@@ -137,8 +145,7 @@ def _joined(*parts: object) -> str:
 def _with_life(result: LookedUpId, row: dict[str, Any], life: Sequence[Row]) -> Iterator[Row]:
     """Yield the row of a match, then what happened to the GPU there, then its other places with the same."""
     here = [one for one in life if _is_here(row, one)]
-    known = here[0].get("last_known") if here else None
-    if isinstance(known, Mapping):
+    if isinstance(known := row["last_known"], Mapping):
         marked = " and ".join(f"{name} {row[name]} (last known)" for name in ("serial", "chassis") if name in known)
         row["note"] = _joined(marked, row["note"])
     for placement in here:
