@@ -30,7 +30,7 @@ async def list_gone_gpus(
     view: CollectorView, filters: Filters, *, words: Sequence[str] = (), after: Cursor | None = None, limit: int
 ) -> Listed[GpuRow]:
     """Return one page of the GPUs that are on no node, by UUID; raises StoreError, and ValueError for a bad cursor."""
-    start = None if after is None else _last(after, 1)[0]
+    start = None if after is None else after.named(1, _ORDER)[0]
     found = (_remembered if view.history is None else _recorded)(view, filters, start)
     return await _page(found, filters, words, limit, lambda row: (row.uuid,))
 
@@ -39,7 +39,7 @@ async def list_gone_nodes(
     view: CollectorView, filters: Filters, *, words: Sequence[str] = (), after: Cursor | None = None, limit: int
 ) -> Listed[NodeRow]:
     """Return one page of the nodes that had GPUs and are gone, by cluster and node; raises as `list_gone_gpus` does."""
-    start = None if after is None else Place(*_last(after, 2))
+    start = None if after is None else Place(*after.named(2, _ORDER))
     return await _page(_nodes(view, filters, start), filters, words, limit, lambda row: (row.cluster, row.node))
 
 
@@ -56,12 +56,6 @@ async def gone_node(view: CollectorView, place: Place) -> NodeRow | None:
     """Return a node that had GPUs and is gone; None if it is not known; raises StoreError."""
     filters = {"cluster": frozenset([place.cluster]), "node": frozenset([place.node])}
     return next(iter((await list_gone_nodes(view, filters, limit=1)).rows), None)
-
-
-def _last(after: Cursor, names: int) -> tuple[str, ...]:
-    if after.sort != _ORDER or len(after.row) != names:
-        raise ValueError("expected the `next` value of a page with the same `state` and `sort`")
-    return after.row
 
 
 async def _page(

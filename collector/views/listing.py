@@ -57,9 +57,20 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         try:
             if len(text) > MAX_CURSOR_LENGTH:
                 raise ValueError
-            return msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True), type=cls)
+            found: Cursor = msgspec.json.decode(
+                base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True), type=cls
+            )
         except (ValueError, binascii.Error, RecursionError):
             raise ValueError(EXPECTED_NEXT) from None
+        if "\0" in "".join(found.row):  # which PostgreSQL takes in no text
+            raise ValueError(EXPECTED_NEXT)
+        return found
+
+    def named(self, count: int, sort: str) -> tuple[str, ...]:
+        """Return the names of the row, in a list whose rows have so many; raises ValueError for another list's."""
+        if self.sort != sort or len(self.row) != count:
+            raise ValueError("expected the `next` value of a page with the same `state`, `at` and `sort`")
+        return self.row
 
 
 class Listed(NamedTuple, Generic[_T]):

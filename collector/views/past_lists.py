@@ -39,7 +39,7 @@ async def list_past_clusters(
         for name in sorted(counts, key=lambda name: row_key((name,)))
         if ("cluster" not in filters or name in filters["cluster"]) and all(word in name.lower() for word in words)
     ]
-    start = 0 if after is None else sum(row_key((name,)) <= row_key(_last(after, 1)) for name in found)
+    start = 0 if after is None else sum(row_key((name,)) <= row_key(after.named(1, ORDER)) for name in found)
     shown = found[start : start + limit]
     more = start + limit < len(found)
     cursor = Cursor(ORDER, then.time, (shown[-1],)) if more else None
@@ -51,7 +51,7 @@ async def list_past_nodes(
 ) -> Listed[NodeRow]:
     """Return one page of the nodes that had GPUs, by cluster and node; raises StoreError and ValueError."""
     where = {name: filters[name] for name in _NODE_COLUMNS if name in filters}
-    start = None if after is None else Place(*_last(after, 2))
+    start = None if after is None else Place(*after.named(2, ORDER))
 
     async def page(start: Place | None, most: int) -> list[NodeRow]:
         return [past_node_row(one) for one in await then.nodes(where, after=start, limit=most)]
@@ -72,7 +72,7 @@ async def list_past_gpus(
     A GPU of which it is not known how it was has none of the conditions that the filters choose.
     """
     where = {name: filters[name] for name in _GPU_COLUMNS if name in filters}
-    start = None if after is None else GpuPosition(*_last(after, 3))
+    start = None if after is None else GpuPosition(*after.named(3, ORDER))
 
     async def page(start: GpuPosition | None, most: int) -> list[GpuRow]:
         return [past_gpu_row(one) for one in await then.gpus(where, after=start, limit=most)]
@@ -114,12 +114,6 @@ async def _page(
             if len(found) > limit:
                 return Listed(found[:limit], Cursor(ORDER, then.time, named(found[limit - 1])), total)
     return Listed(found, None, total)
-
-
-def _last(after: Cursor, names: int) -> tuple[str, ...]:
-    if len(after.row) != names:
-        raise ValueError("expected the `next` value of the previous page")
-    return after.row
 
 
 def _is_so(filters: Filters, row: GpuRow) -> bool:

@@ -14,6 +14,7 @@ __all__ = ["MAX_TERMS", "MAX_TERM_LENGTH", "Term", "is_digits", "parse_term", "p
 MAX_TERMS = 10_000  # that are looked up at once
 MAX_TERM_LENGTH = 500  # characters; the longest provider ids have some 300
 MAX_WORDS = 8  # of a text with blanks that may be one name, such as a model's
+MAX_PLACE_WORDS = 3  # of a text that may be a node with its cluster and nothing else
 MAX_GROUP_LENGTH = 7  # digits of a group within a serial that is written with blanks
 MAX_SHOWN_LENGTH = 120  # characters of a term in an error
 
@@ -59,9 +60,14 @@ def parse_terms(text: str, *, most: int = MAX_TERMS) -> list[Term]:
 
 def parse_term(text: str, number: int = 1) -> Term:
     """Return the one id that a text is, whatever it contains; raises ValueError."""
-    cell = _clean(text)
+    cell, cells = _clean(text), list(_cells(text))
     _check_length(cell, number)
-    return _term(cell, number) if cell else Term(one_line(text, MAX_SHOWN_LENGTH))
+    if not cells:
+        return Term(one_line(text, MAX_SHOWN_LENGTH))
+    if len(cells) > 1:
+        return _term(cell.replace("\0", " "), number)
+    term = _term(cells[0], number)  # without quotes, commas and what a scanner puts around it
+    return term if cell == cells[0] or "\0" in cell else term._replace(readings=(cell, *term.readings))
 
 
 def is_digits(text: str) -> bool:
@@ -75,9 +81,10 @@ def short_bus(address: str) -> str:
 
 
 def _cells(text: str) -> Iterator[str]:
-    for part in _SEPARATORS.split(text):
-        if (cell := _clean(part)) and cell not in _ENVELOPE:
-            yield cell
+    """Yield the cells of a text; those that name nothing only where there is nothing else."""
+    cells = [cell for cell in map(_clean, _SEPARATORS.split(text)) if cell and cell not in _ENVELOPE]
+    naming = [cell for cell in cells if not _NAMELESS.fullmatch(cell)]
+    yield from naming or cells
 
 
 def _clean(text: str) -> str:
@@ -99,7 +106,7 @@ def _split(cell: str, number: int) -> Iterator[Term]:
     _check_length(cell, number)
     term = _term(cell, number)
     kept = [word for word in _without_label(cell).split(" ") if not _LABEL_WORD.fullmatch(word)]
-    if len(kept) > 1 and not term.places:
+    if len(kept) > 1 and (not term.places or len(kept) > MAX_PLACE_WORDS):
         term = term._replace(words=tuple(_term(word, number) for word in kept))
     yield term
 
@@ -122,6 +129,8 @@ def _term(cell: str, number: int) -> Term:
     if not bus and cell.count(" ") == 1:  # "gpu-0003 0000:4e:00.0"
         node, address = cell.split(" ")
         bus = _bus(_without_label(address))
+        if _HEADING.fullmatch(node):  # "bus 4e:00.0"
+            node = ""
     return Term(shown, tuple(readings), tuple(places), bus, node if bus else "", note=_note(cell))
 
 
@@ -180,7 +189,7 @@ def _bus(text: str) -> str:
 def _address(cell: str, number: int) -> Term | None:
     """Return what an address of ours leads to, whatever its host and below any prefix; None for another one."""
     try:
-        url = urlsplit(cell if "://" in cell else f"//{cell.lstrip('/')}")
+        url = urlsplit(cell if "://" in cell or cell.startswith("/") else f"//{cell}")
     except ValueError:  # such as an IPv6 address without its end
         return None
     query = parse_qs(url.query)
@@ -210,7 +219,8 @@ def _note(cell: str) -> str:
 
 _SEPARATORS = re.compile("[\r\n\t\v\f\0\x04\x1c-\x1f\x85\u2028\u2029,;|\"'`“”„‟‘’‚‛«»、，；]+")  # noqa: RUF001  what spreadsheets, chats and scanners put between
 _ENVELOPE = frozenset({"[)>", "06", "[", "]", "-"})  # of a Data Matrix code of ISO/IEC 15434, and of lists
-_UNSEEN = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF])  # what no one sees
+# What no one sees: hyphens for breaks, joiners, marks of direction, a byte order mark.
+_UNSEEN = dict.fromkeys([0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 _DASHES = dict.fromkeys((*range(8208, 8214), 8722), "-")
 _PROVIDED = re.compile(r"\w+://|nodes?/", re.IGNORECASE)  # an id of a cloud, or kubectl's "node/NAME"
 _BRACKETS = "()[]{}<>.:#=* "
@@ -223,8 +233,9 @@ _LABEL_NAMES = (
 _LABEL = re.compile(rf"^{_LABEL_NAMES}\s*[:=#@]\s*(?=\S)", re.IGNORECASE)
 _HEADING = re.compile(_LABEL_NAMES, re.IGNORECASE)
 _LABEL_WORD = re.compile(rf"{_LABEL_NAMES}\s*[:=#]|{_SERIAL_WORD}\.?|\W", re.IGNORECASE)
-# "SN1652923034028" of a scanner, "S…" of a data identifier, "1P…" before a part number, "(21)…" of GS1.
-_SCANNED = re.compile(rf"(?:{_SERIAL_WORD}\.?[\s:#-]*|S|1P|\(?21\))(?=\w*\d)(\w[\w.-]{{3,}})", re.IGNORECASE)
+_NAMELESS = re.compile(rf"\W+|{_LABEL_NAMES}\s*[:=#]", re.IGNORECASE)
+# "SN1652923034028" of a scanner, "S…" or "1S…" of a data identifier, "1P…" before a part number, "(21)…" of GS1.
+_SCANNED = re.compile(rf"(?:{_SERIAL_WORD}\.?[\s:#-]*|1?S\)?|1P|\(?21\))(?=\w*\d)(\w[\w.-]{{3,}})", re.IGNORECASE)
 _SPREADSHEET = re.compile(r"'?(\d{6,})\.0+", re.ASCII)
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+?\d+", re.ASCII | re.IGNORECASE)
 _HEX = r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"

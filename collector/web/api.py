@@ -15,6 +15,7 @@ from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_
 from collector.views.listing import Cursor, Listed
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_searched
+from collector.views.problems.paging import list_problems
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.views.terms import parse_term
 from collector.web import operations
@@ -23,11 +24,13 @@ from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.openapi import openapi
 from collector.web.past import past_cluster, past_clusters, past_gpu, past_gpus, past_node, past_nodes
 from collector.web.problem import Code, InvalidParameterError, coded
+from collector.web.public_url import public_url
 from collector.web.query import Query
 
 __all__ = ["cluster", "clusters", "document", "gpu", "gpus", "node", "nodes", "problems"]
 
 MAX_NAMED = 10  # names in an error
+LOOKUP_NAME = "lookup"  # in a path, where a GPU's name stands otherwise
 
 
 async def clusters(request: web.Request) -> web.StreamResponse:
@@ -113,6 +116,9 @@ async def gpus(request: web.Request) -> web.StreamResponse:
 async def gpu(request: web.Request) -> web.Response:
     """Return one GPU, also one that is gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_GPU)
+    if query["id"] == LOOKUP_NAME:
+        text = "expected POST: a look-up has its ids in the body"
+        raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=text)
     if "at" in query:
         return await past_gpu(request, query)
     name = query["id"]
@@ -139,10 +145,8 @@ async def problems(request: web.Request) -> web.StreamResponse:
     found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
-        start = 0 if after is None or not after.row[0].isdigit() else int(after.row[0])
-        rows = [problem_row(problem) for problem in found[start : start + limit]]
-        more = start + limit < len(found)
-        return Listed(rows, Cursor("", None, (str(start + limit),)) if more else None, len(found))
+        page = list_problems(found, after=after, limit=limit)
+        return Listed([problem_row(problem) for problem in page.rows], page.next, page.total)
 
     return await answer(request, query, operations.LIST_PROBLEMS, page)
 
@@ -150,7 +154,8 @@ async def problems(request: web.Request) -> web.StreamResponse:
 async def document(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
     asked(request, operations.OPENAPI)
-    return json_answer(openapi())
+    servers = [{"url": public_url(request).prefix or "/"}]  # a path alone, which keeps the host that was asked
+    return json_answer(openapi() | {"servers": servers})
 
 
 def _check_recorded(query: Query, now_only: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Which handler answers which path, and the headers that every answer carries."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -17,11 +18,13 @@ from collector.web.answers import compressing
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, PROBLEMS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
-from collector.web.problem import problem_response
+from collector.web.problem import IN_API, problem_response
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import CAMERA_POLICY, SECURITY_HEADERS
 
 __all__ = ["LOOKUPS", "ROUTES", "WRITES", "application"]
+
+log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -95,6 +98,8 @@ WRITES: tuple[tuple[str, str, _Handler], ...] = (
 @web.middleware
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Return every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
+    below_api = local_path(request).startswith("/api/")
+    request[IN_API] = below_api  # for what no handler catches
     try:
         if "\0" in request.path or "\0" in request.query_string:  # no name has one, and PostgreSQL takes none
             raise web.HTTPBadRequest(text="expected text without null characters")
@@ -105,10 +110,17 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         error = caught
         if error.status < 400:
             raise
+    if request.writer.output_size > 0:  # of an answer that has begun, only a broken connection says that it failed
+        log.warning(
+            "answer broken off", extra={"path": one_line(request.path, 200), "reason": one_line(error.text or "")}
+        )
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer has begun already") from error
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
-    if local_path(request).startswith("/api/"):
+    if below_api:
         return problem_response(error, headers)
     line = one_line(error.text or error.reason)  # it may repeat what was asked for
     if pages.wants_page(request):

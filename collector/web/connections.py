@@ -14,6 +14,7 @@ import termios
 import time
 from collections import Counter
 from collections.abc import Sequence
+from http import HTTPStatus
 from ssl import SSLContext
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from collector.config import ServerSettings
+from collector.web.problem import IN_API, problem_response
 from collector.web.security_headers import SECURITY_HEADERS
 
 __all__ = ["Connections"]
@@ -241,6 +243,10 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, LineTooLong) and isinstance(response, web.Response):
             response.set_status(431)
             response.text = _TOO_LARGE_TEXT
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR and request.get(IN_API):
+            error = web.HTTPInternalServerError(text="this collector made a mistake, which its log describes")
+            response = problem_response(error, {})
+            response.force_close()
         response.headers.update(SECURITY_HEADERS)
         return response
 

@@ -55,7 +55,7 @@ async def suggestions(request: web.Request) -> web.Response:
 async def _terms(request: web.Request) -> list[Term]:
     kind = request.content_type
     if kind not in ("application/json", "text/plain", "text/csv"):
-        raise web.HTTPUnsupportedMediaType(text="expected Content-Type: application/json or text/plain")
+        raise web.HTTPUnsupportedMediaType(text="expected Content-Type: application/json, text/plain or text/csv")
     body = await read_body(request, MAX_BODY_BYTES)
     try:
         terms = await anyio.to_thread.run_sync(_parse, body, kind == "application/json")

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of the API, made of the table of operations and of the types of their rows."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -164,6 +164,7 @@ def _schemas() -> Iterator[tuple[str, _Json]]:
         for operation in OPERATIONS
         if any(one.name == "fields" for one in operation.parameters)
     }
+    partial |= set(_chosen_from(partial, components))
     structs = {kind.__name__: kind for kind in _structs(Row)}
     for name, schema in sorted(components.items()):
         if name in partial:  # `fields` leaves some out
@@ -173,6 +174,15 @@ def _schemas() -> Iterator[tuple[str, _Json]]:
         for one in schema.get("properties", {}).values():
             one.pop("default", None)
         yield name, schema
+
+
+def _chosen_from(rows: Iterable[str], components: _Json) -> Iterator[str]:
+    """Yield the names of the objects in rows of which `fields` may choose fields as well."""
+    for row in rows:
+        for schema in components[row]["properties"].values():
+            for one in (schema, *schema.get("anyOf", ())):
+                if reference := one.get("$ref"):
+                    yield reference.rpartition("/")[2]
 
 
 def _structs(kind: type[Any]) -> Iterator[type[Any]]:

@@ -10,6 +10,7 @@ from aiohttp import web
 from collector.text import one_line, printable_json
 
 __all__ = [
+    "IN_API",
     "MEDIA_TYPE",
     "Code",
     "InvalidParameterError",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 MEDIA_TYPE = "application/problem+json"
+IN_API = web.RequestKey("in_api", bool)  # whether the errors of a request are to be such problems
 MAX_NAME_LENGTH = 60  # characters of an unknown parameter that are repeated
 
 

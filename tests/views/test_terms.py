@@ -29,6 +29,15 @@ UUID = "5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11"
         ('"1652923034028"', "1652923034028"),
         ("1652923034028.0", "1652923034028"),
         ("(21)1652923034028", "1652923034028"),
+        ("(S)1652923034028", "1652923034028"),
+        ("(S) 1652923034028", "1652923034028"),
+        ("1S1652923034028", "1652923034028"),
+        ('="1652923034028"', "1652923034028"),
+        ('serial="1652923034028"', "1652923034028"),
+        ("S/N:\n1652923034028", "1652923034028"),
+        ("\u202e1652923034028\u202c", "1652923034028"),
+        ("/gpus/1652923034028", "1652923034028"),
+        ("/api/v1/gpus/1652923034028?at=3d", "1652923034028"),
         ("(1652923034028).", "1652923034028"),
         (UUID, f"GPU-{UUID}"),
         (UUID.upper(), f"GPU-{UUID}"),
@@ -107,12 +116,41 @@ def test_a_node_with_its_cluster(text: str, place: Place) -> None:
         ("pci@0000:4e:00.0", "00000000:4E:00.0", ""),
         ("4e:00.0", "4E:00.0", ""),
         ("gpu-0003 0000:4e:00.0", "00000000:4E:00.0", "gpu-0003"),
+        ("bus 4e:00.0", "4E:00.0", ""),
         ("12:345", "", ""),
     ],
 )
 def test_bus_addresses(text: str, bus: str, node: str) -> None:
     (term,) = parse_terms(text)
     assert (term.bus, term.node) == (bus, node)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"1652923034028"',
+        "'1652923034028",
+        "1652923034028,",
+        "`1652923034028`;",
+        '="1652923034028"',
+        "\u201e1652923034028\u201c",
+        "[)>\x1e06\x1dS1652923034028\x1e\x04",
+        "1652923034028\0",
+    ],
+)
+def test_one_id_alone_is_read_as_in_a_text(text: str) -> None:
+    (term,) = parse_terms(text)
+    alone = parse_term(text)
+    assert alone.text == term.text
+    assert "1652923034028" in alone.readings
+    assert not any("\0" in reading for reading in alone.readings)
+
+
+def test_a_sentence_is_its_words() -> None:
+    (term,) = parse_terms("Ticket 4711: please replace S/N 1761781876127 in sim-2/gpu-0002")
+    words = {word.text: word for word in term.words}
+    assert "1761781876127" in words
+    assert Place("sim-2", "gpu-0002") in words["sim-2/gpu-0002"].places
 
 
 def test_the_time_of_an_address_is_kept() -> None:

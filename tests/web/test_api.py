@@ -1,5 +1,7 @@
 """What programs get."""
 
+import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -405,6 +407,40 @@ class TestProblems:
         answer = (await client.get(path)).json()
         titles = [row["title"] for row in answer["problems"]]
         assert (answer["total"], titles) == (2, ["6 GPUs missing on n3 (prod-b)"])
+
+    async def test_no_page_skips_or_repeats_a_problem_while_others_come_and_go(
+        self, site: Site, client: httpx.AsyncClient
+    ) -> None:
+        site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
+        first = (await client.get("/api/v1/problems?limit=2")).json()
+        site.cluster("prod-b")  # the first problem is over
+        rest = (await client.get(f"/api/v1/problems?after={first['next']}")).json()
+        titles = [row["title"] for row in (*first["problems"], *rest["problems"])]
+        assert titles == [
+            "prod-b is unreachable",
+            "19 GPUs missing on 3 nodes across 2 clusters",
+            "n1 (prod-a) is unreadable: nvidia-smi timed out",
+        ]
+
+    @pytest.mark.parametrize(
+        "cursor",
+        [["", None, []], ["", None, ["\u00b2"]], ["rank", None, []], ["rank", None, ["a", "b", "c", "d", "e"]]],
+    )
+    @pytest.mark.parametrize(
+        "path", ["problems", "gpus?state=gone", "gpus?state=all", "nodes?state=gone", "gpus?at=1h"]
+    )
+    async def test_a_cursor_of_something_else_is_refused(
+        self, client: httpx.AsyncClient, path: str, cursor: list[Any]
+    ) -> None:
+        after = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
+        answer = await client.get(f"/api/v1/{path}{'&' if '?' in path else '?'}after={after}")
+        problem = answer.json()
+        if path == "gpus?state=all" and not cursor[0]:  # as a list by place has it
+            assert answer.status_code == 200
+            return
+        assert answer.status_code in (400, 404)
+        assert problem["code"] in ("invalid_parameter", "no_store")
+        assert problem["detail"].startswith(("after: expected the `next` value", "this collector keeps no history"))
 
     async def test_an_unknown_cluster_is_refused(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/problems?cluster=prod")

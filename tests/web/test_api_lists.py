@@ -143,6 +143,11 @@ class TestOneAlone:
         gpu = await get(client, f"gpus/{name}")
         assert gpu == (await get(client, "gpus?uuid=GPU-a1"))["gpus"][0]
 
+    async def test_a_look_up_is_asked_by_post(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/api/v1/gpus/lookup")
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+        assert (answer.json()["code"], answer.json()["detail"][:13]) == ("method_not_allowed", "expected POST")
+
     async def test_a_serial_of_several(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus/900")
         assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous")

@@ -174,9 +174,7 @@ class TestTime:
 
 
 class TestSlowReaders:
-    @pytest.mark.parametrize(
-        "path", ["/metrics", "/api/v1/gpus?limit=10000", "/clusters/prod-a", "/changes/stream?after=0"]
-    )
+    @pytest.mark.parametrize("path", ["/metrics", "/api/v1/gpus?limit=10000", "/clusters/prod-a"])
     async def test_a_client_that_reads_nothing_is_disconnected(
         self, large: Site, serving: Any, secured: dict[str, Any], path: str
     ) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from collector.config import ServerSettings
 from collector.model import Gpu
+from collector.store import StoreError
 from collector.web.application import ROUTES, application
 from tests.web.conftest import Site, keeping
 from tests.web.test_server import certificate, trusting
@@ -139,3 +140,38 @@ async def test_a_fault_of_a_handler_is_answered_and_logged_once(
     (record,) = caplog.records
     assert record.exc_info is not None
     assert "of another connection" in caplog.text
+
+
+async def test_a_fault_below_api_is_a_problem(
+    site: Any, serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(request: web.Request) -> web.Response:
+        raise KeyError("secret")
+
+    monkeypatch.setitem(ROUTES, "/api/v1/gpus", broken)
+    async with serving(site) as client:
+        answer = await client.get("/api/v1/gpus")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
+    assert answer.json()["code"] == "internal_error"
+    assert "secret" not in answer.text
+    assert answer.headers["Server"] == "gpuid"
+    (record,) = caplog.records
+    assert record.exc_info is not None
+
+
+async def test_an_answer_that_breaks_off_does_not_look_whole(
+    site: Any, serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"uuid\n")
+        raise StoreError("the store is gone")
+
+    monkeypatch.setitem(ROUTES, "/api/v1/gpus", broken)
+    async with serving(site) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/api/v1/gpus")
+    (record,) = caplog.records
+    assert (record.getMessage(), record.exc_info) == ("answer broken off", None)
+    assert vars(record)["reason"] == "the store is gone"

@@ -65,6 +65,16 @@ async def test_the_configured_url_is_used_whatever_is_said(site: Any, serving: A
             assert (await client.get(path)).status_code == 200
 
 
+async def test_the_document_of_the_api_is_below_the_prefix(site: Any, serving: Any) -> None:
+    path = "/api/v1/openapi.json"
+    async with serving(site) as client:
+        assert (await client.get(path)).json()["servers"] == [{"url": "/"}]
+        answer = await client.get(path, headers={"X-Forwarded-Prefix": "/p"})
+        assert answer.json()["servers"] == [{"url": "/p"}]
+    async with serving(site, external_url="https://gpu.example.com/gpuid/") as client:
+        assert (await client.get(path)).json()["servers"] == [{"url": "/gpuid"}]
+
+
 @pytest.mark.parametrize("configured", [True, False])
 async def test_every_link_of_every_page_is_below_the_prefix(site: Any, serving: Any, configured: bool) -> None:
     settings = {"external_url": "https://gpu.example.com/p"} if configured else {}
