@@ -117,6 +117,13 @@ async def test_what_is_not_known_is_said(
     assert text in answer.text
 
 
+async def test_an_error_of_the_past_leads_to_now(past_client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(past_client, f"/clusters/nope?at={BEFORE}")
+    assert page.status == 404
+    assert {"/clusters/nope", "/"} <= set(page.links)
+    assert "data-live" not in page.answer.text
+
+
 async def test_no_time_is_now(past_client: httpx.AsyncClient) -> None:
     answer = await past_client.get("/clusters/prod-a", params={"at": ""})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/clusters/prod-a")
