@@ -154,7 +154,7 @@ def _end_without_output(leaves: Iterable[BaseException]) -> NoReturn:
     error = next(leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS)
     if error.errno == errno.EPIPE:
         sys.exit(_SIGPIPE_EXIT_CODE)
-    _end(f"standard output: {describe_os_error(error, 'cannot be written')}", 1)
+    _end(f"standard output: {describe_os_error(error, 'cannot be written')}", 2)
 
 
 def _usage(error: click.UsageError) -> str:
@@ -223,8 +223,16 @@ def gpuid() -> None:
     """
 
 
+def _open_closed_streams() -> None:
+    """Let what a parent process has closed (`>&-`) be /dev/null: Python has None in its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  as long as the process
+
+
 def main() -> None:
     """Run the command line."""
+    _open_closed_streams()
     if _COMPLETE_VARIABLE in os.environ:
         importlib.import_module("collector.cli.bash")  # by which click completes bash's words as a person sees them
     gpuid(prog_name="gpuid")

@@ -8,6 +8,7 @@ import click
 
 from collector.cli.output import Output, Row, layout_of, show_rows
 from collector.model import CHANGE_EVENTS
+from collector.text import counted
 from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.columns import ChangeRow
 
@@ -29,15 +30,23 @@ event_option = click.option(
 
 def show_changes(ask: Callable[[], Sequence[Row]], events: Sequence[str], output: Output) -> None:
     """Print changes in the format that was chosen, and how many there are of each event."""
+    every: Sequence[Row] = []
+
+    def asked() -> Sequence[Row]:
+        nonlocal every
+        every = ask()
+        return every
 
     def totals(rows: Sequence[Row]) -> list[str]:
-        counts = Counter(row["event"] for row in rows)
-        return [", ".join(f"{counts[event]} {event}" for event in events or EVENTS)]
+        counts = Counter(row["event"] for row in every)
+        text = ", ".join(f"{counts[event]} {event}" for event in events or EVENTS)
+        more = f"; the first {len(rows):,} of {counted(len(every), 'change')} are shown"
+        return [text + more if len(rows) < len(every) else text]
 
     def cells(row: Row) -> dict[str, Any]:
         return {"changes": describe_changes(as_field_changes(row.get("changes"))) or _origin(row, output)}
 
-    show_rows(CHANGE_LAYOUT, ask, output, nothing="No changes found.", cells=cells, footer=totals)
+    show_rows(CHANGE_LAYOUT, asked, output, nothing="No changes found.", cells=cells, footer=totals)
 
 
 def _origin(row: Row, output: Output) -> str:

@@ -20,6 +20,7 @@ from collector.views.problems.kinds import Severity
 __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
+_MAX_CLUSTERS = 10  # that are named below a problem
 _MAX_GPUS = 3  # that are named below a problem
 _MAX_NODES = 5  # likewise
 _MARGIN = max(map(len, Severity)) + 2
@@ -59,7 +60,7 @@ def status(ctx: click.Context, /, clusters: tuple[str, ...], output: Output, **o
     if output.format == "table":
         _print(list(taken(problems, output)), problems, headers=output.headers)
     else:
-        print_rows(_LAYOUT, problems, output, nothing="No problems.")
+        print_rows(_LAYOUT, problems, output, nothing="No problems.", cells=_cells)
     ctx.exit(_FOUND_EXIT_CODE if problems else 0)
 
 
@@ -73,51 +74,82 @@ def _print(shown: Sequence[Row], problems: Sequence[Row], *, headers: bool) -> N
 
 def _counts(problems: Sequence[Row]) -> str:
     found = Counter(one_line(problem["severity"]) for problem in problems)
-    each = [f"{found[severity]:,} {severity}" for severity in Severity if found[severity]]
+    words = {Severity.WARNING: "warnings"}  # of several
+    each = [
+        f"{found[severity]:,} {severity if found[severity] == 1 else words.get(severity, severity)}"
+        for severity in Severity
+        if found[severity]
+    ]
     return f"{counted(len(problems), 'problem')}{': ' if each else ''}{', '.join(each)}."
 
 
 def _print_problem(problem: Row) -> None:
     """Print a problem: its title in the first line, and below it, indented, what else is known and what to do."""
     severity = one_line(problem["severity"])
-    since = f", since {one_line(age(problem['since'], time.time()))} ago" if problem.get("since") else ""
+    since = f", for {one_line(age(problem['since'], time.time()))}" if problem.get("since") else ""
     lines = _wrapped(one_line(problem["title"]) + since) + _wrapped(one_line(problem.get("reason")))
-    for text in (_nodes(problem), *_gpus(problem)):
+    for text in (_clusters(problem), _nodes(problem), *_gpus(problem)):
         lines += _wrapped(text)
     if remedy := one_line(problem.get("remedy")):
-        lines += _wrapped(f"→ {remedy}")
+        lines += wrapped(f"→ {remedy}", _MARGIN).split("\n")
     _print_line(severity, lines[0] if lines else "")
     for line in lines[1:]:
         _print_line("", line)
 
 
+def _cells(problem: Row) -> Row:
+    """Return what a wide table says in other words: the names of the nodes."""
+    nodes = [_place(one) for one in _objects(problem.get("nodes"))]
+    return {"nodes": ", ".join(nodes) + _more(problem.get("nodes_total"), len(nodes))}
+
+
+def _clusters(problem: Row) -> str:
+    """Return the first clusters of a problem, unless its title or its nodes name them."""
+    clusters, title = problem.get("clusters"), one_line(problem["title"])
+    names = [one_line(one) for one in clusters] if isinstance(clusters, list) else []
+    if all(name in title for name in names) or len(_objects(problem.get("nodes"))) > 1:
+        return ""
+    return ", ".join(names[:_MAX_CLUSTERS]) + _more(len(names), _MAX_CLUSTERS)
+
+
 def _nodes(problem: Row) -> str:
     """Return the first nodes of a problem that several have; of one, its title names it."""
-    nodes, total = problem.get("nodes"), problem.get("nodes_total")
-    if not isinstance(nodes, list) or not isinstance(total, int) or len(nodes) < 2:
+    nodes = _objects(problem.get("nodes"))
+    if len(nodes) < 2:
         return ""
-    shown = [one for one in nodes[:_MAX_NODES] if isinstance(one, Mapping)]
-    names = [f"{one_line(one.get('node'))} ({one_line(one.get('cluster'))})" for one in shown]
-    more = f" and {total - len(names):,} more" if total > len(names) else ""
-    return ", ".join(names) + more
+    return ", ".join(map(_place, nodes[:_MAX_NODES])) + _more(problem.get("nodes_total"), _MAX_NODES)
 
 
 def _gpus(problem: Row) -> Iterator[str]:
-    """Yield the GPUs of a problem that has few, each with where it sits or sat and when it was seen last."""
-    gpus = problem.get("gpus")
-    if not isinstance(gpus, list) or len(gpus) > _MAX_GPUS:
-        return
-    for gpu in gpus:
-        if isinstance(gpu, Mapping):
-            told = {key: one_line(value) for key, value in gpu.items() if value not in (None, "")}
-            words = [
-                f"serial {told['serial']}" if "serial" in told else "",
-                told.get("uuid", ""),
-                f"module {told['module']}" if "module" in told else "",
-                f"bus {told['pci_bus_id']}" if "pci_bus_id" in told else "",
-                f"last seen {told['seen_at']}" if "seen_at" in told else "",
-            ]
-            yield ", ".join(filter(None, words))
+    """Yield the first GPUs of a problem, each with where it sits or sat and when it was seen last."""
+    gpus = _objects(problem.get("gpus"))
+    places = {_place(gpu) for gpu in gpus}
+    for gpu in gpus[:_MAX_GPUS]:
+        told = {key: one_line(value) for key, value in gpu.items() if value not in (None, "")}
+        words = [
+            f"serial {told['serial']}" if "serial" in told else "",
+            told.get("uuid", ""),
+            f"on {_place(gpu)}" if len(places) > 1 else "",
+            f"module {told['module']}" if "module" in told else "",
+            f"bus {told['pci_bus_id']}" if "pci_bus_id" in told else "",
+            f"last seen {told['seen_at']}" if "seen_at" in told else "",
+        ]
+        yield ", ".join(filter(None, words))
+    total = problem.get("gpus_total")
+    if isinstance(total, int) and total > _MAX_GPUS:
+        yield f"and {counted(total - _MAX_GPUS, 'more GPU')}, which -o json lists"
+
+
+def _place(one: Row) -> str:
+    return f"{one_line(one.get('node'))} ({one_line(one.get('cluster'))})"
+
+
+def _objects(value: object) -> list[Row]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _more(total: object, shown: int) -> str:
+    return f" and {total - shown:,} more" if isinstance(total, int) and total > shown else ""
 
 
 def _print_line(severity: str, text: str) -> None:
@@ -133,4 +165,4 @@ def _print_line(severity: str, text: str) -> None:
 
 def _wrapped(text: str) -> list[str]:
     """Return a text in lines that fit beside the margin."""
-    return wrapped(text, _MARGIN).split("\n") if text else []
+    return wrapped(text, _MARGIN, cut=True).split("\n") if text else []

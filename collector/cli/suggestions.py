@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from collector.text import one_line
+from collector.text import natural_key, one_line
 
 __all__ = ["listed", "unknown_name"]
 
@@ -11,13 +11,13 @@ _LISTED_NAMES = 10
 
 
 def unknown_name(noun: str, name: str, known: Collection[str]) -> str:
-    """Return `no NOUN "NAME"` with the name that was probably meant, or else with the known ones, nearest first."""
+    """Return `no NOUN "NAME"` with the name that was probably meant, or else with the known ones."""
     text = f'no {noun} "{one_line(name)}"'
     if nearest := get_close_matches(name, known, n=1):
         return f'{text}; did you mean "{one_line(nearest[0])}"?'
     if not known:
         return f"{text}; there are none"
-    return f"{text}; there are {listed(get_close_matches(name, known, n=len(known), cutoff=0.0))}"
+    return f"{text}; there are {listed(sorted(known, key=natural_key))}"
 
 
 def listed(names: Collection[str]) -> str:

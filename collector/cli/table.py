@@ -113,13 +113,13 @@ def table_width() -> int:
     return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
 
 
-def wrapped(text: str, margin: int = 0) -> str:
+def wrapped(text: str, margin: int = 0, *, cut: bool = False) -> str:
     """Return a sentence in lines that fit where tables are printed, beside a margin of so many cells.
 
-    No word is broken, so that names can be copied.
+    No word is broken, so that names can be copied; with `cut`, one that is longer than a line loses its middle.
     """
     width, lines = max(MIN_TEXT_WIDTH, table_width() - margin), [""]
-    for word in text.split():
+    for word in (cut_middle(word, width) if cut else word for word in text.split()):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if cell_width(longer) <= width or not lines[-1]:
             lines[-1] = longer

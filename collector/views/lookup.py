@@ -1,6 +1,8 @@
 """Looks ids up: what each of them names, now or in the history; one search for the page, the API and the commands."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
 
 from collector.model import UNREAD_REASONS, ClusterState
 from collector.store import History, StoreError
@@ -17,12 +19,13 @@ from collector.views.lookup_present import (
     parts_of,
 )
 from collector.views.lookup_view import LookupView
-from collector.views.matches import Hunt, Lookup, Searched
+from collector.views.matches import Hunt, Lookup, LookupResult, Searched
 from collector.views.terms import Term
 
 __all__ = ["MAX_MATCHES", "lookup"]
 
 MAX_MATCHES = 1000  # of one id
+MAX_ALL_MATCHES = 20_000  # of all ids together; beyond, each keeps its first one
 MAX_CONTAINED = 20  # ids, up to which what contains one is looked for; of more, only ends of serials
 MAX_NAMED_CLUSTERS = 20
 
@@ -33,7 +36,8 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
     What a term is exactly comes before what it is a part of. A term of several words that is nothing as a whole has a
     result for each word.
     """
-    groups = [(Hunt(term, most), [Hunt(word, most) for word in term.words]) async for term in yielding(terms)]
+    known = {term: (Hunt(term, most), [Hunt(word, most) for word in term.words]) async for term in yielding(terms)}
+    groups = list(known.values())  # an id that is asked for several times is looked for once
     hunts = [hunt for whole, words in groups for hunt in (whole, *words)]
     async for hunt in yielding(hunts):
         find_indexed(view.inventory, hunt)
@@ -55,12 +59,21 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
                 await find_past_parts(view, history, hunt, most)
         except StoreError as late:
             error = str(late)
-    results = [
-        hunt.result(_why_whole(hunt, len(rest), scanned=scanned or history is None or bool(error)))
-        async for whole, words in yielding(groups)
-        for hunt in _chosen(whole, words)
-    ]
-    return Lookup(results=tuple(results), searched=_searched(view, history, since, error))
+    scanned = scanned or history is None or bool(error)
+    told = {
+        term: [hunt.result(_why_whole(hunt, len(rest), scanned=scanned)) for hunt in _chosen(*group)]
+        async for term, group in yielding(known.items())
+    }
+    results = tuple(_cut([one async for term in yielding(terms) for one in told[term]]))
+    return Lookup(results=results, searched=_searched(view, history, since, error))
+
+
+def _cut(results: Iterable[LookupResult]) -> Iterator[LookupResult]:
+    """Yield the results, of which those beyond MAX_ALL_MATCHES keep one match: few bytes must not ask for many."""
+    room = MAX_ALL_MATCHES
+    for one in results:
+        room -= len(one.matches)
+        yield msgspec.structs.replace(one, matches=one.matches[:1]) if room < 0 and len(one.matches) > 1 else one
 
 
 async def _ask_history(view: LookupView, history: History | None, hunts: Sequence[Hunt]) -> tuple[float | None, str]:
@@ -126,6 +139,7 @@ def _searched(view: LookupView, history: History | None, since: float | None, er
         nodes=sum(len(inventory.nodes(name)) for name in clusters),
         gpus=sum(inventory.count(name) for name in clusters),
         down=tuple(down),
+        recorded=bool(clusters) and not view.statuses,
         unread=sum(inventory.unread(name, reason) for name in clusters for reason in UNREAD_REASONS),
         history=history is not None,
         history_since=since,

@@ -234,21 +234,28 @@ def describe_searched(searched: Searched) -> list[str]:
         f"{counted(searched.gpus, 'GPU')} on {counted(searched.nodes, 'node')} across "
         f"{counted(searched.clusters, 'cluster')}"
     )
+    known = "that were recorded last" if searched.recorded else "that are known now"
     if searched.history_error:
         said = [
-            f"Not among the {fleet} that are known now.",
+            f"Not among the {fleet} {known}.",
             f"The history could not be searched: {searched.history_error.rstrip('.')}.",
         ]
     elif not searched.history:
         said = [
-            f"Not among the {fleet} that are known now.",
+            f"Not among the {fleet} {known}.",
             "This collector keeps no history: its configuration has no [store], so what is gone is unknown.",
         ]
     elif searched.history_since is None:
-        said = [f"Not among the {fleet} that are known now, nor in the history, which is empty."]
+        said = [f"Not among the {fleet} {known}, nor in the history, which is empty."]
     else:
         since = rfc3339(searched.history_since, "seconds")
-        said = [f"Not among the {fleet} that are known now, nor in the history, which goes back to {since}."]
+        said = [f"Not among the {fleet} {known}, nor in the history, which goes back to {since}."]
+    if searched.recorded:
+        said.append(
+            "This is as the store has it: which clusters cannot be reached and which nodes cannot be read now, only a "
+            "running collector knows; ask it with --url."
+        )
+        return said
     if searched.down:
         down = enumerated(searched.down, MAX_NAMED_CLUSTERS)
         said.append(

@@ -74,6 +74,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     gpus: int
     down: tuple[str, ...] = ()  # clusters that cannot be reached, whose last-known state was searched
+    recorded: bool = False  # whether a store was searched alone, which does not know how the clusters are now
     unread: int = 0  # nodes whose GPUs cannot be read, or have not been yet
     history: bool = False  # False without a store
     history_since: float | None = None  # Unix seconds of the first change that it has

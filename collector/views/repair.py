@@ -1,15 +1,18 @@
 """Which boards a technician is to pull out of a node, and which others are in it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from collector.model import Gpu
+from collector.model import Gpu, NodeState, SilentGpu
+from collector.text import counted
+from collector.views.cluster_summary import missing_gpus
 from collector.views.gpu_state import GpuState
+from collector.views.humanize import describe_failure, describe_unread, utc
 from collector.views.missing import MissingGpu
 from collector.views.placements import in_words
 from collector.views.trays import position
 
-__all__ = ["Board", "boards"]
+__all__ = ["Board", "boards", "doubts"]
 
 
 class Board(NamedTuple):
@@ -30,8 +33,16 @@ class Board(NamedTuple):
         return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def boards(gpus: Iterable[Gpu], states: Mapping[str, GpuState], missing: Sequence[MissingGpu] = ()) -> list[Board]:
-    """Return the boards of a node, those that are missing too: first those to be pulled, each in their order."""
+def boards(
+    gpus: Iterable[Gpu],
+    states: Mapping[str, GpuState],
+    missing: Sequence[MissingGpu] = (),
+    silent: Sequence[SilentGpu] = (),
+) -> list[Board]:
+    """Return the boards of a node: first those to be pulled, each in their order.
+
+    Those that are `missing` are among them, and those of GPUs that never said more than their address (`silent`).
+    """
     absent = {one.gpu.uuid: one for one in missing}
     by_board: dict[str, list[Gpu]] = {}
     for gpu in sorted([*gpus, *(one.gpu for one in missing)], key=position):
@@ -43,7 +54,26 @@ def boards(gpus: Iterable[Gpu], states: Mapping[str, GpuState], missing: Sequenc
         why += [_missing(gone, members)] if gone else []
         seen = max((one.last_seen for one in gone if one.last_seen is not None), default=None)
         found.append(Board(members, tuple(dict.fromkeys(why)), seen))
+    found += [
+        Board([Gpu(uuid="", pci_bus_id=one.pci_bus_id)], ("it does not answer, and was never read",)) for one in silent
+    ]
     return sorted(found, key=lambda board: not board.why)
+
+
+def doubts(entry: NodeState, missing: Sequence[MissingGpu]) -> list[str]:
+    """Say why a node may have other boards to pull than are known, each in a sentence; `missing` are those known."""
+    return list(_doubts(entry, missing))
+
+
+def _doubts(entry: NodeState, missing: Sequence[MissingGpu]) -> Iterator[str]:
+    if (unnamed := missing_gpus(entry) - len(missing)) > 0:
+        yield f"{counted(unnamed, 'more GPU')} of the node's capacity not found, and not known by serial."
+    read = "It was never read." if entry.time is None else f"Listed is what was read at {utc(int(entry.time))}."
+    if entry.uncovered is not None:
+        yield f"The node cannot be read now: {describe_unread(entry.uncovered.reason)}. {read}"
+    elif entry.failing is not None:
+        why = describe_failure(entry.failing.reason)
+        yield f"The node has been unreadable since {utc(int(entry.failing.since))}: {why}. {read}"
 
 
 def _missing(gone: Sequence[MissingGpu], members: Sequence[Gpu]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from collector.model import Place, Placement
-from collector.text import enumerated, one_line
+from collector.text import enumerated, natural_key, one_line
 from collector.views.cluster_list import list_clusters
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GpuRow, NodeRow
@@ -56,7 +56,7 @@ async def cluster(request: web.Request) -> web.Response:
         return await past_cluster(request, query)
     name = query["cluster"]
     if name not in view.clusters():
-        known = enumerated(sorted(view.clusters()), MAX_NAMED)
+        known = enumerated(sorted(view.clusters(), key=natural_key), MAX_NAMED)
         raise web.HTTPNotFound(text=f'no cluster "{one_line(name)}" is configured; there are: {known or "none"}')
     return row_answer(cluster_row(view, name), query)
 
@@ -167,7 +167,9 @@ def _check_recorded(query: Query, now_only: tuple[str, ...]) -> None:
 
 def _check_clusters(view: CollectorView, filters: Filters) -> None:
     if not filters.get("cluster", frozenset()) <= set(view.clusters()):
-        raise InvalidParameterError("cluster", f"expected one of {enumerated(sorted(view.clusters()), MAX_NAMED)}")
+        raise InvalidParameterError(
+            "cluster", f"expected one of {enumerated(sorted(view.clusters(), key=natural_key), MAX_NAMED)}"
+        )
 
 
 def _of_state(query: Query, present: Pages, gone: Pages) -> Pages:

@@ -21,6 +21,11 @@ def test_it_lists_changes_oldest_first_and_counts_them(history_config: Path):
     assert summary == "1 appeared, 1 moved, 0 vanished, 0 altered, 0 health"
 
 
+def test_the_counts_are_those_of_all_changes_whatever_the_limit(history_config: Path) -> None:
+    told = " ".join(diff("--limit", "1", "--config", history_config).stdout.split())
+    assert told.endswith("1 appeared, 1 moved, 0 vanished, 0 altered, 0 health; the first 1 of 2 changes are shown")
+
+
 def test_a_table_says_where_a_gpu_moved_from(history_config: Path):
     assert diff("--event", "moved", "--config", history_config).stdout.splitlines()[1].endswith("100     from n1")
 

@@ -259,7 +259,7 @@ class TestSignalsAndPipes:
                 text=True,
                 env={**os.environ, "KUBECONFIG": str(tmp_path / "config")},
             )
-        assert result.returncode == 1
+        assert result.returncode == 2
         assert result.stderr.splitlines()[-1] == "gpuid: standard output: no space left on device"
         assert "Traceback" not in result.stderr
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -28,7 +30,7 @@ def test_problems_are_listed_the_worst_first_and_exit_1(serving: Serving) -> Non
         result = status("--url", url)
     assert (result.exit_code, result.stderr) == (1, "")
     first, *rest = result.stdout.splitlines()
-    assert re.fullmatch(r"critical  prod-b is unreachable, since \d+d ago", first)
+    assert re.fullmatch(r"critical  prod-b is unreachable, for \d+d", first)
     assert rest == [
         "          refused",
         "          → Check the network and the API server; `gpuid check --cluster prod-b`",
@@ -87,7 +89,7 @@ def test_a_missing_gpu_is_named(serving: Serving, inventory: Inventory) -> None:
     with serving() as url:
         lines = status("--url", url, "--cluster", "prod-a").stdout
     told = " ".join(lines.split())
-    assert f"1 GPU missing on {place.node} (prod-a), since" in told
+    assert f"1 GPU missing on {place.node} (prod-a), for" in told
     assert f"serial {gone.serial}, {gone.uuid}" in told
     assert "last seen 2025-11-24T16:00:00.000Z" in told
 
@@ -171,3 +173,50 @@ def test_a_terminal_shows_critical_problems_in_red(serving: Serving) -> None:
     with serving(down=["prod-b"]) as url, Terminal("status", "--url", url) as terminal:
         assert terminal.end() == 1
         assert terminal.text.startswith("\x1b[31mcritical  \x1b[0mprod-b is unreachable")
+
+
+def told(problem: Mapping[str, Any], *args: str) -> str:
+    body = json.dumps({"next": None, "total": 1, "problems": [problem]}).encode()
+    with served(lambda _headers, _body: (200, body), "application/json") as address:
+        return status("--url", f"http://{address}", *args).stdout
+
+
+def test_clusters_that_the_title_counts_are_named() -> None:
+    clusters = [f"sim-{number}" for number in range(12)]
+    problem = {
+        "severity": "critical",
+        "title": "12 clusters are unreachable",
+        "reason": "refused",
+        "clusters": clusters,
+    }
+    assert "sim-0, sim-1, sim-2, sim-3, sim-4, sim-5, sim-6, sim-7, sim-8, sim-9 and 2 more" in " ".join(
+        told(problem).split()
+    )
+    wide = told(problem, "-o", "wide")
+    assert "CLUSTERS" in wide
+    assert ",".join(clusters) in wide
+
+
+def test_each_gpu_is_named_with_its_node_and_the_rest_is_counted() -> None:
+    gpus = [{"serial": f"165{n}", "node": f"gpu-{n}", "cluster": f"sim-{n}", "module": n} for n in range(5)]
+    text = " ".join(
+        told({"severity": "warning", "title": "5 GPUs", "reason": "", "gpus": gpus, "gpus_total": 5}).split()
+    )
+    assert "serial 1650, on gpu-0 (sim-0), module 0 serial 1651, on gpu-1 (sim-1), module 1" in text
+    assert "and 2 more GPUs, which -o json lists" in text
+
+
+def test_names_longer_than_a_line_are_cut() -> None:
+    arn = "arn:aws:eks:us-east-1:111122223333:cluster/prod-training-h100-long-name-0007"
+    nodes = [{"node": f"gpu-{number}", "cluster": arn} for number in range(2)]
+    problem = {"severity": "warning", "title": f"2 nodes of {arn}", "reason": "x" * 200, "nodes": nodes}
+    assert max(map(len, told(problem).splitlines())) <= 80
+
+
+def test_without_a_standard_output_the_exit_code_says_it(serving: Serving) -> None:
+    with serving() as url:
+        command = [sys.executable, "-m", "collector", "status", "--url", url]
+        result = subprocess.run(
+            ["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (result.returncode, result.stderr) == (1, b"")

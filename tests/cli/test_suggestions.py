@@ -9,7 +9,7 @@ from collector.cli.suggestions import listed, unknown_name
     ("name", "known", "text"),
     [
         ("prod-us", ["lab", "prod-eu"], 'no cluster "prod-us"; did you mean "prod-eu"?'),
-        ("x", ["lab", "prod"], 'no cluster "x"; there are prod, lab'),
+        ("x", ["sim-10", "lab", "sim-2"], 'no cluster "x"; there are lab, sim-2, sim-10'),
         ("x", [], 'no cluster "x"; there are none'),
         ("a\nb", ["q"], 'no cluster "a b"; there are q'),
     ],

@@ -97,8 +97,10 @@ def test_nothing_found_is_exit_1_and_a_note(history_config: Path):
     assert (result.exit_code, result.stdout, result.stderr) == (
         1,
         "",
-        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster that are known now, nor in the history, which"
-        f" goes back to {began(history_config)}. Parts are looked for from 4 characters on.\n",
+        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster that were recorded last, nor in the history,"
+        f" which goes back to {began(history_config)}. This is as the store has it: which clusters cannot be reached"
+        " and which nodes cannot be read now, only a running collector knows; ask it with --url. Parts are looked for"
+        " from 4 characters on.\n",
     )
 
 

@@ -29,6 +29,15 @@ async def rows(site: Site, text: str) -> list[tuple[str, str, str | None, str | 
     return [(row.id, row.state, row.node, row.serial) for row in lookup_rows(site.collector, answer)]
 
 
+async def test_few_bytes_do_not_ask_for_many_matches(site: Site) -> None:
+    for number in range(20):
+        site.read("prod-a", f"big-{number}", *(Gpu(uuid=f"GPU-{number}-{n}", model="H9") for n in range(8)))
+    found = await find(site, "\n".join(["H9"] * 1000), most=100)
+    assert len(found) == 1000
+    assert {(one.total, one.cut) for one in found} == {(160, True)}
+    assert [len(one.matches) for one in found] == [100] * 200 + [1] * 800
+
+
 @pytest.fixture
 def fleet(site: Site) -> Site:
     """The site with a GPU that has everything by which it can be found."""

@@ -4,7 +4,7 @@ import pytest
 
 from collector.health import Degradation, Level
 from collector.marks import Mark, MarkKind
-from collector.model import Gpu, Place, Placement
+from collector.model import Gpu, Place, Placement, SilentGpu
 from collector.views.degraded import DegradedGpu
 from collector.views.gpu_state import GpuState
 from collector.views.losing_seats import dropouts, losing_seats
@@ -70,6 +70,13 @@ class TestBoards:
             ("S-2", "2", (), None),
         ]
         assert (found[0].each("slot"), found[0].each("tray")) == ("4", "")
+
+    def test_a_gpu_that_never_said_more_than_its_address_is_a_board_to_pull(self) -> None:
+        found = boards([gpu(1)], {}, silent=[SilentGpu("00000000:4E:00.0", 1.0, "boot")])
+        assert [(board.serial, board.each("pci_bus_id"), board.why) for board in found] == [
+            (None, "00000000:4E:00.0", ("it does not answer, and was never read",)),
+            ("S-1", "", ()),
+        ]
 
     def test_of_a_board_of_two_it_is_said_which_one_is_missing(self) -> None:
         (board,) = boards([gpu(1, "B")], {}, [MissingGpu(gpu(2, "B"), 10.0, 20.0)])

@@ -20,8 +20,8 @@ from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
 from collector.views.losing_seats import dropouts
 from collector.views.missing import MissingGpu, missing_from
-from collector.views.placements import PlacementPeriod, known_gpu, placement_periods
-from collector.views.repair import Board, boards
+from collector.views.placements import PlacementPeriod, in_words, known_gpu, placement_periods
+from collector.views.repair import Board, boards, doubts
 from collector.views.terms import parse_term
 from collector.web.keys import COLLECTOR
 from collector.web.pages.links import search_url
@@ -62,7 +62,7 @@ async def gpu(request: web.Request) -> web.Response:
     told = placement_periods(collector, known.uuid, present, shown.placements)
     life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past, whole=shown.whole)
     verdict = judge(condition, past)
-    board, beside = _boards(collector, known, present, condition)
+    sheet = _repair_sheet(collector, known, present, periods)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     return await page(
         request,
@@ -88,8 +88,11 @@ async def gpu(request: web.Request) -> web.Response:
         life=part.happenings,
         older=part.older,
         dropouts=dropouts(periods),
-        boards=[board],
-        others_on_node=beside,
+        boards=sheet.boards,
+        others_on_node=sheet.others,
+        doubts=sheet.doubts,
+        sheet_state=sheet.state,
+        sheet_seat="" if sheet.boards else in_words(known),
         before=before,
         drawing=draw(periods, now, past.stages),
     )
@@ -115,18 +118,29 @@ def _otherwise(present: Sequence[Placement]) -> list[tuple[Placement, Verdict]]:
     return [(one, judge(one.condition)) for one in present[1:] if one.degradations != present[0].degradations]
 
 
-def _boards(
-    collector: CollectorView, gpu: Gpu, present: Sequence[Placement], condition: Condition
-) -> tuple[Board, list[Board]]:
-    """Return the board of a GPU, and the others of the node that it is in."""
-    entry = collector.inventory.node(present[0].place) if present else None
-    if entry is not None:
-        found = boards(entry.gpus, gpu_states(collector, entry), missing_from(collector.inventory, entry))
-        own = next(board for board in found if any(one.uuid == gpu.uuid for one in board.gpus))
-        return own, [board for board in found if board is not own]
-    verdict = judge(condition)
-    worn = (f"{verdict.words}: {', '.join(one.words for one in verdict.reasons)}",) if verdict.level else ()
-    return Board([gpu], ("not in any node", *worn), condition.read or None), []
+class _Sheet(NamedTuple):
+    """What a GPU's repair sheet says."""
+
+    state: str
+    boards: list[Board]  # to pull: its own, if it is in a node or missing from one
+    others: list[Board]  # of the same node
+    doubts: list[str]
+
+
+def _repair_sheet(
+    collector: CollectorView, gpu: Gpu, present: Sequence[Placement], periods: Sequence[PlacementPeriod]
+) -> _Sheet:
+    """Return what the sheet of a GPU says: its board and the others of the node that it is in, or is missing from."""
+    place = present[0].place if present else periods[0].place if periods else None
+    entry = collector.inventory.node(place) if place else None
+    states = gpu_states(collector, entry) if entry else {}
+    gone = missing_from(collector.inventory, entry) if entry else []
+    found = boards(entry.gpus, states, gone, entry.silent) if entry else []
+    own = next((board for board in found if any(one.uuid == gpu.uuid for one in board.gpus)), None)
+    if entry is None or own is None:
+        return _Sheet("not in any node", [], [], [])
+    state = states[gpu.uuid].words if gpu.uuid in states else f"missing from {entry.place.node}"
+    return _Sheet(state, [own], [board for board in found if board is not own], doubts(entry, gone))
 
 
 def _before(request: web.Request) -> float | None:

@@ -16,7 +16,7 @@ from collector.views.latest_changes import latest_changes
 from collector.views.losing_seats import losing_seats
 from collector.views.missing import missing_from
 from collector.views.placements import former_gpus
-from collector.views.repair import boards
+from collector.views.repair import boards, doubts
 from collector.views.trays import position, seats_by_tray
 from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import page
@@ -57,7 +57,9 @@ async def node(request: web.Request) -> web.Response:
         refresh=collector.refresh(place.cluster),
         trays=seats_by_tray(entry, gone) if entry else [],
         gone=gone,
-        boards=boards(entry.gpus if entry else [], states, gone),
+        boards=boards(entry.gpus, states, gone, entry.silent) if entry else [],
+        doubts=doubts(entry, gone) if entry else [],
+        absent={one.gpu.uuid for one in gone},
         gpus=gpus,
         contested={
             gpu.uuid: other_placements(inventory, gpu, place)

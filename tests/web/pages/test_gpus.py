@@ -72,6 +72,7 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     assert "Last known: health unknown" in page.text
     until = "until 2025-11-24T16:05:00Z ( 5 minutes ago )"
     assert f"Not currently in any node. Last seen on n1 ( prod-a ), {until} ." in page.text
+    assert "State missing from n1" in page.text
     assert (
         "5 minutes ago 2025-11-24T16:05:00Z left n1 ( prod-a ) after 5 minutes, and was then on no node. "
         "10 minutes ago 2025-11-24T16:00:00Z first recorded on n1 ( prod-a ), machine i-n1 Stayed there for 5 minutes."
@@ -90,7 +91,8 @@ async def test_where_a_gpu_sat_outlives_a_restart(site: Any, kept: Store, servin
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-a1")).text
     assert "Last node n1 prod-a Module 4 PCI bus 00000004:4E:00.0" in text
-    assert "1 board to pull 100 Module 4 PCI bus 00000004:4E:00.0" in text
+    assert "State missing from n1 1 board to pull" in text
+    assert "100 Module 4 PCI bus 00000004:4E:00.0" in text
 
 
 async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:
@@ -370,6 +372,16 @@ async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) ->
         "n2": "/clusters/prod-a/nodes/n2",
         "102?at=2025-11-24T16:00:00Z": "/gpus/GPU-a2?at=2025-11-24T16:00:00Z",
     }
+
+
+async def test_the_repair_sheet_of_a_gpu_whose_node_is_gone_has_no_board_to_pull(
+    site: Any, serving: Any, visit: Any
+) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9", serial="S-9", slot="4", module="2"))
+    site.remove("prod-a", "n9", 1764000300.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-9")).text
+    assert "Last seat slot 4, module 2 State not in any node Not in any node: nothing to pull Name Date Ticket" in text
 
 
 async def test_the_serial_of_a_gpu_that_is_gone_leads_to_it(

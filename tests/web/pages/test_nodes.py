@@ -176,7 +176,7 @@ async def test_what_sat_there_before_and_where_it_is_now(
         text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
     assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z not known on n9 ( prod-a )" in text
-    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not known not seen" in text
+    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not known missing" in text
     assert ("[store]" in text) is not perhaps_kept
 
 
@@ -267,7 +267,7 @@ async def test_it_says_how_those_were_that_have_left(site: Any, serving: Any, vi
         text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
     assert "healthy on n8 ( prod-a )" in text
     assert ("[store]" in text) is not perhaps_kept
-    assert "2025-11-24T16:05:00Z needs replacement row remapping failed rma not seen" in text
+    assert "2025-11-24T16:05:00Z needs replacement row remapping failed rma missing" in text
 
 
 async def test_a_missing_gpu_is_named_in_its_seat_and_on_the_repair_sheet(
@@ -287,6 +287,25 @@ async def test_a_missing_gpu_is_named_in_its_seat_and_on_the_repair_sheet(
     assert "/clusters/prod-a/nodes/n9 As of 2025-11-24T16:10:00Z" in sheet
     assert "1 board to pull S-m2 Module 2 PCI bus 00000002:4E:00.0 NVIDIA H100 GPU-m2 Missing , last seen" in sheet
     assert "Stays in this node Serial Module PCI bus S-m1 1 00000001:4E:00.0" in sheet
+
+
+async def test_the_repair_sheet_says_what_it_cannot_know(site: Any, serving: Any, visit: Any) -> None:
+    known, lost = Gpu(uuid="GPU-1", serial="S-1"), Gpu(uuid="GPU-2", serial="S-2", pci_bus_id="00000000:2E:00.0")
+    site.read("prod-a", "n9", known, lost, capacity=5)
+    here = (GpuRef(None, "00000000:2E:00.0"), GpuRef(None, "00000000:5D:00.0"))
+    site.read("prod-a", "n9", known, capacity=5, lost=here, time=1764000100.0)
+    site.fail("prod-a", "n9", ReadFailure.EXIT_STATUS)
+    async with serving(site) as client:
+        node = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+        gpu = (await visit(client, "/gpus/GPU-2")).text
+    sheet = node[node.rindex("Repair sheet") :]
+    assert "2 boards to pull" in sheet
+    assert "serial unknown PCI bus 00000000:5D:00.0 It does not answer, and was never read" in sheet
+    assert "2 more GPUs of the node's capacity not found, and not known by serial." in sheet
+    assert (
+        "unreadable since 2025-11-24T16:09:00Z: the command exited with an error. Listed is what was read at" in sheet
+    )
+    assert "State lost 1 board to pull" in gpu
 
 
 async def test_a_seat_that_loses_gpus_again_and_again_is_named(
@@ -319,4 +338,4 @@ async def test_a_card_that_drops_out_again_and_again_is_said_to(
     assert "Module 3 has lost S-e 2 times, the last time 9 minutes ago" in node
     assert "It has dropped out of n9 ( prod-a ) 2 times, without having been anywhere else." in gpu
     assert "Last node n9 prod-a Module 3" in gpu
-    assert "Not in any node" in gpu
+    assert "State missing from n9 1 board to pull" in gpu
