@@ -52,6 +52,11 @@ class FormerGpu(NamedTuple):
     condition: Condition | None = None  # now, or when it was read last; None: nothing is known of it
 
     @property
+    def back(self) -> bool:
+        """Whether it is on this node again."""
+        return any(placement.place == self.place for placement in self.now)
+
+    @property
     def uuid(self) -> str:
         """What the GPU is keyed by."""
         return self.gpu.uuid

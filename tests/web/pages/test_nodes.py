@@ -289,6 +289,17 @@ async def test_a_missing_gpu_is_named_in_its_seat_and_on_the_repair_sheet(
     assert "Stays in this node Serial Module PCI bus S-m1 1 00000001:4E:00.0" in sheet
 
 
+async def test_what_is_here_again_and_what_is_long_are_folded(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    cards = [Gpu(uuid=f"GPU-e{n}", serial=f"S-e{n}", module=str(n)) for n in range(1, 13)]
+    site.read("prod-a", "n9", *cards, time=1764000010.0)
+    site.read("prod-a", "n9", time=1764000020.0)
+    site.read("prod-a", "n9", cards[0], time=1764000030.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+    assert "3 more GPUs" in text
+    assert "1 earlier stay of GPUs that are here again" in text
+
+
 async def test_the_repair_sheet_says_what_it_cannot_know(site: Any, serving: Any, visit: Any) -> None:
     known, lost = Gpu(uuid="GPU-1", serial="S-1"), Gpu(uuid="GPU-2", serial="S-2", pci_bus_id="00000000:2E:00.0")
     site.read("prod-a", "n9", known, lost, capacity=5)
@@ -336,6 +347,7 @@ async def test_a_card_that_drops_out_again_and_again_is_said_to(
         node = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         gpu = (await visit(client, "/gpus/GPU-e")).text
     assert "Module 3 has lost S-e 2 times, the last time 9 minutes ago" in node
+    assert "earlier stay" not in node
     assert "It has dropped out of n9 ( prod-a ) 2 times, without having been anywhere else." in gpu
     assert "Last node n9 prod-a Module 3" in gpu
     assert "State missing from n9 1 board to pull" in gpu
