@@ -191,6 +191,14 @@ async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> 
     assert fleet.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE
 
 
+async def test_a_cluster_that_was_never_read_is_unknown(fleet: Site) -> None:
+    fleet.cluster("prod-c", ClusterState.UNREACHABLE)
+    answer = await lookup(fleet.collector, parse_terms("9999"))
+    told = describe_no(answer.results[0], answer.searched)
+    assert "1 cluster cannot be reached (prod-b): what was last known of it was searched." in told
+    assert "1 cluster cannot be reached and has never been read (prod-c): its GPUs are unknown." in told
+
+
 async def test_without_the_history_a_no_says_so(fleet: Site, kept: Store) -> None:
     fleet.break_store()
     answer = await lookup(fleet.collector, parse_terms("9999"))
