@@ -18,7 +18,7 @@ from collector.cli.history_queries import (
 )
 from collector.cli.output import Output, Row, layout_of, output_options, print_rows
 from collector.cli.table import Style, wrapped
-from collector.text import counted, one_line
+from collector.text import counted, describe_os_error, one_line
 from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
 from collector.views.terms import parse_terms
@@ -28,7 +28,6 @@ __all__ = ["where"]
 MAX_TEXT_BYTES = 4 << 20
 MAX_LIVES = 10  # GPUs up to which all their places are shown
 NOTHING_FOUND_EXIT_CODE = 1
-_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _LAYOUT = layout_of(LookupRow)
 _ONE_ID_LAYOUT = layout_of(LookupRow, [name for name in _LAYOUT.table if name != "id"])  # which everybody knows
@@ -85,7 +84,7 @@ def where(ids: Sequence[str], file: IO[bytes] | None, output: Output, **options:
 
 def _text(ids: Sequence[str], file: IO[bytes] | None) -> str:
     """Return the ids as one text; raises UsageError."""
-    text = "\n".join([*ids, _read(file) if file is not None else ""])
+    text = "\n".join([*ids, "" if file is None else _read(file)])
     try:
         found = parse_terms(text)
     except ValueError as error:
@@ -96,19 +95,19 @@ def _text(ids: Sequence[str], file: IO[bytes] | None) -> str:
 
 
 def _read(file: IO[bytes]) -> str:
-    """Return the text of a file, in UTF-8 or in what its byte order mark says; raises UsageError."""
+    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets and PowerShell write it."""
+    name = one_line(getattr(file, "name", "-"))
     try:
         read = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
-        raise click.UsageError(f"--file: cannot read {one_line(file.name)}: {one_line(error)}") from None
+        raise click.UsageError(f"--file: cannot read {name}: {describe_os_error(error, 'cannot be read')}") from None
     if len(read) > MAX_TEXT_BYTES:
         raise click.UsageError(f"--file: expected at most {MAX_TEXT_BYTES:,} bytes")
     try:
-        return read.decode("utf-16" if read.startswith(_UTF_16_MARKS) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(
-            f"--file: cannot read {one_line(file.name)}: expected UTF-8 (of a spreadsheet, save as CSV UTF-8): {error}"
-        ) from None
+        return read.decode("utf-16" if read.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = f"--file: {name}: expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)"
+        raise click.UsageError(text) from None
 
 
 def _lives(queries: HistoryQueries, answer: LookedUp) -> dict[str, list[Row]]:

@@ -44,22 +44,6 @@ def test_every_id_of_a_file_has_a_row_in_its_order(history_config: Path, tmp_pat
     assert (piped.stdout, piped.exit_code) == (result.stdout, 0)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
-def test_a_byte_order_mark_decides_the_encoding(history_config: Path, tmp_path: Path, encoding: str):
-    mark = "" if encoding == "utf-16" else "\ufeff"  # which that one writes itself
-    (tmp_path / "ids.txt").write_text(f"{mark}Größe\tSerial\r\n1\t100\r\n", encoding=encoding)
-    result = where("-f", tmp_path / "ids.txt", "--config", history_config, "-o", "csv")
-    assert "\n100,serial,found,prod,n2" in result.stdout
-
-
-def test_another_encoding_is_refused_with_what_to_do(history_config: Path, tmp_path: Path):
-    for name, data in {"ids.csv": "Größe\n100\n".encode("cp1252"), "odd.txt": b"\xff\xfe1"}.items():
-        (tmp_path / name).write_bytes(data)
-        result = where("-f", tmp_path / name, "--config", history_config)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert f"cannot read {tmp_path / name}: expected UTF-8 (of a spreadsheet, save as CSV UTF-8)" in result.stderr
-
-
 def test_several_that_are_not_found_are_told_together(history_config: Path):
     result = where("999", "998", "--config", history_config)
     assert result.exit_code == 1
@@ -247,3 +231,17 @@ def test_an_older_collector_without_conditions_is_shown(command: str) -> None:
     with served(looked_up([found], {"GPU-a1": [old]}), "application/json") as address:
         result = CliRunner().invoke(gpuid, [command, "100", "--url", f"http://{address}"])
     assert (result.exit_code, result.stderr, len(result.stdout.splitlines())) == (0, "", 2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_a_file_is_read_as_spreadsheets_write_it(history_config: Path, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "ids.txt").write_text("Serial\r\n100\r\n", encoding=encoding)
+    result = where("-f", tmp_path / "ids.txt", "-o", "json", "--config", history_config)
+    assert [row["id"] for row in json.loads(result.stdout)] == ["100"]
+
+
+def test_a_file_in_another_encoding_says_what_was_expected(history_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes("Gerät;100\n".encode("cp1252"))
+    result = where("-f", tmp_path / "ids.txt", "--config", history_config)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)" in result.stderr
