@@ -13,6 +13,7 @@ from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
 from collector.store.bounded import in_time
 from collector.store.conditions import recorded_conditions
+from collector.store.containing import contains
 from collector.store.gone import GoneNode, gone_gpus, gone_nodes
 from collector.store.history_changes import HistoricChange, HistoryChanges
 from collector.store.history_lookup import HistoryLookup
@@ -269,7 +270,7 @@ _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.chan
 
 
 def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
-    return or_(*(column.icontains(part, autoescape=True) for column in columns))
+    return or_(*(contains(column, part) for column in columns))
 
 
 async def _alterations(
