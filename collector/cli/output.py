@@ -77,7 +77,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
             help=f"Output format: {more}" if more else "Output format.",
         ),
         click.option("--json", "output_format", flag_value="json", hidden=True, help="Same as -o json."),
-        click.option("--no-headers", is_flag=True, help="Print no heading."),
+        click.option("--no-headers", is_flag=True, help="Print nothing but rows."),
         click.option(
             "--sort",
             type=_SortType(layout.keys),
@@ -152,7 +152,7 @@ def show_rows(
 ) -> None:
     """Print what `ask` returns, in the format that was chosen, and with `--watch` again whenever it has changed.
 
-    See `print_rows` for the rest. `footer` returns lines that follow a table. Ends the command with exit code 1 if
+    See `print_rows` for the rest. `footer` returns lines that follow a table, on standard error if it has no heading. Ends the command with exit code 1 if
     nothing is found.
     """
     if output.watch is not None:
@@ -164,6 +164,7 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            click.echo("\n" + "\n".join(map(wrapped, lines)))
+            heading = output.headers  # without one, rows alone are what another program counts
+            click.echo(("\n" if heading else "") + "\n".join(map(wrapped, lines)), err=not heading)
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)
