@@ -59,8 +59,8 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
         "2025-11-24T16:08:00Z the command exited with an error" in page.text
     )
     assert (
-        "prod-b has no GPU node that can be read critical since 60 seconds ago 2025-11-24T16:09:00Z "
-        "permission for pods/exec or pods/log is missing" in page.text
+        "prod-b has no GPU node that can be read: permission missing critical since 60 seconds ago "
+        "2025-11-24T16:09:00Z permission for pods/exec or pods/log is missing" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
 
