@@ -24,6 +24,7 @@ __all__ = [
     "layout_of",
     "output_options",
     "page_size",
+    "print_footer",
     "print_rows",
     "show_rows",
     "sorted_rows",
@@ -139,6 +140,11 @@ def page_size(output: Output, *, whole: bool = False) -> int:
     return MAX_PAGE_SIZE if whole or output.sort or output.limit is None else min(output.limit, MAX_PAGE_SIZE)
 
 
+def print_footer(lines: Iterable[str], output: Output) -> None:
+    """Print what follows a table; without a heading on standard error, for rows alone are what a program counts."""
+    click.echo(("\n" if output.headers else "") + "\n".join(map(wrapped, lines)), err=not output.headers)
+
+
 def show_rows(
     layout: Layout,
     ask: Callable[[], Iterable[Row]],
@@ -164,7 +170,6 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            heading = output.headers  # without one, rows alone are what another program counts
-            click.echo(("\n" if heading else "") + "\n".join(map(wrapped, lines)), err=not heading)
+            print_footer(lines, output)
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)
