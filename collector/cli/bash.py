@@ -35,7 +35,7 @@ class BashCompletion(BashComplete):
 
 
 def _is_between_words(line: str) -> bool:
-    """Return whether the next character of a line begins a word: a blank ends none within quotes or behind a "\\"."""
+    """Return whether the next character of a line begins a word: a blank within quotes or escaped ends none."""
     if not line[-1:].isspace():
         return False
     try:

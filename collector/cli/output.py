@@ -158,8 +158,8 @@ def show_rows(
 ) -> None:
     """Print what `ask` returns, in the format that was chosen, and with `--watch` again whenever it has changed.
 
-    See `print_rows` for the rest. `footer` returns lines that follow a table, on standard error if it has no heading. Ends the command with exit code 1 if
-    nothing is found.
+    See `print_rows` for the rest. `footer` returns lines that follow a table, as `print_footer` does. Ends the
+    command with exit code 1 if nothing is found.
     """
     if output.watch is not None:
         watch_rows(layout, ask, output, cells, styles or {}, in_order=in_order)

@@ -108,9 +108,7 @@ def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[obje
 
 def worst_first(clusters: Sequence[Row]) -> list[Row]:
     """Return clusters with those that are down first, then those that have something wrong; each in natural order."""
-    return sorted(
-        clusters, key=lambda one: (bool(one["up"]), not _has_trouble(one), natural_key(str(one["cluster"])))
-    )
+    return sorted(clusters, key=lambda one: (bool(one["up"]), not _has_trouble(one), natural_key(str(one["cluster"]))))
 
 
 def _has_trouble(cluster: Row) -> bool:

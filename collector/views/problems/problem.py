@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from collector.model import Gpu, Place
-from collector.views.problems.kinds import ProblemKind, Severity
+from collector.views.problems.kinds import OF_ALL, ProblemKind, Severity
 
 __all__ = ["MAX_LISTED", "Problem", "ProblemGpu", "ProblemNode"]
 
@@ -90,6 +90,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What problems are sorted by: severity, then size, then age."""
+        """What problems are sorted by: severity, whether nothing of the fleet is recorded, then size, then age."""
         since = float("inf") if self.since is None else self.since
-        return list(Severity).index(self.severity), -max(self.gpus_affected, 1), -self.count, since, self.id
+        severity, size = list(Severity).index(self.severity), max(self.gpus_affected, 1)
+        return severity, int(self.kind not in OF_ALL), -size, -self.count, since, self.id

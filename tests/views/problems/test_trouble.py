@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from collector.health import Level
 from collector.model import ClusterState, ReadFailure
 from collector.views.problems.current import problem_of, ranked
-from collector.views.problems.kinds import CAUSES, DOWN, KINDS, ProblemKind, Severity
+from collector.views.problems.kinds import CAUSES, DOWN, KINDS, OF_ALL, ProblemKind, Severity
 from collector.views.problems.problem import MAX_LISTED, ProblemGpu, ProblemNode
 from collector.views.problems.trouble import Trouble, TroubleRow, Troubles
 
@@ -111,6 +111,8 @@ def test_problems_are_ranked_by_severity_size_and_age_in_whatever_order_they_com
     assert severities == sorted(severities)
     for before, after in itertools.pairwise(again):
         if before.severity is after.severity:
+            assert before.kind in OF_ALL or after.kind not in OF_ALL
+        if before.severity is after.severity and (before.kind in OF_ALL) is (after.kind in OF_ALL):
             assert max(before.gpus_affected, 1) >= max(after.gpus_affected, 1)
 
 
