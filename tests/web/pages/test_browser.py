@@ -1,6 +1,7 @@
 """The page in a real browser: readable, reachable by keyboard, live, and safe whatever the fleet calls itself."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,8 @@ class TestReading:
         page.goto("/clusters/prod-a/nodes/n1")
         expect(page.get_by_role("button", name="Local time")).to_be_visible()
         expect(page.locator("#as-of")).to_have_text("2025-11-24 21:40:00 GMT+5:30")
+        page.goto("/changes")
+        expect(page.locator(".change time").first).to_have_text(re.compile(r"21:3\d:\d\d"))
 
     def test_the_repair_sheet_alone_is_printed_and_light(self, opened: Any) -> None:
         page = opened("/clusters/prod-a/nodes/worn", color_scheme="dark")
