@@ -91,16 +91,23 @@ function inUtc(moment) {
   return moment.toISOString().replace(/\.\d+Z$/, "Z");
 }
 
+// The time of the day, and the day where it is another one than in UTC.
+function hourOf(text, utc) {
+  const day = text.slice(0, 10) === utc.slice(0, 10) ? "" : `${text.slice(5, 10)} `;
+  return `${day}${text.slice(11, 19)}`;
+}
+
 function showTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.getTime())) continue;
     const [here, utc] = [inZone(moment), inUtc(moment)];
     set(time, "title", local ? utc : here);
-    const written = time.querySelector(".utc") ?? (time.id === "as-of" ? time : null);
-    const text = local ? here : utc;
+    const hour = time.querySelector(".hour"); // below a heading that says the day in UTC
+    const written = hour ?? time.querySelector(".utc") ?? (time.id === "as-of" ? time : null);
+    const text = hour ? hourOf(local ? here : utc, utc) : local ? here : utc;
     if (written && written.textContent !== text) written.textContent = text;
-    else if (!written && time.querySelector(".ago")) set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
+    if (hour || (!written && time.querySelector(".ago"))) set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
   }
 }
 
