@@ -1,12 +1,13 @@
 """History and outbox: where every GPU was, and what waits for the sinks, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
-from collector.store.change_queries import ChangeFilter, ChangePosition, FirstSights
+from collector.store.change_queries import ChangeFilter, ChangePosition
 from collector.store.check import check
 from collector.store.checkpoints import ClusterCount
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.first_sights import FirstSights
 from collector.store.gone import GoneNode
 from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position

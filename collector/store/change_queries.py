@@ -1,10 +1,10 @@
-"""Which changes of the history are wanted, as conditions on its table; and the first sights of nodes, by day."""
+"""Which changes of the history are wanted, as conditions on its table."""
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from collector.model import canonical_uuid
 from collector.store import schema
@@ -14,10 +14,9 @@ __all__ = [
     "DAY_SECONDS",
     "ChangeFilter",
     "ChangePosition",
-    "FirstSights",
     "conditions",
     "day_of",
-    "first_sights",
+    "sides_of",
 ]
 
 DAY_SECONDS = 86400
@@ -44,17 +43,6 @@ class ChangeFilter(msgspec.Struct, frozen=True, kw_only=True):
     first_sights: bool | None = None  # only those, or only others
 
 
-class FirstSights(NamedTuple):
-    """The GPUs of the nodes of one cluster of which the first ones were seen on one day (in UTC)."""
-
-    cluster: str
-    node: str  # one of them
-    nodes: int
-    gpus: int
-    since: float  # Unix seconds
-    position: ChangePosition  # of the last one
-
-
 ALL_CHANGES = ChangeFilter()
 
 _changes, _placements = schema.changes.c, schema.placements.c
@@ -73,7 +61,7 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
     if wanted.node is not None:
         found.append(_within(wanted.node, wanted.cluster))
     elif wanted.cluster is not None:
-        found.append(or_(_changes.cluster == wanted.cluster, _changes.previous_cluster == wanted.cluster))
+        found.append(or_(*sides_of(wanted.cluster)))
     if wanted.uuid is not None:
         found.append(_changes.uuid == canonical_uuid(wanted.uuid))
     if wanted.serial is not None:
@@ -81,8 +69,13 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
     if wanted.text is not None:
         found.append(or_(*(_changes[name].icontains(wanted.text, autoescape=True) for name in _SEARCHED)))
     if wanted.first_sights is not None:
-        found.append(schema.FIRST_SIGHT if wanted.first_sights else ~_changes.first_sight)  # type: ignore[arg-type]
+        found.append(schema.FIRST_SIGHT if wanted.first_sights else schema.NO_FIRST_SIGHT)  # type: ignore[arg-type]
     return found
+
+
+def sides_of(cluster: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the conditions of what happened in a cluster, and of what led out of it; each has an index of its own."""
+    return _changes.cluster == cluster, and_(_changes.previous_cluster == cluster, schema.ACROSS)
 
 
 def _within(node: str, cluster: str | None) -> ColumnElement[bool]:
@@ -92,29 +85,6 @@ def _within(node: str, cluster: str | None) -> ColumnElement[bool]:
         here.append(_changes.cluster == cluster)
         before.append(_changes.previous_cluster == cluster)
     return or_(and_(*here), and_(*before))
-
-
-def first_sights(wanted: ChangeFilter, day: int, before: ChangePosition | None) -> Select[Any]:
-    """Return the query of the first sights of a day, counted from 1970, of each cluster, newest first.
-
-    Those of a cluster are a row of their own as a whole: if the last one was not before `before`, it is left out.
-    """
-    of_day = (_changes.time >= day * DAY_SECONDS, _changes.time < (day + 1) * DAY_SECONDS)
-    last = (func.max(_changes.time), func.max(_changes.id))
-    query = (
-        select(
-            _changes.cluster,
-            func.min(_changes.node),
-            func.count(distinct(_changes.node)),
-            func.count(),
-            func.min(_changes.time),
-            *last,
-        )
-        .where(*conditions(wanted), *of_day)
-        .group_by(_changes.cluster)
-        .order_by(*(one.desc() for one in last))
-    )
-    return query if before is None else query.having(tuple_(*last) < tuple_(*before))
 
 
 def day_of(time: float) -> int:

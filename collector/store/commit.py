@@ -16,6 +16,7 @@ from collector.store import schema
 from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
+from collector.store.first_sights import add_first_sights
 from collector.store.plan import (
     SEAT_COLUMNS,
     Away,
@@ -207,7 +208,7 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _CONFIRM, planned.confirm)
     if planned.earliest < math.inf:
         await recount_from(connection, planned.earliest)
-    await _execute_many(connection, insert(schema.changes), planned.changes)
+    await _insert_changes(connection, planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
     absent = absent.on_conflict_do_update(
@@ -216,24 +217,30 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, absent, planned.vanished)
 
 
+async def _insert_changes(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    last = await connection.scalar(select(func.max(_changes.id))) if any(row["first_sight"] for row in rows) else None
+    await _execute_many(connection, insert(schema.changes), rows)
+    await add_first_sights(connection, rows, last or 0)
+
+
 async def _note_first_sights(connection: AsyncConnection, changes: Sequence[dict[str, Any]]) -> None:
     """Note of GPUs that appeared whether nothing was recorded of their nodes before, nor earlier in these changes."""
     nodes: dict[str, dict[str, float]] = {}  # when each of a cluster's nodes is in the changes first
     for row in changes:
         times = nodes.setdefault(row["cluster"], {})
         times[row["node"]] = min(row["time"], times.get(row["node"], row["time"]))
-    appeared: dict[str, set[str]] = {}
-    for row in changes:
-        if row["event"] == Event.APPEARED and row["time"] == nodes[row["cluster"]][row["node"]]:
-            appeared.setdefault(row["cluster"], set()).add(row["node"])
+    asked = sorted(
+        {
+            (row["node"], row["cluster"])
+            for row in changes
+            if row["event"] == Event.APPEARED and row["time"] == nodes[row["cluster"]][row["node"]]
+        }
+    )
     known: set[tuple[str, str]] = set()
-    for cluster, names in appeared.items():
-        asked = sorted(names)
-        for start in range(0, len(asked), ROWS_PER_STATEMENT):
-            here = _placements.node.in_(asked[start : start + ROWS_PER_STATEMENT]) & (_placements.cluster == cluster)
-            known |= {
-                (cluster, node) for node in await connection.scalars(select(_placements.node).where(here).distinct())
-            }
+    for start in range(0, len(asked), ROWS_PER_STATEMENT):
+        here = tuple_(_placements.node, _placements.cluster).in_(asked[start : start + ROWS_PER_STATEMENT])
+        found = await connection.execute(select(_placements.cluster, _placements.node).where(here).distinct())
+        known |= {(cluster, node) for cluster, node in found}
     for row in changes:
         place, time = (row["cluster"], row["node"]), nodes[row["cluster"]][row["node"]]
         row["first_sight"] = row["event"] == Event.APPEARED and row["time"] == time and place not in known

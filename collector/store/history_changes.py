@@ -4,22 +4,21 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, Select, func, select, tuple_
+from sqlalchemy import RowMapping, Select, select, tuple_
 
 from collector.model import FieldChange, LastReport, Place
 from collector.store import schema
 from collector.store.bounded import Bounded, in_time
 from collector.store.change_queries import (
     ALL_CHANGES,
-    DAY_SECONDS,
     ChangeFilter,
     ChangePosition,
-    FirstSights,
     conditions,
     day_of,
-    first_sights,
+    sides_of,
 )
-from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
+from collector.store.first_sights import FirstSights, first_sights_of, newest_first_sights
+from collector.store.sound import sound, sound_changes, sound_last_known, text
 
 __all__ = ["HistoricChange", "HistoryChanges"]
 
@@ -82,14 +81,17 @@ class HistoryChanges(Bounded):
     ) -> list[HistoricChange]:
         """Return what happened last, newest first; `before` is where the part before this one ended."""
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
-        query = query.where(*conditions(wanted))
         if before is not None:
             query = query.where(
                 _changes.time <= before.time, tuple_(_changes.time, _changes.id) < tuple_(before.time, before.id)
             )
+        queries = [query.where(*conditions(wanted))]
+        if wanted.cluster is not None and wanted.node is None:  # each of the two by its own index, in its order
+            others = conditions(msgspec.structs.replace(wanted, cluster=None))
+            queries = [query.where(side, *others) for side in sides_of(wanted.cluster)]
         async with self._read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return [_change(row) for row in rows]
+            found = [_change(row) for one in queries for row in (await connection.execute(one)).mappings().all()]
+        return found if len(queries) == 1 else sorted(found, key=_newest, reverse=True)[:limit]
 
     @in_time
     async def latest_first_sights(
@@ -102,23 +104,20 @@ class HistoryChanges(Bounded):
     ) -> list[FirstSights]:
         """Return the first sights of nodes, one row for each cluster and day (in UTC), newest first.
 
-        Those of days that ended before `since` (Unix seconds) are not looked for; of the last day there may be more
-        than `limit` asks for.
+        `wanted` chooses by its cluster and times alone. Those of a cluster are a row of their own as a whole: if the
+        last one was not before `before`, it is left out. Those of days that ended before `since` (Unix seconds) are not
+        looked for; of the last day there may be more than `limit` asks for.
         """
-        wanted = msgspec.structs.replace(wanted, first_sights=True)
         found: list[FirstSights] = []
-        newest = select(func.max(_changes.time)).where(*conditions(wanted))
-        end = None if before is None else (day_of(before.time) + 1) * DAY_SECONDS
+        end = None if before is None else day_of(before.time) + 1
+        since = max(since, wanted.since or 0.0)
         async with self._read() as connection:
             while len(found) < limit:
-                last = await connection.scalar(newest if end is None else newest.where(_changes.time < end))
-                if last is None or day_of(last) < day_of(since):
+                end = await newest_first_sights(connection, wanted, end)
+                if end is None or end < day_of(since):
                     break
-                for row in await connection.execute(first_sights(wanted, day_of(last), before)):
-                    cluster, node, nodes, gpus, first, time, id_ = row
-                    position = ChangePosition(moment(time), id_)
-                    found.append(FirstSights(text(cluster), text(node), nodes, gpus, moment(first), position))
-                end = day_of(last) * DAY_SECONDS
+                of_day = await first_sights_of(connection, wanted, end)
+                found += [one for one in of_day if before is None or one.position < before]
         return found
 
     @in_time
@@ -148,6 +147,10 @@ class HistoryChanges(Bounded):
             ordered = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
             rows = (await connection.execute(ordered)).mappings().all()
         return [_change(row) for row in rows]
+
+
+def _newest(change: HistoricChange) -> ChangePosition:
+    return ChangePosition(change.time, change.id)
 
 
 def _change(row: RowMapping) -> HistoricChange:

@@ -8,6 +8,7 @@ from sqlalchemy import delete, exists, func, select
 from collector.store import schema
 from collector.store.checkpoints import forget
 from collector.store.database import Database
+from collector.store.first_sights import recount_first_sights
 from collector.store.past import note_beginning
 
 __all__ = ["prune"]
@@ -30,7 +31,10 @@ async def prune(database: Database, before: float | None) -> int:
     if kept_from is not None:
         changes &= schema.changes.c.id <= kept_from
     await _note_what_goes(database, before)
-    forgotten += await _sweep(database, schema.changes, changes)
+    if forgotten_changes := await _sweep(database, schema.changes, changes):
+        async with database.write() as connection:
+            await recount_first_sights(connection, before)
+        forgotten += forgotten_changes
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
     forgotten += await _absent(database)
     # One that is in force stays, however old it is; one that ended by itself is removed by nobody.

@@ -17,17 +17,20 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "ACROSS",
     "ALTERED",
     "APPLICATION_ID",
     "FIRST_SIGHT",
     "HEAD",
     "HEALTH",
     "METADATA",
+    "NO_FIRST_SIGHT",
     "VERSION_TABLE",
     "absent",
     "changes",
     "checkpoints",
     "dead_letters",
+    "first_sights",
     "leases",
     "marks",
     "meta",
@@ -47,6 +50,8 @@ METADATA = MetaData()
 ALTERED = text("event = 'altered'")
 HEALTH = text("event = 'health'")
 FIRST_SIGHT = text("first_sight")
+NO_FIRST_SIGHT = text("NOT first_sight")
+ACROSS = text("previous_cluster <> cluster")  # it led from one cluster to another
 
 _ENDED = text("until IS NOT NULL")
 _HAS_PREVIOUS = text("previous_node IS NOT NULL")
@@ -150,8 +155,32 @@ changes = Table(
         sqlite_where=_HAS_PREVIOUS,
         postgresql_where=_HAS_PREVIOUS,
     ),
-    Index("gpuid_changes_first", "time", "id", sqlite_where=FIRST_SIGHT, postgresql_where=FIRST_SIGHT),
+    # Of a fleet that is read for the first time there are many at once, and pages tell them by cluster and day.
+    Index("gpuid_changes_other", "time", "id", sqlite_where=NO_FIRST_SIGHT, postgresql_where=NO_FIRST_SIGHT),
+    Index(
+        "gpuid_changes_cluster",
+        "cluster",
+        "time",
+        "id",
+        sqlite_where=NO_FIRST_SIGHT,
+        postgresql_where=NO_FIRST_SIGHT,
+    ),
+    Index("gpuid_changes_across", "previous_cluster", "time", "id", sqlite_where=ACROSS, postgresql_where=ACROSS),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
+)
+
+first_sights = Table(
+    "gpuid_first_sights",  # how much was seen for the first time in a cluster on a day; made from the changes
+    METADATA,
+    Column("day", Integer, nullable=False),  # in UTC, counted from 1970
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),  # one of them
+    Column("nodes", Integer, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("since", Double, nullable=False),  # when the first of them was seen
+    Column("until", Double, nullable=False),  # and the last
+    Column("last", BigInteger, nullable=False),  # the id of its change
+    PrimaryKeyConstraint("day", "cluster", name="gpuid_first_sights_key"),
 )
 
 _NOT_REMOVED = text("removed_at IS NULL")

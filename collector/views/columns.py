@@ -185,7 +185,9 @@ class NodeRow(Row, frozen=True, kw_only=True):
     chassis: Annotated[str | None, wide("Serials of its chassis, joined by commas.")] = None
     driver_version: Annotated[str | None, wide("Driver version.")] = None
     cuda_version: Annotated[str | None, wide("CUDA version of the driver.")] = None
-    state: Annotated[PresenceState, wide("found, lost (a GPU does not answer) or gone (the node is gone).")]
+    state: Annotated[PresenceState | None, wide("found, lost (a GPU does not answer) or gone (the node is gone).")] = (
+        None
+    )
     found: Annotated[int | None, table("GPUs found by the last reading.")] = None
     lost: Annotated[int | None, table("GPUs that do not answer.")] = None
     capacity: Annotated[int | None, table("GPUs that Kubernetes says the node has.")] = None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from collector.health import Condition
-from collector.marks import Mark, Marks
+from collector.marks import NO_MARKS, Mark, Marks
 from collector.model import GpuidError, Place
 from collector.store import ClusterCount, GpuPosition, Past, PastNode, PastPlacement, Stay
 from collector.timestamps import rfc3339
@@ -44,6 +44,7 @@ class LookBack:
         self._past = past
         self._health_begins = health_begins  # from when on (Unix seconds) readings had how GPUs were
         self._view = view  # which knows how GPUs are now; None: the store says it
+        self._marks: Marks | None = None
 
     async def counts(self) -> dict[str, ClusterCount]:
         """Return how much was in each cluster that had GPUs, whether it is configured now or not."""
@@ -61,7 +62,9 @@ class LookBack:
         """Return the GPUs, by cluster, node and UUID."""
         found = await self._past.gpus(self.time, where, after=after, limit=limit)
         conditions = await self._conditions(found)
-        marks = await self._past.marks(self.time) if found else Marks()
+        if self._marks is None and found:
+            self._marks = await self._past.marks(self.time)
+        marks = self._marks or NO_MARKS
         return [
             PastGpu(
                 one if not one.last_known else _as_then(one, self.time),

@@ -59,7 +59,7 @@ async def list_past_nodes(
     def admits(row: NodeRow) -> bool:
         return _has_words(words, row, ("cluster", "node", "machine"))
 
-    rows = _rows(page, start, lambda row: Place(row.cluster, row.node), limit)
+    rows = _rows(page, start, lambda row: Place(row.cluster, row.node), ROWS_PER_QUERY if words else limit + 1)
     total = None if words else await then.total_nodes(where)
     return await _page(then, rows, admits, lambda row: (row.cluster, row.node), limit, total)
 
@@ -80,17 +80,18 @@ async def list_past_gpus(
     def admits(row: GpuRow) -> bool:
         return _is_so(filters, row) and _has_words(words, row, _GPU_NAMES)
 
-    rows = _rows(page, start, lambda row: GpuPosition(row.cluster, row.node, row.uuid), limit)
-    counted = not words and where.keys() == filters.keys()
+    counted = not words and where.keys() == filters.keys()  # the store alone chooses
+    most = limit + 1 if counted else ROWS_PER_QUERY
+    rows = _rows(page, start, lambda row: GpuPosition(row.cluster, row.node, row.uuid), most)
     total = await then.total_gpus(where) if counted else None
     return await _page(then, rows, admits, lambda row: (row.cluster, row.node, row.uuid), limit, total)
 
 
 async def _rows(
-    page: Callable[[Any, int], Awaitable[list[_T]]], start: Any, position: Callable[[_T], Any], limit: int
+    page: Callable[[Any, int], Awaitable[list[_T]]], start: Any, position: Callable[[_T], Any], most: int
 ) -> AsyncIterator[_T]:
-    """Yield the rows of page after page."""
-    most = min(limit + 1, ROWS_PER_QUERY)
+    """Yield the rows of page after page, each with at most so many."""
+    most = min(most, ROWS_PER_QUERY)
     while rows := await page(start, most):
         for row in rows:
             yield row

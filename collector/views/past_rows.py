@@ -23,7 +23,6 @@ def past_node_row(node: PastNode) -> NodeRow:
         node=node.node,
         machine=node.machine or None,
         chassis=",".join(node.chassis) or None,
-        state=PresenceState.FOUND,
         found=node.gpus,
     )
 
@@ -45,7 +44,6 @@ def past_gpu_row(gpu: PastGpu) -> GpuRow:
         pci_bus_id=placement.pci_bus_id,
         last_known=last_known_object(placement.last_known),
         since=rfc3339(placement.since),
-        until=rfc3339(placement.until),
         confirmed_at=rfc3339(gpu.confirmed),
         state=PresenceState.LOST if condition is not None and condition.lost else PresenceState.FOUND,
         degraded=None if condition is None else list(degradations(condition)),

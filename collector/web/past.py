@@ -82,6 +82,8 @@ async def past_gpu(request: web.Request, query: Query) -> web.Response:
 async def _list(request: web.Request, query: Query, operation: Operation, rows: _List) -> web.StreamResponse:
     if "sort" in query:
         raise InvalidParameterError("sort", "expected none with `at`: the rows come by place")
+    if "state" in query and query["state"] != "present" and operation is operations.LIST_NODES:
+        raise InvalidParameterError("state", "expected present with `at`: the history has it of GPUs alone")
     if "state" in query and query["state"] in ("gone", "all"):
         raise InvalidParameterError("state", "expected present, found or lost with `at`")
     if missing := next((name for name in UNRECORDED if name in query.filters), None):

@@ -10,6 +10,7 @@ from collector.health import Degradation, Health, degradations
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
 from collector.store import Alteration, ChangeFilter, ChangePosition, Position, Store
 from collector.store.history import MAX_ALTERATIONS
+from collector.store.retention import prune
 from tests.support.old_store import to_first_version
 
 pytestmark = pytest.mark.anyio
@@ -334,18 +335,54 @@ class TestFirstSights:
                 ("d", "GPU-7"),
             ]
 
+    async def test_each_commit_adds_and_forgotten_ones_are_counted_no_more(self, settings, collecting):
+        def counted(found):
+            return [(s.cluster, s.node, s.nodes, s.gpus, s.since, s.position.time) for s in found]
+
+        async with collecting(settings) as one:
+            ask = one.store.history.latest_first_sights
+            for number, node in enumerate(("b", "a", "c")):
+                one.read(node, 10.0 * (number + 1), f"{node}-1", f"{node}-2")
+                assert await one.store.history_writer.flushed(10)
+            one.read("d", 86400.0, "d-1")
+            assert await one.store.history_writer.flushed(10)
+            assert counted(await ask()) == [("prod", "d", 1, 1, 86400.0, 86400.0), ("prod", "a", 3, 6, 10.0, 30.0)]
+            assert counted(await ask(ChangeFilter(since=15.0, until=25.0))) == [("prod", "a", 1, 2, 20.0, 20.0)]
+            assert await ask(ChangeFilter(until=10.0)) == []
+            await prune(one.store.database, before=15.0)
+            assert counted(await ask())[1:] == [("prod", "a", 2, 4, 20.0, 30.0)]
+            await prune(one.store.database, before=86400.0)
+            assert counted(await ask()) == [("prod", "d", 1, 1, 86400.0, 86400.0)]
+
+    async def test_a_page_passes_over_a_fleet_of_them(self, sqlite_settings, collecting):
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 10.0, "1")
+            assert await one.store.history_writer.flushed(10)
+            plans = []
+            for cluster in (None, "prod"):
+                wanted = ChangeFilter(cluster=cluster, first_sights=False)
+                plans += await plans_of(one.store, one.store.history.latest_changes(wanted))
+        found = {name for name in ("other", "cluster", "across") if any(f"gpuid_changes_{name}" in p for p in plans)}
+        assert found == {"other", "cluster", "across"}
+        assert not any("TEMP B-TREE" in plan for plan in plans)
+
     async def test_they_are_found_in_an_older_store(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
             one.read("a", 20.0, "1", "2")
+            one.read("b", 2 * 86400.0 - 1.0, "3")
             assert await one.store.history_writer.flushed(10)
+            counted = await one.store.history.latest_first_sights()
         async with Store.open(settings) as store, store.database.write() as connection:
             await to_first_version(connection)
         async with Store.open(settings) as store:
             assert [(c.uuid, c.first_sight) for c in await store.history.changes()] == [
                 ("GPU-1", True),
                 ("GPU-2", False),
+                ("GPU-3", True),
             ]
+            assert [(s.since, s.gpus) for s in counted] == [(2 * 86400.0 - 1.0, 1), (10.0, 1)]
+            assert await store.history.latest_first_sights() == counted
 
 
 class TestAlterations:

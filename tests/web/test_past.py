@@ -24,7 +24,7 @@ async def test_a_gpu_is_as_it_was(past_client: httpx.AsyncClient) -> None:
         row = (await past_client.get(f"/api/v1/gpus/{name}", params=BEFORE)).json()
         assert (row["cluster"], row["node"], row["serial"], row["module"]) == ("old", "n7", "701", 1)
         assert (row["state"], row["degraded"], row["level"]) == ("found", [], None)
-        assert (row["since"], row["until"]) == ("2025-11-24T16:01:00.000Z", "2025-11-24T16:04:00.000Z")
+        assert (row["since"], row["until"]) == ("2025-11-24T16:01:00.000Z", None)  # that it left later is not the past
         assert (row["vbios"], row["claim"], row["health"]) == (None, None, {"row_remap_pending": False})
     row = (await past_client.get("/api/v1/gpus/701", params={"at": "2025-11-24T16:03:30Z"})).json()
     assert (row["degraded"], row["level"]) == (["row_remap_pending"], "reset")
@@ -62,6 +62,11 @@ async def test_lists_are_filtered(past_client: httpx.AsyncClient, path: str, par
     assert [row["uuid" if path == "gpus" else "node"] for row in answer[path]] == expected
 
 
+async def test_how_a_node_was_is_not_told(past_client: httpx.AsyncClient) -> None:
+    answer = (await past_client.get("/api/v1/nodes", params={"state": "present", **BEFORE})).json()
+    assert {row["state"] for row in answer["nodes"]} == {None}
+
+
 async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
     params = {**BEFORE, "format": "csv", "fields": "cluster,node,found"}
     text = (await past_client.get("/api/v1/nodes", params=params)).text
@@ -76,6 +81,8 @@ async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
         ("gpus", {"at": "x" * 1000}, 400, "invalid_parameter", "at: expected a time such as"),
         ("gpus", {"sort": "node", **BEFORE}, 400, "invalid_parameter", "sort: expected none with `at`"),
         ("gpus", {"state": "gone", **BEFORE}, 400, "invalid_parameter", "state: expected present, found or lost"),
+        ("nodes", {"state": "lost", **BEFORE}, 400, "invalid_parameter", "state: expected present with `at`"),
+        ("nodes", {"state": "found", **BEFORE}, 400, "invalid_parameter", "state: expected present with `at`"),
         ("gpus", {"gpu_part_number": "9", **BEFORE}, 400, "invalid_parameter", "gpu_part_number: expected none"),
         ("gpus", {"after": "x", **BEFORE}, 400, "invalid_parameter", "after: expected the `next` value"),
         ("gpus/GPU-none", BEFORE, 404, "not_found", 'no GPU with the UUID or serial "GPU-none" was on a node at'),

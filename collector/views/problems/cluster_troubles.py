@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from collector.marks import MarkKind
-from collector.model import ClusterState, Gpu, LabelFailure, Place, ReadFailure, SliceState, Uncovered
+from collector.model import UNREAD_REASONS, ClusterState, Gpu, LabelFailure, Place, ReadFailure, SliceState, Uncovered
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
@@ -76,7 +76,9 @@ def _unread(summary: ClusterSummary) -> Iterator[Trouble]:
         places = " or ".join(f'"{source.selector}" in namespace {source.namespace}' for source in summary.sources)
         yield Trouble(ProblemKind.NO_GPU_PODS, size=size, cluster=name, reason=f"nothing matches {places}")
     elif summary.unreadable:
-        yield Trouble(ProblemKind.CLUSTER_UNREAD, size=size, cluster=name)
+        reasons = [reason for reason in UNREAD_REASONS if reason is not Uncovered.PENDING and summary.unread[reason]]
+        variant = reasons[0].value if len(reasons) == 1 else ""
+        yield Trouble(ProblemKind.CLUSTER_UNREAD, variant, size=size, cluster=name)
     if summary.unread[Uncovered.NO_POD] or summary.unread[ReadFailure.NO_CONTAINER]:
         for source in idle:
             yield Trouble(ProblemKind.SOURCE_WITHOUT_PODS, source, cluster=name)

@@ -1,5 +1,6 @@
 """Single troubles, and the rows that those of one kind share however many nodes and clusters have them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -14,6 +15,10 @@ __all__ = ["Trouble", "TroubleRow", "Troubles"]
 
 MAX_REASONS = 20  # different ones that a row keeps
 MAX_REASON_LENGTH = 300  # characters
+
+
+# The address of an API server that begins a reason, and the pod that a right is missing for.
+_PLACES = re.compile(r'^https?://[^\s"]+: |(?<=\bpods) "[^"]*"')
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -48,7 +53,8 @@ class TroubleRow:
         self.nodes_total = 0
         self.gpus: list[ProblemGpu] = []
         self.gpus_total = 0
-        self.reasons: Counter[str] = Counter()
+        self.counted_reasons: Counter[str] = Counter()  # without what tells one place from another
+        self.texts: dict[str, str] = {}  # of each as it was given; empty: in several ways
         self.consequences = 0
         self._last: Place | None = None
 
@@ -56,6 +62,11 @@ class TroubleRow:
     def count(self) -> int:
         """How many of what the kind counts."""
         return self.plain + len(self.keys)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How often each reason was given; without addresses and names where only these differ."""
+        return Counter({self.texts[folded] or folded: count for folded, count in self.counted_reasons.items()})
 
     @property
     def size(self) -> int:
@@ -99,8 +110,8 @@ class TroubleRow:
         self.nodes_total += other.nodes_total
         self.gpus += other.gpus[: MAX_LISTED - len(self.gpus)]
         self.gpus_total += other.gpus_total
-        for reason, count in other.reasons.items():
-            self._give(reason, count)
+        for folded, count in other.counted_reasons.items():
+            self._count(folded, other.texts[folded], count)
 
     def swallow(self, consequence: "TroubleRow") -> None:
         """Take over what this row explains."""
@@ -108,16 +119,25 @@ class TroubleRow:
         if self.since is None:
             self.since = consequence.since
         if self.kind is ProblemKind.CLUSTER_UNREAD:  # which has no reason but those of its nodes
-            for reason, count in consequence.reasons.items():
-                self._give(reason, count)
+            for folded in consequence.counted_reasons:
+                self._count(folded, consequence.texts[folded], 1)  # it counts clusters
 
     def _began(self, since: float | None) -> None:
         if since is not None and (self.since is None or since < self.since):
             self.since = since
 
     def _give(self, reason: str, count: int) -> None:
-        if reason in self.reasons or len(self.reasons) < MAX_REASONS:
-            self.reasons[reason] += count
+        self._count(_PLACES.sub("", reason), reason, count)
+
+    def _count(self, folded: str, text: str, count: int) -> None:
+        if folded in self.counted_reasons:
+            if text != self.texts[folded]:
+                self.texts[folded] = ""
+        elif len(self.counted_reasons) < MAX_REASONS:
+            self.texts[folded] = text
+        else:
+            return
+        self.counted_reasons[folded] += count
 
 
 class Troubles:

@@ -75,7 +75,8 @@ def problem_id(row: TroubleRow) -> str:
 def title(row: TroubleRow) -> str:
     """Return what is wrong as a whole sentence."""
     if row.kind in _OF_CLUSTERS:
-        return f"{_clusters(row)} {_OF_CLUSTERS[row.kind][len(row.clusters) > 1]}"
+        why = f": {_UNREAD[_unread_reason(row.variant)]}" if row.kind is _K.CLUSTER_UNREAD and row.variant else ""
+        return f"{_clusters(row)} {_OF_CLUSTERS[row.kind][len(row.clusters) > 1]}{why}"
     return _TITLES[row.kind](row)
 
 
@@ -88,7 +89,8 @@ def reason(row: TroubleRow) -> str:
     only_of_some = bool(told) and row.kind is _K.GPU_LOST and told[0][1] < row.count
     if len(row.reasons) > 1 or only_of_some:
         noun = "GPU" if row.kind.startswith("gpu_") else "node" if row.nodes_total else "cluster"
-        texts = [f"{text} ({counted(count, noun)})" for text, count in told]
+        several = (len(row.clusters) if noun == "cluster" else row.count) > 1
+        texts = [f"{text} ({counted(count, noun)})" if several else text for text, count in told]
         if len(row.reasons) > len(told):
             texts.append("…")
     if row.nodes_total == 1 and (tried := describe_attempts(row.nodes[0].tries, row.nodes[0].next_try)):
@@ -100,9 +102,13 @@ def remedy(row: TroubleRow) -> str:
     """Return what to do."""
     if row.kind is _K.GPU_DEGRADED:
         return _LEVEL_REMEDIES[Level(row.variant)]
+    if row.kind is _K.CLUSTER_UNREAD and row.variant == ReadFailure.FORBIDDEN:
+        row_remedy = KINDS[_K.CLUSTER_FORBIDDEN].remedy
+    else:
+        row_remedy = KINDS[row.kind].remedy
     cluster = next(iter(row.clusters)) if len(row.clusters) == 1 else ""
     check = f"gpuid check --cluster {shell_word(cluster)}" if cluster else "gpuid check"
-    return KINDS[row.kind].remedy.replace("{check}", check)
+    return row_remedy.replace("{check}", check)
 
 
 def url(row: TroubleRow) -> str:

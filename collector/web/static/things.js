@@ -91,23 +91,23 @@ function inUtc(moment) {
   return moment.toISOString().replace(/\.\d+Z$/, "Z");
 }
 
-// The time of the day, and the day where it is another one than in UTC.
-function hourOf(text, utc) {
-  const day = text.slice(0, 10) === utc.slice(0, 10) ? "" : `${text.slice(5, 10)} `;
-  return `${day}${text.slice(11, 19)}`;
-}
-
 function showTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.getTime())) continue;
     const [here, utc] = [inZone(moment), inUtc(moment)];
     set(time, "title", local ? utc : here);
-    const hour = time.querySelector(".hour"); // below a heading that says the day in UTC
-    const written = hour ?? time.querySelector(".utc") ?? (time.id === "as-of" ? time : null);
-    const text = hour ? hourOf(local ? here : utc, utc) : local ? here : utc;
+    if (time.classList.contains("clock")) { // below the heading of a day, which is one of UTC
+      const day = here.startsWith(utc.slice(0, 10));
+      const text = !local ? utc.slice(11, 19) : day ? here.slice(11, 19) : here.slice(5, 16);
+      if (time.textContent !== text) time.textContent = text;
+      set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
+      continue;
+    }
+    const written = time.querySelector(".utc") ?? (time.id === "as-of" ? time : null);
+    const text = local ? here : utc;
     if (written && written.textContent !== text) written.textContent = text;
-    if (hour || (!written && time.querySelector(".ago"))) set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
+    else if (!written && time.querySelector(".ago")) set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
   }
 }
 

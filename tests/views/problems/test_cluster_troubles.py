@@ -159,7 +159,10 @@ async def test_a_cluster_of_which_no_node_can_be_read_has_the_reasons_of_its_nod
     for node in ("n1", "n2"):
         site.publish(site.inventory.read_failed(Place("a", node), ReadFailure.FORBIDDEN, 1.0, "pods exec forbidden"))
     problem = await the_only(site, "a")
-    assert (problem.title, problem.reason) == ("a has no GPU node that can be read", "pods exec forbidden")
+    assert (problem.title, problem.reason) == (
+        "a has no GPU node that can be read: permission missing",
+        "pods exec forbidden",
+    )
     assert (problem.severity, problem.consequences, problem.since) == (Severity.CRITICAL, 2, 1.0)
 
 

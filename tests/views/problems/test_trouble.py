@@ -153,3 +153,43 @@ def test_many_reasons_are_told_with_how_many_have_them() -> None:
     ]
     (row,) = Troubles(found)
     assert problem_of(row).reason == "refused (6 clusters); timed out (3 clusters)"
+
+
+def test_one_reason_of_many_places_is_told_once() -> None:
+    found = [
+        Trouble(ProblemKind.CLUSTER_UNREACHABLE, cluster=f"c{number}", reason=f"https://10.0.0.{number}:6443: {why}")
+        for number, why in enumerate(["connection refused"] * 3 + ["timed out"])
+    ]
+    (row,) = Troubles(found)
+    # What is told of one place alone keeps its address.
+    assert problem_of(row).reason == "connection refused (3 clusters); https://10.0.0.3:6443: timed out (1 cluster)"
+
+
+def test_clusters_of_which_no_node_can_be_read_are_counted_by_why() -> None:
+    fleet = Troubles()
+    for cluster, reason, why in (
+        ("a", ReadFailure.NO_BINARY, "not in $PATH"),
+        ("b", ReadFailure.FORBIDDEN, 'https://b:1: forbidden: pods "p-{}" is forbidden: no exec'),
+        ("c", ReadFailure.FORBIDDEN, 'https://c:1: forbidden: pods "p-{}" is forbidden: no exec'),
+    ):
+        own = Troubles([Trouble(ProblemKind.CLUSTER_UNREAD, reason.value, cluster=cluster)])
+        for number in range(4):
+            node = ProblemNode(cluster=cluster, node=f"n{number}")
+            own.add(
+                Trouble(
+                    ProblemKind.NODE_FAILING,
+                    reason.value,
+                    cluster=cluster,
+                    node=node,
+                    reason=why.format(number),
+                )
+            )
+        own.swallow()
+        fleet.merge(own)
+    told = [(problem.title, problem.reason, problem.remedy) for problem in map(problem_of, fleet)]
+    assert told[0][:2] == ("a has no GPU node that can be read: nvidia-smi not found in the container", "not in $PATH")
+    assert told[1][:2] == (
+        "b and c have no GPU node that can be read: permission missing",
+        "forbidden: pods is forbidden: no exec",
+    )
+    assert "gpuid grant" in told[1][2]
