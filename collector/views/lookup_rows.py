@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from collector.marks import Mark, MarkKind
-from collector.model import Gpu, Place
+from collector.model import Gpu, Place, last_known_object
 from collector.store import PastPlacement
 from collector.text import counted, enumerated
 from collector.timestamps import rfc3339
@@ -64,6 +64,7 @@ class LookupRow(Row, frozen=True, kw_only=True):
     since: Annotated[Time | None, table("Since when it is, or was, on the node.")] = None
     until: Annotated[Time | None, table("When it left; null while it is there.")] = None
     confirmed_at: Annotated[Time | None, wide("When it was last read there.")] = None
+    last_known: Annotated[dict[str, Time] | None, rest("Fields no longer reported, and when each was last.")] = None
     claim: Annotated[bool | None, rest("Whether another node had it first and has not let go of it yet.")] = None
     mark: Annotated[MarkKind | None, wide("Its mark in force.")] = None
     ticket: Annotated[str | None, wide("Ticket of the mark.")] = None
@@ -205,6 +206,7 @@ def _former(view: LookupView, text: str, match: Match, row: PastPlacement, note:
 
 def _facts(gpu: Gpu | PastPlacement) -> dict[str, Any]:
     told = {name: getattr(gpu, name) for name in ("serial", "uuid", "model", "chassis", "pci_bus_id")}
+    told["last_known"] = last_known_object(gpu.last_known)
     return told | {name: numbered(getattr(gpu, name)) for name in ("tray", "slot", "module")}
 
 
@@ -224,8 +226,13 @@ def _joined(*parts: str) -> str:
 
 def describe_no(result: LookupResult, searched: Searched) -> str:
     """Return why an id was not found: exactly what was searched, as sentences."""
-    own = [f"{one[:1].upper()}{one[1:]}." for one in (result.term.note, result.whole) if one]
+    whole = "" if result.whole == searched.limit else result.whole  # which is among what was searched
+    own = [_sentence(one) for one in (result.term.note, whole) if one]
     return " ".join([*describe_searched(searched), *own])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def describe_searched(searched: Searched) -> list[str]:
@@ -250,6 +257,8 @@ def describe_searched(searched: Searched) -> list[str]:
     else:
         since = rfc3339(searched.history_since, "seconds")
         said = [f"Not among the {fleet} {known}, nor in the history, which goes back to {since}."]
+    if searched.limit:
+        said.append(_sentence(searched.limit))
     if searched.recorded:
         said.append(
             "This is as the store has it: which clusters cannot be reached and which nodes cannot be read now, only a "
@@ -261,6 +270,13 @@ def describe_searched(searched: Searched) -> list[str]:
         said.append(
             f"{counted(len(searched.down), 'cluster')} cannot be reached ({down}): what was last known of "
             f"{'it' if len(searched.down) == 1 else 'them'} was searched."
+        )
+    if searched.never:
+        never = enumerated(searched.never, MAX_NAMED_CLUSTERS)
+        one = len(searched.never) == 1
+        said.append(
+            f"{counted(len(searched.never), 'cluster')} cannot be reached and {'has' if one else 'have'} never been "
+            f"read ({never}): {'its' if one else 'their'} GPUs are unknown."
         )
     if searched.unread:
         one = searched.unread == 1
@@ -284,7 +300,7 @@ async def lookup_answer(view: LookupView, answer: Lookup) -> LookupAnswer:
             clusters=searched.clusters,
             nodes=searched.nodes,
             gpus=searched.gpus,
-            clusters_down=list(searched.down),
+            clusters_down=[*searched.down, *searched.never],
             nodes_unread=searched.unread,
             history=searched.history and not searched.history_error,
             history_since=rfc3339(searched.history_since),

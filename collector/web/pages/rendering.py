@@ -72,7 +72,10 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
     message = error.text or ""
     if not message or message == f"{error.status}: {error.reason}":
         message = ADVICE.get(error.status, "")
-    return await page(request, "error.html", code=error.status, reason=error.reason, message=message)
+    here = public_url(request).prefix + local_path(request) if request.query.get("at") else ""
+    return await page(
+        request, "error.html", code=error.status, reason=error.reason, message=message, live=False, page_now=here
+    )
 
 
 def _common(request: web.Request) -> dict[str, Any]:
@@ -86,7 +89,8 @@ def _common(request: web.Request) -> dict[str, Any]:
         "looks_back": _looks_back(here) and collector.past is not None,
         "at_text": "",
         "area_url": lambda path: root + path,
-        "live": "at" not in request.query,  # what was, does not change
+        "live": request.method != "POST"
+        and "at" not in request.query,  # a past does not change, nor is a form sent again
         "qr_code": functools.partial(qr_code, public),
         "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},

@@ -27,7 +27,7 @@ async def test_the_newest_come_first_with_and_without_a_store(
 ) -> None:
     async with serving(eventful) as client:
         text = (await visit(client, "/changes")).text
-    assert "Today 16:03:20 " in text
+    assert "Today UTC 16:03:20 " in text
     assert "vanished GPU 103 from n2 ( prod-a )" in text
     assert "altered GPU 102 on n2 ( prod-a ) MIG not reported → on" in text
     assert "moved GPU 100 from n1 ( prod-a ) to n4 ( prod-b )" in text
@@ -124,7 +124,7 @@ async def test_a_swapped_tray_is_replaced_slot_by_slot(site: Any, serving: Any, 
         text = (await visit(client, "/changes")).text
         chosen = (await visit(client, "/changes?event=replaced")).text
         of_gpu = (await visit(client, "/changes?text=GPU-t0")).text
-    row = "replaced 2 GPUs with 2 others on t1 ( prod-a ) Which Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
+    row = "replaced 2 GPUs with 2 others on t1 ( prod-a ) Seat by seat Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
     assert row in text
     assert row in chosen
     assert "vanished 2 GPUs" not in text
