@@ -48,7 +48,9 @@ _EVENT_STYLES = {
     "altered": "cyan",
     "health": "magenta",
 }
-_WHOLE = frozenset({"serial", "uuid", "id", "gpu", "next"})  # columns that are copied from: cut last of all
+_WHOLE = frozenset({"uuid", "id", "gpu", "next"})  # columns that are copied from: cut last of all
+_UNCUT = frozenset({"serial", "state"})  # columns that are never cut while they are short: they are what one looks for
+_MAX_UNCUT_WIDTH = 24  # cells
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
 
@@ -169,6 +171,7 @@ class _Widths:
         self._least = [cell_width(text) for text in _heading(columns)]
         self._widest = list(self._least)
         self._whole = {index for index, column in enumerate(columns) if column in _WHOLE}
+        self._uncut = {index for index, column in enumerate(columns) if column in _UNCUT}
         self._room = None if width is None else width - _COLUMN_GAP * (len(columns) - 1)
 
     def widened(self, rows: Iterable[Sequence[str]]) -> list[int]:
@@ -177,8 +180,9 @@ class _Widths:
         self._widest = [max(column) for column in zip(self._widest, *cells, strict=True)]
         if self._room is None or sum(self._widest) <= self._room:
             return self._widest
-        names = self._capped(set(range(len(self._widest))) - self._whole, self._widest)
-        return names if sum(names) <= self._room else self._capped(self._whole, names)
+        long = {index for index in self._uncut if self._widest[index] > _MAX_UNCUT_WIDTH}
+        names = self._capped(set(range(len(self._widest))) - self._whole - self._uncut, self._widest)
+        return names if sum(names) <= self._room else self._capped(self._whole | long, names)
 
     def _capped(self, cut: set[int], widths: list[int]) -> list[int]:
         """Return the widths with those of some columns capped, all at the same width: the greatest that fits."""

@@ -1,5 +1,6 @@
 """`gpuid where`: where GPUs are, looked up by whatever names them; of a few, every place where they were as well."""
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from collector.cli.history_queries import (
 )
 from collector.cli.output import Output, Row, layout_of, output_options, print_rows
 from collector.cli.table import Style, wrapped
-from collector.text import counted, one_line
+from collector.text import counted, describe_os_error, one_line
 from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
 from collector.views.terms import parse_terms
@@ -44,12 +45,10 @@ _STYLES: Mapping[str, Style] = {"state": _state_style}
 
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
-@click.option(
-    "-f", "--file", type=click.File(encoding="utf-8-sig"), metavar="FILE", help="File with ids; - is standard input."
-)
+@click.option("-f", "--file", type=click.File("rb"), metavar="FILE", help="File with ids; - is standard input.")
 @output_options(_LAYOUT)
 @connection_options
-def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: Any) -> None:
+def where(ids: Sequence[str], file: IO[bytes] | None, output: Output, **options: Any) -> None:
     r"""Show where GPUs are, by serial, UUID, chassis, node, machine, model, bus address or ticket.
 
     Ids may be given as they were copied: with "S/N:", with blanks, the last digits alone, as the address of a page. A
@@ -83,17 +82,9 @@ def where(ids: Sequence[str], file: IO[str] | None, output: Output, **options: A
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)
 
 
-def _text(ids: Sequence[str], file: IO[str] | None) -> str:
+def _text(ids: Sequence[str], file: IO[bytes] | None) -> str:
     """Return the ids as one text; raises UsageError."""
-    try:
-        read = file.read(MAX_TEXT_BYTES + 1) if file is not None else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(
-            f"--file: cannot read {one_line(file.name if file else '')}: {one_line(error)}"
-        ) from None
-    if len(read) > MAX_TEXT_BYTES:
-        raise click.UsageError(f"--file: expected at most {MAX_TEXT_BYTES:,} characters")
-    text = "\n".join([*ids, read])
+    text = "\n".join([*ids, "" if file is None else _read(file)])
     try:
         found = parse_terms(text)
     except ValueError as error:
@@ -101,6 +92,22 @@ def _text(ids: Sequence[str], file: IO[str] | None) -> str:
     if not found:
         raise click.UsageError("expected at least one ID, or --file with some")
     return text
+
+
+def _read(file: IO[bytes]) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets and PowerShell write it."""
+    name = one_line(getattr(file, "name", "-"))
+    try:
+        read = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise click.UsageError(f"--file: cannot read {name}: {describe_os_error(error, 'cannot be read')}") from None
+    if len(read) > MAX_TEXT_BYTES:
+        raise click.UsageError(f"--file: expected at most {MAX_TEXT_BYTES:,} bytes")
+    try:
+        return read.decode("utf-16" if read.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = f"--file: {name}: expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)"
+        raise click.UsageError(text) from None
 
 
 def _lives(queries: HistoryQueries, answer: LookedUp) -> dict[str, list[Row]]:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, and_, or_, select
 
 from collector.model import canonical_uuid
 from collector.store import schema
+from collector.store.containing import contains
 
 __all__ = [
     "ALL_CHANGES",
@@ -67,7 +68,7 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
     if wanted.serial is not None:
         found.append(_changes.uuid.in_(select(_placements.uuid).where(_placements.serial == wanted.serial)))
     if wanted.text is not None:
-        found.append(or_(*(_changes[name].icontains(wanted.text, autoescape=True) for name in _SEARCHED)))
+        found.append(or_(*(contains(_changes[name], wanted.text) for name in _SEARCHED)))
     if wanted.first_sights is not None:
         found.append(schema.FIRST_SIGHT if wanted.first_sights else schema.NO_FIRST_SIGHT)  # type: ignore[arg-type]
     return found

@@ -16,7 +16,7 @@ from collector.store.bounded import Bounded, in_time
 from collector.store.checkpoints import ClusterCount, count, there_at
 from collector.store.conditions import recorded_conditions
 from collector.store.database import Database
-from collector.store.history import PastPlacement, past_placement
+from collector.store.history import PastPlacement, past_placement, plain_rows
 from collector.store.marks import marks_at
 from collector.store.sound import moment, sound_changes, text
 
@@ -141,7 +141,7 @@ class Past(Bounded):
         if after is not None:
             query = query.where(tuple_(*order) > tuple_(*after))
         async with self._read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+            rows = plain_rows(await connection.execute(query))
         return [past_placement(row) for row in rows]
 
     @in_time

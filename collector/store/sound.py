@@ -90,7 +90,8 @@ def _moments(reports: Iterable[LastReport]) -> tuple[LastReport, ...]:
 
 def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
     """Return a row of a kind; what is no text or time becomes one where it should be."""
-    fields = {str(name): value for name, value in fields.items()}  # SQLAlchemy's are a kind of their own
+    if not all(type(name) is str for name in fields):  # SQLAlchemy's are a kind of their own
+        fields = {str(name): value for name, value in fields.items()}
     try:
         row = msgspec.convert(fields, kind)
     except msgspec.ValidationError:

@@ -6,7 +6,7 @@ import msgspec
 
 from collector.model import UNREAD_REASONS, ClusterState
 from collector.store import History, StoreError
-from collector.text import counted
+from collector.text import counted, natural_key
 from collector.views.cooperative import yielding
 from collector.views.lookup_marks import find_marked
 from collector.views.lookup_past import MAX_SCANS, find_past, find_past_parts, find_remembered
@@ -65,7 +65,9 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
         async for term, group in yielding(known.items())
     }
     results = tuple(_cut([one async for term in yielding(terms) for one in told[term]]))
-    return Lookup(results=results, searched=_searched(view, history, since, error))
+    searched = _searched(view, history, since, error)
+    limit = _why_limited(len(rest), scanned=scanned)
+    return Lookup(results=results, searched=msgspec.structs.replace(searched, limit=limit))
 
 
 def _cut(results: Iterable[LookupResult]) -> Iterator[LookupResult]:
@@ -119,6 +121,10 @@ def _why_whole(hunt: Hunt, asked: int, *, scanned: bool) -> str:
     """Return why parts of a term were not looked for everywhere; empty if they were."""
     if not parts_of(hunt):
         return f"parts are looked for from {MIN_PART_LENGTH} characters on"
+    return _why_limited(asked, scanned=scanned)
+
+
+def _why_limited(asked: int, *, scanned: bool) -> str:
     if asked > MAX_CONTAINED:
         return (
             f"of more than {counted(MAX_CONTAINED, 'id')} that nothing is exactly, only the ends of serials and the "
@@ -129,7 +135,7 @@ def _why_whole(hunt: Hunt, asked: int, *, scanned: bool) -> str:
 
 def _searched(view: LookupView, history: History | None, since: float | None, error: str) -> Searched:
     inventory = view.inventory
-    clusters = sorted(view.clusters())
+    clusters = sorted(view.clusters(), key=natural_key)
     statuses = [view.statuses.get(name) for name in clusters]
     down = [
         one.cluster for one in statuses if one is not None and not one.up and one.state is not ClusterState.STARTING
@@ -138,7 +144,8 @@ def _searched(view: LookupView, history: History | None, since: float | None, er
         clusters=len(clusters),
         nodes=sum(len(inventory.nodes(name)) for name in clusters),
         gpus=sum(inventory.count(name) for name in clusters),
-        down=tuple(down),
+        down=tuple(name for name in down if inventory.nodes(name)),
+        never=tuple(name for name in down if not inventory.nodes(name)),
         recorded=bool(clusters) and not view.statuses,
         unread=sum(inventory.unread(name, reason) for name in clusters for reason in UNREAD_REASONS),
         history=history is not None,

@@ -12,7 +12,7 @@ from collector.views.recent_changes import ChangeGroup
 
 __all__ = ["MAX_SCANS", "find_past", "find_past_parts", "find_remembered", "last_places"]
 
-MAX_SCANS = 3  # terms of one look-up for whose parts the whole history is read
+MAX_SCANS = 10  # terms of one look-up for whose parts the whole history is read
 
 
 async def find_past(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:

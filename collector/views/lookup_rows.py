@@ -224,8 +224,13 @@ def _joined(*parts: str) -> str:
 
 def describe_no(result: LookupResult, searched: Searched) -> str:
     """Return why an id was not found: exactly what was searched, as sentences."""
-    own = [f"{one[:1].upper()}{one[1:]}." for one in (result.term.note, result.whole) if one]
+    whole = "" if result.whole == searched.limit else result.whole  # which is among what was searched
+    own = [_sentence(one) for one in (result.term.note, whole) if one]
     return " ".join([*describe_searched(searched), *own])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def describe_searched(searched: Searched) -> list[str]:
@@ -250,6 +255,8 @@ def describe_searched(searched: Searched) -> list[str]:
     else:
         since = rfc3339(searched.history_since, "seconds")
         said = [f"Not among the {fleet} {known}, nor in the history, which goes back to {since}."]
+    if searched.limit:
+        said.append(_sentence(searched.limit))
     if searched.recorded:
         said.append(
             "This is as the store has it: which clusters cannot be reached and which nodes cannot be read now, only a "
@@ -261,6 +268,13 @@ def describe_searched(searched: Searched) -> list[str]:
         said.append(
             f"{counted(len(searched.down), 'cluster')} cannot be reached ({down}): what was last known of "
             f"{'it' if len(searched.down) == 1 else 'them'} was searched."
+        )
+    if searched.never:
+        never = enumerated(searched.never, MAX_NAMED_CLUSTERS)
+        one = len(searched.never) == 1
+        said.append(
+            f"{counted(len(searched.never), 'cluster')} cannot be reached and {'has' if one else 'have'} never been "
+            f"read ({never}): {'its' if one else 'their'} GPUs are unknown."
         )
     if searched.unread:
         one = searched.unread == 1
@@ -284,7 +298,7 @@ async def lookup_answer(view: LookupView, answer: Lookup) -> LookupAnswer:
             clusters=searched.clusters,
             nodes=searched.nodes,
             gpus=searched.gpus,
-            clusters_down=list(searched.down),
+            clusters_down=[*searched.down, *searched.never],
             nodes_unread=searched.unread,
             history=searched.history and not searched.history_error,
             history_since=rfc3339(searched.history_since),

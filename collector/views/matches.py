@@ -74,6 +74,8 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     gpus: int
     down: tuple[str, ...] = ()  # clusters that cannot be reached, whose last-known state was searched
+    never: tuple[str, ...] = ()  # clusters of which nothing was ever known
+    limit: str = ""  # why what the ids are parts of was not looked for everywhere
     recorded: bool = False  # whether a store was searched alone, which does not know how the clusters are now
     unread: int = 0  # nodes whose GPUs cannot be read, or have not been yet
     history: bool = False  # False without a store

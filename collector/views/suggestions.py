@@ -66,10 +66,12 @@ def _within(parts: list[str], name: str | None) -> bool:
 def _of_node(entry: NodeState, parts: list[str]) -> Iterator[tuple[Suggestion, str]]:
     """Yield what a node and its GPUs have to suggest, each with the name that was typed."""
     place, machine = entry.place, entry.node.machine
-    for name in (place.node, machine):
-        if _within(parts, name):
+    whole = f"{place.cluster}/{place.node}"
+    slashed = [part for part in parts if "/" in part]
+    for name, wanted in ((place.node, parts), (machine, parts), (whole, slashed)):
+        if _within(wanted, name):
             detail = f"node in {place.cluster}" + (f", machine {machine}" if machine not in ("", place.node) else "")
-            one = Suggestion(text=f"{place.cluster}/{place.node}", kind=Kind.NODE, detail=detail, place=place)
+            one = Suggestion(text=whole, kind=Kind.NODE, detail=detail, place=place)
             yield one, name
             break
     models: set[str] = set()

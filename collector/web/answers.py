@@ -53,13 +53,13 @@ def row_answer(row: msgspec.Struct, query: Query) -> web.Response:
 async def answer(request: web.Request, query: Query, operation: Operation, page: Pages) -> web.StreamResponse:
     """Answer with one page of rows and a Link to the next one; with all rows as CSV, if that is asked without limit."""
     as_csv = csv_asked(request, query)
+    streams = as_csv and "limit" not in query
     try:
-        if as_csv and "limit" not in query:
-            first: Listed[msgspec.Struct] = await page(query["after"], MAX_LIMIT)
-            return await _stream_csv(request, query, operation.answer, _pages(first, page))
-        listed = await page(query["after"], query["limit"])
+        listed: Listed[msgspec.Struct] = await page(query["after"], MAX_LIMIT if streams else query["limit"])
     except ValueError as error:
         raise InvalidParameterError("after", str(error)) from None
+    if streams:
+        return await _stream_csv(request, query, operation.answer, _pages(listed, page))
     following = None if listed.next is None else str(listed.next)
     if as_csv:
         columns = _csv_columns(operation.answer, query["fields"])
@@ -100,19 +100,34 @@ def csv_asked(request: web.Request, query: Query) -> bool:
     """Return whether the rows are wanted as CSV: by `format`, or else by what is accepted."""
     if "format" in query:
         return bool(query["format"] == "csv")
-    return "text/csv" in request.headers.get(hdrs.ACCEPT, "")
+    accepted = weights(request.headers.get(hdrs.ACCEPT, ""))
+    return accepted.get("text/csv", 0.0) > accepted.get("application/json", 0.0)
+
+
+def weights(header: str) -> dict[str, float]:
+    """Return what an Accept header names, in lower case, with how much it is wanted: 0 is not at all."""
+    found: dict[str, float] = {}
+    for one in header.lower().split(","):
+        name, *parameters = (part.strip() for part in one.split(";"))
+        weight = next((part.partition("=")[2] for part in parameters if part.startswith("q=")), "1")
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            found[name] = 0.0
+    return found
 
 
 async def _stream_csv(
     request: web.Request, query: Query, kind: type[msgspec.Struct], pages: AsyncIterator[list[msgspec.Struct]]
 ) -> web.StreamResponse:
     """Send all rows as CSV, however many there are: they are nowhere as a whole."""
-    headers = {hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"}
+    headers = {hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}", hdrs.CACHE_CONTROL: "private, no-cache"}
     if request.method == hdrs.METH_HEAD:
         return web.Response(content_type="text/csv", charset="utf-8", headers=headers)
     response = web.StreamResponse(headers=headers)
     response.content_type, response.charset = "text/csv", "utf-8"
-    response.enable_compression()
+    if weights(request.headers.get(hdrs.ACCEPT_ENCODING, "")).get("gzip", 0.0) > 0:
+        response.enable_compression(web.ContentCoding.gzip)
     await response.prepare(request)
     columns = _csv_columns(kind, query["fields"])
     await response.write(csv_header(columns).encode())
@@ -136,7 +151,8 @@ async def compressing(request: web.Request, handler: _Handler) -> web.StreamResp
         return answer
     vary = answer.headers.get(hdrs.VARY)
     answer.headers[hdrs.VARY] = f"{vary}, {hdrs.ACCEPT_ENCODING}" if vary else hdrs.ACCEPT_ENCODING
-    zipped = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower() and len(body) >= MIN_COMPRESSED_BYTES
+    wanted = weights(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
+    zipped = wanted.get("gzip", wanted.get("*", 0.0)) > 0 and len(body) >= MIN_COMPRESSED_BYTES
     # Not on the event loop: ten thousand rows are some megabytes.
     tag, sent = await anyio.to_thread.run_sync(functools.partial(_tagged, body, zipped=zipped))
     if _has_already(request, tag):

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from collector.model import Place, Placement
 from collector.text import enumerated, natural_key, one_line
 from collector.views.cluster_list import list_clusters
 from collector.views.collector_view import CollectorView
-from collector.views.columns import GpuRow, NodeRow
+from collector.views.columns import GpuRow, NodeRow, ProblemRow
 from collector.views.cooperative import yielding
 from collector.views.fleet import Filters, list_gpus, list_nodes, words_of
 from collector.views.gone import gone_gpu, gone_node, list_gone_gpus, list_gone_nodes
@@ -16,6 +17,7 @@ from collector.views.listing import Cursor, Listed
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_searched
 from collector.views.problems.paging import list_problems
+from collector.views.problems.problem import Problem
 from collector.views.rows import cluster_row, gpu_row, node_row, problem_row
 from collector.views.terms import parse_term
 from collector.web import operations
@@ -122,8 +124,12 @@ async def gpu(request: web.Request) -> web.Response:
     if "at" in query:
         return await past_gpu(request, query)
     name = query["id"]
-    found: list[Placement] = view.inventory.find(uuid=name) or view.inventory.find(serial=name)
-    rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, name)
+    rows: list[GpuRow] = []
+    for reading in dict.fromkeys((name, *parse_term(name).readings)):  # as it is, then as a sticker has it
+        found: list[Placement] = view.inventory.find(uuid=reading) or view.inventory.find(serial=reading)
+        rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, reading)
+        if rows:
+            break
     if not rows:
         raise web.HTTPNotFound(text=f'no GPU has the UUID or serial "{one_line(name)}". {await _searched(view, name)}')
     uuids = list(dict.fromkeys(row.uuid for row in rows))
@@ -143,10 +149,14 @@ async def problems(request: web.Request) -> web.StreamResponse:
     _check_clusters(view, filters)
     fleet = request.app[PROBLEMS]
     found = await (fleet.of(filters["cluster"]) if filters else fleet.all())
+    prefix = public_url(request).prefix
+
+    def row(problem: Problem) -> ProblemRow:
+        return problem_row(msgspec.structs.replace(problem, url=prefix + problem.url) if problem.url else problem)
 
     async def page(after: Cursor | None, limit: int) -> Listed[Any]:
         page = list_problems(found, after=after, limit=limit)
-        return Listed([problem_row(problem) for problem in page.rows], page.next, page.total)
+        return Listed([row(problem) for problem in page.rows], page.next, page.total)
 
     return await answer(request, query, operations.LIST_PROBLEMS, page)
 

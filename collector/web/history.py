@@ -15,7 +15,7 @@ from collector.web.answers import answer, asked
 from collector.web.cursors import ChangeCursor
 from collector.web.keys import COLLECTOR
 from collector.web.operations import Operation
-from collector.web.problem import NoStoreError
+from collector.web.problem import InvalidParameterError, NoStoreError
 from collector.web.query import Query
 
 __all__ = ["changes", "gpu", "node"]
@@ -44,6 +44,8 @@ async def node(request: web.Request) -> web.StreamResponse:
 async def changes(request: web.Request) -> web.StreamResponse:
     """Return the changes, of all events or some: oldest first, or newest first with `order=desc`."""
     query = asked(request, operations.LIST_CHANGES)
+    if None not in (query["since"], query["until"]) and query["until"] <= query["since"]:
+        raise InvalidParameterError("until", "expected a later time than since")
     wanted = ChangeFilter(
         since=query["since"],
         until=query["until"],

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from collector.marks import MarkKind
 from collector.views.columns import MarkRow
+from collector.views.terms import MAX_TERMS
 
 __all__ = ["LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "SuggestionsAnswer"]
 
@@ -40,7 +41,13 @@ class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
 class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ids to look up."""
 
-    ids: Annotated[list[str], Meta(description="Serials, UUIDs or other names, one each; at most 10,000.")]
+    ids: Annotated[
+        list[str],
+        Meta(
+            description="Serials, UUIDs or other names, one each; at most 10,000.",
+            extra_json_schema={"minItems": 1, "maxItems": MAX_TERMS},
+        ),
+    ]
 
 
 class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,8 @@ def openapi() -> _Json:
             "description": (
                 "Times are RFC 3339 in UTC; parameters also take ages such as `2h` and `yesterday`. What is unknown is"
                 " null. Lists come in pages: `next` of one page is `after` of the following one, and the `Link` header"
-                " names it. Errors are RFC 9457 problems with a `code` that stays. GET answers carry an `ETag`."
+                " names it. Errors are RFC 9457 problems with a `code` that stays. GET answers carry an `ETag`,"
+                " but for CSV without `limit`, which is sent while it is made."
             ),
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},

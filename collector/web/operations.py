@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from collector.health import Degradation, Level
-from collector.marks import MarkKind
+from collector.marks import MAX_ID_LENGTH, MarkKind
 from collector.model import CHANGE_EVENTS
 from collector.store import Position
 from collector.views.columns import (
@@ -107,6 +107,7 @@ SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a ro
 CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
 NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
 GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
+MARKED_PATH = Parameter("id", Text(MAX_ID_LENGTH), "UUID or serial of the GPU.", in_path=True)
 AT = Parameter(
     "at",
     Moment(latest=True),
@@ -341,7 +342,7 @@ SET_MARK = Operation(
     "setMark",
     "marks",
     "Mark a GPU, in place of the mark that it has.",
-    (GPU_PATH,),
+    (MARKED_PATH,),
     MarkSet,
     errors=(
         Code.NO_STORE,
@@ -360,7 +361,7 @@ REMOVE_MARK = Operation(
     "removeMark",
     "marks",
     "Remove the mark of a GPU.",
-    (GPU_PATH,),
+    (MARKED_PATH,),
     MarkRemoved,
     errors=(Code.NO_STORE, Code.FORBIDDEN, Code.CONFLICT, Code.NOT_FOUND),
 )

@@ -119,7 +119,7 @@ class After(NamedTuple):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"type": "string", "maxLength": MAX_CURSOR_LENGTH, "pattern": "^[A-Za-z0-9_.-]*$"}
+        return {"type": "string", "maxLength": MAX_CURSOR_LENGTH, "pattern": "^[A-Za-z0-9_.-]+$"}
 
 
 class Fields(NamedTuple):

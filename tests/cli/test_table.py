@@ -39,6 +39,14 @@ def test_the_widest_columns_are_cut_in_the_middle_until_lines_fit(capsys: pytest
     )
 
 
+def test_what_one_looks_for_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "serial and chassis are those that were reported last; virtual no → yes"
+    row = ("S/N: 1657575353682", "not_found", ARN, "ip-10-0-0-1.ec2.internal", "1657575353682", "20m", "5m", note)
+    print_table(("id", "state", "cluster", "node", "serial", "since", "until", "note"), [row], width=80)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert ("not_found" in line, " 1657575353682 " in line, len(line) <= 80) == (True, True, True)
+
+
 def test_no_headers_leave_only_rows(capsys: pytest.CaptureFixture[str]):
     assert print_table(("node",), [("n1",)], headers=False) == 1
     assert capsys.readouterr().out == "n1\n"

@@ -231,3 +231,17 @@ def test_an_older_collector_without_conditions_is_shown(command: str) -> None:
     with served(looked_up([found], {"GPU-a1": [old]}), "application/json") as address:
         result = CliRunner().invoke(gpuid, [command, "100", "--url", f"http://{address}"])
     assert (result.exit_code, result.stderr, len(result.stdout.splitlines())) == (0, "", 2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_a_file_is_read_as_spreadsheets_write_it(history_config: Path, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "ids.txt").write_text("Serial\r\n100\r\n", encoding=encoding)
+    result = where("-f", tmp_path / "ids.txt", "-o", "json", "--config", history_config)
+    assert [row["id"] for row in json.loads(result.stdout)] == ["100"]
+
+
+def test_a_file_in_another_encoding_says_what_was_expected(history_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes("Gerät;100\n".encode("cp1252"))
+    result = where("-f", tmp_path / "ids.txt", "--config", history_config)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)" in result.stderr

@@ -184,11 +184,19 @@ async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> 
         "2025-11-24T16:00:00Z. 1 cluster cannot be reached (prod-b): what was last known of it was searched. 1 node "
         "cannot be read or has not been read yet: GPUs on it may be unknown. Parts are looked for from 4 characters on."
     )
-    many = await lookup(fleet.collector, parse_terms("\n".join(f"nothing-{number}" for number in range(4))))
-    assert "Of more than 3 ids, parts are looked for in the present fleet only." in describe_no(
+    many = await lookup(fleet.collector, parse_terms("\n".join(f"nothing-{number}" for number in range(11))))
+    assert "Of more than 10 ids, parts are looked for in the present fleet only." in describe_no(
         many.results[0], many.searched
     )
     assert fleet.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE
+
+
+async def test_a_cluster_that_was_never_read_is_unknown(fleet: Site) -> None:
+    fleet.cluster("prod-c", ClusterState.UNREACHABLE)
+    answer = await lookup(fleet.collector, parse_terms("9999"))
+    told = describe_no(answer.results[0], answer.searched)
+    assert "1 cluster cannot be reached (prod-b): what was last known of it was searched." in told
+    assert "1 cluster cannot be reached and has never been read (prod-c): its GPUs are unknown." in told
 
 
 async def test_without_the_history_a_no_says_so(fleet: Site, kept: Store) -> None:

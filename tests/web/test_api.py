@@ -461,6 +461,7 @@ class TestBadQuestions:
             ("nodes?limit=1&limit=2", "limit: expected one value"),
             ("gpus?degraded=yes", "degraded: expected one of true, false"),
             ("gpus?level=replace&level=worse", "level: expected one of replace, reset"),
+            ("changes?since=1h&until=2h", "until: expected a later time than since"),
             ("gpus?mark=", "mark: expected one of rma, quarantine, watch"),
             ("gpus?reason=hot", f"reason: expected one of {', '.join(Degradation)}"),
             (

@@ -143,6 +143,31 @@ class TestOneAlone:
         gpu = await get(client, f"gpus/{name}")
         assert gpu == (await get(client, "gpus?uuid=GPU-a1"))["gpus"][0]
 
+    async def test_as_a_sticker_has_it(self, client: httpx.AsyncClient) -> None:
+        for name in ("S%2FN%3A%20100", "100,", "%20100"):
+            assert (await get(client, f"gpus/{name}"))["serial"] == "100"
+
+    @pytest.mark.parametrize(
+        ("accepted", "kind"),
+        [
+            ("text/csv", "text/csv"),
+            ("TEXT/CSV, */*;q=0.1", "text/csv"),
+            ("application/json, text/csv;q=0.1", "application/json"),
+            ("text/csv;q=0, application/json", "application/json"),
+            ("text/csv;q=x", "application/json"),
+        ],
+    )
+    async def test_what_is_wanted_most(self, client: httpx.AsyncClient, accepted: str, kind: str) -> None:
+        for query in ("", "?limit=1"):
+            answer = await client.get(f"/api/v1/gpus{query}", headers={"Accept": accepted})
+            assert answer.headers["Content-Type"].startswith(kind)
+            assert answer.headers["Cache-Control"] == "private, no-cache"
+
+    async def test_what_is_not_wanted_is_not_compressed(self, client: httpx.AsyncClient) -> None:
+        for query in ("openapi.json", "gpus?format=csv"):
+            answer = await client.get(f"/api/v1/{query}", headers={"Accept-Encoding": "gzip;q=0"})
+            assert "Content-Encoding" not in answer.headers
+
     async def test_a_look_up_is_asked_by_post(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus/lookup")
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")

@@ -24,7 +24,7 @@ from tests.web.test_server import certificate, trusting
 pytestmark = pytest.mark.anyio
 
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "BREW")
-NAMES = {"cluster": "prod-a", "node": "n2", "uuid": "GPU-a2", "id": "GPU-a2", "name": "page.js"}
+NAMES = {"cluster": "prod-a", "node": "n2", "uuid": "GPU-a2", "id": "GPU-a2", "name": "page.js", "chassis": "C1"}
 MOMENTS = ("nothing", "head", "body", "asked", "pipelined", "answer", "served")
 RESET = struct.pack("ii", 1, 0)
 

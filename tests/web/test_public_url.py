@@ -75,6 +75,11 @@ async def test_the_document_of_the_api_is_below_the_prefix(site: Any, serving: A
         assert (await client.get(path)).json()["servers"] == [{"url": "/gpuid"}]
 
 
+async def test_the_pages_of_problems_are_below_the_prefix(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/api/v1/problems", headers={"X-Forwarded-Prefix": "/p"})).json()
+    assert {row["url"][:3] for row in answer["problems"] if row["url"]} == {"/p/"}
+
+
 @pytest.mark.parametrize("configured", [True, False])
 async def test_every_link_of_every_page_is_below_the_prefix(site: Any, serving: Any, configured: bool) -> None:
     settings = {"external_url": "https://gpu.example.com/p"} if configured else {}

@@ -1,6 +1,7 @@
 """The list of problems page by page, in which no problem is skipped or repeated while others come and go."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ def list_problems(ranked: Sequence[Problem], *, after: Cursor | None = None, lim
 def _rank(after: Cursor) -> tuple[Any, ...]:
     *numbers, name = after.named(5, ORDER)
     try:
-        return (*map(float, numbers), name)
+        rank = tuple(map(float, numbers))
     except ValueError:
         raise ValueError(EXPECTED_NEXT) from None
+    if any(map(math.isnan, rank)):  # with which nothing compares
+        raise ValueError(EXPECTED_NEXT)
+    return (*rank, name)

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from collector.health import HEALTH_FIELDS, Condition, Level
-from collector.model import Gpu, Placement
+from collector.model import Gpu, NodeState, Placement
 from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
 from collector.views.collector_view import CollectorView
 from collector.views.condition import Verdict, condition_after, judge, retrace
@@ -19,7 +19,7 @@ from collector.views.life import Memory, part_of, recall, tell
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
 from collector.views.losing_seats import dropouts
-from collector.views.missing import missing_from
+from collector.views.missing import MissingGpu, missing_from
 from collector.views.placements import PlacementPeriod, in_words, known_gpu, placement_periods
 from collector.views.repair import Board, boards, doubts
 from collector.views.terms import parse_term
@@ -33,6 +33,13 @@ from collector.web.public_url import local_path, public_url
 __all__ = ["gpu"]
 
 LIFE_ROWS = 100  # of one part of a life
+
+
+class Absence(NamedTuple):
+    """A GPU that its node lacks: the last reading did not find it, though the node's capacity has it."""
+
+    entry: NodeState
+    missing: MissingGpu
 
 
 async def gpu(request: web.Request) -> web.Response:
@@ -71,6 +78,7 @@ async def gpu(request: web.Request) -> web.Response:
         facts=_facts(known),
         reported=_last_reports(known),
         present=[(placement, collector.inventory.node(placement.place)) for placement in present],
+        absence=None if present else _absence(collector, known, periods),
         statuses=collector.statuses,
         conflict=conflict_of(collector.inventory, present),
         claimed=claim_of(present),
@@ -87,6 +95,16 @@ async def gpu(request: web.Request) -> web.Response:
         sheet_seat="" if sheet.boards else in_words(known),
         before=before,
         drawing=draw(periods, now, past.stages),
+    )
+
+
+def _absence(collector: CollectorView, gpu: Gpu, periods: Sequence[PlacementPeriod]) -> Absence | None:
+    """Return what a GPU that is in no node is missing from, if its node lacks it rather than does without it."""
+    entry = collector.inventory.node(periods[0].place) if periods else None
+    if entry is None:
+        return None
+    return next(
+        (Absence(entry, one) for one in missing_from(collector.inventory, entry) if one.gpu.uuid == gpu.uuid), None
     )
 
 

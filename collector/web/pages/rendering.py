@@ -72,7 +72,10 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
     message = error.text or ""
     if not message or message == f"{error.status}: {error.reason}":
         message = ADVICE.get(error.status, "")
-    return await page(request, "error.html", code=error.status, reason=error.reason, message=message)
+    here = public_url(request).prefix + local_path(request) if request.query.get("at") else ""
+    return await page(
+        request, "error.html", code=error.status, reason=error.reason, message=message, live=False, page_now=here
+    )
 
 
 def _common(request: web.Request) -> dict[str, Any]:

@@ -56,8 +56,9 @@ def _time(request: web.Request) -> tuple[str, dict[str, Any]]:
 
 def target_of(result: LookupResult) -> str | None:
     """Return the address of the one thing that an id names, at the time that it asks for; None for several."""
-    if result.kind is Kind.CHASSIS and all(match.kind is Kind.CHASSIS and match.gpu for match in result.matches):
-        chassis = {match.gpu.gpu.chassis for match in result.matches if match.gpu is not None}
+    if result.kind is Kind.CHASSIS and all(match.kind is Kind.CHASSIS for match in result.matches):
+        gpus = [match.gpu.gpu if match.gpu is not None else match.former_gpu for match in result.matches]
+        chassis = {gpu.chassis for gpu in gpus if gpu is not None}
         return address(chassis_url(chassis.pop() or ""), {"at": result.term.at}) if len(chassis) == 1 else None
     if result.cut:
         return None

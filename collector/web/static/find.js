@@ -4,6 +4,7 @@ const DEBOUNCE = 150; // milliseconds without a key before suggestions are asked
 const MIN_LENGTH = 2; // characters; shorter texts mean everything
 const MAX_ADDRESS = 1500; // characters of a search that still fit into an address
 const SCAN_INTERVAL = 200; // milliseconds between two looks at the camera's picture
+const MAX_FAILURES = 15; // looks in a row that fail before the reader of codes is given up
 const FORMATS = ["qr_code", "code_128", "data_matrix", "code_39"]; // ours, and what labels of boards have
 
 const field = document.getElementById("q");
@@ -187,6 +188,8 @@ async function prepareScanner(section) {
   let stream = null;
   let timer = 0;
   let last = "";
+  let starting = false;
+  let failures = 0;
   state.textContent = "Hold a label or a code of gpuid in front of the camera.";
   find("controls").hidden = false;
 
@@ -195,6 +198,9 @@ async function prepareScanner(section) {
   document.addEventListener("visibilitychange", () => { if (document.hidden) stop(); });
 
   async function begin() {
+    if (starting) return;
+    starting = true;
+    failures = 0;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } }, audio: false });
     } catch (error) {
@@ -202,6 +208,8 @@ async function prepareScanner(section) {
         : error.name === "NotAllowedError" ? "The browser does not let this page use the camera: allow it in the page's settings."
           : `The camera cannot be used: ${error.message}`;
       return;
+    } finally {
+      starting = false;
     }
     video.srcObject = stream;
     video.hidden = false;
@@ -223,19 +231,40 @@ async function prepareScanner(section) {
   async function look() {
     if (!stream) return;
     try {
-      for (const { rawValue } of await detector.detect(video)) if (rawValue.trim()) found(rawValue.trim());
+      const texts = (await detector.detect(video)).map(({ rawValue }) => rawValue.trim()).filter(Boolean);
+      failures = 0;
+      if (texts.length) await found([...new Set(texts)]);
     } catch {
-      // A picture that is not there yet; the next one is looked at.
+      // A picture that is not there yet, or a reader that will never work.
+      if (++failures < MAX_FAILURES) return void (timer = setTimeout(look, SCAN_INTERVAL));
+      stop();
+      state.textContent = "The browser's reader of codes does not work on this device. Type or paste what the label says.";
     }
     if (stream) timer = setTimeout(look, SCAN_INTERVAL);
   }
 
-  function found(text) {
-    if (!several.checked) {
-      stop();
-      location.assign(`${section.dataset.scan}?q=${encodeURIComponent(text)}`);
-      return;
-    }
+  async function found(texts) {
+    if (several.checked) return texts.forEach(collect);
+    stop();
+    const text = texts.length === 1 ? texts[0] : await theOnlyGpu(texts);
+    if (text) return location.assign(`${section.dataset.scan}?q=${encodeURIComponent(text)}`);
+    ids.value = texts.join("\n");
+    ids.form.requestSubmit();
+  }
+
+  // A label has its part number beside the serial: returns the one text that names exactly one GPU, if there is one.
+  async function theOnlyGpu(texts) {
+    const body = JSON.stringify({ ids: texts });
+    const headers = { "Content-Type": "application/json" };
+    const answer = await fetch(section.dataset.lookup, { method: "POST", headers, body });
+    if (!answer.ok) return "";
+    const { results } = await answer.json();
+    const named = results.filter(({ kind }) => kind === "serial" || kind === "uuid");
+    const gpus = new Set(named.flatMap(({ matches }) => matches.map(({ uuid }) => uuid)));
+    return gpus.size === 1 ? named[0].id : "";
+  }
+
+  function collect(text) {
     if (text === last || ids.value.split("\n").includes(text)) return;
     last = text;
     ids.value += `${ids.value && !ids.value.endsWith("\n") ? "\n" : ""}${text}\n`;

@@ -173,7 +173,7 @@ function morph(old, fresh) {
     if (!fresh.hasAttribute(name) && !(name === "open" && old.matches("details"))) old.removeAttribute(name);
   }
   for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (old.getAttribute(name) !== value && !(name === "open" && old.matches("details"))) old.setAttribute(name, value);
   }
   const known = new Map([...old.childNodes].filter(keyOf).map((child) => [keyOf(child), child]));
   const wanted = new Set([...fresh.childNodes].map(keyOf));

@@ -97,6 +97,13 @@ function showTimes() {
     if (Number.isNaN(moment.getTime())) continue;
     const [here, utc] = [inZone(moment), inUtc(moment)];
     set(time, "title", local ? utc : here);
+    if (time.classList.contains("clock")) { // below the heading of a day, which is one of UTC
+      const day = here.startsWith(utc.slice(0, 10));
+      const text = !local ? utc.slice(11, 19) : day ? here.slice(11, 19) : here.slice(5, 16);
+      if (time.textContent !== text) time.textContent = text;
+      set(time, "title", local ? `${here}\n${utc}` : `${utc}\n${here}`);
+      continue;
+    }
     const written = time.querySelector(".utc") ?? (time.id === "as-of" ? time : null);
     const text = local ? here : utc;
     if (written && written.textContent !== text) written.textContent = text;

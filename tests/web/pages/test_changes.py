@@ -124,7 +124,7 @@ async def test_a_swapped_tray_is_replaced_slot_by_slot(site: Any, serving: Any, 
         text = (await visit(client, "/changes")).text
         chosen = (await visit(client, "/changes?event=replaced")).text
         of_gpu = (await visit(client, "/changes?text=GPU-t0")).text
-    row = "replaced 2 GPUs with 2 others on t1 ( prod-a ) Which Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
+    row = "replaced 2 GPUs with 2 others on t1 ( prod-a ) Seat by seat Seat Left Came module 1 T-0 T-2 module 2 T-1 T-3"
     assert row in text
     assert row in chosen
     assert "vanished 2 GPUs" not in text

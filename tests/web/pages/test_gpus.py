@@ -64,7 +64,12 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     site.collector.recent_changes = RecentChanges()  # as after a restart
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    assert "Serial 100 not present" in page.text
+    assert "GPU Serial 100 missing" in page.text
+    assert (
+        "Missing from n1 ( prod-a ) since 2025-11-24T16:05:00Z ( 5 minutes ago ) : the last reading found 0 of"
+        in page.text
+    )
+    assert "Last known: health unknown" in page.text
     until = "until 2025-11-24T16:05:00Z ( 5 minutes ago )"
     assert f"Not currently in any node. Last seen on n1 ( prod-a ), {until} ." in page.text
     assert "State missing from n1" in page.text
@@ -267,12 +272,15 @@ async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
     await site.collector.refresh_marks()
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-w")
-    assert "Serial W-1 not present needs replacement rma" in page.text
+    assert "Serial W-1 missing needs replacement rma" in page.text
     assert "Last seen on w2 ( prod-c ), until 2025-11-24T16:06:00Z" in page.text
     assert "Marked rma by ann since" in page.text
     assert ": <b>sent back ( OPS-7 )" in page.text
     assert "https://t.example/OPS-7" in page.links
-    assert "Needs replacement : row remapping failed. As of its last reading, 2025-11-24T16:05:00Z" in page.text
+    assert (
+        "Last known: needs replacement : row remapping failed. As of its last reading, 2025-11-24T16:05:00Z"
+        in page.text
+    )
     assert "marked rma by ann: <b>sent back ( OPS-7 )" in page.text
     assert "unmarked mark watch removed by ann" in page.text
     assert "marked watch by ben" in page.text
@@ -285,7 +293,7 @@ async def test_without_a_store_an_absent_gpu_was_read_when_it_was_read_last(
     site.read("prod-a", "w1", time=1764000240.0)
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
-    assert "Healthy : nothing that it reports calls for" in text
+    assert "Last known: healthy : nothing that it reported called for" in text
     assert "As of its last reading, 2025-11-24T16:0" in text
     assert "1970" not in text
 

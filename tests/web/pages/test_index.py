@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_it_has_the_counts_and_the_problems(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "5 GPUs on 3 nodes across 2 clusters" in page.text
-    assert "prod-b is unreachable critical since 10 minutes ago 2025-11-24T16:00:00Z" in page.text
+    assert "prod-b is unreachable critical 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     assert "https://10.0.0.1:6443: connection refused" in page.text
     assert "19 GPUs missing on 3 nodes across 2 clusters" in page.text
     assert "/problems#gpu_missing" in page.links
@@ -55,11 +55,11 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     assert "All good" not in page.text
     assert "1 of 4 GPU nodes read; 3 unread: 2 exit status, 1 forbidden." in page.text
     assert (
-        "2 nodes of prod-a are unreadable: nvidia-smi exited with an error warning since 2 minutes ago "
+        "2 nodes of prod-a are unreadable: nvidia-smi exited with an error warning 2 minutes ago "
         "2025-11-24T16:08:00Z the command exited with an error" in page.text
     )
     assert (
-        "prod-b has no GPU node that can be read: permission missing critical since 60 seconds ago "
+        "prod-b has no GPU node that can be read: permission missing critical 60 seconds ago "
         "2025-11-24T16:09:00Z permission for pods/exec or pods/log is missing" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
@@ -88,7 +88,7 @@ class TestWhatHasNotBeenSeen:
         assert "All good" not in text
         assert "3 of 5 GPU nodes read; 2 unread: no pod." in text
         assert (
-            "2 nodes of prod-a are unreadable: no GPU pod warning since 5 minutes ago 2025-11-24T16:05:00Z "
+            "2 nodes of prod-a are unreadable: no GPU pod warning 5 minutes ago 2025-11-24T16:05:00Z "
             "bare-1 , bare-2" in text
         )
         assert "prod-a up 4 2 0 2 18 0 0 0" in text
@@ -151,7 +151,7 @@ class TestWhatHasNotBeenSeen:
     async def test_a_view_that_is_stale(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.synced_at = whole.collector.time - 1000
         text = await self.seen(whole, serving, visit)
-        assert "prod-a and prod-b have not been confirmed as current warning since" in text
+        assert "prod-a and prod-b have not been confirmed as current warning" in text
         assert "All good" not in text
 
     async def test_a_selector_that_no_node_matches(self, whole: Any, serving: Any, visit: Any) -> None:
@@ -207,7 +207,7 @@ async def test_sinks_in_trouble_are_shown(whole: Any, serving: Any, visit: Any) 
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "The sink hook is failing warning since 3 minutes ago 2025-11-24T16:07:00Z "
+        "The sink hook is failing warning 3 minutes ago 2025-11-24T16:07:00Z "
         "timeout; 1,325 records waiting, the oldest since 2025-11-24T16:05:00Z" in text
     )
     assert "1 record waiting, the oldest since 2025-11-24T15:50:00Z" in text
@@ -258,7 +258,7 @@ async def test_a_failing_store_is_shown_first(site: Any, serving: Any, visit: An
         text = (await visit(client, "/")).text
     assert (
         "The store does not accept writes; changes are held in memory critical "
-        "since 60 seconds ago 2025-11-24T16:09:00Z store /data/gpuid.db: no room left" in text
+        "60 seconds ago 2025-11-24T16:09:00Z store /data/gpuid.db: no room left" in text
     )
 
 

@@ -137,6 +137,7 @@ async def test_the_page_takes_many_ids_without_a_script(client: httpx.AsyncClien
         ("100", {"text": "100", "kind": "serial", "detail": "NVIDIA H100 on n1 (prod-a)", "url": "/gpus/GPU-a1"}),
         ("prod", {"text": "prod-a", "kind": "cluster", "detail": "cluster", "url": "/clusters/prod-a"}),
         ("N1", {"text": "prod-a/n1", "kind": "node", "url": "/clusters/prod-a/nodes/n1"}),
+        ("prod-a/n", {"text": "prod-a/n1", "kind": "node", "url": "/clusters/prod-a/nodes/n1"}),
         ("i-n3", {"text": "prod-b/n3", "kind": "node", "detail": "node in prod-b, machine i-n3"}),
         ("gb20", {"text": "NVIDIA GB200", "kind": "model", "url": "/gpus?model=NVIDIA+GB200"}),
         ("gpu-a2", {"text": "GPU-a2", "kind": "uuid", "url": "/gpus/GPU-a2"}),

@@ -45,7 +45,7 @@ async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any,
 async def test_missing_gpus_are_shown(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     assert "n2 6 missing Print repair sheet API Node GPUs GPUs 2 of 8" in text
-    assert "The last reading did not find 6 GPUs of its capacity" in text
+    assert "6 of 8 GPUs were not found by the last reading" in text
 
 
 async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visit: Any) -> None:
@@ -56,7 +56,7 @@ async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visi
         ]
     assert "n9 1 lost 2 missing Print repair sheet API Node GPUs GPUs 1 of 4" in node
     assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
-    assert "The last reading did not find 2 GPUs of its capacity" in node
+    assert "2 of 4 GPUs were not found by the last reading" in node
     assert "n9 1 lost 2 missing 1 of 4" in cluster
     assert "1 GPU on n9 (prod-a) does not answer" in fleet
     assert "was never read 00000000:5D:00.0" in fleet
