@@ -144,8 +144,7 @@ def _joined(*parts: object) -> str:
 def _with_life(result: LookedUpId, row: dict[str, Any], life: Sequence[Row]) -> Iterator[Row]:
     """Yield the row of a match, then what happened to the GPU there, then its other places with the same."""
     here = [one for one in life if _is_here(row, one)]
-    known = here[0].get("last_known") if here else None
-    if isinstance(known, Mapping):
+    if isinstance(known := row["last_known"], Mapping):
         marked = " and ".join(f"{name} {row[name]} (last known)" for name in ("serial", "chassis") if name in known)
         row["note"] = _joined(marked, row["note"])
     for placement in here:

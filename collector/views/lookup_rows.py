@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from collector.marks import Mark, MarkKind
-from collector.model import Gpu, Place
+from collector.model import Gpu, Place, last_known_object
 from collector.store import PastPlacement
 from collector.text import counted, enumerated
 from collector.timestamps import rfc3339
@@ -64,6 +64,7 @@ class LookupRow(Row, frozen=True, kw_only=True):
     since: Annotated[Time | None, table("Since when it is, or was, on the node.")] = None
     until: Annotated[Time | None, table("When it left; null while it is there.")] = None
     confirmed_at: Annotated[Time | None, wide("When it was last read there.")] = None
+    last_known: Annotated[dict[str, Time] | None, rest("Fields no longer reported, and when each was last.")] = None
     claim: Annotated[bool | None, rest("Whether another node had it first and has not let go of it yet.")] = None
     mark: Annotated[MarkKind | None, wide("Its mark in force.")] = None
     ticket: Annotated[str | None, wide("Ticket of the mark.")] = None
@@ -205,6 +206,7 @@ def _former(view: LookupView, text: str, match: Match, row: PastPlacement, note:
 
 def _facts(gpu: Gpu | PastPlacement) -> dict[str, Any]:
     told = {name: getattr(gpu, name) for name in ("serial", "uuid", "model", "chassis", "pci_bus_id")}
+    told["last_known"] = last_known_object(gpu.last_known)
     return told | {name: numbered(getattr(gpu, name)) for name in ("tray", "slot", "module")}
 
 

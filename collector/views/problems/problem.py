@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from collector.health import Level
 from collector.model import Gpu, Place
 from collector.views.problems.kinds import ProblemKind, Severity
 
@@ -89,7 +90,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""  # path of the page that shows more
 
     @property
+    def breaks(self) -> bool:
+        """Whether its GPUs are gone or to be replaced: every page shows that in the same colour."""
+        worn_out = f"{ProblemKind.GPU_DEGRADED}:{Level.REPLACE}"
+        return self.kind in (ProblemKind.GPU_MISSING, ProblemKind.GPU_LOST) or self.id == worn_out
+
+    @property
     def rank(self) -> tuple[object, ...]:
-        """What problems are sorted by: severity, then size, then age."""
+        """What problems are sorted by: severity, those that a reset cures last, then size, then age."""
         since = float("inf") if self.since is None else self.since
-        return list(Severity).index(self.severity), -max(self.gpus_affected, 1), -self.count, since, self.id
+        mild = self.id == f"{ProblemKind.GPU_DEGRADED}:{Level.RESET}"
+        return list(Severity).index(self.severity), int(mild), -max(self.gpus_affected, 1), -self.count, since, self.id

@@ -16,7 +16,7 @@ from collector.views.matches import Lookup
 from collector.views.terms import MAX_TERMS, Term, parse_term, parse_terms
 from collector.web.bodies import read_body
 from collector.web.keys import COLLECTOR
-from collector.web.pages.rendering import page
+from collector.web.pages.rendering import page, wants_page
 
 __all__ = ["MAX_BODY_BYTES", "MAX_MATCHES", "csv_answer", "lookup", "scan", "show_many", "terms_of"]
 
@@ -24,16 +24,24 @@ MAX_BODY_BYTES = 4 << 20  # 10,000 ids as a form sends them have half a megabyte
 MAX_MATCHES = 100  # of one id among many
 MAX_SHOWN_ROWS = 1000  # of a table; the CSV file has all
 SHORT_TEXT_LENGTH = 4000  # characters that are parsed at once, which takes a few milliseconds
+NO_ID = "There is no id in this text: paste at least one serial, UUID, node or chassis."
 FORM = "application/x-www-form-urlencoded"
 
 
 async def lookup(request: web.Request) -> web.Response:
     """Show where the ids of a form are, or its empty form; with `format=csv` as a file."""
     form = await _form(request)
-    text, terms = form.get("ids", ""), await terms_of(request, form.get("ids", ""))
+    text, terms, code = form.get("ids", ""), list[Term](), 200
+    wrong = NO_ID if request.method == "POST" else ""
+    try:
+        terms = await terms_of(request, text)
+    except web.HTTPBadRequest as error:
+        if not wants_page(request):
+            raise
+        wrong, code = error.text or "", error.status  # above the form, so that what was pasted can be corrected
     if not terms:
         return await page(
-            request, "lookup.html", text=text, asked=request.method == "POST", most=MAX_TERMS, answer=None
+            request, "lookup.html", code=code, live=not wrong, text=text, wrong=wrong, most=MAX_TERMS, answer=None
         )
     answer = await look_up(request.app[COLLECTOR], terms, most=MAX_MATCHES)
     if form.get("format") == "csv":
@@ -56,7 +64,7 @@ async def show_many(request: web.Request, answer: Lookup, text: str, **values: A
         "lookup.html",
         live=False,  # what was sent is not in the address, from which a page is renewed
         text=text,
-        asked=True,
+        wrong="",
         most=MAX_TERMS,
         answer=answer,
         rows=rows,

@@ -89,7 +89,8 @@ def _common(request: web.Request) -> dict[str, Any]:
         "looks_back": _looks_back(here) and collector.past is not None,
         "at_text": "",
         "area_url": lambda path: root + path,
-        "live": "at" not in request.query,  # what was, does not change
+        "live": request.method != "POST"
+        and "at" not in request.query,  # a past does not change, nor is a form sent again
         "qr_code": functools.partial(qr_code, public),
         "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},

@@ -176,9 +176,9 @@ async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
     site.collector.marks.replace([Mark(uuid="GPU-3", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])
     told = [(one.title, one.reason, one.count, one.consequences) for one in await of(site, "prod-a")]
     assert told == [
-        ("2 GPUs on n1 (prod-a) need a reset or drain", "row remapping pending", 2, 0),
         ("1 GPU on n1 (prod-a) needs replacement", "row remapping failed", 1, 0),
         ("1 GPU on n1 (prod-a) does not answer", "", 1, 1),  # and is marked rma
+        ("2 GPUs on n1 (prod-a) need a reset or drain", "row remapping pending", 2, 0),
     ]
 
 

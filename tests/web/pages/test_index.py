@@ -229,14 +229,19 @@ async def test_a_gpu_in_conflict_and_claimed_elsewhere_counts_once(site: Any, se
         text = (await visit(client, "/")).text
     assert "5 GPUs on 5 nodes across 2 clusters" in text
     assert "All clusters 3 2 5" in text
+    assert "1 GPU is reported by two clusters, and counted in both below." in text
 
 
 async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, visit: Any) -> None:
     site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice"))
     async with serving(site) as client:
-        page = await visit(client, "/")
+        page, listed = await visit(client, "/"), await visit(client, "/gpus")
     assert "1 GPU confirmed in two places at once: 2 nodes of prod-a" in page.text
+    assert "3 GPUs on" in page.text
+    assert "counted in both" not in page.text, "a cluster counts it once"
+    assert "3 GPUs 1 GPU is reported by two nodes, and listed on both: 4 rows." in listed.text
+    assert "conflicts 1" in page.text
     assert page.text.index("confirmed in two places") < page.text.index("new (prod-a) waits for the first reading")
 
 

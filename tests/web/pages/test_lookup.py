@@ -27,7 +27,7 @@ async def test_json_ids_have_a_result_each_in_their_order(client: httpx.AsyncCli
     ]
     assert (answer["found"], answer["not_found"]) == (3, 1)
     assert answer["results"][0]["matches"][0] | {"since": "", "confirmed_at": ""} == {
-        **dict.fromkeys(("chassis", "tray", "slot", "module", "pci_bus_id", "until", "mark", "ticket")),
+        **dict.fromkeys(("chassis", "tray", "slot", "module", "pci_bus_id", "until", "mark", "ticket", "last_known")),
         "id": "S/N: 100",
         "kind": "serial",
         "state": "found",
@@ -172,3 +172,35 @@ async def test_only_the_scanner_may_use_the_camera(site: Any, serving: Any) -> N
         "/p/scan": "camera=(self)",
         **dict.fromkeys(("/", "/lookup", "/gpus/GPU-a1", "/scan/", "/no"), "camera=()"),
     }
+
+
+async def test_a_refused_text_stays_in_the_form_and_is_not_renewed(client: httpx.AsyncClient) -> None:
+    page = {"Accept": "text/html"}
+    for text, why in (("1\n" * 10_001, "at most 10,000 ids at once, got more"), ("2" * 501, "at most 500 characters")):
+        refused = await client.post("/lookup", data={"ids": text}, headers=page)
+        assert refused.status_code == 400
+        assert why in refused.text
+        assert text.splitlines()[0] in refused.text, "what was pasted can be corrected"
+        assert refused.text.count("data-live") == 0, "a renewal would show an empty form in place of the error"
+    empty = await client.post("/lookup", data={"ids": " ,"}, headers=page)
+    assert (empty.status_code, empty.text.count("data-live")) == (200, 0)
+
+
+async def test_no_error_page_is_renewed(client: httpx.AsyncClient) -> None:
+    page = {"Accept": "text/html"}
+    wrong_type = await client.post("/lookup", json={}, headers=page)
+    absent = await client.get("/nowhere", headers=page)
+    assert [(one.status_code, one.text.count("data-live")) for one in (wrong_type, absent)] == [(415, 0), (404, 0)]
+    assert (await client.get("/", headers=page)).text.count("data-live") == 1
+
+
+async def test_a_serial_that_is_merely_last_known_is_marked(client: httpx.AsyncClient, site: Any) -> None:
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", model="NVIDIA H100", module="1"))
+    answer = (await client.post("/api/v1/gpus/lookup", json={"ids": ["100", "102"]})).json()
+    (hidden,), (reported,) = (one["matches"] for one in answer["results"])
+    assert set(hidden["last_known"]) == {"serial"}
+    assert reported["last_known"] is None
+    page = await client.post("/lookup", data={"ids": "100\n102"}, headers={"Accept": "text/html"})
+    node = await client.get("/clusters/prod-a/nodes/n1", headers={"Accept": "text/html"})
+    assert page.text.count("(last known)") == 1
+    assert node.text.count("(last known)") == 2, "in its tile and in the table"
