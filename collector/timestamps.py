@@ -1,10 +1,11 @@
 """Times as text: RFC 3339 in UTC, which logs, API, records and Kubernetes share, and the times that people write."""
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import Literal, overload
 
-__all__ = ["CLOCK_SKEW_SECONDS", "EXPECTED_TIME", "MAX_TIME", "parse_end", "parse_time", "rfc3339"]
+__all__ = ["CLOCK_SKEW_SECONDS", "EXPECTED_TIME", "MAX_TIME", "as_of", "parse_end", "parse_time", "rfc3339"]
 
 CLOCK_SKEW_SECONDS = 60.0  # that a client's clock may be ahead: what is that far in the future is now
 EXPECTED_TIME = "expected a time such as 2026-11-24T12:00:00Z, 2026-11-24, yesterday or 2h"
@@ -16,6 +17,9 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY_SECONDS, "w": 7 * _DAY_SEC
 _UNIT = "(?:s|m|h|d|w|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)"
 _AGE = re.compile(rf"(-?)((?:\d{{1,9}}(?:\.\d{{1,9}})? ?{_UNIT} ?)+)( ?ago)?", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z])")
+_CLOCK = re.compile(r"[t ]\d", re.ASCII)  # a time of day behind a date
+_FRACTION = re.compile(r"[.,]\d", re.ASCII)
+_LAST_MICROSECOND = 999_999  # of a second
 _LOST_PLUS = re.compile(r"(.*\d:\d\d(?:[.,]\d+)?) (\d\d:?\d\d)", re.ASCII)  # a "+" that was not escaped in a URL
 
 
@@ -34,12 +38,19 @@ def rfc3339(seconds: float | None, timespec: Literal["milliseconds", "seconds"] 
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
-def parse_time(text: str, now: float, *, future: bool = False) -> float:
+def as_of(time: float) -> str:
+    """Return a time of looking back (Unix seconds) so that `parse_time` with `latest` makes the same of it."""
+    whole = datetime.fromtimestamp(time, UTC).microsecond == _LAST_MICROSECOND
+    return rfc3339(time, "seconds" if whole else "milliseconds")
+
+
+def parse_time(text: str, now: float, *, future: bool = False, latest: bool = False) -> float:
     """Return the Unix seconds of a time that somebody wrote, who looks back from `now`.
 
     It is an ISO 8601 time (without a zone in UTC), a date (its midnight in UTC), "now", "today", "yesterday", or an age
     such as "2h", "1h30m", "3d ago" or "-1w". ValueError says what was expected, in one line; a time in the future is
-    refused unless `future`.
+    refused unless `future`. With `latest`, a time of day means the end of the second or millisecond that it is written
+    with: that is how `rfc3339` cuts times, and what is there since one of these is there at it.
     """
     words = _words(text)
     if (age := _length(words)) is not None:
@@ -48,7 +59,7 @@ def parse_time(text: str, now: float, *, future: bool = False) -> float:
         midnight = now - now % _DAY_SECONDS
         time = {"now": now, "today": midnight}.get(words, midnight - _DAY_SECONDS)
     else:
-        time = _absolute(words, text)
+        time = _absolute(words, text, latest=latest)
     if time > now and not future:
         if time > now + CLOCK_SKEW_SECONDS:
             raise ValueError(f"expected a time in the past, got {_quoted(text)}")
@@ -84,12 +95,28 @@ def _length(words: str) -> float | None:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(found[2]))
 
 
-def _absolute(words: str, text: str) -> float:
+def _absolute(words: str, text: str, *, latest: bool = False) -> float:
     try:
         moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", words).upper())
     except ValueError:
         raise ValueError(f"{EXPECTED_TIME}, got {_quoted(text)}") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if latest and _CLOCK.search(words):
+        micro = moment.microsecond
+        moment = moment.replace(
+            microsecond=micro - micro % 1000 + 999 if _FRACTION.search(words) else _LAST_MICROSECOND
+        )
+    time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return _last_of_microsecond(time) if latest else time
+
+
+def _last_of_microsecond(time: float) -> float:
+    """Return the last number of today's times that is cut and rounded as this one."""
+    for _ in range(4):
+        later = math.nextafter(time, math.inf)
+        if datetime.fromtimestamp(later, UTC) != datetime.fromtimestamp(time, UTC):
+            break
+        time = later
+    return time
 
 
 def _bounded(time: float, text: str) -> float:

@@ -21,20 +21,30 @@ Row = dict[str, Any]
 def gpu(number: int, node: str = "n1", **other: Any) -> Row:
     fixed = {"cluster": "c", "node": node, "uuid": f"GPU-{number}", "serial": f"S{number}", "model": "NVIDIA H100"}
     rest = {"board_part_number": "P", "pci_bus_id": f"0:{number}", "confirmed_at": "2026-11-24T12:00:00.000Z"}
-    return {**fixed, **rest, "module": number, "state": "found", **other}
+    return {**fixed, **rest, "module": number, "state": "found", "claim": False, **other}
 
 
 class Gpuid:
-    """Two pages of GPUs."""
+    """Two pages of GPUs by UUID."""
 
     def __init__(self) -> None:
         self.gpus: list[Row] = []
 
     def answer(self, request: httpx.Request) -> httpx.Response:
-        wanted = request.url.params.get("state", "present")
-        found = [one for one in self.gpus if wanted == "all" or one["state"] != "gone"]
-        second = request.url.params.get("after") == "2"
-        return httpx.Response(200, json={"gpus": found[1:] if second else found[:1], "next": None if second else "2"})
+        asked = request.url.params
+        if unknown := set(asked["fields"].split(",")) - gpu(1).keys() - {"machine"}:
+            return httpx.Response(400, json={"detail": f"fields: unknown column {unknown}"})
+        assert asked.get("sort") == (None if "state" in asked else "uuid")  # gpuid takes none with state=all
+        wanted, uuids = asked.get("state", "present"), asked.get_list("uuid")
+        found = sorted(
+            (one for one in self.gpus if wanted == "all" or one["state"] != "gone"), key=lambda one: str(one["uuid"])
+        )
+        if uuids:
+            found = [one for one in found if one["uuid"] in uuids]
+        rows = [{name: one.get(name) for name in asked["fields"].split(",")} for one in found]
+        if uuids or asked.get("after") == "2":
+            return httpx.Response(200, json={"gpus": rows[0 if uuids else 1 :], "next": None})
+        return httpx.Response(200, json={"gpus": rows[:1], "next": "2"})
 
 
 class NetBox:
@@ -165,7 +175,7 @@ def runner(
     def answer(request: httpx.Request) -> httpx.Response:
         return gpuid.answer(request) if request.url.host == "gpuid" else other.answer(request)
 
-    monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    client = functools.partial(httpx.Client, transport=httpx.MockTransport(answer))
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -173,6 +183,7 @@ def runner(
     spec.loader.exec_module(module)
 
     def run(*more: str) -> tuple[int, str]:
+        monkeypatch.setattr(httpx, "Client", client)
         monkeypatch.setattr(sys, "argv", [name, "--gpuid", "http://gpuid", *map(str, args), *more])
         code = 0
         try:
@@ -271,3 +282,55 @@ def test_nodes_that_servicenow_does_not_know_are_told(gpuid: Gpuid, servicenow: 
     code, told = run()
     assert (code, other.gpus) == (1, {"GPU-1": ("1", [])})
     assert "1 nodes have no server in the CMDB, such as n9" in told
+
+
+def test_a_gpu_that_the_list_merely_missed_stays_as_it_is_in_netbox(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
+    other, run = netbox
+    gpuid.gpus = [gpu(1), gpu(2), gpu(3)]
+    run()
+    here, gpuid.gpus = gpuid.gpus, [gpu(1), gpu(3)]
+    answer = gpuid.answer
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        if request.url.params.get_list("uuid"):
+            gpuid.gpus = here  # it came back after the list was read
+        return answer(request)
+
+    gpuid.answer = answered  # type: ignore[method-assign]
+    assert run()[1] == "2 GPUs on 1 devices: 0 created, 0 moved, 0 changed, 0 offline, 0 deleted\n"
+    assert other.modules["GPU-2"] == ("n1", "GPU 2", "active")
+
+
+def test_a_gpu_on_two_nodes_is_where_it_was_first(
+    gpuid: Gpuid, netbox: tuple[NetBox, Run], servicenow: tuple[ServiceNow, Run]
+) -> None:
+    gpuid.gpus = [gpu(1), gpu(1, "n2", claim=True)]
+    netbox[1]()
+    servicenow[1]()
+    assert netbox[0].modules == {"GPU-1": ("n1", "GPU 1", "active")}
+    assert servicenow[0].gpus == {"GPU-1": ("1", ["n1"])}
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("{machine}", "GPU-2 on n9 (c) has no machine"),
+        ("{nope}", "unknown column"),
+        ("{0}", "expected the name of a column in braces"),
+        ("{", "expected columns in braces"),
+        ("{node:d}", "--device: "),
+    ],
+)
+def test_what_names_devices_may_be_any_column(
+    gpuid: Gpuid, netbox: tuple[NetBox, Run], servicenow: tuple[ServiceNow, Run], device: str, told: str
+) -> None:
+    gpuid.gpus = [gpu(1, "x", machine="n1"), gpu(2, "n9")]
+    for _, run in (netbox, servicenow):
+        code, said = run("--device", device)
+        assert code == 2
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert told in said
+    gpuid.gpus = [gpu(1, "x", machine="n1")]
+    assert netbox[1]("--device", "{machine}")[0] == 0
+    assert netbox[0].modules == {"GPU-1": ("n1", "GPU 1", "active")}

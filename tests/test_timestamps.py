@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.timestamps import parse_end, parse_time, rfc3339
+from collector.timestamps import as_of, parse_end, parse_time, rfc3339
 
 NOW = 1780828245.5  # 2026-06-07T10:30:45.5Z
 MIDNIGHT = 1780790400.0
@@ -138,3 +138,18 @@ def test_any_text_is_a_time_of_the_past_or_refused_in_one_line(text: str) -> Non
     except ValueError as error:
         time = str(error)
     assert time.isprintable() if isinstance(time, str) else 0 <= time <= NOW
+
+
+@given(st.floats(min_value=1.5e9, max_value=NOW - 2))
+def test_what_is_there_since_a_printed_time_is_there_at_it(since: float) -> None:
+    for text, cut in ((rfc3339(since), 0.001), (rfc3339(since, "seconds"), 1.0)):
+        at = parse_time(text, NOW, latest=True)
+        assert since <= at < since + cut
+        assert parse_time(as_of(at), NOW, latest=True) == at  # as the links of a page give it back
+
+
+@pytest.mark.parametrize("text", ["2026-06-07T10:30:45Z", "2026-06-07T10:30:45.490Z", "2026-06-07T10:30:44.000Z"])
+def test_a_time_of_looking_back_is_shown_as_it_was_asked_for(text: str) -> None:
+    assert as_of(parse_time(text, NOW + 2, latest=True)) == text
+    assert parse_time("2026-06-07", NOW, latest=True) == pytest.approx(MIDNIGHT, abs=1e-6)
+    assert parse_time(text, parse_time(text, NOW), latest=True) == parse_time(text, NOW)  # not later than now

@@ -25,8 +25,6 @@ _FIRST_READINGS_SECONDS = 600.0  # from the first node's to the last one's
 _LAST_READINGS_SECONDS = 240.0  # before the demo began
 _WORN_CARDS = 12  # that have errors, and nothing else
 
-_UNREADABLE = "Unable to determine the device handle for GPU 0000:4E:00.0: Unknown Error"
-
 _CAST_NODES = 40  # of each cluster, in which cards get into trouble
 
 _P = ParamSpec("_P")
@@ -209,11 +207,16 @@ class _Teller:
         if (card := self._take("h100")) is not None:
             self._act(0.15, self._drop, card)
         if (card := self._take("gb200")) is not None:
-            self._story.unreadable.append((card.place, _UNREADABLE))
+            self._story.unreadable.append((card.place, self._no_handle(card)))
         home = self._take("h100")
         claimant = self._take("h100", elsewhere=home) if home is not None else None
         if home is not None and claimant is not None and home.place != claimant.place:
             self._story.doubled.append((home.place, home.uuid, claimant.place))
+
+    def _no_handle(self, card: _Card) -> str:
+        """Return what nvidia-smi says when it cannot open a GPU."""
+        address = next(one.bus_id for one in self._fleet.cards(*card.place) if one.uuid == card.uuid)
+        return f"Unable to determine the device handle for GPU {address[4:]}: Unknown Error"
 
     def _hot_potato(self) -> None:
         """Let a card that cannot remap rows any more leave for repair, and turn up in another cluster.

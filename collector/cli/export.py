@@ -20,7 +20,7 @@ from collector.model import NodeState
 from collector.sinks import formats
 from collector.store import GpuPosition, OpenMode, Store, StoreSettings
 from collector.text import counted, describe_os_error, shell_word
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 from collector.views.columns import GpuRow, flat_columns, row_object
 from collector.views.csv_files import csv_header, csv_lines, values_of
 from collector.views.past import look_back
@@ -141,7 +141,7 @@ async def collector_rows(client: Client, at: float | None = None) -> _Pages:
     Those of now come cluster by cluster: most clusters fit into one page, which is consistent in itself.
     """
     if at is not None:
-        for gpus in client.gpus({"at": rfc3339(at)}):
+        for gpus in client.gpus({"at": as_of(at)}):
             yield gpus
         return
     for cluster in client.clusters():

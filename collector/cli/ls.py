@@ -15,7 +15,7 @@ from collector.cli.table import Style
 from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.text import shell_word
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 from collector.views.columns import UNRECORDED, GpuRow
 
 __all__ = ["ls"]
@@ -115,7 +115,7 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
         with Client(**options, page_size=page_size(output, whole=worst_first)) as client:
             if at is None:  # a cluster of the past may be configured no more
                 check_clusters(client, filters.get("cluster", ()))
-            gpus = _gpus(client, term, filters if at is None else {**filters, "at": (rfc3339(at),)})
+            gpus = _gpus(client, term, filters if at is None else {**filters, "at": (as_of(at),)})
             yield from sorted(gpus, key=badness) if worst_first else gpus
 
     show_rows(

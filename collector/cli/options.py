@@ -15,6 +15,7 @@ from collector.text import shell_word
 from collector.timestamps import parse_time
 
 __all__ = [
+    "AS_OF_TIME",
     "DURATION",
     "LISTEN",
     "PAST_TIME",
@@ -70,6 +71,9 @@ def _term(text: object) -> str:
 
 DURATION = ParsedText("duration", Duration.parse)
 PAST_TIME = ParsedText("time", lambda text: parse_time(str(text), time.time()))  # in Unix seconds
+AS_OF_TIME = ParsedText(
+    "time", lambda text: parse_time(str(text), time.time(), latest=True)
+)  # likewise, of looking back
 TIMEOUT = ParsedText("duration", _timeout)
 TERM = ParsedText("text", _term)
 LISTEN = ParsedText("host:port", Listen.parse)
@@ -112,7 +116,7 @@ optional_config_option = _config_option(None)
 at_option = click.option(
     "--at",
     metavar="TIME",
-    type=PAST_TIME,
+    type=AS_OF_TIME,
     help="As it was then, from the history: a time such as 2026-11-24T12:00:00Z or yesterday, or how long ago: 2h.",
 )
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from collector.health import Level
 from collector.model import ClusterState, ClusterStatus, ReadFailure, Uncovered, UnreadReason
 from collector.text import counted
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 
 __all__ = [
     "LEVEL_WORDS",
@@ -74,8 +74,8 @@ def day_name(seconds: float, now: float) -> str:
 
 
 def utc(seconds: float) -> str:
-    """Return Unix seconds as RFC 3339 in UTC, without a fraction if there is none."""
-    return rfc3339(seconds).replace(".000Z", "Z")
+    """Return Unix seconds as RFC 3339 in UTC, without a fraction if there is none, or if `as_of` has none."""
+    return as_of(seconds).replace(".000Z", "Z")
 
 
 def ago(time: float, now: float) -> str:

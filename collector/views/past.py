@@ -9,7 +9,7 @@ from collector.health import Condition
 from collector.marks import NO_MARKS, Mark, Marks
 from collector.model import GpuidError, Place
 from collector.store import ClusterCount, GpuPosition, Past, PastNode, PastPlacement, Stay
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of, rfc3339
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 from collector.views.past_condition import condition_at
@@ -126,7 +126,7 @@ async def look_back(past: Past | None, time: float, view: CollectorView | None =
     if begins is None:
         raise NotRecordedError("the history is empty: nothing has been recorded yet")
     if time < begins:
-        raise NotRecordedError(f"the history begins at {rfc3339(begins)}: nothing is known of {rfc3339(time)}")
+        raise NotRecordedError(f"the history begins at {rfc3339(begins)}: nothing is known of {as_of(time)}")
     return LookBack(time, past, health_begins, view)
 
 

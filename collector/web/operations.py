@@ -109,7 +109,10 @@ NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
 GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
 MARKED_PATH = Parameter("id", Text(MAX_ID_LENGTH), "UUID or serial of the GPU.", in_path=True)
 AT = Parameter(
-    "at", Moment(), "As it was recorded at a time: absolute, or an age such as 2h. What is unrecorded is null."
+    "at",
+    Moment(latest=True),
+    "As it was recorded at a time: absolute (to the end of its second or millisecond), or an age such as 2h. What is"
+    " unrecorded is null.",
 )
 STATE = Parameter(
     "state",

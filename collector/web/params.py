@@ -48,12 +48,12 @@ def choice(request: web.Request, key: str, known: Sequence[str]) -> str:
     return value
 
 
-def timestamp(request: web.Request, key: str, *, future: bool = False) -> float | None:
+def timestamp(request: web.Request, key: str, *, future: bool = False, latest: bool = False) -> float | None:
     """Return a time in Unix seconds, as `parse_time` reads it; None if it is not given."""
     text = request.query.get(key)
     if text is None:
         return None
     try:
-        return parse_time(text, request.app[COLLECTOR].now(), future=future)
+        return parse_time(text, request.app[COLLECTOR].now(), future=future, latest=latest)
     except ValueError as error:
         raise web.HTTPBadRequest(text=f"{key}: {error}") from None

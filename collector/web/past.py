@@ -7,7 +7,7 @@ from aiohttp import web
 
 from collector.model import Place
 from collector.text import enumerated, one_line
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 from collector.views.columns import UNRECORDED
 from collector.views.fleet import words_of
 from collector.views.listing import Cursor, Listed
@@ -111,4 +111,4 @@ async def _look_back(request: web.Request, time: float) -> LookBack:
 
 
 def _nothing(text: str, then: LookBack) -> web.HTTPException:
-    return web.HTTPNotFound(text=f"{one_line(text)} at {rfc3339(then.time)}")
+    return web.HTTPNotFound(text=f"{one_line(text)} at {as_of(then.time)}")

@@ -95,10 +95,11 @@ class Moment(NamedTuple):
     """A time, absolute or an age."""
 
     future: bool = False  # whether it may be in the future
+    latest: bool = False  # whether it means the end of the second or millisecond that it is written with
 
     def parse(self, text: str, now: float) -> float:
         """Return Unix seconds."""
-        return parse_time(text, now, future=self.future)
+        return parse_time(text, now, future=self.future, latest=self.latest)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""

@@ -9,6 +9,7 @@ nothing. Exit code 0: in line, 1: some nodes have no device, 2: an error.
 
 import argparse
 import itertools
+import string
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ FIELD = "gpu_uuid"  # the custom field of modules
 BAY = "GPU "  # what the names of the module bays begin with
 PAGE = 1000  # objects of a page: as many as NetBox returns by default
 CHUNK = 50  # names or ids in an address, objects in one request
+COLUMNS = ("cluster", "node", "uuid", "serial", "model", "board_part_number", "module", "pci_bus_id", "state", "claim")
 MAX_ROWS = 1_000_000  # of either side: what does not end is given up
 Row = dict[str, Any]
 
@@ -34,17 +36,29 @@ class Gpuid:
     def __init__(self, url: str, authorization: str | None, device: str) -> None:
         headers = {"Authorization": authorization} if authorization else {}
         self._device = device
+        self._named = columns_of(device)
         self._client = httpx.Client(base_url=url, headers=headers, timeout=60.0)
 
-    def gpus(self) -> Iterator[Row]:
-        """Yield every GPU that is on a node."""
-        query = {"limit": "10000", "fields": "cluster,node,uuid,serial,model,board_part_number,module,pci_bus_id,state"}
+    def gpus(self, uuids: Iterable[str] = ()) -> dict[str, Row]:
+        """Return the GPUs that are on a node, or those of some UUIDs; of one on two nodes, where it was first.
+
+        They come by UUID: by place, one that moves meanwhile to a page that was read already would be on none.
+        """
+        query: Row = {"limit": "10000", "sort": "uuid", "fields": ",".join(sorted({*COLUMNS, *self._named}))}
+        if wanted := list(uuids):
+            query["uuid"] = wanted
+        found: dict[str, Row] = {}
         for _ in range(MAX_ROWS // 10_000):
-            answer = self._client.get("/api/v1/gpus", params=query).raise_for_status().json()
-            yield from ({**gpu, "device": self._device.format(**gpu)} for gpu in answer["gpus"])
-            if answer.get("next") is None:
-                return
-            query["after"] = answer["next"]
+            answer = self._client.get("/api/v1/gpus", params=query)
+            if answer.is_error:
+                raise SyncError(f"gpuid refused GET /api/v1/gpus: {answer.status_code} {answer.text[:500]}")
+            for gpu in answer.json()["gpus"]:
+                if not gpu["claim"] or gpu["uuid"] not in found:
+                    found[gpu["uuid"]] = {**gpu, "device": device_of(gpu, self._device, self._named)}
+            if answer.json().get("next") is None:
+                break
+            query["after"] = answer.json()["next"]
+        return found
 
 
 class NetBox:
@@ -59,9 +73,9 @@ class NetBox:
         """Yield every object of a list."""
         for start in range(0, MAX_ROWS, PAGE):
             params = {**query, "limit": PAGE, "offset": start, "ordering": "id"}
-            answer = self._client.get(f"/api/{path}/", params=params).raise_for_status().json()
-            yield from answer["results"]
-            if answer["next"] is None:
+            page = self._request("GET", path, params=params)
+            yield from page["results"]
+            if page["next"] is None:
                 return
 
     def of(self, path: str, key: str, values: Iterable[Any]) -> Iterator[Row]:
@@ -73,7 +87,10 @@ class NetBox:
         """Create, change or delete objects; returns what NetBox made of them."""
         if self.dry_run:
             return None
-        answer = self._client.request(method, f"/api/{path}/", json=body)
+        return self._request(method, path, json=body)
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._client.request(method, f"/api/{path}/", **options)
         if answer.is_error:
             raise SyncError(f"NetBox refused {method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
@@ -93,6 +110,27 @@ def batched(values: Iterable[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
+def columns_of(template: str) -> set[str]:
+    """Return the columns that a template such as {cluster}-{node} names."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise SyncError(f"--device: expected columns in braces, such as {{node}}: {error}") from None
+    if wrong := sorted(name for name in names if not name.isidentifier()):
+        raise SyncError(f"--device: expected the name of a column in braces, such as {{node}}, got {{{wrong[0]}}}")
+    return names
+
+
+def device_of(gpu: Row, template: str, columns: set[str]) -> str:
+    """Return the name that a template makes of a GPU's columns."""
+    if empty := sorted(name for name in columns if gpu[name] is None):
+        raise SyncError(f"--device: {gpu['uuid']} on {gpu['node']} ({gpu['cluster']}) has no {empty[0]}")
+    try:
+        return template.format(**gpu)
+    except ValueError as error:
+        raise SyncError(f"--device: {error}") from None
+
+
 def bay_of(gpu: Row) -> str:
     """Return the name of the bay that a GPU is in: by its module, or else its bus address."""
     return f"{BAY}{gpu['pci_bus_id'] if gpu['module'] is None else gpu['module']}"
@@ -101,8 +139,9 @@ def bay_of(gpu: Row) -> str:
 class Sync:
     """What NetBox has, and what it should have."""
 
-    def __init__(self, netbox: NetBox, gpus: dict[str, Row]) -> None:
+    def __init__(self, netbox: NetBox, gpuid: Gpuid, gpus: dict[str, Row]) -> None:
         self._netbox = netbox
+        self._gpuid = gpuid
         self._gpus = gpus
         self._devices = self._read_devices()
         self.without = {gpu["device"] for gpu in gpus.values()} - self._devices.keys()
@@ -175,7 +214,9 @@ class Sync:
     def _retire(self) -> None:
         """Set modules offline whose GPU is on no node; delete those in whose bay another GPU is now."""
         needed = {self._module(gpu)["module_bay"] for gpu in self._placed.values()}
-        for uuid in [uuid for uuid in self._modules if uuid not in self._gpus]:
+        missed = [uuid for uuid in self._modules if uuid not in self._gpus]
+        there = set().union(*(self._gpuid.gpus(chunk) for chunk in batched(missed)))  # since the list was read
+        for uuid in (uuid for uuid in missed if uuid not in there):
             if self._modules[uuid]["module_bay"]["id"] in needed:
                 self._delete(uuid)
             elif self._modules[uuid]["status"]["value"] != "offline":
@@ -227,13 +268,16 @@ def main() -> None:
     options = parser.parse_args()
     try:
         authorization = options.gpuid_auth_file.read_text().strip() if options.gpuid_auth_file else None
-        gpus = {gpu["uuid"]: gpu for gpu in Gpuid(options.gpuid, authorization, options.device).gpus()}
+        gpuid = Gpuid(options.gpuid, authorization, options.device)
+        gpus = gpuid.gpus()
         if not gpus:
             raise SyncError("gpuid knows no GPUs, and every module would be set offline")
-        sync = Sync(NetBox(options.netbox, options.token_file.read_text().strip(), dry_run=options.dry_run), gpus)
+        sync = Sync(
+            NetBox(options.netbox, options.token_file.read_text().strip(), dry_run=options.dry_run), gpuid, gpus
+        )
         sync.run()
     except (httpx.HTTPError, OSError, SyncError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     print(f"{sync.summary()}{' (dry run)' if options.dry_run else ''}")
     if sync.without:

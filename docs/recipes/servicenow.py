@@ -10,6 +10,7 @@ made. A second run changes nothing. Exit code 0: in line, 1: some nodes have no 
 
 import argparse
 import itertools
+import string
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ RELATION = "Used by::Uses"  # a GPU is the parent, its server the child, as Serv
 INSTALLED, ABSENT = "1", "100"  # of `install_status`
 CHUNK = 50  # names or ids in a query, items in a request
 PAGE = 1000  # records of a page
+COLUMNS = ("cluster", "node", "uuid", "serial", "model", "module", "pci_bus_id", "state", "claim", "confirmed_at")
 MAX_ROWS = 1_000_000  # of either side: what does not end is given up
 Row = dict[str, Any]
 
@@ -31,17 +33,45 @@ class SyncError(Exception):
 
 
 def read_gpus(url: str, authorization: str | None, device: str) -> Iterator[Row]:
-    """Yield every GPU that gpuid knows, those that are on no node any more too; `device` names the server of each."""
+    """Yield every GPU that gpuid knows, those that are on no node any more too; `device` names the server of each.
+
+    One that moves meanwhile to a page that was read already is on none, and is left as it is until the next run.
+    """
     headers = {"Authorization": authorization} if authorization else {}
+    named = columns_of(device)
     with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-        query = {"limit": "10000", "state": "all"}
-        query["fields"] = "cluster,node,uuid,serial,model,module,pci_bus_id,state,confirmed_at"
+        query = {"limit": "10000", "state": "all", "fields": ",".join(sorted({*COLUMNS, *named}))}
         for _ in range(MAX_ROWS // 10_000):
-            answer = client.get("/api/v1/gpus", params=query).raise_for_status().json()
-            yield from ({**gpu, "device": device.format(**gpu)} for gpu in answer["gpus"])
-            if answer.get("next") is None:
+            answer = client.get("/api/v1/gpus", params=query)
+            if answer.is_error:
+                raise SyncError(f"gpuid refused GET /api/v1/gpus: {answer.status_code} {answer.text[:500]}")
+            yield from ({**gpu, "device": device_of(gpu, device, named)} for gpu in answer.json()["gpus"])
+            if answer.json().get("next") is None:
                 return
-            query["after"] = answer["next"]
+            query["after"] = answer.json()["next"]
+
+
+def columns_of(template: str) -> set[str]:
+    """Return the columns that a template such as {cluster}-{node} names."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise SyncError(f"--device: expected columns in braces, such as {{node}}: {error}") from None
+    if wrong := sorted(name for name in names if not name.isidentifier()):
+        raise SyncError(f"--device: expected the name of a column in braces, such as {{node}}, got {{{wrong[0]}}}")
+    return names
+
+
+def device_of(gpu: Row, template: str, columns: set[str]) -> str:
+    """Return the name that a template makes of a GPU's columns."""
+    if gpu["state"] == "gone":
+        return ""
+    if empty := sorted(name for name in columns if gpu[name] is None):
+        raise SyncError(f"--device: {gpu['uuid']} on {gpu['node']} ({gpu['cluster']}) has no {empty[0]}")
+    try:
+        return template.format(**gpu)
+    except ValueError as error:
+        raise SyncError(f"--device: {error}") from None
 
 
 class ServiceNow:
@@ -102,7 +132,9 @@ class Sync:
 
     def __init__(self, now: ServiceNow, gpus: list[Row], source: str, server_class: str) -> None:
         self._now, self._source = now, source
-        self._gpus = {gpu["uuid"]: gpu for gpu in sorted(gpus, key=lambda gpu: gpu["state"] != "gone")}
+        self._gpus = {
+            gpu["uuid"]: gpu for gpu in sorted(gpus, key=lambda gpu: (gpu["state"] != "gone", not gpu["claim"]))
+        }
         devices = {gpu["device"] for gpu in gpus if gpu["state"] != "gone"}
         servers = now.records_of(server_class, "name", devices, "", "sys_id,name")
         self._servers: dict[str, str] = {}
@@ -202,7 +234,7 @@ def main() -> None:
         sync = Sync(now, gpus, options.source, options.server_class)
         sync.run()
     except (httpx.HTTPError, OSError, SyncError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     print(f"{sync.summary()}{' (dry run)' if options.dry_run else ''}")
     if sync.errors:

@@ -57,6 +57,14 @@ def test_there_is_one_fault_of_each_kind_and_a_page_for_three() -> None:
     assert [sight.path.split("/")[1].split("?")[0] for sight in story.sights[:3]] == ["gpus", "clusters", "changes"]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_an_unreadable_node_names_a_gpu_of_its_own(size: tuple[int, int, int]) -> None:
+    story, _ = told(*size)
+    buses = {seen.place: {gpu.pci_bus_id for gpu in seen.report.gpus} for seen in story.seen}
+    for place, said in story.unreadable:
+        assert [f"0000{word.removesuffix(':')}" in buses[place] for word in said.split() if word[0] == "0"] == [True]
+
+
 class TestInTheStore:
     @pytest.fixture
     def path(self, tmp_path: Path, anyio_backend: str) -> Path:

@@ -1,9 +1,14 @@
 """The API of another time than now."""
 
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+
+from collector.store import Store, StoreSettings
+from tests.web.conftest import READ_AT, past_gpu
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +86,6 @@ async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
         ("gpus", {"at": "x" * 1000}, 400, "invalid_parameter", "at: expected a time such as"),
         ("gpus", {"sort": "node", **BEFORE}, 400, "invalid_parameter", "sort: expected none with `at`"),
         ("gpus", {"state": "gone", **BEFORE}, 400, "invalid_parameter", "state: expected present, found or lost"),
-        ("nodes", {"state": "lost", **BEFORE}, 400, "invalid_parameter", "state: expected present with `at`"),
         ("nodes", {"state": "found", **BEFORE}, 400, "invalid_parameter", "state: expected present with `at`"),
         ("gpus", {"gpu_part_number": "9", **BEFORE}, 400, "invalid_parameter", "gpu_part_number: expected none"),
         ("gpus", {"after": "x", **BEFORE}, 400, "invalid_parameter", "after: expected the `next` value"),
@@ -105,3 +109,29 @@ async def test_without_a_store_there_is_no_past(site: Any, serving: Any) -> None
     async with serving(site) as client:
         problem = (await client.get("/api/v1/gpus", params=BEFORE)).json()
     assert problem["code"] == "no_store"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4905, 0.9999])
+async def test_a_printed_time_given_back_shows_what_is_there_since_then(
+    site: Any, serving: Any, tmp_path: Path, fraction: float
+) -> None:
+    time = READ_AT + fraction  # of which an answer has the milliseconds, and a page the seconds
+    settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+    async with Store.open(settings, clock=lambda: time) as store, anyio.create_task_group() as run:
+        run.start_soon(store.run)
+        site.keep(store)
+        site.read("prod-a", "n7", past_gpu(1), time=time)
+        site.read("prod-a", "n8", past_gpu(2), time=time + 60)
+        async with serving(site) as client:
+            for uuid in ("GPU-c1", "GPU-c2"):
+                since = (await client.get(f"/api/v1/gpus/{uuid}")).json()["since"]
+                for at in (since, f"{since[:19]}Z"):
+                    row = (await client.get(f"/api/v1/gpus/{uuid}", params={"at": at})).json()
+                    assert (row["uuid"], row["since"]) == (uuid, since)
+                    page = await client.get(f"/gpus/{uuid}", params={"at": at}, headers={"Accept": "text/html"})
+                    assert page.status_code == 200
+                    assert at[:19] in page.text.partition("As of")[2][:200]
+            for change in (await client.get("/api/v1/changes")).json()["changes"]:
+                there = await client.get(f"/api/v1/gpus/{change['uuid']}", params={"at": change["time"]})
+                assert there.status_code == 200
+        run.cancel_scope.cancel()

@@ -35,7 +35,7 @@ class FleetProblems:
         self._fresh_until = 0.0
 
     async def all(self) -> list[Problem]:
-        """Return all problems, the worst first: by severity, then by size, then by age."""
+        """Return all problems, the worst first, as they are ranked."""
         await self._refresh()
         own = [problem_of(row) for row in Troubles(collector_troubles(self._view))]
         return ranked([*own, *self._fleet])

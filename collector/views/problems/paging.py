@@ -22,7 +22,7 @@ def list_problems(ranked: Sequence[Problem], *, after: Cursor | None = None, lim
 
 
 def _rank(after: Cursor) -> tuple[Any, ...]:
-    *numbers, name = after.named(5, ORDER)
+    *numbers, name = after.named(6, ORDER)
     try:
         rank = tuple(map(float, numbers))
     except ValueError:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from collector.health import Level
 from collector.model import Gpu, Place
-from collector.views.problems.kinds import ProblemKind, Severity
+from collector.views.problems.kinds import OF_ALL, ProblemKind, Severity
 
 __all__ = ["MAX_LISTED", "Problem", "ProblemGpu", "ProblemNode"]
 
@@ -89,7 +90,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""  # path of the page that shows more
 
     @property
+    def breaks(self) -> bool:
+        """Whether its GPUs are gone or to be replaced: every page shows that in the same colour."""
+        worn_out = f"{ProblemKind.GPU_DEGRADED}:{Level.REPLACE}"
+        return self.kind in (ProblemKind.GPU_MISSING, ProblemKind.GPU_LOST) or self.id == worn_out
+
+    @property
     def rank(self) -> tuple[object, ...]:
-        """What problems are sorted by: severity, then size, then age."""
+        """What problems are sorted by: severity, what stops the history first, what a reset cures last, size, age."""
         since = float("inf") if self.since is None else self.since
-        return list(Severity).index(self.severity), -max(self.gpus_affected, 1), -self.count, since, self.id
+        severity, size = list(Severity).index(self.severity), max(self.gpus_affected, 1)
+        mild = self.id == f"{ProblemKind.GPU_DEGRADED}:{Level.RESET}"
+        return severity, int(self.kind not in OF_ALL) + mild, -size, -self.count, since, self.id

@@ -49,6 +49,7 @@ async def gpus(request: web.Request) -> web.Response:
         "gpus.html",
         gpus=[(one, collector.inventory.node(one.place)) for one in found.rows[part.offset : part.offset + PAGE_ROWS]],
         total=total,
+        distinct=total if filters or text else min(total, fleet_models(summaries).total()),
         most=MAX_ROWS,
         window=part,
         wanted=wanted,

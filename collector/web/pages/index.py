@@ -15,6 +15,7 @@ from collector.views.cluster_table import (
     total,
 )
 from collector.views.latest_changes import latest_changes
+from collector.views.problems.kinds import ProblemKind
 from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -22,7 +23,7 @@ from collector.web.params import choice
 
 __all__ = ["clusters", "index", "models"]
 
-MAX_CHANGES = 4
+MAX_CHANGES = 3
 WORST_PROBLEMS = 5  # that are shown here; /problems has them all
 MAX_MODELS = 8  # columns that fit beside each other
 MAX_MATRIX_CLUSTERS = 10
@@ -46,12 +47,15 @@ async def index(request: web.Request) -> web.Response:
     lead = collector.lead_status
     problems = await request.app[PROBLEMS].all()
     read, unread = fleet_coverage(summaries)
+    fleet, gpus = total(summaries), fleet_models(summaries).total()
     return await page(
         request,
         "index.html",
         **_cluster_list(request, summaries),
-        gpus=fleet_models(summaries).total(),
-        fleet=total(summaries),
+        gpus=gpus,
+        twice=fleet.gpus - gpus,
+        conflicts=sum(one.count for one in problems if one.kind is ProblemKind.CONFLICT),
+        fleet=fleet,
         leader=lead.holder if lead is not None and lead.has_leader and not lead.leads else "",
         problems=problems,
         worst=WORST_PROBLEMS,

@@ -9,7 +9,7 @@ from aiohttp import web
 from collector.model import Gpu, Place
 from collector.store import StoreError
 from collector.text import natural_key
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 from collector.views.past import LookBack, NotRecordedError, PastGpu, look_back
 from collector.views.trays import position
 from collector.web.keys import COLLECTOR
@@ -35,7 +35,7 @@ def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitabl
         if "at" not in request.query or not _has_a_past(request):
             return await now(request)
         view = request.app[COLLECTOR]
-        if not request.query["at"].strip() or (time := timestamp(request, "at")) is None:
+        if not request.query["at"].strip() or (time := timestamp(request, "at", latest=True)) is None:
             raise web.HTTPSeeOther(public_url(request).prefix + local_path(request))
         try:
             return await then(request, await look_back(view.past, time, view))
@@ -79,7 +79,7 @@ async def cluster(request: web.Request, then: LookBack) -> web.Response:
     name, after = request.match_info["cluster"], request.query.get("after") or None
     count = (await then.counts()).get(name)
     if count is None:
-        raise web.HTTPNotFound(text=f"No GPU was in a cluster named “{name}” at {rfc3339(then.time)}.")
+        raise web.HTTPNotFound(text=f"No GPU was in a cluster named “{name}” at {as_of(then.time)}.")
     place = None if after is None else Place(name, after)
     nodes = await then.nodes({"cluster": [name]}, after=place, limit=PAGE_ROWS + 1)
     return await _page(
@@ -101,7 +101,7 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
     found = await then.gpus({"cluster": [place.cluster], "node": [place.node]}, limit=MAX_GPUS)
     if not found:
         raise web.HTTPNotFound(
-            text=f"No GPU was on a node “{place.node}” of the cluster “{place.cluster}” at {rfc3339(then.time)}."
+            text=f"No GPU was on a node “{place.node}” of the cluster “{place.cluster}” at {as_of(then.time)}."
         )
     models = sorted({one.placement.model or "" for one in found})
     return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat), models=models)
@@ -112,7 +112,7 @@ async def chassis(request: web.Request, then: LookBack) -> web.Response:
     serial = request.match_info["chassis"]
     found = await then.gpus({"chassis": [serial]}, limit=MAX_GPUS)
     if not found:
-        raise web.HTTPNotFound(text=f"No GPU was recorded in a chassis “{serial}” at {rfc3339(then.time)}.")
+        raise web.HTTPNotFound(text=f"No GPU was recorded in a chassis “{serial}” at {as_of(then.time)}.")
     return await _page(
         request,
         then,
@@ -129,12 +129,12 @@ async def gpu(request: web.Request, then: LookBack) -> web.Response:
     wanted = request.match_info["uuid"]
     found = await then.gpus({"uuid": [wanted]}, limit=MAX_GPUS)
     if not found:
-        raise web.HTTPNotFound(text=f"No GPU with the UUID “{wanted}” was on a node at {rfc3339(then.time)}.")
+        raise web.HTTPNotFound(text=f"No GPU with the UUID “{wanted}” was on a node at {as_of(then.time)}.")
     return await _page(request, then, "past_gpu.html", gpus=found, wanted=wanted)
 
 
 async def _page(request: web.Request, then: LookBack, template: str, **values: Any) -> web.Response:
-    at = rfc3339(then.time)
+    at = as_of(then.time)
     prefix, path = public_url(request).prefix, local_path(request)
     return await page(
         request,

@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from collector.model import Place
-from collector.timestamps import rfc3339
+from collector.timestamps import as_of
 from collector.views.lookup import lookup
 from collector.views.lookup_rows import describe_no
 from collector.views.matches import Kind, LookupResult, Match
@@ -49,9 +49,9 @@ async def search(request: web.Request) -> web.Response:
 
 def _time(request: web.Request) -> tuple[str, dict[str, Any]]:
     """Return the time at which what is found is to be shown, and the values of a page whose links lead to it."""
-    if not request.query.get("at", "").strip() or (time := timestamp(request, "at")) is None:
+    if not request.query.get("at", "").strip() or (time := timestamp(request, "at", latest=True)) is None:
         return "", {}
-    return rfc3339(time), links_at(request, rfc3339(time))
+    return as_of(time), links_at(request, as_of(time))
 
 
 def target_of(result: LookupResult) -> str | None:

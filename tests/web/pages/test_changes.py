@@ -27,7 +27,7 @@ async def test_the_newest_come_first_with_and_without_a_store(
 ) -> None:
     async with serving(eventful) as client:
         text = (await visit(client, "/changes")).text
-    assert "Today 16:03:20 " in text
+    assert "Today UTC 16:03:20 " in text
     assert "vanished GPU 103 from n2 ( prod-a )" in text
     assert "altered GPU 102 on n2 ( prod-a ) MIG not reported → on" in text
     assert "moved GPU 100 from n1 ( prod-a ) to n4 ( prod-b )" in text

@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.anyio
 
 BEFORE = "2025-11-24T16:02:00Z"
-AT_TEXT = "2025-11-24T16:02:00.000Z"
+AT_TEXT = "2025-11-24T16:02:00Z"
 AT = AT_TEXT.replace(":", "%3A")
 
 
@@ -18,7 +18,7 @@ async def test_the_fleet_has_the_clusters_of_that_time(past_client: httpx.AsyncC
     assert "7 GPUs on 4 nodes across 3 clusters" in page.text
     assert "old no longer configured 1 2 2 × H200" in page.text
     assert "prod-a 2 3 3 × H100" in page.text
-    assert "/clusters/old?at=2025-11-24T16%3A02%3A00.000Z" in page.links
+    assert "/clusters/old?at=2025-11-24T16%3A02%3A00Z" in page.links
     now = (await visit(past_client, "/?at=now")).text
     assert "old no longer configured" not in now
     assert "6 GPUs on 4 nodes across 2 clusters" in now
@@ -28,14 +28,14 @@ async def test_a_cluster_has_its_nodes(past_client: httpx.AsyncClient, visit: An
     page = await visit(past_client, f"/clusters/old?at={BEFORE}")
     assert "old no longer configured 2 GPUs on 1 node (2 × H200)." in page.text
     assert "n7 2 2 × H200 i-n7" in page.text
-    assert "/clusters/old/nodes/n7?at=2025-11-24T16%3A02%3A00.000Z" in page.links
+    assert "/clusters/old/nodes/n7?at=2025-11-24T16%3A02%3A00Z" in page.links
 
 
 async def test_a_node_has_its_gpus_as_they_were(past_client: httpx.AsyncClient, visit: Any) -> None:
     before = (await visit(past_client, f"/clusters/old/nodes/n7?at={BEFORE}")).text
-    assert "701 GPU-c1 module 1 healthy 2025-11-24T16:01:00Z" in before
+    assert "1 701 GPU-c1 healthy – 2025-11-24T16:01:00Z" in before
     after = (await visit(past_client, "/clusters/old/nodes/n7?at=2025-11-24T16:03:30Z")).text
-    assert "701 GPU-c1 module 1 needs a reset or drain row remapping pending" in after
+    assert "1 701 GPU-c1 needs a reset or drain row remapping pending" in after
 
 
 @pytest.mark.parametrize("name", ["GPU-c1", "gpu-C1"])
@@ -68,7 +68,7 @@ async def test_the_bars_and_the_search_stay_at_the_time(past_client: httpx.Async
     page = await visit(past_client, f"{path}{'&' if '?' in path else '?'}at={BEFORE}")
     assert page.status == 200
     assert {f"/?at={AT}", f"/changes?until={AT}", "/gpus", "/nodes", "/health"} <= set(page.links)
-    assert '<input type="hidden" name="at" value="2025-11-24T16:02:00.000Z">' in page.answer.text
+    assert '<input type="hidden" name="at" value="2025-11-24T16:02:00Z">' in page.answer.text
     kinds = ("/clusters/", "/gpus/", "/chassis/")
     own = path if path.startswith(kinds) else None  # the way back to now
     assert [one for one in page.links if one.startswith(kinds) and "at=" not in one and one != own] == []
