@@ -22,7 +22,7 @@ class BashCompletion(BashComplete):
         if not line:
             return super().get_completion_args()
         _program, *words = split_arg_string(line)
-        self._incomplete = "" if line[-1:].isspace() or not words else words.pop()
+        self._incomplete = "" if _is_between_words(line) or not words else words.pop()
         return words, self._incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
@@ -32,3 +32,13 @@ class BashCompletion(BashComplete):
         typed = getattr(self, "_incomplete", "").rpartition("=")[2].rpartition(":")
         value = str(item.value).removeprefix(typed[0] + typed[1])
         return f"plain,{value if value == shlex.quote(value) or value.startswith('-') else shlex.quote(value)}"
+
+
+def _is_between_words(line: str) -> bool:
+    """Return whether the next character of a line begins a word: a blank within quotes or escaped ends none."""
+    if not line[-1:].isspace():
+        return False
+    try:
+        return shlex.split(line + "x", comments=False)[-1] == "x"
+    except ValueError:  # a quote is open
+        return False

@@ -24,6 +24,7 @@ __all__ = [
     "layout_of",
     "output_options",
     "page_size",
+    "print_footer",
     "print_rows",
     "show_rows",
     "sorted_rows",
@@ -77,7 +78,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
             help=f"Output format: {more}" if more else "Output format.",
         ),
         click.option("--json", "output_format", flag_value="json", hidden=True, help="Same as -o json."),
-        click.option("--no-headers", is_flag=True, help="Print no heading."),
+        click.option("--no-headers", is_flag=True, help="Print nothing but rows."),
         click.option(
             "--sort",
             type=_SortType(layout.keys),
@@ -139,6 +140,11 @@ def page_size(output: Output, *, whole: bool = False) -> int:
     return MAX_PAGE_SIZE if whole or output.sort or output.limit is None else min(output.limit, MAX_PAGE_SIZE)
 
 
+def print_footer(lines: Iterable[str], output: Output) -> None:
+    """Print what follows a table; without a heading on standard error, for rows alone are what a program counts."""
+    click.echo(("\n" if output.headers else "") + "\n".join(map(wrapped, lines)), err=not output.headers)
+
+
 def show_rows(
     layout: Layout,
     ask: Callable[[], Iterable[Row]],
@@ -152,8 +158,8 @@ def show_rows(
 ) -> None:
     """Print what `ask` returns, in the format that was chosen, and with `--watch` again whenever it has changed.
 
-    See `print_rows` for the rest. `footer` returns lines that follow a table. Ends the command with exit code 1 if
-    nothing is found.
+    See `print_rows` for the rest. `footer` returns lines that follow a table, as `print_footer` does. Ends the
+    command with exit code 1 if nothing is found.
     """
     if output.watch is not None:
         watch_rows(layout, ask, output, cells, styles or {}, in_order=in_order)
@@ -164,6 +170,6 @@ def show_rows(
         rows = list(taken(ask(), output, in_order=in_order))
         found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
         if rows and (lines := list(footer(rows))):
-            click.echo("\n" + "\n".join(map(wrapped, lines)))
+            print_footer(lines, output)
     if not found:
         click.get_current_context().exit(NOTHING_FOUND_EXIT_CODE)

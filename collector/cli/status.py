@@ -65,11 +65,13 @@ def status(ctx: click.Context, /, clusters: tuple[str, ...], output: Output, **o
 
 
 def _print(shown: Sequence[Row], problems: Sequence[Row], *, headers: bool) -> None:
-    """Print problems, and unless `headers` is False how many there are."""
+    """Print problems, and how many there are; without headers nothing but the problems on standard output."""
     for problem in shown:
         _print_problem(problem)
-    if headers or not problems:
-        click.echo(f"\n{_counts(problems)}" if problems else "No problems.")
+    if not problems:
+        click.echo("No problems.", err=not headers)
+    elif headers:
+        click.echo(f"\n{_counts(problems)}")
 
 
 def _counts(problems: Sequence[Row]) -> str:

@@ -48,9 +48,11 @@ _EVENT_STYLES = {
     "altered": "cyan",
     "health": "magenta",
 }
-_WHOLE = frozenset({"uuid", "id", "gpu", "next"})  # columns that are copied from: cut last of all
-_UNCUT = frozenset({"serial", "state"})  # columns that are never cut while they are short: they are what one looks for
-_MAX_UNCUT_WIDTH = 24  # cells
+_UNCUT: Mapping[str, int] = (
+    MappingProxyType(  # columns that one looks for and copies from: never cut up to so many cells
+        {"serial": 24, "state": 24, "uuid": 64, "id": 64, "gpu": 64, "next": 64}
+    )
+)
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
 
@@ -170,8 +172,8 @@ class _Widths:
     def __init__(self, columns: Sequence[str], width: int | None) -> None:
         self._least = [cell_width(text) for text in _heading(columns)]
         self._widest = list(self._least)
-        self._whole = {index for index, column in enumerate(columns) if column in _WHOLE}
-        self._uncut = {index for index, column in enumerate(columns) if column in _UNCUT}
+        self._uncut = {index: _UNCUT[column] for index, column in enumerate(columns) if column in _UNCUT}
+        self._copied = not {"id", "uuid", "gpu"}.isdisjoint(columns)  # for which the others give way to their headings
         self._room = None if width is None else width - _COLUMN_GAP * (len(columns) - 1)
 
     def widened(self, rows: Iterable[Sequence[str]]) -> list[int]:
@@ -180,14 +182,18 @@ class _Widths:
         self._widest = [max(column) for column in zip(self._widest, *cells, strict=True)]
         if self._room is None or sum(self._widest) <= self._room:
             return self._widest
-        long = {index for index in self._uncut if self._widest[index] > _MAX_UNCUT_WIDTH}
-        names = self._capped(set(range(len(self._widest))) - self._whole - self._uncut, self._widest)
-        return names if sum(names) <= self._room else self._capped(self._whole | long, names)
+        others = set(range(len(self._widest))) - self._uncut.keys()
+        low = 1 if self._copied else _MIN_CUT_WIDTH
+        widths = self._capped(others, self._widest, low)
+        if sum(widths) <= self._room:
+            return widths
+        long = {index for index, limit in self._uncut.items() if widths[index] > limit}
+        return self._capped(others, self._capped(long, self._widest, _MIN_CUT_WIDTH), low)
 
-    def _capped(self, cut: set[int], widths: list[int]) -> list[int]:
+    def _capped(self, cut: set[int], widths: list[int], low: int) -> list[int]:
         """Return the widths with those of some columns capped, all at the same width: the greatest that fits."""
         assert self._room is not None  # noqa: S101
-        low, high = _MIN_CUT_WIDTH, max((widths[index] for index in cut), default=0)
+        high = max((widths[index] for index in cut), default=0)
 
         def capped(cap: int) -> list[int]:
             return [

@@ -98,7 +98,7 @@ class _Feed:
             problems = self._client.problems(())
         except CommandError:  # of an older collector
             problems = []
-        return Seen(clusters, problems)
+        return Seen(clusters, problems, time=time.time())
 
     def _update_changes(self) -> None:
         """Take what was recorded since the last time; raises CommandError."""

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from rich.console import Group
@@ -21,6 +20,7 @@ from collector.views.recent_changes import ChangeGroup, Folded
 __all__ = ["CLUSTER_STYLES", "Row", "Scroll", "Seen", "cluster_cells", "cluster_columns", "screen", "worst_first"]
 
 _COLUMNS = ("cluster", "state", "nodes", "unread", "gpus", "missing", "lost", "degraded")
+_TROUBLES = ("nodes_unread", "gpus_missing", "gpus_lost", "conflicts")
 _MORE_COLUMNS = ("conflicts", "synced", "message")
 _WIDE = 110  # columns of a terminal from which on there is room for all
 _CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "changes")
@@ -50,6 +50,7 @@ class Seen(NamedTuple):
     problems: Sequence[Row] = ()
     changes: Sequence[Row] = ()  # oldest first
     failure: str = ""
+    time: float = 0.0  # of the last answer (Unix seconds)
 
 
 class Scroll:
@@ -106,15 +107,21 @@ def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[obje
 
 
 def worst_first(clusters: Sequence[Row]) -> list[Row]:
-    """Return clusters with those that are down first, else in natural order."""
-    return sorted(clusters, key=lambda one: (bool(one["up"]), natural_key(str(one["cluster"]))))
+    """Return clusters with those that are down first, then those that have something wrong; each in natural order."""
+    return sorted(clusters, key=lambda one: (bool(one["up"]), not _has_trouble(one), natural_key(str(one["cluster"]))))
+
+
+def _has_trouble(cluster: Row) -> bool:
+    degraded = cluster.get("gpus_degraded")
+    counts = degraded if isinstance(degraded, Mapping) else {}
+    return any(counts.values()) or any(cluster.get(name) for name in _TROUBLES)
 
 
 def screen(seen: Seen, scroll: Scroll, width: int, height: int) -> Group:
     """Return all that is shown; the changes keep their place however many clusters there are."""
     now = time.time()
     head: list[Any] = [Text(cut_middle(one_line(seen.failure), width), "red")] if seen.failure else []
-    head += [Text(cut_middle(_totals(seen.clusters), width), "bold"), *_problems(seen.problems, width), Text()]
+    head += [Text(cut_middle(_totals(seen), width), "bold"), *_problems(seen.problems, width), Text()]
     left = height - len(head) - 2  # the heading of the clusters, and the last line
     changes = list(itertools.islice(_grouped(seen.changes, width), max(0, height // _CHANGES_SHARE - 2)))
     most = max(0, left - _MIN_CLUSTERS - 2)  # a blank line and a heading
@@ -133,7 +140,9 @@ def screen(seen: Seen, scroll: Scroll, width: int, height: int) -> Group:
     return Group(*parts)
 
 
-def _totals(clusters: Sequence[Row]) -> str:
+def _totals(seen: Seen) -> str:
+    clusters = seen.clusters
+
     def total(name: str) -> int:
         return sum(value for one in clusters if isinstance(value := one.get(name), int))
 
@@ -142,7 +151,8 @@ def _totals(clusters: Sequence[Row]) -> str:
     lost = f", {total('gpus_lost'):,} lost" if total("gpus_lost") else ""
     return (
         f"{total('up')} of {counted(len(clusters), 'cluster')} up, {total('nodes_read'):,} of {total('nodes'):,} nodes"
-        f" read{unread}, {counted(total('gpus'), 'GPU')}{missing}{lost}  {datetime.now(UTC):%H:%M:%S}Z"
+        f" read{unread}, {counted(total('gpus'), 'GPU')}{missing}{lost}"
+        f"  {'as of ' if seen.failure else ''}{clock(seen.time)}Z"
     )
 
 

@@ -16,8 +16,8 @@ from collector.cli.history_queries import (
     described,
     health_lines,
 )
-from collector.cli.output import Output, Row, layout_of, output_options, print_rows
-from collector.cli.table import Style, wrapped
+from collector.cli.output import Output, Row, layout_of, output_options, print_footer, print_rows
+from collector.cli.table import Style
 from collector.text import counted, describe_os_error, one_line
 from collector.views.columns import row_object
 from collector.views.lookup_rows import FoundState, LookupRow
@@ -75,7 +75,7 @@ def where(ids: Sequence[str], file: IO[bytes] | None, output: Output, **options:
         layout = _LAYOUT if len(answer.results) > 1 else _ONE_ID_LAYOUT
         print_rows(layout, rows, output, nothing="", cells=_cells, styles=_STYLES)
     if as_table and (told := list(describe_conditions([row for life in lives.values() for row in life]))):
-        click.echo("\n" + "\n".join(map(wrapped, told)))
+        print_footer(told, output)
     if missed:
         click.echo(_no(answer, missed), err=True)
     if not answer.found:

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
+INCOMPLETE_READING_SECONDS = 300.0  # at most between two readings of a node that are incomplete
 MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
 REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
 MAX_REST_SECONDS = 10.0
@@ -225,7 +226,10 @@ def is_overdue(view: CollectorView, entry: NodeState) -> bool:
     status = view.statuses.get(entry.place.cluster)
     if status is None or not status.up or entry.time is None or entry.unread is not None:
         return False
-    return view.now() - entry.time > 2 * view.refresh(entry.place.cluster) + OVERDUE_SLACK_SECONDS
+    period = view.refresh(entry.place.cluster)
+    if entry.lost or entry.partial:  # then it is read at the pace of failures, which a short `refresh` outruns
+        period = max(period, INCOMPLETE_READING_SECONDS)
+    return view.now() - entry.time > 2 * period + OVERDUE_SLACK_SECONDS
 
 
 def starting_clusters(view: CollectorView) -> list[str]:

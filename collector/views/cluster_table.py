@@ -47,6 +47,7 @@ class ClusterTotals(NamedTuple):
     unread: int
     failing: int
     gpus: int
+    virtual: int
     capacity: int
     missing: int
     lost: int
@@ -143,6 +144,7 @@ def total(summaries: Sequence[ClusterSummary]) -> ClusterTotals:
         unread=sum(one.unread.total() for one in summaries),
         failing=sum(map(failing_nodes, summaries)),
         gpus=sum(one.gpus for one in summaries),
+        virtual=sum(one.virtual for one in summaries),
         capacity=sum(one.capacity for one in summaries),
         missing=sum(one.missing for one in summaries),
         lost=sum(one.lost for one in summaries),

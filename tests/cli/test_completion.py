@@ -128,6 +128,9 @@ def test_bash_completes_a_name_with_colons(here: Path):
         return done.stdout.splitlines()
 
     assert completed("./gpuid check --cluster ", "./gpuid check --cluster ''") == [ARN, "'two words'"]
+    for typed in ("'two ", "two\\ ", '"two '):  # the blank is part of the word
+        words = f"./gpuid check --cluster {shlex.quote(typed)}"
+        assert completed(f"./gpuid check --cluster {typed}", words) == ["'two words'"]
     typed = ARN.rpartition("/")[0]
     words = " ".join(
         shlex.quote(word) for word in ("./gpuid", "check", "--cluster", *typed.replace(":", " : ").split())

@@ -102,6 +102,12 @@ class TestFormats:
         assert run("--limit", "2", **options).stdout.endswith("\n\n2 in all\n")
         assert "in all" not in run("-o", "csv", **options).stdout
 
+    def test_without_a_heading_nothing_but_rows_is_on_standard_output(self):
+        options: dict[str, Any] = {"footer": lambda rows: [f"{len(rows)} in all"]}
+        result = run("--limit", "2", "--no-headers", **options)
+        assert len(result.stdout.splitlines()) == 2
+        assert result.stderr == "2 in all\n"
+
 
 class TestExitCodes:
     @pytest.mark.parametrize(

@@ -86,6 +86,25 @@ def test_what_is_down_comes_first_and_names_are_in_natural_order() -> None:
     assert names == ["sim-30", "sim-2", "sim-10"]
 
 
+def test_clusters_with_trouble_come_before_those_without() -> None:
+    sound = {"nodes_unread": 0, "gpus_missing": 0, "gpus_lost": 0, "gpus_degraded": {"replace": 0}}
+    clusters = [
+        cluster("sim-1", **sound),
+        cluster("sim-20", **{**sound, "gpus_missing": 1}),
+        cluster("sim-9", **{**sound, "gpus_degraded": {"replace": 1}}),
+        cluster("sim-30", up=False, state="unreachable"),
+    ]
+    names = [line.split()[0] for line in lines(Seen(clusters)) if line.startswith("sim-")]
+    assert names == ["sim-30", "sim-9", "sim-20", "sim-1"]
+
+
+def test_after_a_failure_the_clock_is_that_of_the_last_answer() -> None:
+    assert lines(Seen([cluster("c")], time=1764000011.0))[0].endswith("  16:00:11Z")
+    failed = lines(Seen([cluster("c")], time=1764000011.0, failure="no answer"))
+    assert failed[0] == "no answer"
+    assert failed[1].endswith("  as of 16:00:11Z")
+
+
 def test_keys_scroll_within_the_list() -> None:
     seen, scroll = Seen([cluster(f"sim-{number}") for number in range(100)]), Scroll()
 

@@ -424,7 +424,7 @@ class TestProblems:
 
     @pytest.mark.parametrize(
         "cursor",
-        [["", None, []], ["", None, ["\u00b2"]], ["rank", None, []], ["rank", None, ["a", "b", "c", "d", "e"]]],
+        [["", None, []], ["", None, ["\u00b2"]], ["rank", None, []], ["rank", None, ["a", "b", "c", "d", "e", "f"]]],
     )
     @pytest.mark.parametrize(
         "path", ["problems", "gpus?state=gone", "gpus?state=all", "nodes?state=gone", "gpus?at=1h"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from collector.model import ClusterState
 
-__all__ = ["CAUSES", "DOWN", "KINDS", "Kind", "NodeCondition", "ProblemKind", "Severity"]
+__all__ = ["CAUSES", "DOWN", "KINDS", "OF_ALL", "Kind", "NodeCondition", "ProblemKind", "Severity"]
 
 
 class Severity(StrEnum):
@@ -188,6 +188,9 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
         ),
     }
 )
+
+# What concerns all that is known, whatever is wrong with it: it stops the history or the deliveries.
+OF_ALL = frozenset({_K.STORE_DOWN, _K.NO_LEADER, _K.SINK_FAILING})
 
 # The kind of problem that a cluster has in each state but UP.
 DOWN: Mapping[ClusterState, ProblemKind] = MappingProxyType(

@@ -6,7 +6,7 @@ import msgspec
 
 from collector.health import Level
 from collector.model import Gpu, Place
-from collector.views.problems.kinds import ProblemKind, Severity
+from collector.views.problems.kinds import OF_ALL, ProblemKind, Severity
 
 __all__ = ["MAX_LISTED", "Problem", "ProblemGpu", "ProblemNode"]
 
@@ -97,7 +97,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What problems are sorted by: severity, those that a reset cures last, then size, then age."""
+        """What problems are sorted by: severity, what stops the history first, what a reset cures last, size, age."""
         since = float("inf") if self.since is None else self.since
+        severity, size = list(Severity).index(self.severity), max(self.gpus_affected, 1)
         mild = self.id == f"{ProblemKind.GPU_DEGRADED}:{Level.RESET}"
-        return list(Severity).index(self.severity), int(mild), -max(self.gpus_affected, 1), -self.count, since, self.id
+        return severity, int(self.kind not in OF_ALL) + mild, -size, -self.count, since, self.id

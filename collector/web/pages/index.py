@@ -23,7 +23,7 @@ from collector.web.params import choice
 
 __all__ = ["clusters", "index", "models"]
 
-MAX_CHANGES = 4
+MAX_CHANGES = 3
 WORST_PROBLEMS = 5  # that are shown here; /problems has them all
 MAX_MODELS = 8  # columns that fit beside each other
 MAX_MATRIX_CLUSTERS = 10

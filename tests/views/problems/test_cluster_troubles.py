@@ -18,6 +18,7 @@ from collector.model import (
     SliceStatus,
     Uncovered,
 )
+from collector.store import StoreStatus
 from collector.views.cluster_summary import ClusterSummaries, summarize
 from collector.views.problems.current import FleetProblems, cluster_problems, node_problems
 from collector.views.problems.kinds import ProblemKind, Severity
@@ -235,6 +236,27 @@ async def test_labels_that_cannot_be_written_are_one_problem(
     site.collector.label_troubles["a"] = LabelTrouble(reason=reason, message="why", since=2.0, nodes=nodes)
     problem = await the_only(site, "a")
     assert (problem.title, problem.reason, problem.since, problem.severity) == (title, "why", 2.0, "warning")
+
+
+async def test_a_store_that_is_down_ranks_before_any_cluster() -> None:
+    site = fleet(["a", "b"])
+    for name in ("a", "b"):
+        site.cluster(name, ClusterState.UNREACHABLE, "refused")
+    site.collector.store_status = StoreStatus(up=False, since=5.0, message="disk full")
+    assert [one.kind for one in await everything(site)] == ["store_down", "cluster_unreachable"]
+
+
+async def test_a_node_with_a_lost_gpu_is_read_seldom_and_so_not_overdue_as_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = fleet(["a"], ["n1"])
+    monkeypatch.setattr(site.collector, "refresh", lambda _cluster: 60.0)
+    read = site.collector.time
+    for lost, kinds in (((), ["node_overdue"]), ((GpuRef("GPU-a-n1-8"),), ["gpu_lost"])):
+        site.read("a", "n1", *boards("a", "n1", 7 if lost else 8), time=read, lost=lost)
+        site.collector.time = read + 500.0
+        found = [one.kind for one in await of(site, "a")]
+        assert [kind for kind in found if kind in {"node_overdue", "gpu_lost"}] == kinds
 
 
 @pytest.mark.parametrize("lost", [False, True])

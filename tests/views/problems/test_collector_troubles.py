@@ -48,7 +48,7 @@ def test_a_failing_sink_is_told_in_the_receivers_words() -> None:
     site = Site()
     site.collector.sink_statuses.set_backlog("hook", SinkBacklog(records=3, oldest=1764000000.0, dead_letters=2))
     site.collector.sink_statuses.failed("hook", "unavailable", 8.0, "https://x: connection refused")
-    letters, failing = problems(site)
+    failing, letters = problems(site)
     assert (letters.id, letters.title) == ("dead_letters:hook", "The sink hook has 2 dead letters")
     assert (failing.title, failing.since) == ("The sink hook is failing", 8.0)
     assert failing.reason == "https://x: connection refused; 3 records waiting, the oldest since 2025-11-24T16:00:00Z"

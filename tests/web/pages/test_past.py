@@ -33,9 +33,9 @@ async def test_a_cluster_has_its_nodes(past_client: httpx.AsyncClient, visit: An
 
 async def test_a_node_has_its_gpus_as_they_were(past_client: httpx.AsyncClient, visit: Any) -> None:
     before = (await visit(past_client, f"/clusters/old/nodes/n7?at={BEFORE}")).text
-    assert "701 GPU-c1 module 1 healthy 2025-11-24T16:01:00Z" in before
+    assert "1 701 GPU-c1 healthy – 2025-11-24T16:01:00Z" in before
     after = (await visit(past_client, "/clusters/old/nodes/n7?at=2025-11-24T16:03:30Z")).text
-    assert "701 GPU-c1 module 1 needs a reset or drain row remapping pending" in after
+    assert "1 701 GPU-c1 needs a reset or drain row remapping pending" in after
 
 
 @pytest.mark.parametrize("name", ["GPU-c1", "gpu-C1"])
