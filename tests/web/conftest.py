@@ -120,7 +120,7 @@ class FakeCollector:
 
     async def wait_committed(self) -> None:
         if self.store is not None:
-            await self.store.history_writer.flushed(1.0)
+            await self.store.history_writer.flushed(10.0)
 
     def now(self) -> float:
         return self.time
