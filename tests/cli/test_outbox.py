@@ -147,7 +147,7 @@ class TestReplay:
             (
                 ("--sink", "nope"),
                 2,
-                'gpuid: outbox replay: --sink: no sink "nope"; there are log, lake, hook; see ',
+                'gpuid: outbox replay: --sink: no sink "nope"; there are hook, lake, log; see ',
             ),
         ],
     )
