@@ -9,10 +9,10 @@ from sqlalchemy import select, text, update
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store.database import Database, OpenMode
-from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
+from collector.store.errors import GRANT_CREATE, GRANT_OWNER, GRANT_WRITE, StoreError
 from collector.store.files import check_folder
-from collector.store.migrate import UP_TO_DATE, is_current, migrate, stage
-from collector.store.schema import APPLICATION_ID, METADATA, leases
+from collector.store.migrate import TO_BE_CREATED, UP_TO_DATE, migrate, stage
+from collector.store.schema import APPLICATION_ID, METADATA, meta
 from collector.store.store import Store
 
 __all__ = ["check"]
@@ -52,31 +52,37 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
     async with Database.open(settings, OpenMode.TRIAL) as database:
         async with database.read() as connection:
             found = await connection.run_sync(stage, location)
-            if not await connection.run_sync(is_current):
+            if found != UP_TO_DATE:
                 if not await connection.scalar(_MAY_CREATE):
                     raise StoreError(f"store {location}: no privilege to create or alter tables; {GRANT_CREATE}")
+                if not await connection.scalar(_MAY_ALTER):
+                    raise StoreError(f"store {location}: no privilege to alter its tables; {GRANT_OWNER}")
             elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
                 raise StoreError(f"store {location}: no privilege to write to its tables; {GRANT_WRITE}")
         # Two transactions at once, and another one after both: behind a pooler each may have another connection.
         async with database.read() as connection:
             await connection.scalar(_BACKEND)
-            await _try_out(database)
+            await _try_out(database, create=found == TO_BE_CREATED)
         async with database.read() as connection:
             await connection.scalar(_BACKEND)
         return found
 
 
-async def _try_out(database: Database) -> None:
-    """Do what a collector does, up to the commit: make the tables, and take and renew the lead; raises StoreError."""
+async def _try_out(database: Database, *, create: bool) -> None:
+    """Do what a collector does, up to the commit: make the tables, write and change a row; raises StoreError.
+
+    Tables of an older version stay as they are: to update a big store takes a while, in which all others would wait.
+    """
     async with database.write() as connection:
         backend = await connection.scalar(_BACKEND)
-        await connection.run_sync(migrate, database.location)
-        lease = {"name": f"check {secrets.token_hex(8)}", "holder": "gpuid check", "token": "", "expires": 0.0}
-        here = leases.c.name == lease["name"]
-        await connection.execute(database.insert(leases).values(**lease, recording=False))
-        renewed = await connection.execute(update(leases).where(here).values(expires=1.0))
-        held = await connection.scalar(select(leases.c.expires).where(here))
-        if (renewed.rowcount, held) != (1, 1.0) or await connection.scalar(_BACKEND) != backend:
+        if create:
+            await connection.run_sync(migrate, database.location)
+        name = f"check {secrets.token_hex(8)}"
+        here = meta.c.name == name  # a table of all versions
+        await connection.execute(database.insert(meta).values(name=name, value="0"))
+        changed = await connection.execute(update(meta).where(here).values(value="1"))
+        kept = await connection.scalar(select(meta.c.value).where(here))
+        if (changed.rowcount, kept) != (1, "1") or await connection.scalar(_BACKEND) != backend:
             raise StoreError(
                 f"store {database.location}: the statements of one transaction do not see each other's rows; "
                 "connect to the primary, or through a pooler in session or transaction mode"
@@ -87,6 +93,10 @@ async def _try_out(database: Database) -> None:
 _BACKEND = text("SELECT pg_backend_pid()")
 # Without a schema on the search path there is nothing to create in.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
+_MAY_ALTER = text(
+    "SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class"
+    " WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+).bindparams(tables=[table.name for table in METADATA.sorted_tables])
 _MAY_WRITE = text(
     "SELECT bool_and(has_table_privilege(oid, needed))"
     " FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed"

@@ -35,7 +35,7 @@ from collector.store.files import (
     prepare_file,
     verify,
 )
-from collector.store.migrate import check_complete, check_version, is_current, migrate, stage
+from collector.store.migrate import check_complete, check_version, is_current, migrate, migrate_shared, stage
 
 __all__ = ["Database", "OpenMode"]
 
@@ -424,6 +424,12 @@ class Database:
                 if self.id or self._mode is not OpenMode.COLLECTOR:
                     return
                 log.error("damaged row in the store: it gets a new id, so sinks may get their next batch twice")
+        if isinstance(self.location, PostgresLocation):
+            engine = postgres_engine(self.location, self._settings.password_file, connections=2, seconds=None)
+            try:
+                await migrate_shared(engine, self.location)
+            finally:
+                await _dispose(engine, self.end)
         async with self._writing() as connection:
             await connection.run_sync(migrate, self.location)
             self.id = _id(await connection.scalar(_OWN_ID)) or secrets.token_hex(16)

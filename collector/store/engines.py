@@ -60,16 +60,24 @@ def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, 
 
 
 def postgres_engine(
-    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
+    location: PostgresLocation,
+    password_file: Path | None,
+    *,
+    connections: int = 5,
+    ping: bool = True,
+    seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
-    """Make an engine whose connections are tried before each use, if `ping`; the password is read at each connect."""
+    """Make an engine whose connections are tried before each use, if `ping`; the password is read at each connect.
+
+    No statement takes more than some `seconds`, unless they are None.
+    """
     options = connection_options(location.url)
     connector = Connector(options, timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS)
 
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await connector.connect(
             ssl=client_context() if options.system_authorities else None,
-            command_timeout=STATEMENT_TIMEOUT_SECONDS,
+            command_timeout=seconds,
             password=None if password_file is None else await read_password(password_file),
             statement_cache_size=0,
         )

@@ -15,6 +15,7 @@ from collector.shortage import why_short
 __all__ = [
     "FOREIGN",
     "GRANT_CREATE",
+    "GRANT_OWNER",
     "GRANT_WRITE",
     "MOVE_AWAY",
     "DamagedStoreError",
@@ -151,6 +152,7 @@ def _postgres_text(error: BaseException, password: str) -> str:
 
 DISK_FULL = "53100"  # PostgreSQL's state
 GRANT_CREATE = "grant the user CREATE on the schema"
+GRANT_OWNER = "grant the user the role that owns them"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
     ("08P01 transaction blocks", "the pooler is in statement mode; use session or transaction mode"),
@@ -158,6 +160,7 @@ _POSTGRES = (
     ("25006", "use the primary"),
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
+    ("42501 must be owner", GRANT_OWNER),
     ("42501", GRANT_WRITE),
     (DISK_FULL, "free some space on the server's disk (gpuid retries automatically)"),
 )

@@ -1,30 +1,113 @@
 """Brings a store's tables to the schema that this version of gpuid knows."""
 
+import logging
 import re
+import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+import anyio
+from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, METADATA, VERSION_TABLE
 
-__all__ = ["UP_TO_DATE", "check_complete", "check_version", "is_current", "migrate", "stage"]
+__all__ = [
+    "TO_BE_CREATED",
+    "UP_TO_DATE",
+    "check_complete",
+    "check_version",
+    "is_current",
+    "migrate",
+    "migrate_shared",
+    "stage",
+]
 
+log = logging.getLogger(__name__)
+
+TO_BE_CREATED = "tables created by the collector at its first start"
 UP_TO_DATE = "tables are up to date"
 MAX_NAMED = 3  # missing tables and columns that an error names
+TURN_SECONDS = 0.5  # between two looks whether another collector has updated the tables
+SECOND_CONNECTION_SECONDS = 5.0  # until we do without one
+LOCK_SECONDS = 2  # that a step waits for a lock, because everybody else waits behind it
 _FOLDER = Path(__file__).parent / "migrations"
 _INCOMPLETE = ("no such table", "no such column", "has no column named", "already exists")
 
 
+async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> None:
+    """Create or update the tables of PostgreSQL while others use them; raises StoreError.
+
+    `engine` has two connections, which end no statement early. No lock is held for long, and what an interrupted
+    update has done stays done.
+    """
+    async with engine.connect() as other:
+        # One collector at a time. Nobody waits for it in a statement: an index is complete only after all statements
+        # that ran when it was begun. The same is true of a transaction with a snapshot, which this isolation has not.
+        turn = await other.execution_options(isolation_level="READ COMMITTED")
+        await turn.execute(_STAY_IDLE)
+        is_waiting = False
+        while not await turn.scalar(_TRY_TURN):
+            if not is_waiting:
+                log.info("waiting for another collector that updates the store's tables")
+                is_waiting = True
+            await turn.execute(_LET_GO)
+            await anyio.sleep(TURN_SECONDS)
+        await turn.execute(_LET_GO)
+        async with AsyncExitStack() as stack:
+            try:
+                with anyio.fail_after(SECOND_CONNECTION_SECONDS):
+                    connection = await stack.enter_async_context(engine.connect())
+                    await connection.run_sync(is_current)
+            except TimeoutError:
+                # A pooler that has no more than one would let us wait for ever.
+                log.warning("no second connection to update the store's tables with: others wait until it is done")
+                await turn.run_sync(migrate, location)
+                await turn.commit()
+                return
+        while not await _migrated(engine, location):
+            log.warning("the store's tables are in use: trying to update them again", extra={"seconds": LOCK_SECONDS})
+            await anyio.sleep(LOCK_SECONDS)
+
+
+async def _migrated(engine: AsyncEngine, location: PostgresLocation) -> bool:
+    """Return whether the tables could be updated, as far as others who use them let us."""
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_migrate_in_steps, location)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _IN_USE:
+            raise
+        return False
+    return True
+
+
+def _migrate_in_steps(connection: Connection, location: PostgresLocation) -> None:
+    def limit(begun: Connection) -> None:
+        begun.execute(_LIMIT_LOCKS)
+
+    event.listen(connection, "begin", limit)
+    if is_current(connection):
+        return
+    connection.rollback()
+    migrate(connection, location)
+
+
 def migrate(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
-    """Create or update the tables, in the transaction that the connection is in; raises StoreError."""
+    """Create or update the tables, in the transaction that the connection is in, or else in many; raises StoreError."""
+    is_shared = not connection.in_transaction()
     version = _version(connection)
     if version == HEAD:
         return
     if version is not None:
         _refuse_newer(version, location)
+        log.info("updating the store's tables", extra={"schema": version, "to": HEAD})
+    if is_shared:
+        connection.rollback()
+    began = time.monotonic()
     # Imported on demand: Alembic takes longer to load than a store that is up to date takes to open.
     from alembic import command
     from alembic.config import Config
@@ -32,13 +115,17 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
+    config.attributes.update(connection=connection, in_steps=is_shared)
     try:
         command.upgrade(config, "head")
     except SQLAlchemyError as error:
         if _is_incomplete(error) and isinstance(location, SqliteLocation):
             raise DamagedStoreError(f"store {location}: the file is damaged ({error.args[0]}){MOVE_AWAY}") from error
         raise
+    if version is not None:
+        log.info(
+            "the store's tables are updated", extra={"schema": HEAD, "seconds": round(time.monotonic() - began, 1)}
+        )
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
@@ -78,7 +165,7 @@ def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -
     """Return in a few words what a collector's start would do to the tables; raises StoreError if it would refuse."""
     version = _version(connection)
     if version is None:
-        return "tables created by the collector at its first start"
+        return TO_BE_CREATED
     if version != HEAD:
         _refuse_newer(version, location)
         return "tables updated by the collector at its next start"
@@ -112,3 +199,20 @@ def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> 
             f"store {location}: created by a newer gpuid (schema {version}, this one knows {HEAD}); "
             "run that version, or choose another store.url to start afresh"
         )
+
+
+_IN_USE = ("55P03", "40P01")  # PostgreSQL's states: no lock in time, and a deadlock
+# The server ends what takes long or is idle in a transaction, and notices late that a host is gone: not here.
+_NO_LIMITS = (
+    "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN"
+    " ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')"
+)
+_KEEPALIVES = (
+    "SELECT set_config(name, value, true) FROM (VALUES ('tcp_keepalives_idle', '30'),"
+    " ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3')) AS kept (name, value)"
+)
+_STAY_IDLE = text(f"{_NO_LIMITS} UNION ALL {_KEEPALIVES}")
+_LIMIT_LOCKS = text(f"{_NO_LIMITS} UNION ALL SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true)")
+_TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({APPLICATION_ID + 1})")
+# The driver leaves the last query open, and with it its snapshot, until the next statement; this one needs none.
+_LET_GO = text("SET LOCAL idle_in_transaction_session_timeout = 0")

@@ -1,7 +1,14 @@
-"""Takes a store's tables back to the first version, as an older collector left them."""
+"""The tables of a store as an older collector left them."""
 
-from sqlalchemy import text
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from collector.store import OpenMode, StoreSettings, schema
+from collector.store.database import Database
 
 _STATEMENTS = (
     "DROP TABLE gpuid_leases",
@@ -28,3 +35,22 @@ _STATEMENTS = (
 async def to_first_version(connection: AsyncConnection) -> None:
     for statement in _STATEMENTS:
         await connection.execute(text(statement))
+
+
+async def create_tables(settings: StoreSettings, revision: str, *statements: str) -> None:
+    """Create those of an older version in an empty store, and run statements there, such as to fill them."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    async with Database.open(settings, OpenMode.COLLECTOR) as database, database.write() as connection:
+        for table in reversed(schema.METADATA.sorted_tables):
+            await connection.execute(text(f"DROP TABLE {table.name}"))
+        await connection.execute(text(f"DROP TABLE {schema.VERSION_TABLE}"))
+
+        def upgrade(sync: Connection) -> None:
+            config.attributes.update(connection=sync, in_steps=False)
+            command.upgrade(config, revision)
+
+        await connection.run_sync(upgrade)
+        for statement in statements:
+            await connection.execute(text(statement))

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that it is given."""
+"""What Alembic runs: the migrations, in the transaction that the connection is in, or else in one for each."""
 
 from alembic import context
 
@@ -9,6 +9,7 @@ context.configure(
     target_metadata=METADATA,
     version_table=VERSION_TABLE,
     transactional_ddl=True,  # true of SQLite as well, because the transaction is begun explicitly
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

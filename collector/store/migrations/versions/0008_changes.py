@@ -3,37 +3,40 @@
 import sqlalchemy as sa
 from alembic import op
 
+from collector.store.migrations import online
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+IDS_PER_STATEMENT = 10_000
+_FIRST_SIGHTS = sa.text(
+    "UPDATE gpuid_changes SET first_sight = true WHERE event = 'appeared' AND NOT first_sight AND NOT EXISTS"
+    " (SELECT 1 FROM gpuid_placements p WHERE p.node = gpuid_changes.node AND p.cluster = gpuid_changes.cluster"
+    " AND p.since < gpuid_changes.time) AND id >= :first AND id < :end"
+)
+
 
 def upgrade() -> None:
-    """Add the column, which is worked out for what was recorded before, and the indexes."""
-    op.add_column("gpuid_changes", sa.Column("first_sight", sa.Boolean, nullable=False, server_default=sa.false()))
-    op.execute(
-        "UPDATE gpuid_changes SET first_sight = true WHERE event = 'appeared' AND NOT EXISTS (SELECT 1 FROM"
-        " gpuid_placements p WHERE p.node = gpuid_changes.node AND p.cluster = gpuid_changes.cluster"
-        " AND p.since < gpuid_changes.time)"
-    )
-    op.create_index("gpuid_changes_uuid", "gpuid_changes", ["uuid", "time", "id"])
-    op.create_index("gpuid_changes_node", "gpuid_changes", ["node", "cluster", "time", "id"])
+    """Add the column, which is worked out for what was recorded before, and the indexes; count the first sights."""
+    online.add_column("gpuid_changes", sa.Column("first_sight", sa.Boolean, nullable=False, server_default=sa.false()))
+    with online.committed_one_by_one("gpuid_changes"):
+        _note_first_sights()
     moved, other = sa.text("previous_node IS NOT NULL"), sa.text("NOT first_sight")
     across = sa.text("previous_cluster <> cluster")
-    op.create_index(
-        "gpuid_changes_previous",
-        "gpuid_changes",
-        ["previous_node", "previous_cluster", "time", "id"],
-        sqlite_where=moved,
-        postgresql_where=moved,
-    )
     for name, columns, condition in (
+        ("gpuid_changes_uuid", ["uuid", "time", "id"], None),
+        ("gpuid_changes_node", ["node", "cluster", "time", "id"], None),
+        ("gpuid_changes_previous", ["previous_node", "previous_cluster", "time", "id"], moved),
         ("gpuid_changes_other", ["time", "id"], other),
         ("gpuid_changes_cluster", ["cluster", "time", "id"], other),
         ("gpuid_changes_across", ["previous_cluster", "time", "id"], across),
     ):
-        op.create_index(name, "gpuid_changes", columns, sqlite_where=condition, postgresql_where=condition)
+        online.create_index(name, "gpuid_changes", columns, condition)
+    for name in ("gpuid_changes_altered", "gpuid_changes_health"):
+        online.drop_index(name, "gpuid_changes")
+    # Last, in the transaction that notes the new version: so an interrupted update has not counted anything yet.
     op.create_table(
         "gpuid_first_sights",
         sa.Column("day", sa.Integer, nullable=False),
@@ -54,5 +57,13 @@ def upgrade() -> None:
         f" FROM (SELECT CAST({day} AS INTEGER) AS day, cluster, node, time, id FROM gpuid_changes WHERE first_sight)"
         " AS seen GROUP BY day, cluster"
     )
-    op.drop_index("gpuid_changes_altered", "gpuid_changes")
-    op.drop_index("gpuid_changes_health", "gpuid_changes")
+
+
+def _note_first_sights() -> None:
+    """Work out which changes of before were first sights, some at a time."""
+    connection = op.get_bind()
+    first, last = connection.execute(sa.text("SELECT min(id), max(id) FROM gpuid_changes")).one()
+    if first is None:
+        return
+    for start in range(first, last + 1, IDS_PER_STATEMENT):
+        connection.execute(_FIRST_SIGHTS, {"first": start, "end": start + IDS_PER_STATEMENT})

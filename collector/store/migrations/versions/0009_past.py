@@ -5,6 +5,8 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
+from collector.store.migrations import online
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -13,10 +15,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Create the indexes and the table, which a collector fills; note since when an existing history is complete."""
-    op.create_index("gpuid_placements_place", "gpuid_placements", ["cluster", "node", "uuid", "since", "until"])
-    op.create_index("gpuid_placements_since", "gpuid_placements", ["since"])
-    ended = sa.text("until IS NOT NULL")
-    op.create_index("gpuid_placements_until", "gpuid_placements", ["until"], sqlite_where=ended, postgresql_where=ended)
+    online.create_index("gpuid_placements_place", "gpuid_placements", ["cluster", "node", "uuid", "since", "until"])
+    online.create_index("gpuid_placements_since", "gpuid_placements", ["since"])
+    online.create_index("gpuid_placements_until", "gpuid_placements", ["until"], sa.text("until IS NOT NULL"))
     op.create_table(
         "gpuid_checkpoints",
         sa.Column("time", sa.Double, primary_key=True),
@@ -28,6 +29,6 @@ def upgrade() -> None:
     facts = {} if begins is None else {"history_begins": begins, "health_begins": time.time()}
     for name, value in facts.items():
         connection.execute(
-            sa.text("INSERT INTO gpuid_facts (name, value) VALUES (:name, :value)"),
+            sa.text("INSERT INTO gpuid_facts (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
             {"name": name, "value": repr(value)},
         )
