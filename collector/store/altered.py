@@ -21,6 +21,7 @@ from collector.store import schema
 from collector.store.checkpoints import ClusterCount, there_at
 from collector.store.database import Database
 from collector.store.facts import fact, note_latest
+from collector.store.history import plain_rows
 from collector.store.plan import SEAT_COLUMNS
 from collector.store.sound import moment, optional_text, sound_changes, text
 
@@ -99,17 +100,49 @@ async def as_then(connection: AsyncConnection, rows: Sequence[Row], time: float)
 
 async def count_as_then(connection: AsyncConnection, counts: Mapping[str, ClusterCount], time: float) -> None:
     """Let the counts of clusters at a time (Unix seconds) be by the models that their GPUs had then."""
+    first = and_(_changes.id == _first_after(time, "model"), there_at(time))
+    first = and_(first, _placements.uuid.in_(uuids_of(time, ["model"])))
+    what = (_placements.cluster, _placements.model, _changes.changes)
+    groups = select(*what, func.count()).join_from(schema.placements, schema.changes, first).group_by(*what)
+    unsaid = []
+    for cluster, model, changes, gpus in await connection.execute(groups):
+        before = next((one.before for one in sound_changes(changes) if one.field == "model"), None)
+        if before is None:
+            unsaid.append(changes)
+        else:
+            _count(counts, text(cluster), text(model), text(before), gpus)
     names = ("uuid", "cluster", "node", "since", "until", "last_known", *FIELDS)
-    columns = select(*(_placements[name] for name in names)).where(there_at(time))
-    rows = await connection.execute(columns.where(_placements.uuid.in_(uuids_of(time, ["model"]))))
-    for part in _parts([dict(zip(names, row, strict=True)) for row in rows]):
-        now = [text(row["model"]) for row in part]
-        await as_then(connection, part, time)
-        for model, row in zip(now, part, strict=True):
-            models = counts[text(row["cluster"])].models
-            for name, more in ((model, -1), (text(row["model"]), 1)):
-                if left := models.pop(name, 0) + more:
-                    models[name] = left
+    columns = select(*(_placements[name] for name in names)).join_from(schema.placements, schema.changes, first)
+    for texts in _parts(unsaid):  # a model that was not reported: the one known last
+        rows = plain_rows(await connection.execute(columns.where(_changes.changes.in_(texts))))
+        for part in _parts(rows):
+            now = [text(row["model"]) for row in part]
+            await as_then(connection, part, time)
+            for model, row in zip(now, part, strict=True):
+                _count(counts, text(row["cluster"]), model, text(row["model"]), 1)
+
+
+def _first_after(time: float, field: str) -> Any:
+    """Return the query of the first alteration of a field of a placement's GPU after a time (Unix seconds)."""
+    altered = schema.changes.alias().c
+    here = and_(
+        altered.uuid == _placements.uuid,
+        altered.cluster == _placements.cluster,
+        altered.node == _placements.node,
+        altered.time > time,
+        or_(_placements.until.is_(None), altered.time <= _placements.until),
+        altered.event == Event.ALTERED.value,
+        altered.changes.like(f'%"{field}"%'),
+    )
+    return select(altered.id).where(here).order_by(altered.time, altered.id).limit(1).scalar_subquery()
+
+
+def _count(counts: Mapping[str, ClusterCount], cluster: str, now: str, then: str, gpus: int) -> None:
+    """Count GPUs of a cluster as of the model that they had then, and not as of the one that they have now."""
+    models = counts[cluster].models
+    for model, more in ((now, -gpus), (then, gpus)):
+        if left := models.pop(model, 0) + more:
+            models[model] = left
 
 
 async def _altered(connection: AsyncConnection, uuids: Iterable[str], time: float) -> list[str]:
