@@ -350,6 +350,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: float
     claim: bool = False  # another node had it first and has not let go of it yet
     lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
+    lost_since: float | None = None  # Unix seconds when that was noticed, if it is known
 
     @property
     def condition(self) -> Condition:
@@ -550,6 +551,7 @@ class Unseen(NamedTuple):
     confirmed: float  # Unix seconds of the last reading that found it
     lost: bool  # it did not answer, or its node's ResourceSlices list it no more; else it could not be asked
     unlisted: bool = False  # the ResourceSlices did not list it, which nothing has refuted since
+    lost_since: float | None = None  # Unix seconds; None: it is not lost, or an earlier version did not note it
 
 
 class SilentGpu(NamedTuple):
@@ -732,6 +734,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             confirmed=(self.time or since) if unseen is None else unseen.confirmed,
             claim=gpu.uuid in self.claims,
             lost=unseen is not None and unseen.lost,
+            lost_since=None if unseen is None else unseen.lost_since,
         )
 
     @property

@@ -204,7 +204,7 @@ class Inventory:
             node = self._at(place)
             since, tries = (time, 0) if node.failing is None else (node.failing.since, node.failing.tries)
             failing = Failing(reason, since, message, tries + 1, next_try)
-            unseen = also_lost(node, lost)
+            unseen = also_lost(node, lost, time)
             silent = also_silent(node, lost, unseen, time)
             after = msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent)
             after = with_listed(node.node, after, time)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from collector.inventory.unseen import lost_since
 from collector.model import GpuRef, NodeInfo, NodeState, SilentGpu, Unseen
 
 __all__ = ["with_listed"]
@@ -37,7 +38,7 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
         return node
     unseen, silent = node.unseen, node.silent
     if node.uncovered is not None or node.failing is not None:
-        unseen = _unlisted(_still(unseen, before, listed, _UUID), node, listed)
+        unseen = _unlisted(_still(unseen, before, listed, _UUID), node, listed, time)
         silent = _still(silent, before, listed, _BUS)
     elif node.time is None:
         silent = _still(silent, before, listed, _BUS)
@@ -57,7 +58,9 @@ def _still(gone: tuple[_Gone, ...], before: NodeInfo, listed: tuple[GpuRef, ...]
     return tuple(one for one in gone if name(one) not in (has if one.unlisted else again))
 
 
-def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef, ...]) -> tuple[Unseen, ...]:
+def _unlisted(
+    unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef, ...], time: float
+) -> tuple[Unseen, ...]:
     """Return the unseen GPUs with those that slices listed when the node was read, and do not now."""
     if node.time is None or node.fingerprint is None:
         return unseen
@@ -82,7 +85,9 @@ def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef,
         confirmed = node.time if known is None else known.confirmed
         # Of another machine the slices may have come before the boot ID: then what they said is taken back.
         was_lost = known is not None and known.lost and not (known.unlisted and uuids)
-        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or was_lost, unlisted=True)
+        lost = same or was_lost
+        since = lost_since(known, time) if lost else None
+        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost, unlisted=True, lost_since=since)
     return tuple(seen.values())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from collector.model import Gpu, GpuRef, NodeState, Reading, SilentGpu, UnidentifiedGpu, Unseen
 
-__all__ = ["also_lost", "also_silent", "silent_gpus", "unseen_gpus"]
+__all__ = ["also_lost", "also_silent", "lost_since", "silent_gpus", "unseen_gpus"]
 
 
 def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
@@ -15,39 +15,46 @@ def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
     """
     found = {gpu.uuid: gpu for gpu in reading.gpus}
     unseen = []
+    seen = {one.uuid: one for one in before.unseen}
     if reading.lost:
-        known = {one.uuid: one.confirmed for one in before.unseen}
         at = before.time if before.time is not None else reading.time
         here = {gpu.uuid for gpu in before.gpus}
-        unseen += [
-            Unseen(gpu.uuid, known.get(gpu.uuid, at if gpu.uuid in here else reading.time), lost=True)
-            for gpu in reading.gpus
-            if any(ref.means(gpu) for ref in reading.lost)
-        ]
+        for gpu in reading.gpus:
+            if any(ref.means(gpu) for ref in reading.lost):
+                known = seen.get(gpu.uuid)
+                confirmed = known.confirmed if known is not None else at if gpu.uuid in here else reading.time
+                unseen.append(Unseen(gpu.uuid, confirmed, lost=True, lost_since=lost_since(known, reading.time)))
     left = [gpu for gpu in before.gpus if gpu.uuid not in found]
     if not left or before.time is None:
         return tuple(unseen)
     missing = [*reading.lost, *map(GpuRef.of, reading.unidentified)]
     same = _same_machine(before, reading, found)
-    seen = {one.uuid: one for one in before.unseen}
     for gpu in left:
-        confirmed = seen[gpu.uuid].confirmed if gpu.uuid in seen else before.time
+        known = seen.get(gpu.uuid)
+        confirmed = before.time if known is None else known.confirmed
         if any(ref.means(gpu) for ref in reading.unread):
-            unseen.append(seen.get(gpu.uuid) or Unseen(gpu.uuid, confirmed, lost=False))
+            unseen.append(known or Unseen(gpu.uuid, confirmed, lost=False))
         elif same is not False and (reading.partial or any(ref.means(gpu) for ref in missing)):
-            unseen.append(Unseen(gpu.uuid, confirmed, lost=bool(same)))
+            since = lost_since(known, reading.time) if same else None
+            unseen.append(Unseen(gpu.uuid, confirmed, lost=bool(same), lost_since=since))
     return tuple(unseen)
 
 
-def also_lost(node: NodeState, lost: Collection[GpuRef]) -> tuple[Unseen, ...]:
-    """Return the unseen GPUs of a node that cannot be read, with those that did not answer."""
+def lost_since(known: Unseen | None, time: float) -> float | None:
+    """Return since when (Unix seconds) a GPU is lost that is so at `time`; `known` is what was known of it before."""
+    return known.lost_since if known is not None and known.lost else time
+
+
+def also_lost(node: NodeState, lost: Collection[GpuRef], time: float) -> tuple[Unseen, ...]:
+    """Return the unseen GPUs of a node that cannot be read, with those that did not answer at `time` (Unix seconds)."""
     if not lost or node.time is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
         return node.unseen
     seen = {one.uuid: one for one in node.unseen}
     for gpu in node.gpus:
         if any(ref.means(gpu) for ref in lost):
-            confirmed = seen[gpu.uuid].confirmed if gpu.uuid in seen else node.time
-            seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=True)
+            known = seen.get(gpu.uuid)
+            confirmed = node.time if known is None else known.confirmed
+            seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=True, lost_since=lost_since(known, time))
     return tuple(seen.values())
 
 

@@ -44,7 +44,7 @@ def there_at(time: float) -> Any:
 
 
 async def count(connection: AsyncConnection, time: float) -> Counts:
-    """Return how much was in each cluster at a time (Unix seconds)."""
+    """Return how much was in each cluster at a time (Unix seconds), by the models that placements have now."""
     query = select(_checkpoints.time, _checkpoints.counts).where(_checkpoints.time <= time)
     row = (await connection.execute(query.order_by(_checkpoints.time.desc()).limit(1))).first()
     found, since = ({}, -1.0) if row is None else (_decoded(row[1]), moment(row[0]))

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.marks import NO_MARKS, Marks
 from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
+from collector.store.altered import note_alterations
 from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
@@ -209,6 +210,7 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     if planned.earliest < math.inf:
         await recount_from(connection, planned.earliest)
     await _insert_changes(connection, planned.changes)
+    await note_alterations(connection, database, planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
     absent = absent.on_conflict_do_update(

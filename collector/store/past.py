@@ -1,26 +1,29 @@
 """The queries of the past: the fleet as it was recorded to be at a time."""
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import GROWTH_WINDOW_SECONDS, Condition
 from collector.marks import Marks
 from collector.model import FieldChange, Place, canonical_uuid
 from collector.store import schema
+from collector.store.altered import FACTS, FIELDS, Row, altered_after, as_then, count_as_then, uuids_of
 from collector.store.bounded import Bounded, in_time
 from collector.store.checkpoints import ClusterCount, count, there_at
 from collector.store.conditions import recorded_conditions
 from collector.store.database import Database
+from collector.store.facts import fact, note_latest
 from collector.store.history import PastPlacement, past_placement, plain_rows
 from collector.store.marks import marks_at
 from collector.store.sound import moment, sound_changes, text
 
-__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "fact", "note_beginning"]
+__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "note_beginning"]
 
 BEGINS = "history_begins"  # the fact that says from when on (Unix seconds) nothing is forgotten
 _HEALTH_BEGINS = "health_begins"  # likewise, from when on readings had the health of GPUs
@@ -89,30 +92,52 @@ class Past(Bounded):
     async def counts(self, time: float) -> dict[str, ClusterCount]:
         """Return how much was in each cluster that had GPUs."""
         async with self._read() as connection:
-            return await count(connection, time)
+            counts = await count(connection, time)
+            if await altered_after(connection, time):
+                await count_as_then(connection, counts, time)
+            return counts
 
     @in_time
     async def nodes(
         self, time: float, where: Mapping[str, Collection[str]] = {}, *, after: Place | None = None, limit: int = 1000
     ) -> list[PastNode]:
         """Return the nodes that had GPUs, by cluster and node; `where` and `after` as for `gpus`."""
-        place = (_placements.cluster, _placements.node)
-        query = select(*place).where(there_at(time), *_conditions(where)).distinct().order_by(*place).limit(limit)
-        if after is not None:
-            query = query.where(tuple_(*place) > tuple_(*after))
         async with self._read() as connection:
-            keys = [Place(text(cluster), text(node)) for cluster, node in await connection.execute(query)]
-            found: dict[Place, list[Any]] = {key: [] for key in keys}
-            columns = select(*place, *(_placements[name] for name in ("machine", "model", "chassis", "since")))
-            # Of one cluster at a time: SQLite finds no pairs by an index.
-            for cluster, group in itertools.groupby(keys, key=lambda key: key.cluster):
-                names = [key.node for key in group]
-                for start in range(0, len(names), _NAMES_PER_QUERY):
-                    part = names[start : start + _NAMES_PER_QUERY]
-                    here = and_(_placements.cluster == cluster, _placements.node.in_(part))
-                    for row in await connection.execute(columns.where(there_at(time), here)):
-                        found[Place(text(row[0]), text(row[1]))].append(row)
-        return [_node(place, rows) for place, rows in found.items() if rows]
+            chosen = await _Chosen.of(connection, time, where)
+            found: dict[Place, list[Row]] = {}
+            while True:
+                most = chosen.page(limit - len(found))
+                query = select(*_PLACE).where(there_at(time), *chosen.conditions).distinct().order_by(*_PLACE)
+                if after is not None:
+                    query = query.where(tuple_(*_PLACE) > tuple_(*after))
+                keys = [
+                    Place(text(cluster), text(node)) for cluster, node in await connection.execute(query.limit(most))
+                ]
+                rows = await self._rows_of(connection, time, keys, chosen.altered)
+                found |= {place: here for place, here in rows.items() if any(map(chosen.admits, here))}
+                if len(keys) < most or len(found) >= limit:
+                    break
+                after = keys[-1]
+        return [_node(place, rows) for place, rows in itertools.islice(found.items(), limit)]
+
+    async def _rows_of(
+        self, connection: AsyncConnection, time: float, nodes: Sequence[Place], altered: bool
+    ) -> dict[Place, list[Row]]:
+        """Return the placements of some nodes as they were then; `altered` says that some were otherwise."""
+        found: dict[Place, list[Row]] = {key: [] for key in nodes}
+        columns = select(*(_placements[name] for name in _NODE_COLUMNS)).where(there_at(time))
+        # Of one cluster at a time: SQLite finds no pairs by an index.
+        for cluster, group in itertools.groupby(nodes, key=lambda key: key.cluster):
+            names = [key.node for key in group]
+            for start in range(0, len(names), _NAMES_PER_QUERY):
+                part = names[start : start + _NAMES_PER_QUERY]
+                here = and_(_placements.cluster == cluster, _placements.node.in_(part))
+                rows = plain_rows(await connection.execute(columns.where(here)))
+                if altered:
+                    await as_then(connection, rows, time)
+                for row in rows:
+                    found[Place(text(row["cluster"]), text(row["node"]))].append(row)
+        return found
 
     @in_time
     async def gpus(
@@ -128,33 +153,69 @@ class Past(Bounded):
         `where` chooses by some columns: one of the values of each. `after` is the position of the last one of the page
         before. When it was last read there is known only as its end, so `confirmed` may be later than `time`.
         """
-        order = (_placements.cluster, _placements.node, _placements.uuid)
+        async with self._read() as connection:
+            chosen = await _Chosen.of(connection, time, where)
+            found: list[Row] = []
+            async with aclosing(self._pages(connection, time, chosen, after, limit)) as pages:
+                async for rows in pages:
+                    found += rows
+                    if len(found) >= limit:
+                        break
+        return [past_placement(row) for row in found[:limit]]
+
+    @in_time
+    async def count_gpus(self, time: float, where: Mapping[str, Collection[str]]) -> int:
+        """Return how many GPUs `gpus` returns on all its pages."""
+        async with self._read() as connection:
+            chosen = await _Chosen.of(connection, time, where)
+            if not chosen.doubtful:
+                query = select(func.count()).where(there_at(time), *chosen.conditions)
+                return await connection.scalar(query.select_from(schema.placements)) or 0
+            return sum([len(rows) async for rows in self._pages(connection, time, chosen, None, _NAMES_PER_QUERY)])
+
+    async def count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
+        """Return how many nodes `nodes` returns on all its pages."""
+        if not await self._doubtful(time, where):
+            return await self._count_nodes(time, where)
+        found, after = 0, None
+        while page := await self.nodes(time, where, after=after):
+            found, after = found + len(page), page[-1].place
+        return found
+
+    @in_time
+    async def _doubtful(self, time: float, where: Mapping[str, Collection[str]]) -> bool:
+        async with self._read() as connection:
+            return bool((await _Chosen.of(connection, time, where)).doubtful)
+
+    @in_time
+    async def _count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
+        distinct = select(*_PLACE).where(there_at(time), *_conditions(where)).distinct().subquery()
+        async with self._read() as connection:
+            return await connection.scalar(select(func.count()).select_from(distinct)) or 0
+
+    async def _pages(
+        self, connection: AsyncConnection, time: float, chosen: "_Chosen", after: GpuPosition | None, limit: int
+    ) -> AsyncGenerator[list[Row], None]:
+        """Yield the placements of GPUs page after page, each of at most so many, as they were then."""
+        order = (*_PLACE, _placements.uuid)
         columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
             select(*columns, _nodes.read_at)
             .outerjoin_from(schema.placements, schema.nodes, here)
-            .where(there_at(time), *_conditions(where))
+            .where(there_at(time), *chosen.conditions)
             .order_by(*order)
-            .limit(limit)
+            .limit(most := chosen.page(limit))
         )
-        if after is not None:
-            query = query.where(tuple_(*order) > tuple_(*after))
-        async with self._read() as connection:
-            rows = plain_rows(await connection.execute(query))
-        return [past_placement(row) for row in rows]
-
-    @in_time
-    async def count_gpus(self, time: float, where: Mapping[str, Collection[str]]) -> int:
-        """Return how many GPUs `gpus` returns on all its pages."""
-        return await self._count(select(func.count()).where(there_at(time), *_conditions(where)))
-
-    @in_time
-    async def count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
-        """Return how many nodes `nodes` returns on all its pages."""
-        place = (_placements.cluster, _placements.node)
-        distinct = select(*place).where(there_at(time), *_conditions(where)).distinct().subquery()
-        return await self._count(select(func.count()).select_from(distinct))
+        while True:
+            page = query if after is None else query.where(tuple_(*order) > tuple_(*after))
+            rows = plain_rows(await connection.execute(page))
+            if chosen.altered:
+                await as_then(connection, rows, time)
+            yield list(filter(chosen.admits, rows))
+            if len(rows) < most:
+                return
+            after = GpuPosition(*(text(rows[-1][name]) for name in ("cluster", "node", "uuid")))
 
     @in_time
     async def health_changes(self, time: float, uuids: Sequence[str]) -> dict[str, list[PastHealthChange]]:
@@ -201,26 +262,38 @@ class Past(Bounded):
         async with self._read() as connection:
             return Marks(await marks_at(connection, time))
 
-    async def _count(self, query: Any) -> int:
-        async with self._read() as connection:
-            return await connection.scalar(query) or 0
+
+class _Chosen(NamedTuple):
+    """Which placements are asked for: by conditions of the store and, where fields were altered since, by what was."""
+
+    conditions: list[ColumnElement[bool]]
+    altered: bool  # some placement may have had other fields
+    doubtful: Mapping[str, Collection[str]]  # the wanted values of columns that it may have had otherwise
+
+    @classmethod
+    async def of(cls, connection: AsyncConnection, time: float, where: Mapping[str, Collection[str]]) -> "_Chosen":
+        """Return what admits one of some values of each column."""
+        altered = await altered_after(connection, time)
+        doubtful = {name: where[name] for name in FACTS if name in where} if altered else {}
+        if not doubtful:
+            return cls(_conditions(where), altered, {})
+        sure = {name: values for name, values in where.items() if name not in doubtful}
+        otherwise = _placements.uuid.in_(uuids_of(time, doubtful))
+        return cls([*_conditions(sure), or_(and_(*_conditions(doubtful)), otherwise)], altered, doubtful)
+
+    def page(self, wanted: int) -> int:
+        """Return how many rows to ask for."""
+        return max(wanted, _NAMES_PER_QUERY) if self.doubtful else wanted
+
+    def admits(self, row: Row) -> bool:
+        """Return whether a placement is asked for, as it was then."""
+        return all(row[name] in values for name, values in self.doubtful.items())
 
 
 async def note_beginning(database: Database, time: float) -> None:
     """Note that the history is complete only from a time (Unix seconds) on, unless a later one is noted already."""
     async with database.write() as connection:
-        known = await fact(connection, BEGINS)
-        row = database.insert(schema.meta).values(name=BEGINS, value=repr(time if known is None else max(time, known)))
-        await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))
-
-
-async def fact(connection: AsyncConnection, name: str) -> float | None:
-    """Return a number that the store notes about itself; None if it does not."""
-    found = await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name))
-    try:
-        return None if found is None else moment(float(found))
-    except (TypeError, ValueError):
-        return None
+        await note_latest(connection, database, BEGINS, time)
 
 
 def _conditions(where: Mapping[str, Collection[str]]) -> list[ColumnElement[bool]]:
@@ -231,18 +304,21 @@ def _conditions(where: Mapping[str, Collection[str]]) -> list[ColumnElement[bool
     return conditions
 
 
-def _node(place: Place, rows: Sequence[Any]) -> PastNode:
+def _node(place: Place, rows: Sequence[Row]) -> PastNode:
     models: dict[str, int] = {}
-    for _, _, _, model, _, _ in rows:
-        models[text(model)] = models.get(text(model), 0) + 1
+    for row in rows:
+        model = text(row["model"])
+        models[model] = models.get(model, 0) + 1
     return PastNode(
         cluster=place.cluster,
         node=place.node,
-        machine=text(rows[0][2]),
+        machine=text(rows[0]["machine"]),
         models=models,
-        chassis=tuple(sorted({text(row[4]) for row in rows if row[4]})),
-        since=max(moment(row[5]) for row in rows),
+        chassis=tuple(sorted({text(row["chassis"]) for row in rows if row["chassis"]})),
+        since=max(moment(row["since"]) for row in rows),
     )
 
 
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
+_PLACE = (_placements.cluster, _placements.node)
+_NODE_COLUMNS = ("uuid", "cluster", "node", "machine", "since", "until", "last_known", *FIELDS)

@@ -211,7 +211,7 @@ def differences(
                 if found or known.last_known != gpu.last_known_facts:
                     changes.append(Change.of(state, Event.ALTERED, at, gpu, changes=found))
                 if was_lost != (gpu.uuid in lost):
-                    at = max(at, _noticed(state, gpu, now))
+                    at = max(_noticed(state, gpu, at, now), known.since, latest)
                 changes += _worn(known.gpu or gpu, was_lost, gpu, state, at)
     staying = recorded.elsewhere | {one.uuid for one in recorded.here if (one.uuid, one.place) not in left}
     changes += _arrived(arrivals, left, staying, nodes, recorded.away)
@@ -293,11 +293,16 @@ def _worn(before: Gpu | None, was_lost: bool, gpu: Gpu, state: NodeState, time: 
         yield Change.of(state, Event.HEALTH, time, gpu, changes=changes)
 
 
-def _noticed(state: NodeState, gpu: Gpu, now: float) -> float:
-    """Return when (Unix seconds) it was noticed that a GPU no longer answers, or does again: by a reading, or since."""
-    confirmed = next((one.confirmed for one in state.unseen if one.uuid == gpu.uuid), None)
-    by_reading = state.unread is None if confirmed is None else confirmed != state.time
-    return state.time if by_reading and state.time is not None else now
+def _noticed(state: NodeState, gpu: Gpu, read: float, now: float) -> float:
+    """Return when (Unix seconds) it was noticed that a GPU no longer answers, or does again.
+
+    Where that is not known, it was by the last reading, at `read`, or else counts as noticed `now`.
+    """
+    unseen = next((one for one in state.unseen if one.uuid == gpu.uuid), None)
+    if unseen is not None and unseen.lost_since is not None:
+        return unseen.lost_since
+    by_reading = state.unread is None if unseen is None else unseen.confirmed != state.time
+    return read if by_reading and state.time is not None else max(read, now)
 
 
 def _left(

@@ -17,6 +17,7 @@ from collector.config.store import StoreSettings
 from collector.end_deadline import EndDeadline
 from collector.model import NO_UUIDS, Gpu, NodeInfo, NodeState, Place
 from collector.store import schema
+from collector.store.altered import note_altered
 from collector.store.checkpoints import keep
 from collector.store.codec import decode_node
 from collector.store.commit import recorded
@@ -240,7 +241,10 @@ class Store:
         await anyio.sleep(FIRST_PRUNE_SECONDS)
         while True:
             try:
-                made = await keep(self.database, self._clock()) if self.leadership.leads else 0
+                made = 0
+                if self.leadership.leads:
+                    await note_altered(self.database)
+                    made = await keep(self.database, self._clock())
             except StoreError:  # which the commits report; what is missing is made later, and counted until then
                 made = 0
             await anyio.sleep(MORE_CHECKPOINTS_SECONDS if made else CHECKPOINT_SECONDS)

@@ -10,6 +10,7 @@ from collector.timestamps import as_of
 
 __all__ = [
     "LEVEL_WORDS",
+    "UNREAD_WORDS",
     "ago",
     "clock",
     "day_name",
@@ -54,6 +55,21 @@ UNCOVERED = {
     Uncovered.PENDING: "it is waiting for its first reading",
     Uncovered.NO_POD: "no pod of a configured source runs on it",
     Uncovered.POD_NOT_READY: "its pod is not ready",
+}
+UNREAD_WORDS = {  # in a few words; `describe_unread` has clauses
+    ReadFailure.FORBIDDEN: "permission missing",
+    ReadFailure.NOT_FOUND: "pod gone",
+    ReadFailure.NO_CONTAINER: "no container of the configured name",
+    ReadFailure.NO_BINARY: "nvidia-smi not found in the container",
+    ReadFailure.TIMEOUT: "nvidia-smi timed out",
+    ReadFailure.EXIT_STATUS: "nvidia-smi exited with an error",
+    ReadFailure.BAD_OUTPUT: "output of nvidia-smi not valid",
+    ReadFailure.CONNECTION: "connection to the pod failed",
+    ReadFailure.NO_DOCUMENT: "nothing of nvidia-smi in the pod's log",
+    ReadFailure.STALE: "last document in the pod's log too old",
+    Uncovered.NO_POD: "no GPU pod",
+    Uncovered.POD_NOT_READY: "GPU pod not ready",
+    Uncovered.PENDING: "not read yet",
 }
 MIN_AHEAD_SECONDS = 60.0
 
@@ -117,12 +133,15 @@ def describe_unread(reason: UnreadReason) -> str:
 
 
 def describe_coverage(read: int, unread: Mapping[UnreadReason, int]) -> str:
-    """Return how many GPU nodes have been read, and why not the others: "3 of 5 GPU nodes read; 2 unread: no pod"."""
+    """Return how many GPU nodes have been read, and why not the others.
+
+    "3 of 5 GPU nodes read; 2 unread: no GPU pod".
+    """
     reasons = sorted(((count, reason) for reason, count in unread.items() if count), reverse=True)
     left = sum(count for count, _reason in reasons)
     text = f"{read:,} of {counted(read + left, 'GPU node')} read"
     if not reasons:
         return text
-    names = [(count, reason.replace("_", " ")) for count, reason in reasons]
+    names = [(count, UNREAD_WORDS[reason]) for count, reason in reasons]
     why = names[0][1] if len(names) == 1 else ", ".join(f"{count:,} {name}" for count, name in names)
     return f"{text}; {left:,} unread: {why}"

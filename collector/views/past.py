@@ -79,6 +79,9 @@ class LookBack:
         """Return how many GPUs `gpus` returns on all its pages."""
         if where.keys() <= {"cluster"}:
             return sum(one.gpus for one in (await self._chosen(where)).values())
+        if where.keys() <= {"cluster", "model"}:
+            counts = (await self._chosen(where)).values()
+            return sum(one.models.get(model, 0) for one in counts for model in set(where["model"]))
         return await self._past.count_gpus(self.time, where)
 
     async def total_nodes(self, where: Mapping[str, Collection[str]] = {}) -> int:

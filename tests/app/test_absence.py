@@ -108,7 +108,7 @@ async def test_a_gpu_node_without_a_pod_is_unread_until_it_has_one(world: World)
     await world.start()
     await world.eventually(world.unread, {"no_pod": 1.0})
     assert world.collector.total("gpuid_gpu_nodes", cluster="sim-0") == 3.0
-    await world.says("/", "5 of 6 GPU nodes read; 1 unread: no pod", unwanted="All good")
+    await world.says("/", "5 of 6 GPU nodes read; 1 unread: no GPU pod", unwanted="All good")
     await world.says("/clusters/sim-0", "gpu-0001 (sim-0) is unreadable: no GPU pod", "unread: no pod")
     await world.says("/clusters/sim-0/nodes/gpu-0001", "no pod of a configured source runs on it", "nvidia.com/gpu")
     node, cluster = world.row("nodes", node="gpu-0001", cluster="sim-0"), world.row("clusters", cluster="sim-0")
@@ -143,7 +143,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
     await world.eventually(world.unread, {"no_pod": 3.0})
     assert world.collector.total("gpuid_source_pods", cluster="sim-0", source=SOURCE) == 0.0
     await world.says(
-        "/", "has no GPU pods", "nothing matches", "3 of 6 GPU nodes read; 3 unread: no pod", unwanted="All good"
+        "/", "has no GPU pods", "nothing matches", "3 of 6 GPU nodes read; 3 unread: no GPU pod", unwanted="All good"
     )
     assert world.row("clusters", cluster="sim-0")["sources"][0]["pods"] == 0
     await world.logs(f"no pod matches the source {SOURCE}", cluster="sim-0", level="warning")
@@ -156,7 +156,7 @@ async def test_a_source_that_matches_nothing_is_a_problem(world: World) -> None:
 async def test_a_wrong_preset_is_a_problem_in_every_cluster(world: World) -> None:
     await world.start('preset = "gke"')
     await world.eventually(world.unread, {"no_pod": 3.0})
-    await world.says("/", "0 GPUs on 6 nodes", "0 of 6 GPU nodes read; 6 unread: no pod", unwanted="All good")
+    await world.says("/", "0 GPUs on 6 nodes", "0 of 6 GPU nodes read; 6 unread: no GPU pod", unwanted="All good")
 
 
 async def test_a_cluster_whose_nodes_all_fail_is_a_problem(world: World) -> None:

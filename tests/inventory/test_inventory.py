@@ -602,17 +602,32 @@ class TestLostGpus:
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
         (placement,) = fleet.inventory.find(serial="s2")
         assert (placement.lost, placement.since, placement.confirmed) == (True, 10.0, 10.0)
+        assert placement.lost_since == 20.0
         (healthy,) = fleet.inventory.find(serial="s1")
-        assert (healthy.lost, healthy.confirmed) == (False, 20.0)
+        assert (healthy.lost, healthy.confirmed, healthy.lost_since) == (False, 20.0, None)
 
     def test_it_stays_lost_until_it_answers(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         for time in (20.0, 30.0):
             self.read(fleet, time, self.ONE, lost=(self.BUS_OF_TWO,))
-        assert fleet.inventory.find(serial="s2")[0].confirmed == 10.0
+        (placement,) = fleet.inventory.find(serial="s2")
+        assert (placement.confirmed, placement.lost_since) == (10.0, 20.0)
         assert self.read(fleet, 40.0, self.ONE, self.TWO) == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-2"})
-        assert fleet.inventory.find(serial="s2")[0].since == 10.0
+        (placement,) = fleet.inventory.find(serial="s2")
+        assert (placement.since, placement.lost_since) == (10.0, None)
+
+    def test_it_is_lost_since_the_time_of_its_change(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        self.read(fleet, 20.0, self.ONE, partial=True, unread=(GpuRef("GPU-2", "00000000:3B:00.0"),))
+        assert fleet.inventory.find(serial="s2")[0].lost_since is None
+        for time in (30.0, 31.0):
+            step = fleet.note(fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, time, lost=(self.BUS_OF_TWO,)))
+            assert [change.time for change in step.changes] == ([30.0] if time == 30.0 else [])
+        self.read(fleet, 40.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        self.read(fleet, 50.0, self.ONE, self.TWO, lost=(GpuRef("GPU-2", "00000000:3B:00.0"),))
+        (placement,) = fleet.inventory.find(serial="s2")
+        assert (placement.confirmed, placement.lost_since) == (10.0, 30.0)
 
     def test_it_vanishes_from_a_reading_that_does_not_name_it(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)

@@ -104,9 +104,9 @@ class TestUncoveredNodes:
             frozenset({B}),
             1,
         )
-        assert [(one.gpu.uuid, one.lost, one.confirmed) for one in world.node.placements()] == [
-            (A, False, 10.0),
-            (B, True, 10.0),
+        assert [(one.gpu.uuid, one.lost, one.confirmed, one.lost_since) for one in world.node.placements()] == [
+            (A, False, 10.0, None),
+            (B, True, 10.0, change.time),
         ]
 
     def test_it_is_lost_whichever_comes_first(self, world: World) -> None:

@@ -93,6 +93,7 @@ sharings = st.builds(
     shares=st.integers(0, 9),
     complete=st.booleans(),
 )
+unseen = st.builds(Unseen, st.text(max_size=5), times, st.booleans(), st.booleans(), st.none() | times)
 
 
 @st.composite
@@ -110,7 +111,7 @@ def snapshots(draw: st.DrawFn) -> NodeState:
         gpus=present,
         since=tuple(draw(times) for _ in present),
         claims=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
-        unseen=tuple(draw(st.lists(st.builds(Unseen, st.text(max_size=5), times, st.booleans()), max_size=3))),
+        unseen=tuple(draw(st.lists(unseen, max_size=3))),
         silent=tuple(draw(st.lists(st.builds(SilentGpu, st.text(max_size=5), times, st.text(max_size=5)), max_size=3))),
     )
 
@@ -123,6 +124,16 @@ def test_every_node_reads_as_it_was_written(snapshot):
 def test_what_an_earlier_version_did_not_write_is_absent():
     written = msgspec.msgpack.encode({"node": {"name": "a"}, "gpus": {"uuid": ["GPU-1"]}, "since": [1.0]})
     assert decode_node(Place("prod", "a"), None, written).gpus == (Gpu(uuid="GPU-1"),)
+
+
+def test_an_earlier_version_did_not_write_since_when_a_gpu_is_lost():
+    written = msgspec.msgpack.encode(
+        {"node": {"name": "a"}, "unseen": [["GPU-1", 5.0, True], ["GPU-2", 6.0, True, True]]}
+    )
+    assert decode_node(Place("prod", "a"), 9.0, written).unseen == (
+        Unseen("GPU-1", 5.0, lost=True),
+        Unseen("GPU-2", 6.0, lost=True, unlisted=True),
+    )
 
 
 def test_fields_of_a_later_version_are_ignored():

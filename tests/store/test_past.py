@@ -4,11 +4,14 @@ import math
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from collector.marks import MarkKind, NewMark
-from collector.model import Place
-from collector.store import GpuPosition, StoreSettings
+from collector.model import Gpu, Place
+from collector.store import GpuPosition, StoreSettings, schema
+from collector.store.altered import LAST_ALTERED, altered_after, note_altered
 from collector.store.checkpoints import keep
+from collector.store.facts import fact
 from collector.store.retention import prune
 from collector.views.past import NotRecordedError, look_back
 
@@ -128,3 +131,55 @@ async def test_marks_are_those_of_that_time(settings: StoreSettings, collecting:
                 one.placement.uuid: one.mark.kind for one in await then.gpus({"cluster": ["prod"]}) if one.mark
             }
         assert found == {140.0: {}, 160.0: {"GPU-1": "rma", "GPU-2": "watch"}, 190.0: {"GPU-1": "rma"}, 250.0: {}}
+
+
+async def last_altered(fleet: Any) -> float | None:
+    async with fleet.store.database.read() as connection:
+        return await fact(connection, LAST_ALTERED)
+
+
+async def test_what_was_altered_since_is_taken_back(settings: StoreSettings, collecting: Any) -> None:
+    def gpu(number: int, **facts: Any) -> Gpu:
+        return Gpu(**{"uuid": f"GPU-{number}", "serial": f"s{number}", "model": "old", "chassis": "c1", **facts})
+
+    async with collecting(settings) as fleet:
+        fleet.read("a", 100.0, gpu(1, module="1"), gpu(2))
+        fleet.read("b", 100.0, gpu(3))
+        assert await fleet.store.history_writer.flushed(10)
+        assert await last_altered(fleet) is None
+        fleet.read("a", 200.0, gpu(1, module="1", vbios="2"), gpu(2))  # of which placements have nothing
+        assert await fleet.store.history_writer.flushed(10)
+        assert await last_altered(fleet) is None
+        fleet.read("a", 300.0, gpu(1, model="new", serial=None, chassis="c2", module="2"), gpu(2))
+        assert await fleet.store.history_writer.flushed(10)
+        assert await last_altered(fleet) == 300.0
+        past = fleet.store.past
+        for _ in "noted", "not noted by an earlier version":
+            one, two = await past.gpus(250.0, {"node": ["a"]})
+            assert (one.serial, one.model, one.chassis, one.module) == ("s1", "old", "c1", "1")
+            assert (two.serial, two.model, two.chassis, two.module) == ("s2", "old", "c1", None)
+            assert (await past.counts(250.0))["prod"].models == {"old": 3}
+            assert (await past.counts(300.0))["prod"].models == {"old": 2, "new": 1}
+            assert [node.models for node in await past.nodes(250.0)] == [{"old": 2}, {"old": 1}]
+            for where, gpus, nodes in (
+                ({"model": ["old"]}, 3, 2),
+                ({"model": ["new"]}, 0, 0),
+                ({"chassis": ["c2"]}, 0, 0),
+            ):
+                assert len(await past.gpus(250.0, where, limit=1)) == min(gpus, 1)
+                assert (await past.count_gpus(250.0, where), await past.count_nodes(250.0, where)) == (gpus, nodes)
+            (now,) = await past.gpus(350.0, {"chassis": ["c2"]})
+            assert (now.model, now.module) == ("new", "2")
+            async with fleet.store.database.write() as connection:
+                await connection.execute(delete(schema.meta).where(schema.meta.c.name == LAST_ALTERED))
+        await note_altered(fleet.store.database)
+        assert await last_altered(fleet) == 300.0
+
+
+async def test_a_store_without_alterations_is_asked_for_none(settings: StoreSettings, collecting: Any) -> None:
+    async with collecting(settings) as fleet:
+        await fill(fleet)
+        await note_altered(fleet.store.database)
+        assert await last_altered(fleet) == 0.0
+        async with fleet.store.database.read() as connection:
+            assert not await altered_after(connection, 1.0)

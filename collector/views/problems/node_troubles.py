@@ -138,7 +138,7 @@ class NodeWalk:
             ProblemKind.GPU_LOST if lost else ProblemKind.GPU_DEGRADED,
             entry,
             gpu,
-            placement.confirmed if lost else None,
+            placement.lost_since if lost else None,
             variant="" if lost else (one.level or ""),
         )
         explained = marked + (not lost and Degradation.LOST in one.reasons)

@@ -5,8 +5,9 @@ from types import MappingProxyType
 
 from collector.health import Level
 from collector.marks import MarkKind
-from collector.model import UNREAD_REASONS, Place, ReadFailure, Uncovered, UnreadReason
+from collector.model import UNREAD_REASONS, Place, ReadFailure, UnreadReason
 from collector.text import counted, natural_key, shell_word
+from collector.views.humanize import UNREAD_WORDS
 from collector.views.paths import address, anchor, cluster_url, node_url
 from collector.views.problems.kinds import KINDS, NodeCondition, ProblemKind
 from collector.views.problems.node_troubles import describe_attempts
@@ -42,22 +43,6 @@ _OF_CLUSTERS: Mapping[ProblemKind, tuple[str, str]] = MappingProxyType(
         _K.RESEMBLANCE: ("may be one cluster", "may be one cluster"),
     }
 )
-_UNREAD: Mapping[UnreadReason, str] = MappingProxyType(
-    {
-        ReadFailure.FORBIDDEN: "permission missing",
-        ReadFailure.NOT_FOUND: "pod gone",
-        ReadFailure.NO_CONTAINER: "no container of the configured name",
-        ReadFailure.NO_BINARY: "nvidia-smi not found in the container",
-        ReadFailure.TIMEOUT: "nvidia-smi timed out",
-        ReadFailure.EXIT_STATUS: "nvidia-smi exited with an error",
-        ReadFailure.BAD_OUTPUT: "output of nvidia-smi not valid",
-        ReadFailure.CONNECTION: "connection to the pod failed",
-        ReadFailure.NO_DOCUMENT: "nothing of nvidia-smi in the pod's log",
-        ReadFailure.STALE: "last document in the pod's log too old",
-        Uncovered.NO_POD: "no GPU pod",
-        Uncovered.POD_NOT_READY: "GPU pod not ready",
-    }
-)
 _NEEDS = MappingProxyType({Level.REPLACE: "replacement", Level.RESET: "a reset or drain"})
 _LEVEL_REMEDIES = MappingProxyType(
     {
@@ -75,7 +60,7 @@ def problem_id(row: TroubleRow) -> str:
 def title(row: TroubleRow) -> str:
     """Return what is wrong as a whole sentence."""
     if row.kind in _OF_CLUSTERS:
-        why = f": {_UNREAD[_unread_reason(row.variant)]}" if row.kind is _K.CLUSTER_UNREAD and row.variant else ""
+        why = f": {UNREAD_WORDS[_unread_reason(row.variant)]}" if row.kind is _K.CLUSTER_UNREAD and row.variant else ""
         return f"{_clusters(row)} {_OF_CLUSTERS[row.kind][len(row.clusters) > 1]}{why}"
     return _TITLES[row.kind](row)
 
@@ -169,7 +154,7 @@ def _labels(row: TroubleRow) -> str:
 
 
 def _unreadable(row: TroubleRow) -> str:
-    return f"{_nodes(row)} {_verb(row, 'is', 'are')} unreadable: {_UNREAD[_unread_reason(row.variant)]}"
+    return f"{_nodes(row)} {_verb(row, 'is', 'are')} unreadable: {UNREAD_WORDS[_unread_reason(row.variant)]}"
 
 
 _TITLES: Mapping[ProblemKind, Callable[[TroubleRow], str]] = MappingProxyType(

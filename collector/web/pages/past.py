@@ -1,7 +1,7 @@
 """The pages of the fleet, a cluster, a node, a chassis and a GPU as they were at a time, `?at=`."""
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -86,6 +86,7 @@ async def cluster(request: web.Request, then: LookBack) -> web.Response:
         request,
         then,
         "past_cluster.html",
+        {"cluster": name},
         name=name,
         count=count,
         nodes=nodes[:PAGE_ROWS],
@@ -104,7 +105,9 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
             text=f"No GPU was on a node “{place.node}” of the cluster “{place.cluster}” at {as_of(then.time)}."
         )
     models = sorted({one.placement.model or "" for one in found})
-    return await _page(request, then, "past_node.html", place=place, gpus=sorted(found, key=_seat), models=models)
+    where = {"cluster": place.cluster, "node": place.node}
+    gpus = sorted(found, key=_seat)
+    return await _page(request, then, "past_node.html", where, place=place, gpus=gpus, models=models)
 
 
 async def chassis(request: web.Request, then: LookBack) -> web.Response:
@@ -117,6 +120,7 @@ async def chassis(request: web.Request, then: LookBack) -> web.Response:
         request,
         then,
         "past_chassis.html",
+        {"chassis": serial},
         serial=serial,
         gpus=sorted(found, key=_seat),
         places={one.place for one in found},
@@ -130,10 +134,13 @@ async def gpu(request: web.Request, then: LookBack) -> web.Response:
     found = await then.gpus({"uuid": [wanted]}, limit=MAX_GPUS)
     if not found:
         raise web.HTTPNotFound(text=f"No GPU with the UUID “{wanted}” was on a node at {as_of(then.time)}.")
-    return await _page(request, then, "past_gpu.html", gpus=found, wanted=wanted)
+    return await _page(request, then, "past_gpu.html", {"uuid": found[0].placement.uuid}, gpus=found, wanted=wanted)
 
 
-async def _page(request: web.Request, then: LookBack, template: str, **values: Any) -> web.Response:
+async def _page(
+    request: web.Request, then: LookBack, template: str, where: Mapping[str, str] = {}, **values: Any
+) -> web.Response:
+    """Return a page; `where` are the filters of the API that choose its GPUs."""
     at = as_of(then.time)
     prefix, path = public_url(request).prefix, local_path(request)
     return await page(
@@ -141,6 +148,7 @@ async def _page(request: web.Request, then: LookBack, template: str, **values: A
         template,
         then=then.time,
         page_now=prefix + path,
+        csv_then=prefix + address("/api/v1/gpus", {**where, "at": at, "format": "csv"}),
         more_then=lambda after: prefix + address(path, {"after": after, "at": at}),
         **links_at(request, at),
         **values,

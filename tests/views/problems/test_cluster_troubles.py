@@ -183,6 +183,17 @@ async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
     ]
 
 
+async def test_a_gpu_is_lost_since_its_change_and_not_since_it_was_seen() -> None:
+    site = fleet(["a"], ["n1"])
+    (first, *_), seen = boards("a", "n1"), 1764000000.0
+    site.read("a", "n1", *boards("a", "n1"), time=seen)
+    for time in (seen + 100.0, seen + 200.0):
+        site.read("a", "n1", *boards("a", "n1")[1:], time=time, lost=(GpuRef(first.uuid),))
+    problem = await the_only(site, "a")
+    assert (problem.kind, problem.since, problem.nodes[0].since) == ("gpu_lost", seen + 100.0, seen + 100.0)
+    assert problem.gpus[0].last_seen == seen
+
+
 async def test_a_gpu_that_is_marked_rma_in_service_is_one_by_itself() -> None:
     site = fleet(["a"])
     site.collector.marks.replace([Mark(uuid="GPU-a-n1-1", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])

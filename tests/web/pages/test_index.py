@@ -73,7 +73,7 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     async with serving(whole) as client:
         page = await visit(client, "/")
     assert "All good" not in page.text
-    assert "1 of 4 GPU nodes read; 3 unread: 2 exit status, 1 forbidden." in page.text
+    assert "1 of 4 GPU nodes read; 3 unread: 2 nvidia-smi exited with an error, 1 permission missing." in page.text
     assert (
         "2 nodes of prod-a are unreadable: nvidia-smi exited with an error warning 2 minutes ago "
         "2025-11-24T16:08:00Z the command exited with an error" in page.text
@@ -106,7 +106,7 @@ class TestWhatHasNotBeenSeen:
             whole.uncover("prod-a", node, Uncovered.NO_POD)
         text = await self.seen(whole, serving, visit)
         assert "All good" not in text
-        assert "3 of 5 GPU nodes read; 2 unread: no pod." in text
+        assert "3 of 5 GPU nodes read; 2 unread: no GPU pod." in text
         assert "2 nodes of prod-a are unreadable: no GPU pod warning 5 minutes ago 2025-11-24T16:05:00Z" in text
         assert "prod-a up 4 2 0 2 18 0 0 0" in text
 
@@ -114,14 +114,16 @@ class TestWhatHasNotBeenSeen:
         whole.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)
         text = await self.seen(whole, serving, visit)
         assert "All good" not in text
-        assert "2 of 3 GPU nodes read; 1 unread: pod not ready." in text
+        assert "2 of 3 GPU nodes read; 1 unread: GPU pod not ready." in text
         whole.uncover("prod-a", "n1", None)
         assert "All good" in await self.seen(whole, serving, visit)
 
     async def test_pods_without_the_container(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "gfd")
         whole.uncover("prod-a", "gfd", ReadFailure.NO_CONTAINER)
-        assert "3 of 4 GPU nodes read; 1 unread: no container." in await self.seen(whole, serving, visit)
+        assert "3 of 4 GPU nodes read; 1 unread: no container of the configured name." in await self.seen(
+            whole, serving, visit
+        )
 
     async def test_nodes_that_wait_for_their_first_reading(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "new")

@@ -75,6 +75,33 @@ async def test_the_bars_and_the_search_stay_at_the_time(past_client: httpx.Async
 
 
 @pytest.mark.parametrize(
+    ("path", "where", "gpus"),
+    [
+        ("/", "", 7),
+        ("/clusters/old", "cluster=old&", 2),
+        ("/clusters/old/nodes/n7", "cluster=old&node=n7&", 2),
+        ("/gpus/GPU-c1", "uuid=GPU-c1&", 1),
+        ("/chassis/C7", "chassis=C7&", 2),
+    ],
+)
+async def test_a_page_of_the_past_leads_to_its_data(
+    past_client: httpx.AsyncClient, visit: Any, path: str, where: str, gpus: int
+) -> None:
+    page = await visit(past_client, f"{path}?at={BEFORE}")
+    csv = f"/api/v1/gpus?{where}at={AT}&format=csv"
+    assert {csv, *(f"/api/v1/{name}?at={AT}" for name in ("clusters", "nodes", "gpus"))} <= set(page.links)
+    assert "page made at" in page.text
+    assert "· as of" not in page.text
+    rows = (await past_client.get(csv)).text.splitlines()
+    assert len(rows) == 1 + gpus
+
+
+async def test_a_page_of_the_past_says_that_it_counts_virtual_gpus(past_client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(past_client, f"/?at={BEFORE}")
+    assert "Virtual GPUs are among them: the history does not tell them apart." in page.text
+
+
+@pytest.mark.parametrize(
     ("term", "target"), [("701", "/gpus/GPU-c1"), ("n10", "/clusters/prod-a/nodes/n10"), ("prod-a", "/clusters/prod-a")]
 )
 async def test_what_is_searched_is_shown_at_the_time(past_client: httpx.AsyncClient, term: str, target: str) -> None:
