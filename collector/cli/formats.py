@@ -94,15 +94,13 @@ def print_rows(
     nothing: str,
     cells: Cells | None = None,
     styles: Mapping[str, Style] | None = None,
-    in_order: bool = False,
 ) -> int:
     """Print rows in the format that was chosen, and return how many.
 
-    Without rows, `nothing` is printed on standard error. `cells` returns what tables say in other words, by column;
-    `in_order` says that the rows are sorted as the options ask already. Nothing is printed before the first row is
-    known, so that a failure prints nothing.
+    Without rows, `nothing` is printed on standard error. `cells` returns what tables say in other words, by column.
+    Nothing is printed before the first row is known, so that a failure prints nothing.
     """
-    chosen = taken(rows, output, in_order=in_order)
+    chosen = taken(rows, output)
     first = list(itertools.islice(chosen, 1))
     if not first:
         click.echo(nothing, err=True)
@@ -147,9 +145,9 @@ def age(text: object, now: float) -> object:
     return f"in {count}" if seconds <= -1 else count
 
 
-def taken(rows: Iterable[Row], output: Output, *, in_order: bool = False) -> Iterator[Row]:
-    """Return the rows that the options ask for, in their order; `in_order` says that they are sorted already."""
-    return itertools.islice(rows if in_order else sorted_rows(rows, output.sort), output.limit)
+def taken(rows: Iterable[Row], output: Output) -> Iterator[Row]:
+    """Return the rows that the options ask for, in their order."""
+    return itertools.islice(sorted_rows(rows, output.sort), output.limit)
 
 
 def _sort_key(value: object) -> tuple[int, object]:

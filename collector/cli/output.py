@@ -154,7 +154,6 @@ def show_rows(
     cells: Cells | None = None,
     styles: Mapping[str, Style] | None = None,
     footer: Callable[[Sequence[Row]], Iterable[str]] | None = None,
-    in_order: bool = False,
 ) -> None:
     """Print what `ask` returns, in the format that was chosen, and with `--watch` again whenever it has changed.
 
@@ -162,13 +161,13 @@ def show_rows(
     command with exit code 1 if nothing is found.
     """
     if output.watch is not None:
-        watch_rows(layout, ask, output, cells, styles or {}, in_order=in_order)
+        watch_rows(layout, ask, output, cells, styles or {})
         return
     if footer is None or output.format in {"json", "csv"}:
-        found = print_rows(layout, ask(), output, nothing=nothing, cells=cells, styles=styles, in_order=in_order)
+        found = print_rows(layout, ask(), output, nothing=nothing, cells=cells, styles=styles)
     else:
-        rows = list(taken(ask(), output, in_order=in_order))
-        found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles, in_order=True)
+        rows = list(taken(ask(), output))
+        found = print_rows(layout, rows, output, nothing=nothing, cells=cells, styles=styles)
         if rows and (lines := list(footer(rows))):
             print_footer(lines, output)
     if not found:

@@ -23,11 +23,9 @@ def watch_rows(
     output: Output,
     cells: Cells | None,
     styles: Mapping[str, Style],
-    *,
-    in_order: bool,
 ) -> None:
     """Show what `ask` returns, and what it returns later, until Ctrl-C; the first answer has to be one."""
-    rows = list(taken(ask(), output, in_order=in_order))
+    rows = list(taken(ask(), output))
     redraws = sys.stdout.isatty() and output.format in {"table", "wide"}
     view = (_Screen if redraws else _Appended)(layout, output, cells, styles)
     with suppress(KeyboardInterrupt), view:
@@ -37,7 +35,7 @@ def watch_rows(
             assert output.watch is not None  # noqa: S101
             time.sleep(output.watch)
             try:
-                rows, failure = list(taken(ask(), output, in_order=in_order)), ""
+                rows, failure = list(taken(ask(), output)), ""
             except CommandError as error:
                 failure = error.format_message()
 

@@ -51,15 +51,16 @@ async def test_missing_gpus_are_shown(client: httpx.AsyncClient, visit: Any) -> 
 async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=4, lost=(GpuRef(None, "00000000:5D:00.0"),))
     async with serving(site) as client:
-        node, cluster, fleet = [
-            (await visit(client, path)).text for path in ("/clusters/prod-a/nodes/n9", "/clusters/prod-a?name=n9", "/")
+        node, cluster, fleet, problems = [
+            (await visit(client, path)).text
+            for path in ("/clusters/prod-a/nodes/n9", "/clusters/prod-a?name=n9", "/", "/problems")
         ]
     assert "n9 1 lost 2 missing Print repair sheet API Node GPUs GPUs 1 of 4" in node
     assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
     assert "2 of 4 GPUs were not found by the last reading" in node
     assert "n9 1 lost 2 missing 1 of 4" in cluster
     assert "1 GPU on n9 (prod-a) does not answer" in fleet
-    assert "was never read 00000000:5D:00.0" in fleet
+    assert "was never read 00000000:5D:00.0" in problems
     assert "21 GPUs missing on 4 nodes across 2 clusters" in fleet
 
 
