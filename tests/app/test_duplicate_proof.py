@@ -171,12 +171,12 @@ async def test_a_copy_of_a_cluster_silences_nobody(
                 await eventually(lambda: service.clusters.resemblances("honest") == ["hostile"])
                 metrics = (await client.get("/metrics")).text
                 rows = {row["cluster"]: row for row in (await client.get("/api/v1/clusters")).json()["clusters"]}
-                page = (await client.get("/")).text
+                page = (await client.get("/problems")).text
     assert metrics.count("gpuid_gpu_info{") == 2 * GPUS
     assert 'gpuid_cluster_resemblances{cluster="honest"} 1.0\n' in metrics
     assert 'gpuid_cluster_resemblances{cluster="hostile"} 1.0\n' in metrics
     assert (rows["honest"]["resembles"], rows["hostile"]["resembles"]) == (["hostile"], ["honest"])
-    assert "without proof that they are one cluster" in page
+    assert "nothing proves that they are one cluster" in page
     (warning,) = resemblances(caplog)
     assert warning.startswith(f'cluster resembles another one: it resembles "{order[0]}" (node gpu-000')
     assert "remove one of them from the configuration" in warning

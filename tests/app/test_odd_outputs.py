@@ -187,7 +187,7 @@ class TestAGpuThatWasNeverRead:
                 assert "does not answer (never read)" in page
                 assert bus in page
                 assert "The last reading did not find" not in page  # it is not counted twice
-                for path in ("/", "/clusters/sim-0"):
+                for path in ("/problems", "/clusters/sim-0"):
                     page = await world.page(path)
                     assert ") does not answer</strong>" in page
                     assert "was never read" in page

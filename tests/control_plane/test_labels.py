@@ -95,12 +95,12 @@ def test_labels_are_written_under_our_name_and_stale_ones_removed(east: ControlP
 def test_without_the_right_to_patch_one_problem_says_so_until_it_is_given(east: ControlPlane, run: Run) -> None:
     collector = run()
     until(lambda: collector.total("gpuid_node_label_failures_total", cluster="east", reason="forbidden"))
-    assert "has labels that cannot be written onto its nodes" in collector.text("/")
+    assert "Labels that cannot be written on " in collector.text("/problems")
     assert collector.logged("labels cannot be written: ", cluster="east", reason="forbidden") == 1
     assert labels(east) == {}
     grant(east, "labels.yaml")
     until(lambda: labels(east), LABELS)
-    until(lambda: "has labels that cannot" not in collector.text("/"))
+    until(lambda: "Labels that cannot be written" not in collector.text("/problems"))
 
 
 def test_a_patch_for_the_uid_of_another_node_changes_nothing(east: ControlPlane) -> None:

@@ -43,8 +43,22 @@ class Site:
         command = [sys.executable, "-m", "collector", "outbox", *args, "-c", str(self.collector.config)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    def listed(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.outbox("ls", "--json"))
+    def letters(self) -> list[dict[str, Any]]:
+        """Return the dead letters; none is a result, which the command tells by its exit code."""
+        command = [
+            sys.executable,
+            "-m",
+            "collector",
+            "outbox",
+            "letters",
+            "-o",
+            "json",
+            "-c",
+            str(self.collector.config),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        assert done.returncode == (0 if found else 1)
         return found
 
 
@@ -76,8 +90,8 @@ def test_a_rejected_batch_stays_a_dead_letter_until_replayed(site: Site) -> None
     site.receiver.respond(400)
     site.collector.start()
     until(lambda: site.collector.total("gpuid_export_failure_total", sink="hook", reason="rejected"), GPUS, seconds=60)
-    until(lambda: sum(letter["count"] for letter in site.listed()["dead_letters"]), GPUS)
-    letters = site.listed()["dead_letters"]
+    until(lambda: sum(letter["count"] for letter in site.letters()), GPUS)
+    letters = site.letters()
     assert {letter["sink"] for letter in letters} == {"hook"}
     assert all(letter["reason"].endswith("answered 400") for letter in letters)
     assert {letter["key"] for letter in letters} == {request.key for request in site.receiver.rejected}
@@ -90,7 +104,7 @@ def test_a_rejected_batch_stays_a_dead_letter_until_replayed(site: Site) -> None
     site.receiver.respond(200)
     assert "for redelivery" in site.outbox("replay", "--sink", "hook")
     until(lambda: site.collector.total("gpuid_export_success_total", sink="hook"), GPUS)
-    until(lambda: site.listed()["dead_letters"], [])
+    until(lambda: site.letters(), [])
     records = site.receiver.records
     assert len({record["uuid"] for record in records}) == len(records) == GPUS
     assert {request.key for request in site.receiver.accepted} == {request.key for request in site.receiver.rejected}
@@ -107,7 +121,7 @@ def test_batches_that_are_too_large_arrive_in_halves(site: Site) -> None:
     assert {request.status for request in site.receiver.rejected} == {413}
     keys = [request.key for request in site.receiver.requests]
     assert len(keys) == len(set(keys))
-    assert site.listed()["dead_letters"] == []
+    assert site.letters() == []
 
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)

@@ -410,6 +410,7 @@ class _Site:
     def ask(self, path: str, headers: dict[str, str]) -> int:
         async def ask() -> int:
             request = make_mocked_request("GET", path, headers, app=self._app)
+            request.writer.output_size = 0  # nothing of its answer has been sent
             try:
                 return (await self._app._handle(request)).status
             except web.HTTPRedirection as redirect:  # which aiohttp sends as it sends an answer
