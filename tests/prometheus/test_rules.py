@@ -159,7 +159,9 @@ def test_the_runbook_gives_a_command_what_it_takes(line: str) -> None:
     command.make_parser(context).parse_args(list(words))
     (takes,) = [one.make_metavar(context) for one in command.params if isinstance(one, click.Argument)] or [""]
     named = [word for word, before in zip(words, ["", *words], strict=False) if word.isupper() and before[:2] != "--"]
-    assert all(word in re.split(r"\W+", takes.replace("TERM", "SERIAL NODE")) for word in named)
+    assert all(
+        word in re.split(r"\W+", takes.replace("TERM", "SERIAL NODE").replace("ID", "ID SERIAL NODE")) for word in named
+    )
 
 
 def test_a_cluster_that_is_down_raises_one_alert() -> None:

@@ -168,11 +168,15 @@ class TestBadInput:
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         assert (await client.put(PATH, content=b"{}", headers=headers)).status_code in (400, 415)
 
-    @pytest.mark.parametrize("name", ["%20", "a%20b", "x" * 200, "a%0Ab", "a,b"])
+    @pytest.mark.parametrize("name", ["%20", "a%20b", "a%0Ab", "a,b"])
     async def test_a_bad_name_is_refused(self, client: httpx.AsyncClient, name: str) -> None:
         answer = await client.put(f"/api/v1/gpus/{name}/mark", json=RMA)
         assert answer.status_code == 400
         assert "serial or UUID" in answer.json()["detail"]
+
+    async def test_a_name_that_is_too_long_is_refused(self, client: httpx.AsyncClient) -> None:
+        answer = await client.put(f"/api/v1/gpus/{'x' * 200}/mark", json=RMA)
+        assert (answer.status_code, answer.json()["detail"]) == (400, "id: expected at most 128 characters")
 
     async def test_a_serial_of_two_gpus_asks_for_the_uuid(self, client: httpx.AsyncClient) -> None:
         answer = await client.put("/api/v1/gpus/900/mark", json=RMA)
