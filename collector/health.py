@@ -170,8 +170,8 @@ RETIRED_PAGES_LIMIT = 63  # of both causes together
 
 _REPLACE = frozenset({Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT})
 
-# What the tool prints when nothing is wrong or it has nothing to report, in any case. Any other word counts against the
-# GPU, even an unknown one: a new name is more likely to be that of an action or a fault than of good health.
+# What the tool prints when all is well or it has nothing to report; letter case is ignored. Any other word, even an
+# unknown one, means trouble: a new name is more likely to be that of an action or a fault than of good health.
 _UNSAID = frozenset({"", "n/a", "not supported"})
 _NO_ACTION = _UNSAID | {"none"}
 _FABRIC_STATES = _UNSAID | {"completed", "in progress"}

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, delete, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from collector.store import schema
 from collector.store.database import Database
@@ -100,15 +101,20 @@ async def _due(connection: AsyncConnection, now: float, events: int) -> float | 
     return due if due is not None and due <= now - LATE_SECONDS else None
 
 
-async def _add_gpus(connection: AsyncConnection, counts: Counts, since: float, time: float) -> None:
-    """Add to counts what began after `since` and up to `time`, less what ended."""
-    began = select(_placements.cluster, _placements.model, literal(1).label("n")).where(
+def _events(column: ColumnElement[Any], since: float, time: float) -> ReadOnlyColumnCollection[str, Any]:
+    """Return what began (`n` is 1) and ended (-1) after `since` and up to `time`: its cluster, and this column."""
+    began = select(_placements.cluster, column, literal(1).label("n")).where(
         _placements.since > since, _placements.since <= time
     )
-    ended = select(_placements.cluster, _placements.model, literal(-1).label("n")).where(
+    ended = select(_placements.cluster, column, literal(-1).label("n")).where(
         _placements.until > since, _placements.until <= time
     )
-    event = union_all(began, ended).subquery().c
+    return union_all(began, ended).subquery().c
+
+
+async def _add_gpus(connection: AsyncConnection, counts: Counts, since: float, time: float) -> None:
+    """Add to counts what began after `since` and up to `time`, less what ended."""
+    event = _events(_placements.model, since, time)
     query = select(event.cluster, event.model, func.sum(event.n)).group_by(event.cluster, event.model)
     for cluster, model, number in await connection.execute(query):
         models = counts.setdefault(text(cluster), ClusterCount()).models
@@ -118,13 +124,7 @@ async def _add_gpus(connection: AsyncConnection, counts: Counts, since: float, t
 
 async def _add_nodes(connection: AsyncConnection, counts: Counts, since: float, time: float) -> None:
     """Add to counts the nodes that had no GPU at `since` and have one at `time`, less those that have none by then."""
-    began = select(_placements.cluster, _placements.node, literal(1).label("n")).where(
-        _placements.since > since, _placements.since <= time
-    )
-    ended = select(_placements.cluster, _placements.node, literal(-1).label("n")).where(
-        _placements.until > since, _placements.until <= time
-    )
-    event = union_all(began, ended).subquery().c
+    event = _events(_placements.node, since, time)
     other = schema.placements.alias()
     here = select(func.count()).where(
         other.c.cluster == event.cluster,

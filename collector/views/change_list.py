@@ -1,7 +1,7 @@
 """The list of what happened, newest first, in parts: from the history, or else what memory holds of it.
 
 A replacement is one row, and the first sights of a cluster's nodes on one day are one. No part ends within a row: each
-row stands where the newest of its changes was, and is told whole.
+row stands where its newest change is, and is complete.
 """
 
 import itertools

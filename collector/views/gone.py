@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from collector.health import Condition, Health, degradations, worst_level
+from collector.health import Condition
 from collector.marks import Mark
 from collector.model import Gpu, Place, canonical_uuid, last_known_object
 from collector.store import GoneNode, PastPlacement
@@ -14,7 +14,7 @@ from collector.views.cooperative import yielding
 from collector.views.fleet import Filters
 from collector.views.listing import Cursor, Listed
 from collector.views.placements import last_condition
-from collector.views.rows import mark_summary, numbered
+from collector.views.rows import condition_columns, mark_summary, recorded_columns
 
 __all__ = ["gone_gpu", "gone_node", "list_gone_gpus", "list_gone_nodes"]
 
@@ -129,25 +129,14 @@ def _row(placement: PastPlacement, known: Gpu | None, condition: Condition | Non
         cluster=placement.cluster,
         node=placement.node,
         machine=placement.machine,
-        uuid=placement.uuid,
-        serial=placement.serial,
-        model=placement.model,
+        **recorded_columns(placement),
         architecture=gpu.architecture,
-        chassis=placement.chassis,
-        slot=numbered(placement.slot),
-        tray=numbered(placement.tray),
-        module=numbered(placement.module),
-        pci_bus_id=placement.pci_bus_id,
         board_part_number=gpu.board_part_number,
         gpu_part_number=gpu.gpu_part_number,
-        last_known=last_known_object(placement.last_known),
-        since=rfc3339(placement.since),
         until=rfc3339(placement.until),
         confirmed_at=rfc3339(placement.confirmed),
         state=PresenceState.GONE,
-        degraded=list(degradations(condition)) if condition else None,
-        level=worst_level(condition) if condition else None,
-        health=condition.health if condition and condition.health != Health() else None,
+        **condition_columns(condition),
         mark=mark_summary(mark),
     )
 
@@ -166,9 +155,7 @@ def _of_gpu(gpu: Gpu, place: Place, until: float, condition: Condition | None, m
         last_known=last_known_object(gpu.last_known),
         until=rfc3339(until) if until else None,
         state=PresenceState.GONE,
-        degraded=list(degradations(condition)) if condition else None,
-        level=worst_level(condition) if condition else None,
-        health=condition.health if condition and condition.health != Health() else None,
+        **condition_columns(condition),
         mark=mark_summary(mark),
     )
 

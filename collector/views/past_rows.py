@@ -1,12 +1,10 @@
 """Rows of the fleet at a time, with the columns of the present; what is not recorded is null."""
 
-from collector.health import Health, degradations, worst_level
-from collector.model import last_known_object
 from collector.store import ClusterCount, PastNode
 from collector.timestamps import rfc3339
 from collector.views.columns import ClusterRow, GpuRow, NodeRow, PresenceState
 from collector.views.past import PastGpu
-from collector.views.rows import mark_summary, numbered
+from collector.views.rows import condition_columns, mark_summary, recorded_columns
 
 __all__ = ["past_cluster_row", "past_gpu_row", "past_node_row"]
 
@@ -34,20 +32,9 @@ def past_gpu_row(gpu: PastGpu) -> GpuRow:
         cluster=placement.cluster,
         node=placement.node,
         machine=placement.machine or None,
-        uuid=placement.uuid,
-        serial=placement.serial,
-        model=placement.model,
-        chassis=placement.chassis,
-        slot=numbered(placement.slot),
-        tray=numbered(placement.tray),
-        module=numbered(placement.module),
-        pci_bus_id=placement.pci_bus_id,
-        last_known=last_known_object(placement.last_known),
-        since=rfc3339(placement.since),
+        **recorded_columns(placement),
         confirmed_at=rfc3339(gpu.confirmed),
         state=PresenceState.LOST if condition is not None and condition.lost else PresenceState.FOUND,
-        degraded=None if condition is None else list(degradations(condition)),
-        level=None if condition is None else worst_level(condition),
-        health=None if condition is None or condition.health == Health() else condition.health,
+        **condition_columns(condition),
         mark=mark_summary(gpu.mark),
     )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from collector.health import Condition, Health, Level, degradations, worst_level
 from collector.marks import Mark
@@ -46,6 +47,7 @@ __all__ = [
     "change_row",
     "changed_fields",
     "cluster_row",
+    "condition_columns",
     "gpu_row",
     "mark_row",
     "mark_summary",
@@ -54,6 +56,7 @@ __all__ = [
     "placed_gpu_row",
     "placement_row",
     "problem_row",
+    "recorded_columns",
 ]
 
 MAX_LOST_GPUS = 100  # that a cluster's row names
@@ -224,6 +227,33 @@ def numbered(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
+def recorded_columns(placement: PastPlacement) -> dict[str, Any]:
+    """Return what the history records of a GPU on a node, by the columns of its row."""
+    return {
+        "uuid": placement.uuid,
+        "serial": placement.serial,
+        "model": placement.model,
+        "chassis": placement.chassis,
+        "slot": numbered(placement.slot),
+        "tray": numbered(placement.tray),
+        "module": numbered(placement.module),
+        "pci_bus_id": placement.pci_bus_id,
+        "last_known": last_known_object(placement.last_known),
+        "since": rfc3339(placement.since),
+    }
+
+
+def condition_columns(condition: Condition | None) -> dict[str, Any]:
+    """Return how a GPU was, by the columns of its row; all are None where that is not known."""
+    if condition is None:
+        return {"degraded": None, "level": None, "health": None}
+    return {
+        "degraded": list(degradations(condition)),
+        "level": worst_level(condition),
+        "health": None if condition.health == _NO_HEALTH else condition.health,
+    }
+
+
 def mark_summary(mark: Mark | None) -> MarkSummary | None:
     """Return a mark as the row of a GPU has it; None for none."""
     if mark is None:
@@ -261,21 +291,12 @@ def placement_row(
     """Return one GPU's time on one node, past or present; with its condition and its mark as they are now."""
     return PlacementRow(
         id=placement.id,
-        uuid=placement.uuid,
-        serial=placement.serial,
-        model=placement.model,
-        chassis=placement.chassis,
+        **recorded_columns(placement),
         cluster=placement.cluster,
         node=placement.node,
         machine=placement.machine,
-        slot=numbered(placement.slot),
-        tray=numbered(placement.tray),
-        module=numbered(placement.module),
-        pci_bus_id=placement.pci_bus_id,
-        since=rfc3339(placement.since),
         until=rfc3339(placement.until),
         confirmed_at=rfc3339(placement.confirmed),
-        last_known=last_known_object(placement.last_known),
         altered=_alteration_rows(placement.altered),
         health_changes=_alteration_rows(placement.health_changes),
         degraded=list(degradations(condition)) if condition else [],

@@ -100,7 +100,7 @@ async def test_what_is_forgotten_is_not_shown_as_empty(settings: StoreSettings, 
             await look_back(fleet.store.past, 249.0)
         kept = {time: one for time, one in THEN.items() if time >= 250.0}
         assert {time: await counts(fleet, time) for time in kept} == kept
-        await prune(fleet.store.database, 240.0)  # whoever keeps more from now on has no more of the past
+        await prune(fleet.store.database, 240.0)  # a longer retention from now on brings nothing back
         assert (await fleet.store.past.begins())[0] == 250.0
 
 

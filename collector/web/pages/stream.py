@@ -1,4 +1,4 @@
-"""Server-sent events that say when a page is no longer as it was: whoever shows one fetches it again."""
+"""Server-sent events that say when a page is out of date, so that the browser fetches it again."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -163,7 +163,7 @@ def test_one_reason_of_many_places_is_told_once() -> None:
         for number, why in enumerate(["connection refused"] * 3 + ["timed out"])
     ]
     (row,) = Troubles(found)
-    # What is told of one place alone keeps its address.
+    # A reason that only one cluster has keeps its address.
     assert problem_of(row).reason == "connection refused (3 clusters); https://10.0.0.3:6443: timed out (1 cluster)"
 
 
