@@ -18,29 +18,29 @@ from collector.text import describe_os_error, one_line
 
 __all__ = ["gpuid", "main"]
 
-# In the order in which a newcomer needs them: name -> its module and function, and its help in one line.
+# In the order a newcomer needs them: name -> its module and function, and its one-line help.
 _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "Run a simulated fleet and a collector on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
     "check": ("collector.cli.check:check", "Check every cluster, the store and every sink."),
-    "config": ("collector.cli.config:config", "Print the configuration in force, defaults included, as TOML."),
-    "grant": ("collector.cli.grant:grant", "Give a collector the least rights in its clusters, and tokens."),
+    "config": ("collector.cli.config:config", "Print the effective configuration, defaults included, as TOML."),
+    "grant": ("collector.cli.grant:grant", "Grant a collector minimal rights in its clusters, with tokens."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
-    "status": ("collector.cli.status:status", "List what is wrong of a running collector; exit code 1 if any."),
+    "status": ("collector.cli.status:status", "List the problems of a running collector; exit code 1 if any."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
     "nodes": ("collector.cli.nodes:nodes", "List the GPU nodes of a running collector."),
     "clusters": ("collector.cli.clusters:clusters", "List the clusters of a running collector."),
     "top": ("collector.cli.top:top", "Show a running collector's clusters and the latest changes, live."),
-    "where": ("collector.cli.where:where", "Show where a GPU is, and every place where it was."),
+    "where": ("collector.cli.where:where", "Show where a GPU is, and everywhere it has been."),
     "diff": ("collector.cli.diff:diff", "List the GPUs that appeared, moved, vanished or were altered."),
-    "history": ("collector.cli.history:history", "List the GPUs that are and were in a node."),
+    "history": ("collector.cli.history:history", "List the current and former GPUs of a node."),
     "export": ("collector.cli.export:export", "Write the inventory as CSV, JSON Lines or Parquet."),
     "mark": ("collector.cli.mark:mark", "Mark GPUs as rma, quarantine or watch, by serial or UUID."),
     "unmark": ("collector.cli.mark:unmark", "Remove the marks of GPUs."),
     "marks": ("collector.cli.mark:marks", "List the marks of GPUs."),
     "outbox": ("collector.cli.outbox:outbox", "Show sink backlogs and dead letters; replay or drop them."),
     "print": ("collector.cli.print:print_", "Print rules, PromQL recipes, runbook and Grafana dashboards."),
-    "health": ("collector.cli.health:health", "Exit with 0 if a collector answers, for health checks."),
+    "health": ("collector.cli.health:health", "Exit with 0 if a collector responds, for health checks."),
     "parse": ("collector.cli.parse:parse", "Convert the output of nvidia-smi -q -x to JSON."),
     "simulate": ("collector.cli.simulate:simulate", "Run only simulated Kubernetes API servers, for any client."),
 }
@@ -54,7 +54,7 @@ _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class _Commands(click.Group):
-    """A group that imports a command only when it is used, and prints every failure as one line on stderr."""
+    """A group that imports commands on demand and prints every failure as one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of the commands in the order of the help."""
@@ -71,7 +71,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve a command, suggesting the nearest one if there is none of that name."""
+        """Resolve a command; for an unknown name, suggest the closest one."""
         if args[0] not in _COMMANDS and not args[0].startswith("-"):
             ctx.fail(unknown_name("command", args[0], _COMMANDS))
         return super().resolve_command(ctx, args)
@@ -99,7 +99,7 @@ class _Commands(click.Group):
         return result
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line and exit; every error but a bug is one line."""
+        """Run the command line and exit; every error that is not a bug is one line."""
         try:
             result = super().main(*args, **kwargs | {"standalone_mode": False})
         except click.Abort:
@@ -127,7 +127,7 @@ class _Commands(click.Group):
 
 
 def _unwrapped(command: _C) -> _C:
-    # Our docstrings are raw: click keeps the lines of a paragraph apart after the character that `\b` stands for.
+    # Our docstrings are raw: click keeps the line breaks of a paragraph that follows the character `\b` stands for.
     command.help = (command.help or "").replace(r"\b", "\b")
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
@@ -148,7 +148,7 @@ def _end_on(error: GpuidError) -> NoReturn:
 
 
 def _end_without_output(leaves: Iterable[BaseException]) -> NoReturn:
-    """Exit as on SIGPIPE if the reader closed the pipe, else with one line about standard output."""
+    """Exit as SIGPIPE would if the reader closed the pipe, else with one line about standard output."""
     # Otherwise, what is still buffered would fail again when Python exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     error = next(leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS)
@@ -158,7 +158,7 @@ def _end_without_output(leaves: Iterable[BaseException]) -> NoReturn:
 
 
 def _usage(error: click.UsageError) -> str:
-    """Return what was used wrongly, and which help explains it."""
+    """Return the usage error and the help that explains it."""
     path = error.ctx.command_path if error.ctx is not None else "gpuid"
     command = path.partition(" ")[2]
     message = error.format_message().rstrip(".")
@@ -166,7 +166,7 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _is_text(argument: str) -> bool:
-    """Return whether an argument is UTF-8: Python keeps the bytes of any other as halves of surrogate pairs."""
+    """Return whether an argument is UTF-8: Python keeps other bytes as lone surrogates."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -186,7 +186,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", message="gpuid %(version)s", help="Print the version.")
 def gpuid() -> None:
-    r"""Know where every physical NVIDIA GPU of many Kubernetes clusters is.
+    r"""Know where every physical NVIDIA GPU in all your Kubernetes clusters is.
 
     gpuid uses your kubeconfig contexts, runs nvidia-smi on every GPU node, watches pods and nodes for
     changes, and serves one inventory of all clusters: Prometheus series, a JSON API and a page.
@@ -198,21 +198,21 @@ def gpuid() -> None:
     \b
     On your clusters:
       gpuid init                        writes ./gpuid.toml from ~/.kube/config
-      gpuid grant --all --apply         gives a collector its rights in them
+      gpuid grant --all --apply         grants a collector its rights in them
       gpuid check                       checks clusters, store and sinks
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:
-      gpuid status                      what is wrong, the worst first
+      gpuid status                      what is wrong, worst first
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
-      gpuid nodes --sort -lost          its GPU nodes
-      gpuid clusters                    its clusters, and how much is in them
+      gpuid nodes --sort -lost          its GPU nodes, most lost GPUs first
+      gpuid clusters                    its clusters and their totals
       gpuid top                         its clusters and the latest changes, live
-      gpuid where 1652922001234         where it is, and every place where it was
+      gpuid where 1652922001234         where it is, and everywhere it has been
       gpuid export -f gpus.csv          the whole inventory
-      gpuid health                      exit code 0 if it answers
+      gpuid health                      exit code 0 if it responds
     \b
     Without a collector:
       nvidia-smi -q -x | gpuid parse    what gpuid reads from one node
@@ -224,7 +224,7 @@ def gpuid() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Let what a parent process has closed (`>&-`) be /dev/null: Python has None in its place."""
+    """Open /dev/null for streams that the parent process closed (`>&-`), which Python sets to None."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  as long as the process
@@ -234,5 +234,5 @@ def main() -> None:
     """Run the command line."""
     _open_closed_streams()
     if _COMPLETE_VARIABLE in os.environ:
-        importlib.import_module("collector.cli.bash")  # by which click completes bash's words as a person sees them
+        importlib.import_module("collector.cli.bash")  # completes bash's words as the user sees them
     gpuid(prog_name="gpuid")

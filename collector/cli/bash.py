@@ -1,4 +1,4 @@
-"""Completion in bash, which takes a word with a colon for several."""
+"""Completion in bash, which splits words at colons."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ __all__ = ["BashCompletion"]
 
 @add_completion_class
 class BashCompletion(BashComplete):
-    """Completes words with colons, such as ARNs, at which bash begins new ones, and quotes what has blanks."""
+    """Completes words with colons, such as ARNs, where bash starts a new word, and quotes values with blanks."""
 
     source_template = BashComplete.source_template.replace(
         "$(env COMP_WORDS=", '$(env COMP_LINE="${COMP_LINE:0:$COMP_POINT}" COMP_WORDS='
@@ -26,7 +26,7 @@ class BashCompletion(BashComplete):
         return words, self._incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Return the part of a value that takes the place of bash's own last word."""
+        """Return the part of a value that replaces bash's own last word."""
         if item.type != "plain":
             return super().format_completion(item)
         typed = getattr(self, "_incomplete", "").rpartition("=")[2].rpartition(":")
@@ -35,7 +35,7 @@ class BashCompletion(BashComplete):
 
 
 def _is_between_words(line: str) -> bool:
-    """Return whether the next character of a line begins a word: a blank within quotes or escaped ends none."""
+    """Return whether the next character of a line begins a word: quoted or escaped blanks do not end one."""
     if not line[-1:].isspace():
         return False
     try:

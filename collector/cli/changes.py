@@ -1,4 +1,4 @@
-"""How `gpuid diff` and `gpuid history --event` print changes, each with the altered fields before and after."""
+"""Prints changes for `gpuid diff` and `gpuid history --event`, with altered fields before and after."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ event_option = click.option(
 
 
 def show_changes(ask: Callable[[], Sequence[Row]], events: Sequence[str], output: Output) -> None:
-    """Print changes in the format that was chosen, and how many there are of each event."""
+    """Print changes in the chosen format, and a count per event."""
     every: Sequence[Row] = []
 
     def asked() -> Sequence[Row]:
@@ -50,7 +50,7 @@ def show_changes(ask: Callable[[], Sequence[Row]], events: Sequence[str], output
 
 
 def _origin(row: Row, output: Output) -> str:
-    """Return where a GPU moved from, in a table without columns of their own for that."""
+    """Return where a GPU moved from, for tables without columns for it."""
     node, cluster = row.get("previous_node"), row.get("previous_cluster")
     if not node or output.format == "wide":
         return ""

@@ -1,4 +1,4 @@
-"""`gpuid check`: checks every cluster, the store and every sink of a configuration, and prints what is wrong."""
+"""`gpuid check`: checks every cluster, the store and every sink of a configuration, and prints the problems."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], output: str,
 
     For each cluster, this checks reachability, identity and permissions (list and watch nodes and pods, exec
     or logs, and whatever else its settings need), counts the GPU pods and reads one of them. Where they do not
-    cover every GPU node, it names the preset or sources that cover more. For the store and each sink, it checks
+    cover every GPU node, it suggests a preset or sources that cover more. For the store and each sink, it checks
     reachability and write permission. No record is sent: a webhook gets an empty array, and an s3 bucket
     one small object, which is deleted. With --cluster, the store and the sinks are not checked. Exit code 1
     if any check fails.
@@ -123,7 +123,7 @@ def _destination_json(finding: Finding) -> dict[str, Any]:
 
 
 def _print(findings: Sequence[Finding], *, wide: bool) -> None:
-    """Print a table that fits the terminal, with the problems below it, or a wide one with each in its row for grep."""
+    """Print a table that fits the terminal, with problems below it, or a wide one with each problem in its row."""
     clusters = _of(Subject.CLUSTER, findings)
     columns = _WIDE_CLUSTER_COLUMNS if wide else _CLUSTER_COLUMNS
     width = None if wide else table_width()
@@ -147,7 +147,7 @@ def _print_problems(findings: Sequence[Finding]) -> None:
         for problem in finding.problems:
             click.echo(f"\n{wrapped(f'{one_line(finding.name)}: {problem.text}')}")
             if problem.hint:
-                click.echo(f"  {problem.hint}")  # in one line, for it may be meant to be copied
+                click.echo(f"  {problem.hint}")  # on one line, as it may be meant for copying
 
 
 def _cluster_cells(finding: Finding) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A client of a running collector, and the options that say where it is and how to authenticate."""
+"""A client of a running collector, and the options for its address and authentication."""
 
 import os
 import ssl
@@ -30,11 +30,11 @@ __all__ = [
     "connection_options",
 ]
 
-MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
+MAX_PAGE_SIZE = 10_000  # most rows that the API returns
 
 _UNKNOWN_PARAMETER = "unknown_parameter"
-_OLDER = "it may be an older collector than this command"
-_NOT_FOUND = "not_found"  # the code of what does not exist
+_OLDER = "the collector may be older than this command"
+_NOT_FOUND = "not_found"  # the code for something that does not exist
 _UNKNOWN_PATH = "unknown_path"
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _NODE_KEYS = frozenset({"cluster", "node"})
@@ -46,7 +46,7 @@ _FILE = click.Path(path_type=Path)
 
 
 def connection_options(function: Any) -> Any:
-    """Add the options that `Client` is made of."""
+    """Add the options from which `Client` is built."""
     options = (
         url_option,
         optional_config_option,
@@ -63,7 +63,7 @@ def connection_options(function: Any) -> Any:
 
 
 def check_clusters(client: "Client", names: Sequence[str]) -> None:
-    """Raise ConfigError for a cluster that the collector does not have, with the name that was probably meant."""
+    """Raise ConfigError for a cluster that the collector does not have, suggesting the name probably meant."""
     if not names:
         return
     known = [str(row["cluster"]) for row in client.clusters()]
@@ -72,19 +72,19 @@ def check_clusters(client: "Client", names: Sequence[str]) -> None:
 
 
 class NoAnswerError(CommandError):
-    """The collector could not be asked: nobody knows what is or is not there."""
+    """The collector could not be reached or did not respond: nothing is known about what exists."""
 
     exit_code = 2
 
 
 class RefusedError(CommandError):
-    """A collector answers, and refuses what it was asked to do."""
+    """The collector rejected the request."""
 
     exit_code = 2
 
 
 class NotFoundError(RefusedError):
-    """A collector answers that there is no such thing."""
+    """The collector answered that there is no such object."""
 
     exit_code = 1
 
@@ -93,7 +93,7 @@ _ERRORS: Mapping[int, type[CommandError]] = MappingProxyType({400: RefusedError,
 
 
 class Client:
-    """Asks one collector; every failure is a NoAnswerError, RefusedError or ConfigError of one line."""
+    """Queries one collector; every failure is a one-line NoAnswerError, RefusedError or ConfigError."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Client:
         self._secrets = Secrets(os.environ.get("GPUID_PASSWORD") if user else None, headers.get("Authorization"))
         self._secrets.add_url(endpoint.url)
         try:
-            self._where = str(httpx.URL(endpoint.url).copy_with(userinfo=b""))  # a password in it is nobody's to see
+            self._where = str(httpx.URL(endpoint.url).copy_with(userinfo=b""))  # it may contain a password
         except httpx.InvalidURL as error:
             raise ConfigError(f"--url: {error}") from None
         try:
@@ -126,7 +126,7 @@ class Client:
                 timeout=timeout,
                 follow_redirects=False,
                 event_hooks={"response": [self._refuse_redirect]},
-                trust_env=url is not None,  # a proxy does not lead to this machine
+                trust_env=url is not None,  # a proxy cannot reach this machine's loopback
             )
         except (ValueError, httpx.InvalidURL):
             raise ConfigError("invalid proxy in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY") from None
@@ -144,11 +144,11 @@ class Client:
         return self._ask("GET", path, kind, params=params)
 
     def send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
-        """Have a collector do something, with a body of JSON unless it is None, and return the decoded answer."""
+        """Send a request, with a JSON body unless it is None, and return the decoded answer."""
         return self._ask(method, path, kind, **({} if body is None else {"json": body}))
 
     def ask_text(self, path: str, text: str, kind: type[_T]) -> _T:
-        """Return the decoded answer to a question that is a text, too long for an address."""
+        """Return the decoded answer to a query that is a text, too long for a URL."""
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         return self._ask("POST", path, kind, content=text.encode(), headers=headers)
 
@@ -157,7 +157,7 @@ class Client:
         try:
             answer = self._http.request(method, path, **request)
         except httpx.TimeoutException as error:
-            raise NoAnswerError(f"{where}: no answer in time") from error
+            raise NoAnswerError(f"{where}: timed out") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = self._secrets.redact(connection_problem(error))
             raise NoAnswerError(f"{where}: {problem}; is a collector running there?") from error
@@ -165,13 +165,13 @@ class Client:
             raise NoAnswerError(f"{where}: {self._secrets.redact(_refusal(answer).text)}")
         if answer.status_code in {401, 403}:
             raise NoAnswerError(
-                f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
+                f"{where}: responds with {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
             code, text = _refusal(answer)
             refusal = self._secrets.redact(text)
             if code == _UNKNOWN_PATH:
-                raise NoAnswerError(f"{where}: knows no {path}; {_OLDER}")
+                raise NoAnswerError(f"{where}: has no {path}; {_OLDER}")
             if code == _UNKNOWN_PARAMETER:
                 refusal += f"; {_OLDER}"
             kind_of_error = NotFoundError if code == _NOT_FOUND else _ERRORS.get(answer.status_code, NoAnswerError)
@@ -195,18 +195,18 @@ class Client:
         return (self._complete(page.nodes, _NODE_KEYS) for page in self._pages("/api/v1/nodes", filters))
 
     def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what is wrong, or wrong with some clusters, the worst first; raises NoAnswerError."""
+        """Return the problems, of all or some clusters, worst first; raises NoAnswerError."""
         pages = self._pages("/api/v1/problems", {"cluster": clusters} if clusters else {})
         return [problem for page in pages for problem in self._complete(page.problems, _PROBLEM_KEYS)]
 
     def _refuse_redirect(self, answer: httpx.Response) -> None:
-        """Raise NoAnswerError for an answer that redirects, before httpx looks at where to."""
+        """Raise NoAnswerError for a redirect, before httpx looks at its target."""
         if answer.is_redirect:
             redirect = describe_redirect(answer.status_code, answer.headers.get("Location"), "--url")
             raise NoAnswerError(f"{self._where}: {redirect}")
 
     def _complete(self, rows: list[dict[str, Any]], keys: frozenset[str]) -> list[dict[str, Any]]:
-        """Return the rows, each of which has the keys that the commands need; raises NoAnswerError."""
+        """Return the rows, checked for the keys that the commands need; raises NoAnswerError."""
         if all(keys <= row.keys() for row in rows):
             return rows
         raise NoAnswerError(f"{self._where}: the response is not from a gpuid collector")
@@ -216,7 +216,7 @@ class Client:
         while True:
             page = self.get(path, params, _Page)
             yield page
-            # What answers may be anything: a page without rows, or one that is its own next, would never end.
+            # The server may be anything: pages without rows, or one that names itself as the next, would never end.
             if page.next in (None, params.get("after")) or not (
                 page.clusters or page.nodes or page.gpus or page.problems
             ):
@@ -233,24 +233,24 @@ class _Page(msgspec.Struct):
 
 
 class _Problem(msgspec.Struct):
-    """An error of the API, as RFC 9457 has it."""
+    """An API error as in RFC 9457."""
 
     detail: str = ""
     code: str = ""
 
 
 class _Refusal(NamedTuple):
-    code: str  # a word of the API's closed set; empty where it is not the API that answers
+    code: str  # one of the API's codes; empty if something other than the API answered
     text: str
 
 
 def _refusal(answer: httpx.Response) -> _Refusal:
-    """Return the API's own reason, or what any server's status line says."""
+    """Return the API's own reason, or else the status line."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (ValueError, RecursionError):
         problem = _Problem()
-    text = problem.detail or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
+    text = problem.detail or f"responds with {answer.status_code} {answer.reason_phrase}".rstrip()
     return _Refusal(problem.code, text)
 
 

@@ -23,7 +23,7 @@ _LAYOUT = layout_of(ClusterRow)
 @output_options(_LAYOUT, watch=True)
 @connection_options
 def clusters(names: tuple[str, ...], output: Output, **options: Any) -> None:
-    r"""List the clusters of a running collector: their state, and how much is in them.
+    r"""List the clusters of a running collector, with their state and totals.
 
     \b
     Examples:

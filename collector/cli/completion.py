@@ -1,4 +1,4 @@
-"""Completion of values in the shell, from the configuration or a running collector: quick, bounded and silent."""
+"""Shell completion of values, from the configuration or a running collector: fast, bounded and silent."""
 
 import functools
 import logging
@@ -28,16 +28,16 @@ __all__ = [
     "complete_sink",
 ]
 
-MAX_VALUES = 50  # that are offered
-_TIMEOUT = Duration(1)  # for one question: who presses a key does not wait for longer
+MAX_VALUES = 50  # offered at most
+_TIMEOUT = Duration(1)  # per query: nobody waits longer after pressing Tab
 _SAMPLE_ROWS = 1000  # GPUs whose models are offered
-MIN_NAME_LENGTH, MIN_GPU_LENGTH = 2, 3  # characters from which on a collector suggests; a test compares them
+MIN_NAME_LENGTH, MIN_GPU_LENGTH = 2, 3  # fewest characters for which a collector suggests; a test compares them
 _CONNECTION = ("url", "config", "token_file", "user", "ca", "cert", "key")
 _Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def _quietly(find: Callable[[click.Context, str], Iterable[str]]) -> _Complete:
-    """Return a function that completes a value with what `find` yields; with nothing where it fails."""
+    """Return a function that completes a value with what `find` yields, or with nothing if it fails."""
 
     @functools.wraps(find)
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -57,7 +57,7 @@ def _quietly(find: Callable[[click.Context, str], Iterable[str]]) -> _Complete:
 
 @_quietly
 def complete_cluster(ctx: click.Context, _incomplete: str) -> Iterator[str]:
-    """Yield the clusters of the configuration, or without one, or with a URL, those of the collector."""
+    """Yield the clusters of the configuration; without one, or with a URL, those of the collector."""
     config = None if ctx.params.get("url") else _config(ctx)
     if config is not None:
         yield from (cluster.name for cluster in config.clusters)
@@ -89,7 +89,7 @@ def complete_context(ctx: click.Context, _incomplete: str) -> Iterator[str]:
 
 @_quietly
 def complete_node(ctx: click.Context, incomplete: str) -> Iterator[str]:
-    """Yield nodes of the collector, of the cluster that was named before, if one was."""
+    """Yield nodes of the collector, restricted to the cluster given before, if any."""
     cluster = ctx.params.get("cluster") or ()
     names = [cluster] if isinstance(cluster, str) else list(cluster)
     if len(incomplete) < MIN_NAME_LENGTH or names:
@@ -100,7 +100,7 @@ def complete_node(ctx: click.Context, incomplete: str) -> Iterator[str]:
 
 @_quietly
 def complete_id(ctx: click.Context, incomplete: str) -> Iterator[str]:
-    """Yield serials of the collector, and what else a look-up may mean."""
+    """Yield serials of the collector and other terms of a look-up."""
     if len(incomplete) < MIN_GPU_LENGTH:
         yield from _column(ctx, "gpus", "serial", q=incomplete or None)
     else:

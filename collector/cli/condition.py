@@ -1,4 +1,4 @@
-"""A GPU's condition and mark in the rows that a collector answers, which may be anything."""
+"""A GPU's condition and mark in a collector's rows, whose contents are not trusted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ Row = Mapping[str, Any]
 
 
 def reasons_of(row: Row) -> list[str]:
-    """Return why a GPU is degraded, the worst reason first; nothing for a healthy one."""
+    """Return why a GPU is degraded, worst reason first; empty for a healthy one."""
     reasons = row.get("degraded")
     return list(map(str, reasons)) if isinstance(reasons, list) else []
 
 
 def mark_of(row: Row) -> Row:
-    """Return the mark of a GPU; an empty one where it has none."""
+    """Return the mark of a GPU; empty if it has none."""
     mark = row.get("mark")
     return mark if isinstance(mark, Mapping) else {}
 
@@ -30,20 +30,20 @@ def needs(row: Row) -> str:
 
 
 def flat_condition(row: Row) -> dict[str, Any]:
-    """Return what a table or a CSV file has of a GPU's condition and its mark."""
+    """Return a GPU's condition and mark as a table or CSV file shows them."""
     mark = mark_of(row)
     return {"degraded": ",".join(reasons_of(row)), "mark": mark.get("kind"), "ticket": mark.get("ticket")}
 
 
 def condition_words(row: Row) -> list[str]:
-    """Return in a few words what a GPU needs and how it is marked; of one that is merely lost, only the mark."""
+    """Return in a few words what a GPU needs and how it is marked; only the mark if it is merely lost."""
     mark = mark_of(row).get("kind")
     words = [needs(row)] if needs(row) and reasons_of(row) != [Degradation.LOST] else []
     return words + ([f"marked {mark}"] if mark else [])
 
 
 def badness(row: Row) -> tuple[int, int]:
-    """Return by what degraded GPUs are sorted, the worst first: what they need, then their worst reason."""
+    """Return the sort key of degraded GPUs, worst first: what they need, then their worst reason."""
     return _rank(row.get("level"), list(Level)), _rank(next(iter(reasons_of(row)), None), list(Degradation))
 
 

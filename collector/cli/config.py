@@ -1,4 +1,4 @@
-"""`gpuid config`: the configuration in force, defaults included, as TOML without secrets."""
+"""`gpuid config`: prints the effective configuration, defaults included, as TOML without secrets."""
 
 import re
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ from collector.text import escaped
 __all__ = ["config", "document", "duration_text"]
 
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
-_SOURCES = re.compile(r"^\[\[sources\]\]$", re.MULTILINE)  # of a cluster that is written by itself
+_SOURCES = re.compile(r"^\[\[sources\]\]$", re.MULTILINE)  # of a cluster written as its own table
 _SECRET_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*")
 
 
 @click.command("config")
 @config_option
 def config(config: Path) -> None:
-    r"""Print the configuration in force as TOML: every key with its value, defaults included.
+    r"""Print the effective configuration as TOML: every key with its value, defaults included.
 
-    Paths are absolute. A key without a value is left out, and so is, in a cluster, what [defaults] says as well.
-    Passwords, hashes of passwords and the paths of webhooks are ***; but for these, it loads as the same
-    configuration.
+    Paths are absolute. Keys without a value are omitted, and so are keys of a cluster that equal [defaults].
+    Passwords, password hashes and webhook paths are printed as ***; apart from these, the output loads as
+    the same configuration.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def config(config: Path) -> None:
 
 
 def document(settings: Config, folder: Path) -> dict[str, Any]:
-    """Return a configuration as a document of TOML; relative kubeconfigs of its defaults are of `folder`."""
+    """Return a configuration as a TOML document; relative kubeconfigs of its defaults are resolved in `folder`."""
     defaults = _table(settings.defaults)
     if settings.defaults.kubeconfig is not None:
         parts = settings.defaults.kubeconfig.split(":")
@@ -73,7 +73,7 @@ def document(settings: Config, folder: Path) -> dict[str, Any]:
 
 
 def _cluster(cluster: ClusterSettings, defaults: DefaultSettings, inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a cluster that are its own or that differ from the defaults."""
+    """Return the keys of a cluster that are only its own or differ from the defaults."""
     every = _table(cluster)
     table: dict[str, Any] = {name: every.pop(name) for name in ("name", "context", "in_cluster") if name in every}
     if not cluster.in_cluster:
@@ -86,18 +86,18 @@ def _cluster(cluster: ClusterSettings, defaults: DefaultSettings, inherited: Map
 
 
 def _chosen_pods(table: dict[str, Any], settings: DefaultSettings) -> dict[str, Any]:
-    """Return a table with the sources or else the preset: both together are refused."""
+    """Return a table with either the sources or the preset: both together are rejected."""
     left_out = "preset" if settings.sources else "sources"
     return {name: one for name, one in table.items() if name != left_out}
 
 
 def _table(settings: msgspec.Struct) -> dict[str, Any]:
-    """Return settings as a table; what is None has no key."""
+    """Return settings as a table; None values have no key."""
     tag = settings.__struct_config__.tag
     table: dict[str, Any] = {} if tag is None else {"type": tag}
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
-        if value is not None and (name, value) != ("command", ()):  # of a source, whose command is its cluster's
+        if value is not None and (name, value) != ("command", ()):  # of a source that uses its cluster's command
             table[name] = _without_secrets(value) if name == "url" else _value(value)
     return table
 
@@ -119,7 +119,7 @@ def _value(value: object) -> Any:
 
 
 def duration_text(duration: float) -> str:
-    """Return a duration as a configuration has it: "1h30m", "1.5s"; it is parsed as the same duration."""
+    """Return a duration as in a configuration, such as "1h30m" or "1.5s"; parsing returns the same duration."""
     rest = Decimal(repr(float(duration))).normalize()
     text = ""
     for unit, seconds in _UNITS:
@@ -133,7 +133,7 @@ def duration_text(duration: float) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """Return the URL of a store or a sink without what may be secret in it; it parses as before."""
+    """Return the URL of a store or sink without its secrets; it still parses."""
     if url.startswith(("postgresql://", "postgres://")):
         user, colon, password = split_postgres_url(url).login.partition(":")
         shown = url.replace(f"{user}{colon}{password}@", f"{user}:{MASK}@", 1) if colon else url

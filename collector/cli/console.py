@@ -1,4 +1,4 @@
-"""What every command prints on: the rich console of tables, progress and live views, and JSON."""
+"""Where every command prints: rich consoles for tables, progress and live views, and JSON."""
 
 import os
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ __all__ = ["encode_json", "error_console", "output_console", "print_json"]
 
 
 def encode_json(value: object) -> str:
-    """Return a value as JSON in one line that a terminal shows and does not obey."""
+    """Return a value as one line of JSON, with terminal control characters escaped."""
     return printable_json(msgspec.json.encode(value)).decode()
 
 
@@ -30,9 +30,9 @@ def output_console() -> "Console":
 
 
 def error_console(*, enabled: bool = True) -> "Console":
-    """Return the console of standard error, for progress beside the output; one that is not enabled prints nothing.
+    """Return the console of standard error, for progress alongside the output; if not enabled, it prints nothing.
 
-    Long lines are left to the terminal: log lines that go through it stay in one piece.
+    Long lines are left to the terminal, so that log lines printed through it stay in one piece.
     """
     return _console(stderr=True, quiet=not enabled)
 
@@ -40,6 +40,6 @@ def error_console(*, enabled: bool = True) -> "Console":
 def _console(*, stderr: bool, quiet: bool = False) -> "Console":
     from rich.console import Console  # here, because most commands start faster without it
 
-    # rich itself takes only the colours away when NO_COLOR is set; without a colour system there are no styles at all.
+    # With NO_COLOR, rich removes only colours; without a colour system there are no styles at all.
     color_system: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(stderr=stderr, quiet=quiet, soft_wrap=stderr, color_system=color_system, highlight=False)

@@ -29,9 +29,9 @@ __all__ = ["demo"]
 
 _EVENT_INTERVAL_SECONDS = 4.0
 _OUTAGE_SECONDS = 3.0
-_NOTICE_TIMEOUT_SECONDS = 60.0  # the demo goes on if gpuid has not noticed an event by then
+_NOTICE_TIMEOUT_SECONDS = 60.0  # then the demo continues, even if gpuid has not noticed the event
 _POLL_SECONDS = 0.02
-_SIGHTS = 3  # pages that the banner leads to
+_SIGHTS = 3  # pages linked in the banner
 
 
 @click.command()
@@ -44,10 +44,10 @@ _SIGHTS = 3  # pages that the banner leads to
     "--log-level", type=click.Choice(LEVELS), default="error", show_default=True, help="Minimum log level, on stderr."
 )
 def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duration | None, log_level: str) -> None:
-    r"""Run simulated clusters with a collector that watches them, and inject a few faults.
+    r"""Run simulated clusters and a collector that watches them, and inject a few faults.
 
-    The simulated API servers speak HTTPS and WebSocket like real ones. The fleet has a made-up past of 60 days, with
-    one GPU of each kind of trouble. Nothing else is needed, and nothing is left behind.
+    The simulated API servers speak HTTPS and WebSocket like real ones. The fleet has a made-up history of 60 days,
+    with one GPU for each kind of problem. It needs nothing else and leaves nothing behind.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
 
 
 async def _demo(simulator: Simulator, listen: Listen, duration: float | None) -> None:
-    with stop_signals() as stopped:  # before there is anything that would be left behind
+    with stop_signals() as stopped:  # before anything could be left behind
         async with anyio.create_task_group() as tasks:
 
             async def stop() -> None:
@@ -69,7 +69,7 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(stop)
-            await check_address(listen)  # before much work
+            await check_address(listen)  # before any expensive work
             story = await anyio.to_thread.run_sync(tell, simulator.fleet, simulator.drivers, abandon_on_cancel=True)
             async with simulator:
                 # In the simulator's own temporary folder, which is deleted at the end.
@@ -117,9 +117,9 @@ def _banner(simulator: Simulator, story: Story, url: str) -> str:
 
 
 def _sights(story: Story, url: str) -> Iterator[str]:
-    """Yield lines with the pages worth looking at first, if there are any."""
+    """Yield lines with the pages to look at first, if there are any."""
     if story.sights:
-        yield "It has 60 made-up days behind it, and one fault of each kind. Look here first:"
+        yield "It has a made-up history of 60 days, with one fault of each kind. Look here first:"
         yield ""
         for number, sight in enumerate(story.sights[:_SIGHTS], 1):
             yield f"  {number}  {sight.title}"
@@ -128,24 +128,24 @@ def _sights(story: Story, url: str) -> Iterator[str]:
 
 
 class _Scenario:
-    """Makes things happen to the fleet, one after the other, and prints when gpuid has noticed."""
+    """Changes the fleet, one event at a time, and prints when gpuid notices."""
 
     def __init__(self, simulator: Simulator, service: Service, story: Story | None = None) -> None:
         self._simulator = simulator
         self._service = service
         self._story = story or Story()
         self._troubled = self._story.troubled
-        self._random = random.Random(0)  # noqa: S311  the events are to be the same each time
+        self._random = random.Random(0)  # noqa: S311  the events must be the same each time
         self._started = time.time()
 
     async def run(self) -> None:
-        """Run until cancelled; an event that is not possible is passed over."""
-        await self._watch("the collector has started", self._has_read_all)
+        """Run until cancelled; events that are not possible are skipped."""
+        await self._watch("the collector started", self._has_read_all)
         for event in self._events():
             await anyio.sleep(_EVENT_INTERVAL_SECONDS)
             try:
                 await event()
-            except GpuidError as error:  # such as of a fleet that the user has changed
+            except GpuidError as error:  # such as in a fleet that the user changed
                 click.echo(f"{time.strftime('%H:%M:%S')}  nothing: {error}")
 
     def _events(self) -> Iterator[Callable[[], Awaitable[None]]]:
@@ -171,7 +171,7 @@ class _Scenario:
         await self._watch_action(cluster.move_gpu(node=node, to_node=target, to_cluster=neighbour))
 
     def _node(self, cluster: SimulatedCluster, *, other_than: Place | None = None) -> str:
-        """Return some node of a cluster, none whose trouble is to stay if there are others."""
+        """Return a random node of a cluster; nodes with a lasting problem only if there are no others."""
         nodes = [node for node in cluster.nodes if Place(cluster.name, node) != other_than]
         calm = [node for node in nodes if Place(cluster.name, node) not in self._troubled]
         if not nodes:
@@ -220,16 +220,16 @@ class _Scenario:
         await self._watch(done.message, noticed or self._is_current)
 
     async def _watch(self, event: str, noticed: Callable[[], bool]) -> None:
-        """Print an event, and how long it takes until `noticed`."""
+        """Print an event and how long it takes until `noticed`."""
         click.echo(f"{time.strftime('%H:%M:%S')}  {event}")
         started = time.monotonic()
         with anyio.move_on_after(_NOTICE_TIMEOUT_SECONDS) as scope:
-            while not noticed():  # noqa: ASYNC110  seen from outside, as a user would; there is no event to wait for
+            while not noticed():  # noqa: ASYNC110  seen from outside, as a user sees it; there is no event to wait for
                 await anyio.sleep(_POLL_SECONDS)
         gpus = sum(1 for _ in _published(self._service.inventory))
         seconds = time.monotonic() - started
         result = (
-            f"has not noticed after {seconds:.0f} s" if scope.cancelled_caught else f"noticed after {seconds:.1f} s"
+            f"did not notice within {seconds:.0f} s" if scope.cancelled_caught else f"noticed after {seconds:.1f} s"
         )
         click.echo(f"{time.strftime('%H:%M:%S')}    gpuid {result}; {counted(gpus, 'GPU')} published")
 

@@ -1,4 +1,4 @@
-"""Writes the demo's made-up past into its store, as a collector would have that had seen it happen."""
+"""Writes the demo's made-up history into its store, as a collector that had seen it would have."""
 
 import functools
 import math
@@ -22,10 +22,10 @@ _WRITE_TIMEOUT_SECONDS = 60.0
 
 
 async def write_past(story: Story, simulator: Simulator, settings: StoreSettings) -> None:
-    """Record a story in a new store, up to now, and bring the fleet to its end; raises StoreError.
+    """Record a story in a new store, up to now, and put the fleet into its final state; raises StoreError.
 
-    The readings go through an inventory, and its steps into the history, so that the collector which restores it finds
-    what it would have recorded itself.
+    The readings pass through an inventory, and its changes go to the history, so the collector that restores it
+    finds what it would have recorded itself.
     """
     now = time.time()
     nodes = _nodes(simulator)
@@ -38,7 +38,7 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
             )
             tasks.cancel_scope.cancel()
         if not written:
-            raise StoreError(f"the demo's past cannot be written: {store.health.status.message or 'too slow'}")
+            raise StoreError(f"cannot write the demo's history: {store.health.status.message or 'too slow'}")
         for note in sorted(story.notes, key=lambda note: -note.ago):
             until = None if note.days is None else now + note.days * DAY_SECONDS
             new = NewMark(kind=note.kind, note=note.note, ticket=note.ticket, until=until)
@@ -55,9 +55,9 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
 
 
 async def _write(store: Store, readings: Iterable[Reading]) -> bool:
-    """Record readings; returns whether all of them are committed.
+    """Record readings; return whether all of them were committed.
 
-    Where GPUs leave a node, what was before is committed first: the store has from there when they were there last.
+    When GPUs leave a node, earlier readings are committed first: they say when the GPUs were last seen.
     """
     inventory = Inventory()
     for reading in readings:
@@ -82,7 +82,7 @@ def _nodes(simulator: Simulator) -> dict[Place, NodeInfo]:
 
 
 def _reading(seen: Seen, node: NodeInfo, source: str, now: float) -> Reading:
-    """Return what a collector read; its pod was another one, so that the node is read again at once."""
+    """Return a collector's reading, from a former pod, so that the node is read again immediately."""
     return Reading(
         cluster=seen.place.cluster,
         node=node,

@@ -1,4 +1,4 @@
-"""What happened to the demo's fleet before it began: sixty made-up days, the same for the same fleet."""
+"""The demo fleet's made-up history of sixty days before its start, always the same for the same fleet."""
 
 import functools
 import random
@@ -17,15 +17,15 @@ __all__ = ["DAY_SECONDS", "DRIVERS", "PAST_DAYS", "Featured", "Note", "Seen", "S
 
 DAY_SECONDS = 86400.0
 PAST_DAYS = 60.0
-DRIVERS = ("570", "580", "580")  # of the clusters in turn
+DRIVERS = ("570", "580", "580")  # of the clusters, in rotation
 
-_CONFIRMED_SECONDS = 900.0  # from the last reading of a node to an event there
-_NOTICED_SECONDS = 300.0  # from an event to the reading that finds it
-_FIRST_READINGS_SECONDS = 600.0  # from the first node's to the last one's
-_LAST_READINGS_SECONDS = 240.0  # before the demo began
-_WORN_CARDS = 12  # that have errors, and nothing else
+_CONFIRMED_SECONDS = 900.0  # from a node's last reading to an event there
+_NOTICED_SECONDS = 300.0  # from an event to the reading that notices it
+_FIRST_READINGS_SECONDS = 600.0  # from the first node's reading to the last one's
+_LAST_READINGS_SECONDS = 240.0  # before the demo starts
+_WORN_CARDS = 12  # that have only errors
 
-_CAST_NODES = 40  # of each cluster, in which cards get into trouble
+_CAST_NODES = 40  # per cluster, in which cards develop problems
 
 _P = ParamSpec("_P")
 _Wear = dict[str, int | bool | str]
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What somebody noted of a GPU."""
+    """A note about a GPU."""
 
     ago: float  # seconds before the demo began
     uuid: str
@@ -48,7 +48,7 @@ class Note(NamedTuple):
     by: str
     note: str
     ticket: str = ""
-    days: float | None = None  # from the beginning of the demo until the mark ends; None: it does not
+    days: float | None = None  # from the start of the demo until the mark expires; None: never
 
 
 class Featured(NamedTuple):
@@ -63,34 +63,34 @@ class Sight(NamedTuple):
     """A page worth looking at."""
 
     title: str
-    path: str  # below the page's address
+    path: str  # relative to the page's URL
 
 
 class Story:
-    """All that happened, in order, and what is still to be done to the fleet when its clusters run."""
+    """The events, in order, and what remains to be done to the fleet once its clusters run."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.notes: list[Note] = []
         self.lost: list[tuple[Place, str]] = []  # GPUs that fell off the bus: their nodes and UUIDs
-        self.unreadable: list[tuple[Place, str]] = []  # nodes, and what the command says there
-        self.doubled: list[tuple[Place, str, Place]] = []  # GPUs' nodes and UUIDs, and where they are claimed, too
-        self.missing: list[tuple[Place, str]] = []  # GPUs that the driver does not find any more
+        self.unreadable: list[tuple[Place, str]] = []  # nodes and the command's output there
+        self.doubled: list[tuple[Place, str, Place]] = []  # GPUs' nodes and UUIDs, and where else they are claimed
+        self.missing: list[tuple[Place, str]] = []  # GPUs that the driver no longer finds
         self.swapped: list[Place] = []  # nodes whose tray was replaced
         self.featured: list[Featured] = []
 
     @property
     def troubled(self) -> set[Place]:
-        """The nodes whose trouble is to stay while the demo runs."""
+        """The nodes whose problems last while the demo runs."""
         doubled = {place for home, _, claimant in self.doubled for place in (home, claimant)}
         return doubled | {place for place, _ in (*self.unreadable, *self.missing, *self.lost)}
 
     @property
     def sights(self) -> list[Sight]:
-        """The pages worth looking at first, of different kinds as far as the fleet has them."""
+        """The pages to look at first, of different kinds as far as the fleet has them."""
         gpus = [Sight(f"GPU {one.serial}: {one.title}", links.gpu_url(one.uuid)) for one in self.featured]
         missing = [
-            Sight(f"{place.node} of {place.cluster}: a GPU is missing, and it says which", links.node_url(place))
+            Sight(f"{place.node} of {place.cluster}: a GPU is missing, and gpuid knows which", links.node_url(place))
             for place, _ in self.missing
         ]
         swapped = [
@@ -104,15 +104,15 @@ class Story:
 
 
 def tell(fleet: Fleet, drivers: Mapping[str, str], seed: int = 0) -> Story:
-    """Let sixty days pass for a new fleet, and return what a collector saw of them; `drivers` are forms by cluster.
+    """Let sixty days pass for a new fleet and return what a collector saw; `drivers` are driver forms by cluster.
 
-    A fleet that is too small for all of it has a part of it.
+    A fleet that is too small for everything gets a part of it.
     """
     return _Teller(fleet, drivers, seed).tell()
 
 
 class _Card(NamedTuple):
-    """A GPU that something will happen to, and where it is until then."""
+    """A GPU that takes part in the story, and where it is until then."""
 
     place: Place
     uuid: str
@@ -124,13 +124,13 @@ class _Teller:
     def __init__(self, fleet: Fleet, drivers: Mapping[str, str], seed: int) -> None:
         self._fleet = fleet
         self._drivers = drivers
-        self._random = random.Random(f"past/{seed}")  # noqa: S311  the past must be repeatable
+        self._random = random.Random(f"past/{seed}")  # noqa: S311  the history must be repeatable
         self._story = Story()
-        self._acts: list[tuple[float, Callable[[], list[Place]]]] = []  # days ago, and what happened
+        self._acts: list[tuple[float, Callable[[], list[Place]]]] = []  # days ago and what happened
         self._last: dict[Place, Seen] = {}  # the last readings
-        self._busy: set[Place] = set()  # nodes whose GPUs change as a whole
-        self._pool: list[_Card] = []  # those to which nothing happens yet
-        self._troubled: set[Place] = set()  # nodes that have a card in trouble
+        self._busy: set[Place] = set()  # nodes whose GPUs all change together
+        self._pool: list[_Card] = []  # those to which nothing has happened yet
+        self._troubled: set[Place] = set()  # nodes with a card in trouble
 
     def tell(self) -> Story:
         self._install_old_cards()
@@ -160,7 +160,7 @@ class _Teller:
             self._busy.add(self._old)
 
     def _move_machines(self) -> None:
-        """Let virtual machines come back on other hosts, and a tray be replaced."""
+        """Bring virtual machines back on other hosts, and replace a tray."""
         for cluster in self._fleet.clusters[:2]:
             nodes = self._fleet.nodes(cluster)
             if len(nodes) < 10:
@@ -177,33 +177,31 @@ class _Teller:
                 self._busy.add(tray)
                 self._act(27.3, self._swap_tray, tray)
 
-    # Who gets into trouble, and how
+    # Cards in trouble, and how
 
     def _cast(self) -> None:
         self._pool = self._shuffled()
         self._hot_potato()
         for name, trouble in (
-            ("the SRAM threshold is exceeded", self._sram),
-            ("uncorrectable errors grow", self._growing),
-            ("rows wait to be remapped", self._pending),
-            ("a reset is asked for", self._recovery),
-            ("it fell off the bus", self._lose),
-            ("counters went back", self._went_back),
+            ("SRAM threshold exceeded", self._sram),
+            ("uncorrectable errors are increasing", self._growing),
+            ("row remapping pending", self._pending),
+            ("reset required", self._recovery),
+            ("fell off the bus", self._lose),
+            ("error counters went back", self._went_back),
         ):
             self._feature(name, self._take("h100"), trouble)
-        self._feature("the fabric is unhealthy", self._take("gb200"), self._fabric)
-        self._feature(
-            "a repair is pending", self._take("gb200", repairs=True) or self._take(repairs=True), self._repair
-        )
-        self._feature("a page waits to be retired", self._old_card(0), self._retiring)
-        self._feature("too many pages are retired", self._old_card(1), self._retired)
+        self._feature("fabric unhealthy", self._take("gb200"), self._fabric)
+        self._feature("repair pending", self._take("gb200", repairs=True) or self._take(repairs=True), self._repair)
+        self._feature("page retirement pending", self._old_card(0), self._retiring)
+        self._feature("too many retired pages", self._old_card(1), self._retired)
         for _ in range(_WORN_CARDS):
             if (card := self._take()) is not None:
                 self._wear_slowly(card)
         self._trouble_nodes()
 
     def _trouble_nodes(self) -> None:
-        """Let a GPU be missing, a node be unreadable, and two nodes claim one GPU."""
+        """Make one GPU go missing, one node unreadable, and two nodes claim one GPU."""
         if (card := self._take("h100")) is not None:
             self._act(0.15, self._drop, card)
         if (card := self._take("gb200")) is not None:
@@ -214,21 +212,21 @@ class _Teller:
             self._story.doubled.append((home.place, home.uuid, claimant.place))
 
     def _no_handle(self, card: _Card) -> str:
-        """Return what nvidia-smi says when it cannot open a GPU."""
+        """Return the message of nvidia-smi when it cannot open a GPU."""
         address = next(one.bus_id for one in self._fleet.cards(*card.place) if one.uuid == card.uuid)
         return f"Unable to determine the device handle for GPU {address[4:]}: Unknown Error"
 
     def _hot_potato(self) -> None:
-        """Let a card that cannot remap rows any more leave for repair, and turn up in another cluster.
+        """Send a card that can no longer remap rows to repair, and have it turn up in another cluster.
 
-        Its place is that of another such card, which is still under repair.
+        It takes the place of another such card, which is still under repair.
         """
         card = self._take("h100")
         victim = self._take("h100", elsewhere=card)
         if card is None or victim is None:
             return
-        self._feature("it failed in one cluster and turned up in another", card, self._wear_out)
-        self._feature("it is under repair", victim, self._wear_out_early)
+        self._feature("failed in one cluster and turned up in another", card, self._wear_out)
+        self._feature("under repair", victim, self._wear_out_early)
         self._act(11.0, self._replace, card.place, card.uuid)
         self._act(8.9, self._replace, victim.place, victim.uuid, card.uuid)
         self._note(11.8, card, MarkKind.RMA, "ana@example.com", "row remapping failed", "RMA-2107")
@@ -301,7 +299,7 @@ class _Teller:
     # The cards
 
     def _shuffled(self) -> list[_Card]:
-        """Return cards in no order, but none of nodes whose cards change together."""
+        """Return cards in random order, without those of nodes whose cards change together."""
         pool: list[_Card] = []
         for cluster in self._fleet.clusters:
             for node in self._fleet.nodes(cluster)[:_CAST_NODES]:
@@ -310,7 +308,7 @@ class _Teller:
         return self._random.sample(pool, len(pool))
 
     def _take(self, kind: str | None = None, *, repairs: bool = False, elsewhere: _Card | None = None) -> _Card | None:
-        """Return the next card of some kind; in a cluster whose driver tells pending repairs, or elsewhere."""
+        """Return the next card of some kind; in a cluster whose driver reports pending repairs, or elsewhere."""
 
         def fits(card: _Card) -> bool:
             return (
@@ -355,7 +353,7 @@ class _Teller:
     ) -> None:
         self._story.notes.append(Note(ago * DAY_SECONDS, card.uuid, kind, by, note, ticket, days))
 
-    # What happens when its time has come; returns the nodes that it concerns
+    # The events; each returns the nodes concerned
 
     def _act(self, days: float, act: Callable[_P, list[Place]], *args: _P.args, **kwargs: _P.kwargs) -> None:
         self._acts.append((days, functools.partial(act, *args, **kwargs)))
@@ -405,7 +403,7 @@ class _Teller:
         self._story.seen.append(self._last[place])
 
     def _confirm(self, place: Place, ago: float) -> None:
-        """Read a node to which nothing has happened since it was read last, unless that was later."""
+        """Read a node to which nothing has happened since its last reading, unless that was later."""
         if ago < self._last[place].ago:
             self._last[place] = self._last[place]._replace(ago=ago)
             self._story.seen.append(self._last[place])

@@ -23,9 +23,9 @@ __all__ = ["diff"]
     type=PAST_TIME,
     default="24h",
     show_default=True,
-    help="From when on: how long ago, such as 2h or 7d, or a time such as 2026-11-24T12:00:00Z or yesterday.",
+    help="Start: how long ago, such as 2h or 7d, or a time such as 2026-11-24T12:00:00Z or yesterday.",
 )
-@click.option("--to", metavar="TIME", type=PAST_TIME, help="Until when, likewise. Default: now.")
+@click.option("--to", metavar="TIME", type=PAST_TIME, help="End, in the same form. Default: now.")
 @click.option(
     "--cluster",
     metavar="NAME",
@@ -40,8 +40,8 @@ def diff(
 ) -> None:
     r"""List the GPUs that appeared, moved, vanished or were altered, or whose health changed, and count them.
 
-    The oldest change comes first. A counter that is less than it was "went back": another InfoROM or driver
-    counts otherwise, and nothing has recovered.
+    The oldest change comes first. A counter that decreased is listed as "went back": a different InfoROM or
+    driver counts differently; it does not mean that anything recovered.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Where a running collector answers and how to connect to it, from its configuration or from options."""
+"""The endpoint of a running collector and how to connect to it, from its configuration or from options."""
 
 import ssl
 from pathlib import Path
@@ -13,22 +13,22 @@ __all__ = ["Endpoint", "client_tls", "connection_problem", "server_endpoint", "u
 
 
 class Endpoint(NamedTuple):
-    """One collector's HTTP server as a client on the same machine reaches it."""
+    """A collector's HTTP server as reached by a client on the same machine."""
 
     url: str  # without a trailing slash
-    tls: ssl.SSLContext | None = None  # None: plain HTTP, or HTTPS with a certificate of the system's CAs
+    tls: ssl.SSLContext | None = None  # None: plain HTTP, or HTTPS with a certificate from the system's CAs
     token_file: Path | None = None
 
 
 def server_endpoint(server: ServerSettings) -> Endpoint:
     """Return the endpoint of the server with these settings; raises ConfigError if its certificate cannot be used.
 
-    The exact certificate is known, so it alone is trusted, whatever host name it is for.
+    The exact certificate is known, so only it is trusted, whatever host name it is for.
     """
     url = f"{'http' if server.cert_file is None else 'https'}://{_local_address(server.listen)}"
     if server.cert_file is None:
         return Endpoint(url, None, server.bearer_token_file)
-    own = server.client_ca_file is not None  # the collector's own certificate then serves as a client's, too
+    own = server.client_ca_file is not None  # the collector's own certificate then serves as a client certificate
     try:
         context = client_context(
             ca_data=_first_certificate(server.cert_file),
@@ -44,7 +44,7 @@ def server_endpoint(server: ServerSettings) -> Endpoint:
 
 
 def url_endpoint(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
-    """Return the endpoint at a URL that a user gave; raises ConfigError if it is not one."""
+    """Return the endpoint at a URL given by the user; raises ConfigError if it is invalid."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -58,7 +58,7 @@ def url_endpoint(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
 def client_tls(*, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Return a context that trusts `--ca` instead of the system's CAs and presents `--cert`; None without both.
 
-    The key may be in the certificate's file. Raises ConfigError.
+    The key may be in the certificate file. Raises ConfigError.
     """
     if ca is None and cert is None:
         return None
@@ -70,7 +70,7 @@ def client_tls(*, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.S
 
 
 def connection_problem(error: BaseException) -> str:
-    """Return why a connection failed: what the first cause says that is about TLS or from the system."""
+    """Return why a connection failed: the first cause that is a TLS or system error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -90,6 +90,6 @@ def _first_certificate(file: Path) -> bytes:
 
 
 def _local_address(listen: Listen) -> str:
-    """Return an address that reaches a listener on this machine: "every interface" becomes the loopback one."""
+    """Return an address that reaches a listener on this machine: the wildcard address becomes loopback."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104
     return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"

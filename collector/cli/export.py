@@ -1,4 +1,4 @@
-"""`gpuid export`: the current inventory as one file."""
+"""`gpuid export`: writes the inventory as one file."""
 
 import contextlib
 import operator
@@ -40,14 +40,14 @@ _KINDS: Mapping[str, type] = {
 }
 PAST_PAGE_SIZE = 1000  # GPUs
 _FORMATS = ("csv", "jsonl", "parquet")
-_INT_LIMIT = 2**63  # of a column of numbers in Parquet
+_INT_LIMIT = 2**63  # of a numeric column in Parquet
 _Row = dict[str, Any]  # as the API answers
 _Pages = AsyncGenerator[list[_Row], None]
 _Write = Callable[[Sequence[_Row]], object]
 
 
 class _Format(click.Choice[str]):
-    """A format; the name of a file, which once followed -o, is refused with a hint."""
+    """A format; a file name, which -o used to take, is rejected with a hint."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the format."""
@@ -62,7 +62,7 @@ class _Format(click.Choice[str]):
     "--output",
     "file_format",
     type=_Format(_FORMATS),
-    help="File format. Default: what the name of the file ends in, else csv.",
+    help="File format. Default: by the file name's extension, else csv.",
 )
 @click.option("--format", "file_format", type=_Format(_FORMATS), hidden=True, help="Same as -o.")
 @click.option(
@@ -76,12 +76,12 @@ class _Format(click.Choice[str]):
 @at_option
 @connection_options
 def export(file_format: str | None, file: Path, at: float | None, **options: Any) -> None:
-    r"""Write the inventory, now or at a time, one GPU per row: the columns of the API and of `gpuid ls -o csv`.
+    r"""Write the inventory, current or past, one GPU per row: the columns of the API and of `gpuid ls -o csv`.
 
-    What is unknown is empty or null. CSV and Parquet have a column for each field of an object, such as
-    mark.ticket and health.row_remap_failure. Reads from the configuration's [store] or,
-    with --url, from a running collector, in pages: memory use does not depend on the size of the fleet.
-    With --at, what the history does not record is empty or null.
+    Unknown values are empty or null, and so are, with --at, values that the history does not record. CSV and
+    Parquet have a column for each field of an object, such as mark.ticket and health.row_remap_failure. Reads
+    from the configuration's [store] or, with --url, from a running collector, page by page: memory use does
+    not depend on the size of the fleet.
 
     \b
     Examples:
@@ -138,7 +138,7 @@ async def _past_rows(settings: StoreSettings, at: float) -> _Pages:
 async def collector_rows(client: Client, at: float | None = None) -> _Pages:
     """Yield the rows at a time (Unix seconds), by default now.
 
-    Those of now come cluster by cluster: most clusters fit into one page, which is consistent in itself.
+    Current rows come cluster by cluster: most clusters fit into one page, which is consistent in itself.
     """
     if at is not None:
         for gpus in client.gpus({"at": as_of(at)}):
@@ -158,11 +158,11 @@ def _node_rows(node: NodeState, marks: Marks, now: float) -> Iterator[_Row]:
 
 
 def _cells(row: _Row) -> _Row:
-    """Return the columns of a row in Parquet; what is not of a column's kind is null: what answers may be anything."""
+    """Return a row's columns for Parquet; values of the wrong type are null, since the server may be anything."""
     cells = dict(zip(_NAMES, values_of(row, _COLUMNS), strict=True))
     for name, kind in _KINDS.items():
         value = cells[name]
-        sound = type(value) is kind  # a truth value is no number
+        sound = type(value) is kind  # a boolean is not a number
         if not sound or (isinstance(value, int) and abs(value) >= _INT_LIMIT):
             cells[name] = None
     return cells
@@ -170,7 +170,7 @@ def _cells(row: _Row) -> _Row:
 
 @contextlib.contextmanager
 def _open_output(path: Path | None) -> Iterator[IO[bytes]]:
-    """Open the file to write, None for standard output; a file gets its name only once it is complete."""
+    """Open the output file, or standard output for None; a file gets its name only when complete."""
     if path is None:
         yield sys.stdout.buffer
         return

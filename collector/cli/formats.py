@@ -1,4 +1,4 @@
-"""The formats of a list: table and wide for people, json and csv for programs; sorted, limited, and ages of times."""
+"""List formats: table and wide for people, json and csv for programs; sorting, limits, and ages of times."""
 
 import itertools
 import time
@@ -31,8 +31,8 @@ __all__ = [
     "taken",
 ]
 
-_CSV_ROWS = 1000  # that are written together
-# Seconds up to which a unit is used, its seconds and its letter: as kubectl prints ages.
+_CSV_ROWS = 1000  # written together
+# Up to how many seconds a unit is used, its length in seconds and its letter, as kubectl prints ages.
 _AGE_UNITS = ((120, 1, "s"), (10_800, 60, "m"), (172_800, 3600, "h"), (63_072_000, 86_400, "d"))
 
 Row = Mapping[str, Any]
@@ -40,7 +40,7 @@ Cells = Callable[[Row], Row]
 
 
 class Layout(NamedTuple):
-    """The columns of a list: of a table, of a wide table, and all of them, which json and csv have."""
+    """The columns of a list: for table, for wide, and all of them for json and csv."""
 
     table: tuple[str, ...]
     wide: tuple[str, ...]
@@ -53,12 +53,12 @@ class Layout(NamedTuple):
 
     @property
     def times(self) -> frozenset[str]:
-        """The columns of which a table shows how long ago they were."""
+        """The columns that a table shows as ages."""
         return frozenset(column.name for column in self.every if column.kind == "time")
 
 
 def layout_of(row_type: type[msgspec.Struct], table: Sequence[str] = ()) -> Layout:
-    """Return the columns of a kind of rows; `table` are those of a table, where they are not the type's own."""
+    """Return the columns of a row type; `table` replaces the type's own table columns."""
     shown = columns(row_type)
     chosen = tuple(table) or tuple(one.name for one in shown if one.shown is Shown.TABLE)
     more = (one.name for one in shown if one.shown is not Shown.REST and one.name not in chosen)
@@ -66,24 +66,24 @@ def layout_of(row_type: type[msgspec.Struct], table: Sequence[str] = ()) -> Layo
 
 
 class Sort(NamedTuple):
-    """By which column rows are sorted."""
+    """The column by which rows are sorted."""
 
     key: str
     descending: bool
 
     def __str__(self) -> str:
-        """Return it as `--sort` and the API's `sort` take it."""
+        """Return it in the form of `--sort` and the API's `sort`."""
         return f"-{self.key}" if self.descending else self.key
 
 
 class Output(NamedTuple):
-    """What the options of a list say."""
+    """The options of a list."""
 
     format: str = "table"
     headers: bool = True
     sort: Sort | None = None
     limit: int | None = None
-    watch: float | None = None  # seconds between two looks; None: look once
+    watch: float | None = None  # seconds between two queries; None: query once
 
 
 def print_rows(
@@ -95,10 +95,10 @@ def print_rows(
     cells: Cells | None = None,
     styles: Mapping[str, Style] | None = None,
 ) -> int:
-    """Print rows in the format that was chosen, and return how many.
+    """Print rows in the chosen format and return their number.
 
-    Without rows, `nothing` is printed on standard error. `cells` returns what tables say in other words, by column.
-    Nothing is printed before the first row is known, so that a failure prints nothing.
+    Without rows, `nothing` is printed on standard error. `cells` returns the values that tables word differently, by
+    column. Nothing is printed before the first row is known, so that a failure prints nothing.
     """
     chosen = taken(rows, output)
     first = list(itertools.islice(chosen, 1))
@@ -123,7 +123,7 @@ def print_rows(
 
 
 def sorted_rows(rows: Iterable[Row], sort: Sort | None) -> Iterable[Row]:
-    """Return the rows sorted by a column: numbers by size, texts in natural order, what is unknown last."""
+    """Return the rows sorted by a column: numbers by size, texts in natural order, unknown values last."""
     if sort is None:
         return rows
     known: list[Row] = []
@@ -135,7 +135,7 @@ def sorted_rows(rows: Iterable[Row], sort: Sort | None) -> Iterable[Row]:
 
 
 def age(text: object, now: float) -> object:
-    """Return how long ago a time in RFC 3339 was, such as "5m" or, ahead of now, "in 3d"; all else as it is."""
+    """Return an RFC 3339 time as an age such as "5m" or, in the future, "in 3d"; other values unchanged."""
     try:
         seconds = now - datetime.fromisoformat(str(text)).timestamp()
     except ValueError:
@@ -146,7 +146,7 @@ def age(text: object, now: float) -> object:
 
 
 def taken(rows: Iterable[Row], output: Output) -> Iterator[Row]:
-    """Return the rows that the options ask for, in their order."""
+    """Return the rows selected by the options, in their order."""
     return itertools.islice(sorted_rows(rows, output.sort), output.limit)
 
 
@@ -158,7 +158,7 @@ def _sort_key(value: object) -> tuple[int, object]:
 
 
 def cells_of(layout: Layout, cells: Cells | None, *, wide: bool) -> Callable[[Row], list[object]]:
-    """Return what makes a line of a table of a row: what `cells` says, else ages of times, else the values."""
+    """Return a row's table cells: from `cells`, else ages for times, else the values."""
     names, now = layout.wide if wide else layout.table, time.time()
     times = frozenset() if wide else layout.times
 
@@ -173,7 +173,7 @@ def cells_of(layout: Layout, cells: Cells | None, *, wide: bool) -> Callable[[Ro
 
 
 def _cell(value: object) -> object:
-    """Return a value as a table has it."""
+    """Return a value as a table shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
@@ -203,7 +203,7 @@ def _print_csv(layout: Layout, rows: Iterable[Row], *, headers: bool) -> int:
 
 
 def _until_style(until: str) -> str:
-    return "green" if until == "-" else "dim"  # what is still there stands out
+    return "green" if until == "-" else "dim"  # current placements stand out
 
 
 ROW_STYLES: Mapping[str, Style] = MappingProxyType({"event": event_style, "until": _until_style})

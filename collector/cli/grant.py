@@ -1,4 +1,4 @@
-"""`gpuid grant`: gives a collector the least rights in its clusters, takes them away, and hands out its tokens."""
+"""`gpuid grant`: grants a collector minimal rights in its clusters, revokes them, and issues its tokens."""
 
 import sys
 import time
@@ -30,37 +30,44 @@ __all__ = ["grant"]
 
 _MAX_SECRET_BYTES = 1 << 20  # that an API server stores
 _POLICY_HEAD = """\
-# The admission policies need Kubernetes 1.30. Where kubectl refuses them, nothing limits pods/exec to one command, nor
-# the patch of nodes to labels: delete these rights again, or use `gpuid grant --apply`, which refuses to give them.
+# The admission policies need Kubernetes 1.30. If kubectl rejects them, nothing limits pods/exec to one command or
+# node patches to labels: delete these rights again, or use `gpuid grant --apply`, which then grants nothing.
 """
 _AUDIENCE_HEAD = """\
-# The policy gpuid-token admits the audiences of most API servers. For others (as in GKE), say --audience, or use
-# --apply, which asks the server for them; else tokens cannot be renewed.
+# The policy gpuid-token allows the audiences of most API servers. For others (such as GKE), pass --audience or use
+# --apply, which asks the server; otherwise tokens cannot be renewed.
 """
-_SHORTENED = 0.95  # of what was asked for: a token that ends before was cut by the server
+_SHORTENED = 0.95  # of the requested lifetime: the server shortened a token that expires earlier
 
 
 def _duration(text: object) -> Duration:
     if (duration := Duration.parse(text)) < MIN_LIFETIME_SECONDS:
-        raise ValueError("must be at least 10m, of which API servers take no less")
+        raise ValueError("must be at least 10m, the minimum of API servers")
     return duration
 
 
 @click.command()
 @config_option
 @click.argument("names", nargs=-1, metavar="[CLUSTER]…", shell_complete=complete_configured_cluster)
-@click.option("--all", "everything", is_flag=True, help="All clusters of the configuration.")
+@click.option("--all", "everything", is_flag=True, help="All clusters in the configuration.")
 @click.option(
     "--apply", "applies", is_flag=True, help="Apply the rights, with the credentials of the cluster's context."
 )
-@click.option("--check", "checks", is_flag=True, help="Show what differs from them; exit code 1 if anything does.")
-@click.option("--revoke", "revokes", is_flag=True, help="Delete all that --apply made, which ends every token at once.")
-@click.option("--yes", is_flag=True, help="Do not ask before --revoke.")
+@click.option(
+    "--check", "checks", is_flag=True, help="Show differences from the expected rights; exit code 1 if there are any."
+)
+@click.option(
+    "--revoke",
+    "revokes",
+    is_flag=True,
+    help="Delete everything that --apply created, which revokes every token immediately.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation before --revoke.")
 @click.option(
     "--kubeconfig",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write contexts with new tokens for the collector into this kubeconfig.",
+    help="Write contexts with new tokens for the collector to this kubeconfig.",
 )
 @click.option("--secret", is_flag=True, help="Print a Secret with such a kubeconfig, for a collector in Kubernetes.")
 @click.option(
@@ -68,24 +75,24 @@ def _duration(text: object) -> Duration:
     type=ParsedText("duration", _duration),
     default="30d",
     show_default=True,
-    help="How long new tokens are good for, and renewed ones at most; the server may shorten it.",
+    help="Lifetime of new tokens, and maximum of renewed ones; the server may shorten it.",
 )
 @click.option(
     "--audience",
     multiple=True,
     metavar="URL",
-    help="For which new tokens may be renewed: the API server's own, which --apply and --check ask it for.",
+    help="Audience for which tokens may be renewed. Default: the API server's own, which --apply and --check look up.",
 )
-@click.option("--no-renewal", is_flag=True, help="Without the right to renew these tokens.")
+@click.option("--no-renewal", is_flag=True, help="Do not grant the right to renew these tokens.")
 @click.option(
     "--without-policy",
     is_flag=True,
-    help="Without the admission policies: exec may then run any command, `labels = true` change all of a node.",
+    help="Omit the admission policies: exec may run any command, and `labels = true` may change any part of a node.",
 )
 @click.option(
     "--admin-kubeconfig",
     metavar="PATH",
-    help="Kubeconfig with the credentials to use. Default: the one of the configuration.",
+    help="Kubeconfig with the credentials to use. Default: that of the configuration.",
 )
 @click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per cluster.")
 @click.pass_context
@@ -107,16 +114,16 @@ def grant(
     admin_kubeconfig: str | None,
     timeout: Duration,
 ) -> None:
-    r"""Print or apply the least rights that gpuid needs in clusters, given by their name or context.
+    r"""Print or apply the minimal rights that gpuid needs in clusters, given by name or context.
 
-    Without an option, the manifests are printed, ready for kubectl apply, and no cluster is contacted. They
-    hold a service account, what it may list and watch, and admission policies (Kubernetes 1.30) by which it
-    may run the configured command alone. Where kubectl refuses these, exec allows any command: delete the
-    rights, or use --apply, which refuses before. Clusters that read logs need no exec.
+    Without options, this prints manifests for kubectl apply and contacts no cluster. They contain a service
+    account, what it may list and watch, and admission policies (Kubernetes 1.30) that allow it to run only the
+    configured command. If kubectl rejects the policies, exec allows any command: delete the rights, or use
+    --apply, which checks first. Clusters whose logs are read need no exec.
 
-    --kubeconfig and --secret hand out tokens of that service account, which the collector renews itself. A
-    kubeconfig keeps the contexts that are in it; each token has its own file beside it. Contexts are named
-    as your own, so that `kubeconfig` is all that changes in the collector's gpuid.toml.
+    --kubeconfig and --secret issue tokens for that service account, which the collector renews itself. A
+    kubeconfig keeps its existing contexts; each token has its own file next to it. Contexts have the same names
+    as yours, so only `kubeconfig` changes in the collector's gpuid.toml.
 
     \b
     Examples:
@@ -165,13 +172,13 @@ async def _run(work: Sequence[Work], clusters: Sequence[ClusterSettings], timeou
         for look in looks:
             other = names.setdefault(look.identity, look.finding.name) if look.identity else look.finding.name
             if other != look.finding.name:
-                raise ConfigError(_one_set(other, look.finding.name, "lead to the same cluster"))
+                raise ConfigError(_one_set(other, look.finding.name, "are the same cluster"))
     await run_checks(work, timeout, concurrency=CONCURRENT_CLUSTERS)
 
 
 def _one_set(name: str, other: str, relation: str) -> str:
     return (
-        f"{one_line(name)} and {one_line(other)} {relation}, in which there is one set of rights; name one of them,"
+        f"{one_line(name)} and {one_line(other)} {relation}, which has one set of rights; name one of them,"
         " with all sources"
     )
 
@@ -189,12 +196,12 @@ def _action(applies: bool, checks: bool, revokes: bool, *, tokens: bool) -> Acti
 def _select(
     clusters: Sequence[ClusterSettings], names: Sequence[str], everything: bool, action: Action
 ) -> list[ClusterSettings]:
-    """Return the clusters that are meant; what changes clusters must name them if there are several."""
+    """Return the selected clusters; actions that change clusters must name them if there are several."""
     if everything and names:
         raise click.UsageError("expected either clusters or --all")
     if not names and not everything and len(clusters) > 1 and action not in (Action.PRINT, Action.CHECK):
         known = listed([cluster.name for cluster in clusters])
-        raise click.UsageError(f"expected the clusters that are meant, or --all; there are {known}")
+        raise click.UsageError(f"expected names of clusters, or --all; there are {known}")
     chosen = [_named(clusters, name) for name in dict.fromkeys(names)] if names else list(clusters)
     chosen = list({cluster.name: cluster for cluster in chosen}.values())
     if action is Action.PRINT:
@@ -215,8 +222,8 @@ def _check_contexts(clusters: Sequence[ClusterSettings]) -> list[str]:
             continue
         if (other := names.setdefault(cluster.context, cluster.name)) != cluster.name:
             raise ConfigError(
-                f"{one_line(other)} and {one_line(cluster.name)} have contexts of one name in two kubeconfigs,"
-                " which cannot both be in one; name one of them, or rename a context"
+                f"{one_line(other)} and {one_line(cluster.name)} have contexts of the same name in two kubeconfigs,"
+                " and one kubeconfig cannot hold both; name one of them, or rename a context"
             )
     return list(names)
 
@@ -249,13 +256,13 @@ def _manifests(clusters: Sequence[ClusterSettings], options: Options) -> str:
 
 def _confirm(clusters: Sequence[ClusterSettings]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("--revoke: expected --yes, as there is nobody to ask")
+        raise click.UsageError("--revoke: expected --yes, because standard input is not a terminal")
     names = listed([cluster.name for cluster in clusters])
     click.confirm(f"Revoke gpuid's rights in {names}?", abort=True, err=True)
 
 
 def _report(work: Work, *, err: bool) -> None:
-    """Print what was done in a cluster, or what differs; problems on stderr."""
+    """Print what was done in a cluster, or the differences; problems go to stderr."""
     name = one_line(work.finding.name)
     for done in work.done:
         if done.outcome is not Outcome.UNCHANGED:
@@ -266,7 +273,7 @@ def _report(work: Work, *, err: bool) -> None:
     if work.action is Action.REVOKE and work.finding.ok and not work.done:
         click.echo(f"{name}: nothing to revoke", err=err)
     if work.action is Action.CHECK and work.finding.ok:
-        click.echo(f"{name}: {counted(len(work.diffs), 'difference') if work.diffs else 'as needed'}", err=err)
+        click.echo(f"{name}: {counted(len(work.diffs), 'difference') if work.diffs else 'up to date'}", err=err)
     for diff in work.diffs:
         click.echo("\n".join(map(escaped, diff)), err=err)
     if work.context is not None and work.seconds is not None:
@@ -281,18 +288,18 @@ def _shortened(ends: str, seconds: int) -> str:
         left = datetime.fromisoformat(ends).timestamp() - time.time()
     except (ValueError, OverflowError):
         return ""
-    return "" if left >= _SHORTENED * seconds else ", as long as the server allows"
+    return "" if left >= _SHORTENED * seconds else " (shortened by the server)"
 
 
 def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file: Path | None) -> None:
-    """Write the contexts into a kubeconfig, or print the Secret that has them."""
+    """Write the contexts to a kubeconfig, or print the Secret that has them."""
     if file is None:
-        if failed:  # applied, it would take the contexts of these clusters away
-            raise CommandError(f"--secret: not printed, because it would lack {listed(failed)}")
+        if failed:  # applying it would remove these clusters' contexts
+            raise CommandError(f"--secret: not printed, because {listed(failed)} would be missing from it")
         secret = make_secret(contexts)
         if (size := len(secret["stringData"]["config"].encode())) > _MAX_SECRET_BYTES:
             raise CommandError(
-                f"--secret: not printed, because {size:,} bytes are more than the 1 MiB that Kubernetes stores;"
+                f"--secret: not printed, because {size:,} bytes exceed the 1 MiB that Kubernetes stores;"
                 " name fewer clusters, or use --kubeconfig"
             )
         click.echo(dump([secret]), nl=False)

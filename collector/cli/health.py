@@ -1,4 +1,4 @@
-"""`gpuid health`: whether a collector answers, as an exit code."""
+"""`gpuid health`: reports as its exit code whether a collector responds."""
 
 import http.client
 import urllib.request
@@ -22,7 +22,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 @url_option
 @click.option("--timeout", type=TIMEOUT, default="5s", show_default=True, help="Timeout of the request.")
 def health(config: Path | None, url: str | None, timeout: Duration) -> None:
-    r"""Exit with 0 if the collector on this machine answers /healthz, else with 1.
+    r"""Exit with 0 if the collector on this machine responds to /healthz, else with 1.
 
     Made for container health checks: it needs only the collector's own configuration, including for TLS.
 
@@ -54,5 +54,5 @@ def _ask(endpoint: Endpoint, timeout: float) -> str:
     if status in _REDIRECTS:
         raise CommandError(f"{endpoint.url}: {describe_redirect(status, location, '--url')}")
     if status != 200:
-        raise CommandError(f"{endpoint.url}: /healthz answers {status}")
+        raise CommandError(f"{endpoint.url}: /healthz responds with {status}")
     return "ok"

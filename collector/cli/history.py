@@ -1,4 +1,4 @@
-"""`gpuid history`: the GPUs that are and were in a node."""
+"""`gpuid history`: lists the current and former GPUs of a node."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +24,10 @@ _EITHER = Layout(
 
 @click.command()
 @click.argument("node", type=TERM, shell_complete=complete_node)
-@click.option("--cluster", metavar="NAME", shell_complete=complete_cluster, help="Only the node in this cluster.")
-@click.option("--since", type=PAST_TIME, metavar="TIME", help="Only from this time on, such as 2026-11-24 or 7d.")
+@click.option(
+    "--cluster", metavar="NAME", shell_complete=complete_cluster, help="Only the node of this name in this cluster."
+)
+@click.option("--since", type=PAST_TIME, metavar="TIME", help="Only since this time, such as 2026-11-24 or 7d.")
 @click.option("--until", type=PAST_TIME, metavar="TIME", help="Only before this time.")
 @event_option
 @output_options(_EITHER, watch=True)
@@ -39,9 +41,9 @@ def history(
     output: Output,
     **options: Any,
 ) -> None:
-    r"""List every GPU that is or was in a node, the present ones first.
+    r"""List every GPU that is or was in a node, current ones first.
 
-    With --event, list what happened there instead, with the fields that were altered, before and after.
+    With --event, list the changes there instead, with altered fields before and after.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Queries of the history that several commands share: from the configured store, or from a running collector."""
+"""History queries shared by several commands: from the configured store or a running collector."""
 
 import time
 from collections import Counter
@@ -38,14 +38,14 @@ __all__ = [
     "show_placements",
 ]
 
-MAX_MATCHES = 100  # of one id, as the API has it
+MAX_MATCHES = 100  # of one id, as in the API
 
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
 
 
 class LookedUpId(msgspec.Struct):
-    """What one id names; its matches may have kinds and states that only a newer collector knows."""
+    """The matches of one id; a newer collector may have kinds and states that are unknown here."""
 
     id: str
     found: bool
@@ -55,14 +55,14 @@ class LookedUpId(msgspec.Struct):
 
 
 class Searched(msgspec.Struct):
-    """Where was looked."""
+    """Where the look-up searched."""
 
     history: bool
     text: str
 
 
 class LookedUp(msgspec.Struct):
-    """The answer to a look-up, as far as commands need it."""
+    """The part of a look-up's answer that commands need."""
 
     results: list[LookedUpId]
     found: int
@@ -70,7 +70,7 @@ class LookedUp(msgspec.Struct):
 
 
 class HistoryQueries:
-    """The history, wherever it is kept; every query returns rows as the API does."""
+    """The history, in the store or a collector; queries return rows like the API."""
 
     def __init__(self, options: Mapping[str, Any], *, page_size: int = MAX_PAGE_SIZE) -> None:
         self._options = dict(options)
@@ -78,7 +78,7 @@ class HistoryQueries:
         self._page_size = page_size
 
     def gpu(self, term: str) -> list[Row]:
-        """Return every placement of a serial, UUID or chassis, the present one first."""
+        """Return every placement of a serial, UUID or chassis, the current one first."""
         return self._placements(
             f"/api/v1/gpus/{quote(term, safe='')}/history",
             {},
@@ -86,7 +86,7 @@ class HistoryQueries:
         )
 
     def lookup(self, text: str) -> LookedUp:
-        """Return what the ids in a text name, as the API does."""
+        """Look up the ids in a text, like the API."""
         if self._store is None:
             with Client(**self._options) as client:
                 return client.ask_text("/api/v1/gpus/lookup", text, LookedUp)
@@ -100,7 +100,7 @@ class HistoryQueries:
         return _ask_store(self._store, read)
 
     def node(self, node: str, cluster: str | None) -> list[Row]:
-        """Return every placement in a node, the present ones first."""
+        """Return every placement in a node, current ones first."""
         return self._placements(
             f"/api/v1/nodes/{quote(node, safe='')}/history",
             _given(cluster=cluster),
@@ -174,10 +174,10 @@ class _Page(msgspec.Struct):
 
 
 def show_placements(layout: Layout, ask: Callable[[], Sequence[Row]], output: Output) -> None:
-    """Print placements in the format that was chosen; ends the command with exit code 1 without any.
+    """Print placements in the chosen format; without any, the command exits with code 1.
 
-    In a table, a serial that is merely the last known one is marked, and the changes of a GPU's health follow the
-    place where it was then. What is to be known of a GPU now comes last.
+    A table marks serials that are only last known, and lists changes of a GPU's health below the place where it was
+    then. Notes on the GPUs' present condition come last.
     """
 
     def lines() -> Iterator[Row]:
@@ -191,7 +191,7 @@ def show_placements(layout: Layout, ask: Callable[[], Sequence[Row]], output: Ou
 
 
 def health_lines(row: Row) -> Iterator[Row]:
-    """Yield the changes of health during a placement as rows of their own, the newest first."""
+    """Yield the health changes during a placement as separate rows, newest first."""
     same = {name: row.get(name) for name in ("cluster", "node", "serial", "uuid", "model", "chassis")}
     for one in _list(row.get("health_changes")):
         if isinstance(one, Mapping):
@@ -200,7 +200,7 @@ def health_lines(row: Row) -> Iterator[Row]:
 
 
 def describe_conditions(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a sentence about each GPU that is degraded or marked: as it is now, or was when it was seen last."""
+    """Yield a sentence on each GPU that is degraded or marked, as of now or when last seen."""
     present = {str(row.get("uuid")) for row in rows if row.get("until") is None}
     newest = {str(row.get("uuid")): row for row in reversed(rows)}
     serials = Counter(row.get("serial") for row in newest.values())
@@ -209,7 +209,7 @@ def describe_conditions(rows: Sequence[Row]) -> Iterator[str]:
         if needed := needs(row):
             reasons = f"({', '.join(reasons_of(row))})"
             past = needed.replace("needs", "needed", 1)
-            words.append(f"{needed} {reasons}" if uuid in present else f"{past} {reasons} when it was read last")
+            words.append(f"{needed} {reasons}" if uuid in present else f"{past} {reasons} when last read")
         if mark := mark_of(row):
             words.append(_marked(mark))
         if words:
@@ -218,7 +218,7 @@ def describe_conditions(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _marked(mark: Mapping[str, Any]) -> str:
-    """Return what somebody noted: "is marked rma by ann since 2026-11-26T08:00:00Z (OPS-12: falls off the bus)"."""
+    """Return a mark in words: "is marked rma by ann since 2026-11-26T08:00:00Z (OPS-12: falls off the bus)"."""
     said = ": ".join(str(mark[name]) for name in ("ticket", "note") if mark.get(name))
     until = f" until {mark['until']}" if mark.get("until") else ""
     return f"is marked {mark.get('kind')} by {mark.get('set_by')} since {mark.get('set_at')}{until}" + (
@@ -227,8 +227,8 @@ def _marked(mark: Mapping[str, Any]) -> str:
 
 
 def described(row: Row) -> Row:
-    """Return the cells of a placement that a table has in other words: of what was altered, the newest."""
-    if isinstance(row.get("altered"), str):  # a change of health, which has a row of its own
+    """Return the cells of a placement that a table words differently; of alterations, the newest."""
+    if isinstance(row.get("altered"), str):  # a health change, which has its own row
         return {}
     altered = [one for one in _list(row.get("altered")) if isinstance(one, Mapping)]
     text = describe_changes(as_field_changes(altered[0].get("changes"))) if altered else ""
@@ -244,7 +244,7 @@ def _list(value: object) -> list[Any]:
 
 
 def configured_store(options: Mapping[str, Any]) -> StoreSettings | None:
-    """Return the store that the options choose; None if they choose a running collector."""
+    """Return the store selected by the options; None for a running collector."""
     path: Path | None = options["config"] or found_config()
     return None if options["url"] is not None or path is None else configuration.load(path).store
 

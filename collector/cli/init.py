@@ -1,4 +1,4 @@
-"""`gpuid init`: writes a commented configuration from the contexts of a kubeconfig, with what fits each cluster."""
+"""`gpuid init`: writes a commented configuration from a kubeconfig's contexts, with a preset for each cluster."""
 
 import os
 import stat
@@ -26,29 +26,29 @@ from collector.text import counted, describe_os_error, escaped, one_line, shell_
 
 __all__ = ["init"]
 
-_LISTED_CONTEXTS = 10  # of those that were not asked
-_MAX_REASON = 300  # characters of why a cluster could not be asked
+_LISTED_CONTEXTS = 10  # of contexts that were not asked
+_MAX_REASON = 300  # characters of the reason why a cluster could not be asked
 _LISTEN = Listen("127.0.0.1:8080")
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """What was learned about one cluster: what fits, or else why that is not known."""
+    """The result for one cluster: what fits it, or why that is unknown."""
 
     fit: Fit | None
     reason: str = ""
 
     @property
     def setting(self) -> str:
-        """The preset or sources that fit, as TOML; empty where the default preset is kept."""
+        """The preset or sources that fit, as TOML; empty if the default preset is kept."""
         return self.fit.setting_block if self.fit is not None else ""
 
     @property
     def comments(self) -> list[str]:
-        """What the configuration says about it, in sentences."""
+        """The comments in the configuration, in sentences."""
         if self.fit is None:
             clauses = [
                 f"could not be asked: {self.reason}",
-                "it keeps the default preset; `gpuid check` says what would fit",
+                "it keeps the default preset; `gpuid check` suggests what fits",
             ]
         else:
             clauses = [self.fit.seen, self.fit.caution, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
@@ -56,7 +56,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """What standard output says about it, in one line."""
+        """The line about it on standard output."""
         if self.fit is None:
             return f"could not be asked and keeps the default preset: {self.reason}"
         found = f"{self.fit.setting or 'keeps the default preset'}: {self.fit.seen}"
@@ -68,7 +68,7 @@ class _Answer(msgspec.Struct, frozen=True):
 @click.option(
     "--kubeconfig",
     metavar="PATH",
-    help="Kubeconfig, or several joined by a colon. Default: $KUBECONFIG, then (with --add) that of the file, then"
+    help="Kubeconfig, or several separated by colons. Default: $KUBECONFIG, then (with --add) that of the file, then"
     " ~/.kube/config.",
 )
 @click.option(
@@ -80,9 +80,9 @@ class _Answer(msgspec.Struct, frozen=True):
     help="Only this context; * and ? are wildcards. May be given several times. Default: all.",
 )
 @click.option(
-    "--add", is_flag=True, help="Add the contexts that are not in the file yet; the rest of it stays as it is."
+    "--add", is_flag=True, help="Add contexts that are not in the file yet, and leave the rest of it unchanged."
 )
-@click.option("--offline", is_flag=True, help="Ask no cluster what fits it.")
+@click.option("--offline", is_flag=True, help="Do not contact the clusters to find out what fits them.")
 @click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per cluster.")
 @click.option(
     "--listen", type=LISTEN, metavar="HOST:PORT", help="Address of metrics, API and page. Default: 127.0.0.1:8080."
@@ -100,9 +100,9 @@ def init(
 ) -> None:
     r"""Write a commented configuration with one cluster per context of your kubeconfig.
 
-    Each cluster is asked which pods can be read there: for its nodes, and for the pods of every preset, in all
-    namespaces or, without the right to that, where they may be listed. The preset or the sources that fit are
-    written for it. A cluster that cannot be asked keeps the default preset, and a comment says why.
+    This looks in each cluster for pods that can be read: it lists the nodes, and the pods of every preset in all
+    namespaces or, without that right, in those where it may list them. It then writes the preset or sources that
+    fit. A cluster that cannot be reached keeps the default preset, with a comment that says why.
 
     \b
     Examples:
@@ -141,7 +141,7 @@ def init(
         if clusters:
             _print_end(file, f"Added {counted(len(clusters), 'cluster')} to")
         else:
-            click.echo(f"Nothing to add: {escaped(str(file))} has every one of these contexts.")
+            click.echo(f"Nothing to add: {escaped(str(file))} already has all of these contexts.")
         return
     text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=store_url(file))
     configuration.parse(text, file)  # never write what `gpuid run` would reject
@@ -156,7 +156,7 @@ def init(
 
 
 def _check_options(output: Path, *, add: bool, force: bool, listen: Listen | None) -> None:
-    """Refuse what cannot be done before any cluster is asked, which may take a while."""
+    """Reject impossible options before asking any cluster, which may take a while."""
     to_stdout = str(output) == "-"
     if add and (force or listen is not None or to_stdout):
         other = "--force" if force else "-f -" if to_stdout else "--listen"
@@ -173,7 +173,7 @@ def _exists(output: Path) -> ConfigError:
 
 
 def _choose(found: Mapping[str, Context], patterns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the contexts to write, and why others cannot be used."""
+    """Return the contexts to write, and why the others cannot be used."""
     usable = [name for name, context in found.items() if name and not context.problem]
     left_out = {name: context.problem for name, context in found.items() if context.problem}
     if not usable:
@@ -195,7 +195,7 @@ def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _ask(names: Sequence[str], kubeconfig: str | None, defaults: DefaultSettings, timeout: float) -> dict[str, _Answer]:
-    """Ask all clusters at the same time what fits them."""
+    """Ask all clusters in parallel what fits them."""
     settings = msgspec.structs.asdict(defaults) | {"kubeconfig": kubeconfig}
     clusters = [ClusterSettings(**settings, context=name, name=str(index)) for index, name in enumerate(names)]
     configure("error", "text")
@@ -221,7 +221,7 @@ def _same_servers(servers: Mapping[str, str]) -> dict[str, str]:
 def _warning(same_server: Mapping[str, str], name: str) -> Iterator[str]:
     if name in same_server:
         other = string(same_server[name])
-        yield f"Same server as {other}. If both are the same cluster, remove one of the two: only the first is read."
+        yield f"Same server as {other}. If they are the same cluster, remove one of them: only the first is read."
 
 
 def _print_summary(
@@ -241,10 +241,10 @@ def _print_summary(
             lines.append(f"  … and {len(names) - _LISTED_CONTEXTS} more")
     if same_server:
         lines.append(
-            f"{len(same_server)} of them {'have' if len(same_server) > 1 else 'has'} the same server as another one; if"
-            " both are the same cluster, remove one of the two (see the comments in the file)."
+            f"{len(same_server)} of them {'have' if len(same_server) > 1 else 'has'} the same server as another one;"
+            " if they are the same cluster, remove one of them (see the comments in the file)."
         )
-    lines += [f"Left out: {one_line(problem)}" for problem in left_out]
+    lines += [f"Skipped: {one_line(problem)}" for problem in left_out]
     for line in lines:
         click.echo(line, err=to_stderr)
 
@@ -256,12 +256,12 @@ def _print_end(output: Path, done: str) -> None:
 
 
 def _absolute(paths: str | None, folder: Path | None = None) -> str | None:
-    """Return paths resolved against the current folder, or another."""
+    """Return paths resolved against the current folder or the given one."""
     return os.pathsep.join(str((folder or Path.cwd()) / _expanded(part)) for part in _split(paths)) or None
 
 
 def _inherited_kubeconfig(known: Config, file: Path) -> str | None:
-    """Return the kubeconfig that a configuration's [defaults] name; its paths are relative to the file's folder."""
+    """Return the kubeconfig in a configuration's [defaults], with paths relative to the file's folder."""
     return _absolute(known.defaults.kubeconfig, file.absolute().parent)
 
 
@@ -278,7 +278,7 @@ def _split(paths: str | None) -> list[str]:
 def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # "~name" of nobody
+    except RuntimeError:  # "~name" of an unknown user
         return Path(path)
 
 
@@ -290,28 +290,30 @@ def _read(path: Path) -> bytes:
 
 
 def _add(path: Path, before: bytes, tables: str) -> None:
-    """Append tables of clusters to a configuration; raises ConfigError where that would make it invalid."""
+    """Append cluster tables to a configuration; raises ConfigError if that would make it invalid."""
     line_end = "\r\n" if b"\r\n" in before else "\n"
     text = ("\n" if before.endswith(b"\n") else "\n\n") + tables
     after = before + text.replace("\n", line_end).encode()
     try:
         configuration.load(path, after, warn=False)
     except ConfigError as error:
-        raise ConfigError(f"{error} (with [[clusters]] tables added at its end; write the clusters as such)") from error
+        raise ConfigError(
+            f"{error} (after appending [[clusters]] tables; write the existing clusters as [[clusters]] tables, too)"
+        ) from error
     if _read(path) != before:
-        raise ConfigError(f"{path}: has changed in the meantime; try again")
+        raise ConfigError(f"{path}: changed in the meantime; try again")
     _write(path, after, replace=True)
 
 
 def _write(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file as a whole or not at all; what is no regular file, such as a pipe, is written to."""
-    target = path.resolve()  # a link stays one
+    """Write a file completely or not at all; anything but a regular file, such as a pipe, is written directly."""
+    target = path.resolve()  # a link stays a link
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
         created = not target.exists()
-        target.touch(exist_ok=replace)  # so that it gets the mode that the umask leaves, and nobody else creates it
+        target.touch(exist_ok=replace)  # created exclusively, with the mode that the umask leaves
         try:
             replace_file(target, content, stat.S_IMODE(target.stat().st_mode))
         except BaseException:

@@ -1,4 +1,4 @@
-"""The text of a new configuration, and of clusters that are added to one."""
+"""The text of a new configuration, and of clusters added to one."""
 
 import itertools
 import textwrap
@@ -14,11 +14,11 @@ from collector.config.store import StoreSettings
 
 __all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "store_url", "string", "toml"]
 
-_COMMENT_WIDTH = 118  # characters of a line
+_COMMENT_WIDTH = 118  # characters per line
 
 
 class _TomlEscapes(dict[int, str]):
-    """The escapes of what does not print, for str.translate: a terminal shows it, and does not obey it."""
+    """Escapes of unprintable characters for str.translate, so that a terminal shows instead of obeying them."""
 
     def __missing__(self, code: int) -> str:
         letter = chr(code)
@@ -35,21 +35,21 @@ class NewCluster(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     context: str
-    kubeconfig: str | None = None  # where the defaults do not have it
-    comments: tuple[str, ...] = ()  # each one line
+    kubeconfig: str | None = None  # if it differs from the defaults
+    comments: tuple[str, ...] = ()  # one line each
     setting: str = ""  # the preset or sources, as TOML
 
 
 def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: str, store: str) -> str:
-    """Return the text of a configuration; with `kubeconfig` None it has the default one."""
+    """Return the text of a configuration; `kubeconfig` None means the default one."""
     defaults = DefaultSettings()
     (preset, *_) = defaults.active_sources
     return "\n".join(
         (
-            "# Configuration of gpuid: check it with `gpuid check`, run it with `gpuid run`. A running collector",
+            "# gpuid configuration: check it with `gpuid check`, run it with `gpuid run`. A running collector",
             "# reloads this file when it changes. Durations are written as 30s, 5m or 1h.",
             "",
-            "# Defaults for all clusters; each of these keys may also be set per cluster.",
+            "# Defaults for all clusters; each key may also be set per cluster.",
             "[defaults]",
             *(
                 (_values(kubeconfig=kubeconfig),)
@@ -72,7 +72,7 @@ def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: st
             '# node_selector = ""',
             "",
             "[server]",
-            f"# Address of metrics, API and page; {ServerSettings().listen} serves other machines, too.",
+            f"# Address of metrics, API and page; use {ServerSettings().listen} to serve other machines.",
             _values(listen=listen),
             "# TLS and authentication:",
             '# cert_file = "tls.crt"',
@@ -80,14 +80,14 @@ def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: st
             '# client_ca_file = "clients.crt"',
             '# bearer_token_file = "token"',
             "",
-            "# What has happened to every GPU, for `gpuid where`, `history` and `diff`, and for sinks.",
+            "# The history of every GPU, for `gpuid where`, `history` and `diff`, and for sinks.",
             "[store]",
             _values(url=store),
-            "# What ended longer ago is deleted. Default: kept forever.",
+            "# History that ended longer ago is deleted. Default: kept forever.",
             '# retention = "365d"',
-            "# Sinks receive what happens as records: [sinks.NAME] with the type stdout, webhook, s3 or postgres.",
+            "# Sinks receive changes as records: [sinks.NAME] with the type stdout, webhook, s3 or postgres.",
             "",
-            "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",
+            "# One table per cluster. `name` is the `cluster` label of its series: use the name in your dashboards.",
             "",
             render_clusters(clusters),
         )
@@ -95,7 +95,7 @@ def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: st
 
 
 def render_clusters(clusters: Sequence[NewCluster]) -> str:
-    """Return the tables of clusters."""
+    """Return the cluster tables."""
     return "\n".join(map(_table, clusters))
 
 
@@ -111,12 +111,12 @@ def _comment(text: str) -> list[str]:
 
 
 def _values(**table: Any) -> str:
-    """Return a table as TOML, with an escape for whatever does not print."""
+    """Return a table as TOML, with unprintable characters escaped."""
     return toml(table).rstrip("\n")
 
 
 def toml(document: Mapping[str, Any]) -> str:
-    """Return a document as TOML, with an escape for whatever does not print."""
+    """Return a document as TOML, with unprintable characters escaped."""
     return tomli_w.dumps(document).translate(_TOML_ESCAPES)
 
 
@@ -126,7 +126,7 @@ def string(text: str) -> str:
 
 
 def store_url(output: Path) -> str:
-    """Return the URL of an SQLite file of its own, beside the configuration; below /etc that is the default folder."""
+    """Return the URL of an SQLite file next to the configuration, or in the default folder for one below /etc."""
     folder = output.absolute().parent
     if ".." in folder.parts:
         folder = folder.resolve()
@@ -138,9 +138,9 @@ def store_url(output: Path) -> str:
 
 
 def cluster_names(contexts: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """Map each context to the name of its cluster: its own, without the characters that a name may not have.
+    """Map each context to a cluster name: its own, without characters that are not allowed in names.
 
-    One that is `taken` gets a number.
+    A name that is `taken` gets a number.
     """
     names: dict[str, str] = {}
     for context in contexts:

@@ -1,4 +1,4 @@
-"""Single keys of a terminal, read without waiting for a line."""
+"""Reads single keys from a terminal without waiting for a whole line."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from typing import Any, Self
 __all__ = ["Keys", "keys_in"]
 
 _ESCAPE = b"\x1b"
-# What terminals send, by the name of the key; the second form of the arrows is that of application mode.
+# Terminal sequences of named keys; arrows have a second form in application mode.
 _SEQUENCES = {
     b"\x1b[A": "up",
     b"\x1bOA": "up",
@@ -26,19 +26,19 @@ _SEQUENCES = {
     b"\x1bOF": "end",
     b"\x1b[4~": "end",
 }
-_MAX_SEQUENCE_LENGTH = 16  # bytes of an escape sequence that is waited for; what is longer is none
+_MAX_SEQUENCE_LENGTH = 16  # most bytes of an escape sequence
 _MAX_READ_BYTES = 1024
 
 
 class Keys:
-    """The keys that are pressed within the block; none where standard input is no terminal."""
+    """The keys pressed within the block; none if standard input is not a terminal."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._settings: Any = None
 
     def __enter__(self) -> Self:
-        """Let each key be read at once, and not be echoed."""
+        """Have keys delivered immediately and without echo."""
         if sys.stdin is not None and sys.stdin.isatty():
             import termios
             import tty
@@ -51,7 +51,7 @@ class Keys:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the terminal be as it was."""
+        """Restore the terminal."""
         if self._settings is not None:
             import termios
 
@@ -59,7 +59,7 @@ class Keys:
                 termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._settings)
 
     def pressed(self, seconds: float) -> list[str]:
-        """Return the keys that were pressed, waiting for the first one for so long at most."""
+        """Return the keys that were pressed, waiting for the first one at most this long."""
         if self._settings is None:
             select.select([], [], [], seconds)
             return []
@@ -78,7 +78,7 @@ class Keys:
 
 
 def keys_in(text: bytes) -> tuple[list[str], bytes]:
-    """Return the keys of what a terminal sent, and the beginning of an escape sequence whose rest is still missing."""
+    """Return the keys in a terminal's input, and the start of an escape sequence that is still incomplete."""
     return list(_keys(text)), _unfinished(text)
 
 
@@ -108,7 +108,7 @@ def _unfinished(text: bytes) -> bytes:
 
 
 def _end(text: bytes, start: int) -> int | None:
-    """Return where an escape sequence ends; None where its end is missing."""
+    """Return where an escape sequence ends; None if it is incomplete."""
     kind = text[start + 1 : start + 2]
     if not kind:
         return None

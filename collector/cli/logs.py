@@ -1,4 +1,4 @@
-"""How gpuid logs: one JSON object, or one line of text, per event on stderr."""
+"""Logging: one JSON object, or one line of text, per event on stderr."""
 
 import logging
 import os
@@ -25,13 +25,13 @@ _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message
 
 
 def configure(level: str, log_format: str) -> None:
-    """Log everything from `level` up to stderr; `log_format` is one of LOG_FORMATS: `auto` is text on a terminal."""
+    """Log events of at least `level` to stderr; of LOG_FORMATS, `auto` means text on a terminal."""
     handler = _StderrHandler()
     terminal = sys.stderr.isatty()
     as_json = log_format == "json" or (log_format == "auto" and not terminal)
     colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(colours=colours))
-    # Libraries log every step, and some print the values and secrets that they were given; their warnings are enough.
+    # Libraries log every step, some even values and secrets passed to them; their warnings are enough.
     least = max(getattr(logging, level.upper()), logging.WARNING)
     handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
     logging.basicConfig(level=least, handlers=[handler], force=True)
@@ -57,10 +57,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time, level, message, then `field=value`; a traceback follows on lines of its own.
+    """One line for people: time, level, message, then `field=value`; a traceback follows on separate lines.
 
-    What does not print is escaped, and the lines of a traceback are indented: nothing that is logged can look like
-    another event. Colours are for a terminal.
+    Unprintable characters are escaped and traceback lines indented, so nothing logged can look like another event.
+    Colours are used on a terminal.
     """
 
     def __init__(self, *, colours: bool = False) -> None:
@@ -84,7 +84,7 @@ class TextFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the time: a progress bar replaces it, to stay below the lines."""
+    """Writes to the current `sys.stderr`: a progress bar replaces it, to stay below the lines."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -95,13 +95,13 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:
-    """Return the lines of a traceback, in which an error that nobody expected may repeat anything."""
+    """Return the lines of a traceback, redacted, since an unexpected error may quote anything."""
     assert record.exc_info is not None  # noqa: S101
     return redact_lines("".join(traceback.format_exception(*record.exc_info)).rstrip())
 
 
 def _encodable(value: object) -> object:
-    """Return a value that JSON can hold: no half of a surrogate pair, and no number that is too large."""
+    """Return a value that JSON can hold: no lone surrogates and no numbers that are too large."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:

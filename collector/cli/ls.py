@@ -1,4 +1,4 @@
-"""`gpuid ls`: the GPUs of a running collector."""
+"""`gpuid ls`: lists the GPUs of a running collector."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _CONDITION_FILTERS: Mapping[str, tuple[str, ...]] = {
 }
 _CONDITION_HELP = {
     "reason": "why it is degraded",
-    "level": "what has to be done",
+    "level": "required action",
     "mark": "its mark",
 }
 
@@ -68,7 +68,7 @@ def _filter_options(function: Any) -> Any:
         text = f"Filter by {_CONDITION_HELP[name]}: {', '.join(values)}."
         choice = click.Choice(values)
         function = click.option(f"--{name}", type=choice, metavar="VALUE", multiple=True, help=text)(function)
-    function = click.option("--degraded", is_flag=True, help="Only GPUs that are degraded, the worst first.")(function)
+    function = click.option("--degraded", is_flag=True, help="Only degraded GPUs, worst first.")(function)
     for name in reversed(_FILTERS):
         label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
         option = click.option(
@@ -99,9 +99,9 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
       gpuid ls                                     every GPU
       gpuid ls 1652922001234                       one serial, UUID, chassis, node or part number
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
-      gpuid ls --degraded --level replace          what has to be replaced
-      gpuid ls --mark rma --mark quarantine        what somebody has marked so
-      gpuid ls --node gpu-0007 --at 2026-11-24T12:00:00Z   what was there then
+      gpuid ls --degraded --level replace          GPUs to replace
+      gpuid ls --mark rma --mark quarantine        GPUs with either mark
+      gpuid ls --node gpu-0007 --at 2026-11-24T12:00:00Z   a node's GPUs at that time
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
     """
@@ -113,7 +113,7 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
 
     def ask() -> Iterator[Row]:
         with Client(**options, page_size=page_size(output, whole=worst_first)) as client:
-            if at is None:  # a cluster of the past may be configured no more
+            if at is None:  # a past cluster may no longer be configured
                 check_clusters(client, filters.get("cluster", ()))
             gpus = _gpus(client, term, filters if at is None else {**filters, "at": (as_of(at),)})
             yield from sorted(gpus, key=badness) if worst_first else gpus
@@ -129,16 +129,16 @@ def ls(term: str | None, at: float | None, output: Output, degraded: bool, **opt
 
 
 def _nothing(term: str | None) -> str:
-    """Return what to say without GPUs, and which command may find them."""
+    """Return the message for an empty list, with a command that may find more."""
     if term is None:
         return "No GPUs found."
     if term in _OTHER_KINDS:
         return f"No GPUs found; `gpuid {term}` lists {term}."
-    return f"No GPUs found; `gpuid where {shell_word(term)}` looks for parts of ids and in the history, too."
+    return f"No GPUs found; `gpuid where {shell_word(term)}` also searches parts of ids and the history."
 
 
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:
-    """Yield the GPUs that match, each of them once."""
+    """Yield the GPUs that match, each only once."""
     if term is None:
         yield from itertools.chain.from_iterable(client.gpus(filters))
         return
@@ -160,13 +160,13 @@ def _wide_cells(gpu: Row) -> Row:
 
 
 def _cells(gpu: Row) -> Row:
-    """Return what a table says in other words; a GPU that reports no serial is named by its UUID."""
+    """Return the cells that a table words differently; a GPU without a serial is named by its UUID."""
     named = gpu.get("serial") or gpu.get("uuid")
     return {"state": _state(gpu), "mark": mark_of(gpu).get("kind"), "serial": named}
 
 
 def _state(gpu: Row) -> str:
-    """Return in a few words whether a GPU answers, what it needs, and what is merely last known of it."""
+    """Return in a few words whether a GPU responds, what it needs, and which values are only last known."""
     state = str(gpu.get("state") or "found")
     words = ["virtual"] if gpu.get("virtual") else []
     words += [state] if state != "found" or not words else []

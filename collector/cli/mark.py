@@ -1,4 +1,4 @@
-"""`gpuid mark`, `gpuid unmark` and `gpuid marks`: what people note of GPUs, in the store or through a collector."""
+"""`gpuid mark`, `gpuid unmark` and `gpuid marks`: people's notes on GPUs, in the store or through a collector."""
 
 import getpass
 import socket
@@ -46,10 +46,10 @@ _CHOICES = tuple(kind.value for kind in MarkKind)
 
 
 def _names_options(function: Any) -> Any:
-    """Add the GPUs that a command is about, and who it is."""
-    function = click.option("--by", metavar="NAME", help="Who notes it, in the store. Default: your user and host.")(
-        function
-    )
+    """Add the options for the GPUs to mark and the author."""
+    function = click.option(
+        "--by", metavar="NAME", help="Author of the mark in the store. Default: your user and host."
+    )(function)
     function = click.option(
         "-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="File with one id per line; - for stdin."
     )(function)
@@ -58,13 +58,13 @@ def _names_options(function: Any) -> Any:
 
 @click.command()
 @_names_options
-@click.option("--as", "kind", type=click.Choice(_CHOICES), required=True, help="What is to become of them.")
-@click.option("--note", default="", metavar="TEXT", help="Why, in one line.")
+@click.option("--as", "kind", type=click.Choice(_CHOICES), required=True, help="Kind of mark.")
+@click.option("--note", default="", metavar="TEXT", help="Reason, in one line.")
 @click.option("--ticket", default="", metavar="URL", help="URL or name of a ticket.")
 @click.option(
     "--until",
     metavar="TIME",
-    help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z; UTC unless it says.",
+    help="Expiry: 7d from now, or a time such as 2026-12-01T12:00:00Z; UTC without an offset.",
 )
 @connection_options
 def mark(
@@ -77,9 +77,9 @@ def mark(
     until: str | None,
     **options: Any,
 ) -> None:
-    r"""Mark GPUs by serial or UUID, in place of the mark that they have.
+    r"""Mark GPUs by serial or UUID, replacing any mark they have.
 
-    A mark follows the GPU wherever it goes, and outlives its absence. In the store, all are marked or none.
+    A mark follows the GPU wherever it goes and survives its absence. In the store, either all are marked or none.
 
     \b
     Examples:
@@ -108,14 +108,14 @@ def mark(
         marked = _marked(row_object(mark_row(one.mark)), already=one.unchanged)
         click.echo(f"{one.name}: {marked}{_in_place_of(former)}")
         if not one.seen:
-            click.echo(f"gpuid: {names[one.name]}never seen; the mark takes effect when it appears", err=True)
+            click.echo(f"gpuid: {names[one.name]}never seen; the mark applies when it appears", err=True)
 
 
 @click.command()
 @_names_options
 @connection_options
 def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: Any) -> None:
-    r"""Remove the marks of GPUs; exit code 1 if one of them is not marked.
+    r"""Remove the marks of GPUs; exit code 1 if any of them is not marked.
 
     \b
     Examples:
@@ -138,11 +138,11 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
 
 
 @click.command()
-@click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
+@click.option("--all", "ended", is_flag=True, help="Include marks that have ended.")
 @output_options(_LAYOUT, watch=True)
 @connection_options
 def marks(ended: bool, output: Output, **options: Any) -> None:
-    r"""List the marks in force, the newest first.
+    r"""List current marks, newest first.
 
     \b
     Example:
@@ -181,7 +181,7 @@ def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a table says in other words; a GPU that is marked by its UUID alone is named by it."""
+    """Return the cells that a table words differently; a GPU marked only by UUID is named by it."""
     return {name: _cut(row.get(name)) for name in ("note", "ticket")} | {"serial": row.get("serial") or row.get("uuid")}
 
 
@@ -198,12 +198,12 @@ class _Answer(msgspec.Struct):
     mark: dict[str, Any] = {}
     warning: str | None = None
     unchanged: bool = False
-    former: dict[str, Any] | None = None  # which a new mark ended
-    still: dict[str, Any] | None = None  # in force when another was removed
+    former: dict[str, Any] | None = None  # replaced by a new mark
+    still: dict[str, Any] | None = None  # still set after another was removed
 
 
 def _store(options: Mapping[str, Any]) -> StoreSettings | None:
-    """Return the configured store; None if a running collector is to be asked. Raises ConfigError."""
+    """Return the configured store; None to use a running collector. Raises ConfigError."""
     path: Path | None = options["config"] or found_config()
     if options["url"] is not None or path is None:
         return None
@@ -219,7 +219,7 @@ def _in_store(
     ask: Callable[[MarkStore], Awaitable[_T]],
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> _T:
-    """Return what the store answers; `names` are the GPUs that it is asked about, each with where it is named."""
+    """Return the store's answer; `names` are the GPUs in question, each with where it was given."""
 
     async def run() -> _T:
         async with Store.open(settings, mode) as store:
@@ -235,7 +235,7 @@ def _in_store(
 
 
 def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], method: str, body: object) -> None:
-    """Have a collector do it for each GPU; each that it refuses is one line, and the exit code is then 1."""
+    """Have a collector do it for each GPU; each refusal is one line, and the exit code is then 1."""
     refused = False
     with Client(**options) as client:
         for name, where in names.items():
@@ -262,7 +262,7 @@ def _marked(mark: Mapping[str, Any], *, already: bool) -> str:
 
 
 def _in_place_of(former: Mapping[str, Any] | None) -> str:
-    """Return which mark another one ended, so that nobody ends a colleague's without noticing."""
+    """Return which mark was replaced, so that nobody replaces a colleague's mark without noticing."""
     if former is None:
         return ""
     ticket = f", ticket {former['ticket']}" if former.get("ticket") else ""
@@ -283,7 +283,7 @@ def _end_with(problems: Sequence[str]) -> None:
 
 
 def _names(ids: Sequence[str], file: Path | None) -> dict[str, str]:
-    """Return the GPUs that are named, each with where, for messages about it; raises UsageError or ConfigError."""
+    """Return the given GPUs, each with where it was given, for messages; raises UsageError or ConfigError."""
     if bool(ids) == (file is not None):
         raise click.UsageError("expected either serials or UUIDs, or -f FILE")
     found: dict[str, str] = {}
@@ -334,4 +334,4 @@ def _who(by: str | None) -> str:
 
 def _forbid_by(by: str | None) -> None:
     if by is not None:
-        raise click.UsageError("--by: a collector notes the user that it authenticates")
+        raise click.UsageError("--by: not allowed with --url: a collector records the authenticated user")

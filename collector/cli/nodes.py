@@ -1,4 +1,4 @@
-"""`gpuid nodes`: the GPU nodes of a running collector."""
+"""`gpuid nodes`: lists the GPU nodes of a running collector."""
 
 import itertools
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def _filter_options(function: Any) -> Any:
 @output_options(_LAYOUT, watch=True)
 @connection_options
 def nodes(names: tuple[str, ...], output: Output, **options: Any) -> None:
-    r"""List the GPU nodes of a running collector, those that cannot be read, too.
+    r"""List the GPU nodes of a running collector, including unreadable ones.
 
     A filter given several times matches any of its values; different filters must all match.
 

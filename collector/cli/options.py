@@ -1,4 +1,4 @@
-"""The options, value types and the error that several commands share."""
+"""Options, value types and the error shared by several commands."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,18 +39,18 @@ _CONFIG_FILES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))
 
 
 class CommandError(click.ClickException):
-    """A command could not do or find what it was asked to: one line, exit code 1."""
+    """A command could not do or find something: one line, exit code 1."""
 
 
 class ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """A value that one of our own types parses."""
+    """A value parsed by one of our own types."""
 
     def __init__(self, name: str, parse: Callable[[object], Any]) -> None:
         self.name = name
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the parsed text; a default that is not text stays as it is."""
+        """Return the parsed text; a default that is not text is returned unchanged."""
         try:
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
@@ -80,7 +80,7 @@ LISTEN = ParsedText("host:port", Listen.parse)
 
 
 def found_config() -> Path | None:
-    """Return the configuration to use if none is named: ./gpuid.toml, else /etc/gpuid/gpuid.toml, else None."""
+    """Return the configuration to use if none is given: ./gpuid.toml, else /etc/gpuid/gpuid.toml, else None."""
     return next((file for file in _CONFIG_FILES if file.is_file()), None)
 
 
@@ -106,10 +106,10 @@ def _config_option(callback: Callable[..., Any] | None) -> Callable[[F], F]:
     )
 
 
-# The command gets `config: Path`; without any configuration it ends with ConfigError.
+# The command gets `config: Path`; without a configuration it fails with ConfigError.
 config_option = _config_option(_required)
 
-# The command gets `config: Path | None`: what was named, else None.
+# The command gets `config: Path | None`: the given one, else None.
 optional_config_option = _config_option(None)
 
 # The command gets `at: float | None` (Unix seconds).
@@ -117,7 +117,7 @@ at_option = click.option(
     "--at",
     metavar="TIME",
     type=AS_OF_TIME,
-    help="As it was then, from the history: a time such as 2026-11-24T12:00:00Z or yesterday, or how long ago: 2h.",
+    help="Show a past state, from the history: a time such as 2026-11-24T12:00:00Z or yesterday, or an age such as 2h.",
 )
 
 # The command gets `url: str | None`.
@@ -125,9 +125,9 @@ url_option = click.option("--url", metavar="URL", help="Collector to ask. Defaul
 
 
 def file_option(*, default: str | None = None, help: str) -> Callable[[F], F]:  # noqa: A002  as click names it
-    """Add `-f`/`--file` for a file that is written; the command gets `file: Path`, or None without a default.
+    """Add `-f`/`--file` for an output file; the command gets `file: Path`, or None without a default.
 
-    `-o`, which named it once, is a format everywhere else: it is refused with a hint.
+    `-o`, its former name, is a format everywhere else: it is rejected with a hint.
     """
 
     def decorate(function: F) -> F:
@@ -156,7 +156,7 @@ def _renamed(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 def reworded(reword: Callable[[str], str]) -> Iterator[None]:
     """Raise ConfigError for the first GpuidError of the block, with its text as `reword` returns it.
 
-    So a command can name the file or the option that an error is about.
+    This lets a command name the file or option that an error is about.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""`gpuid outbox`: the backlog of each sink, and its dead letters."""
+"""`gpuid outbox`: shows each sink's backlog and dead letters."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -27,15 +27,15 @@ _T = TypeVar("_T")
 
 
 class SinkRow(msgspec.Struct, frozen=True, kw_only=True):
-    """How the delivery to one sink stands."""
+    """The state of delivery to one sink."""
 
     sink: Annotated[str, table("Sink.")]
     emit: Annotated[str, table("changes or readings.")]
-    records: Annotated[int, table("Records of its backlog.")]
+    records: Annotated[int, table("Records in its backlog.")]
     oldest_at: Annotated[Time | None, table("Time of the oldest of them.")]
-    dead_letters: Annotated[int, table("Batches that it rejected.")]
-    configured: Annotated[bool, table("If not, its backlog is kept for a week.")]
-    next: Annotated[str | None, wide("Idempotency key of the batch that is being delivered.")]
+    dead_letters: Annotated[int, table("Batches it rejected.")]
+    configured: Annotated[bool, table("If not configured, its backlog is kept for a week.")]
+    next: Annotated[str | None, wide("Idempotency key of the batch being delivered.")]
 
 
 class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ _LETTERS = layout_of(DeadLetterRow)
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands in the order of this file, which is the order in which they are needed."""
+    """A group that lists its commands in the order of this file, the order of use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of the commands."""
@@ -66,8 +66,8 @@ class _InOrder(click.Group):
 def outbox() -> None:
     r"""Show sink backlogs; show, replay and drop dead letters.
 
-    A batch that a sink rejects permanently becomes a dead letter: it is kept, with the reason, until it is
-    replayed or dropped. These commands work on the store, whether a collector is running or not.
+    A batch that a sink rejects permanently becomes a dead letter: it is kept, with the reason, until you replay
+    or drop it. These commands use the store directly; a collector need not be running.
 
     \b
     Examples:
@@ -85,8 +85,8 @@ def outbox() -> None:
 def ls(config: Path, output: Output) -> None:
     r"""List the sinks and their backlogs.
 
-    When a sink is removed from the configuration, its backlog is kept for a week, and delivery resumes if the
-    sink returns under its name.
+    When a sink is removed from the configuration, its backlog is kept for a week; delivery resumes if a sink of
+    the same name is configured again.
 
     \b
     Example:

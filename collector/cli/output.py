@@ -1,4 +1,4 @@
-"""How the commands print lists: one set of options, the formats table, wide, json and csv, and the exit code."""
+"""List output of the commands: their shared options, the formats table, wide, json and csv, and the exit code."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,12 +78,12 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
             help=f"Output format: {more}" if more else "Output format.",
         ),
         click.option("--json", "output_format", flag_value="json", hidden=True, help="Same as -o json."),
-        click.option("--no-headers", is_flag=True, help="Print nothing but rows."),
+        click.option("--no-headers", is_flag=True, help="Print only rows."),
         click.option(
             "--sort",
             type=_SortType(layout.keys),
             metavar="KEY",
-            help="Sort by a column; -KEY sorts downwards.",
+            help="Sort by a column; -KEY sorts in descending order.",
         ),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Print at most N rows."),
     ]
@@ -96,7 +96,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
                 is_flag=False,
                 flag_value=_WATCH_INTERVAL,
                 metavar="[INTERVAL]",
-                help=f"Look again every {_WATCH_INTERVAL}, or --watch=INTERVAL: on a terminal the table is"
+                help=f"Refresh every {_WATCH_INTERVAL}, or --watch=INTERVAL: on a terminal the table is"
                 " redrawn, elsewhere new and changed rows are appended.",
             )
         )
@@ -104,7 +104,7 @@ def _options(layout: Layout, *, watch: bool) -> list[Callable[[Any], Any]]:
 
 
 class _SortType(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """A column, with a minus in front for the greatest value first."""
+    """A column, prefixed with a minus for descending order."""
 
     name = "key"
 
@@ -121,7 +121,7 @@ class _SortType(click.ParamType):  # type: ignore[type-arg]  # generic only in t
         return Sort(key, value.startswith("-"))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Return the columns that begin so."""
+        """Return the columns with this prefix."""
         return [CompletionItem(column) for column in self._columns if column.startswith(incomplete)]
 
 
@@ -129,19 +129,19 @@ def _interval(text: object) -> Duration:
     try:
         interval = Duration.parse(text)
     except ValueError as error:
-        raise ValueError(f"{error}; put --watch behind the arguments, or write --watch=5s") from None
+        raise ValueError(f"{error}; put --watch after the arguments, or write --watch=5s") from None
     if interval < _MIN_WATCH_SECONDS:
         raise ValueError("must be at least 100ms")
     return interval
 
 
 def page_size(output: Output, *, whole: bool = False) -> int:
-    """Return how many rows to ask for at once: no more than are printed, unless the `whole` list is sorted here."""
+    """Return how many rows to request per page: only those printed, unless the `whole` list is sorted here."""
     return MAX_PAGE_SIZE if whole or output.sort or output.limit is None else min(output.limit, MAX_PAGE_SIZE)
 
 
 def print_footer(lines: Iterable[str], output: Output) -> None:
-    """Print what follows a table; without a heading on standard error, for rows alone are what a program counts."""
+    """Print the lines after a table; without headers on standard error, so that programs see only rows."""
     click.echo(("\n" if output.headers else "") + "\n".join(map(wrapped, lines)), err=not output.headers)
 
 
@@ -155,10 +155,10 @@ def show_rows(
     styles: Mapping[str, Style] | None = None,
     footer: Callable[[Sequence[Row]], Iterable[str]] | None = None,
 ) -> None:
-    """Print what `ask` returns, in the format that was chosen, and with `--watch` again whenever it has changed.
+    """Print the rows that `ask` returns in the chosen format, and with `--watch` again whenever they change.
 
-    See `print_rows` for the rest. `footer` returns lines that follow a table, as `print_footer` does. Ends the
-    command with exit code 1 if nothing is found.
+    See `print_rows` for the rest. `footer` returns the lines that `print_footer` prints. If nothing is found, the
+    command exits with code 1.
     """
     if output.watch is not None:
         watch_rows(layout, ask, output, cells, styles or {})

@@ -1,4 +1,4 @@
-"""`gpuid parse`: the output of nvidia-smi as JSON."""
+"""`gpuid parse`: converts the output of nvidia-smi to JSON."""
 
 import sys
 from collections import Counter
@@ -18,7 +18,7 @@ from collector.text import describe_os_error, escaped
 
 __all__ = ["parse"]
 
-_OF_SEVERAL_OUTPUTS = frozenset({"last_known", "ecc_growth"})  # fields that no single output can have
+_OF_SEVERAL_OUTPUTS = frozenset({"last_known", "ecc_growth"})  # fields that a single output cannot have
 
 
 @click.command()
@@ -28,9 +28,9 @@ def parse(file: Path, compact: bool) -> None:
     r"""Convert the output of `nvidia-smi -q -x` in FILE (default: standard input) to JSON.
 
     Shows exactly what gpuid reads from a node. Unknown values ("N/A", "Unknown Error", all zeros) are null.
-    GPUs that do not answer are listed as `lost`, and vGPUs are marked `virtual`; `health` has what a GPU reports of
-    its wear and faults. What had to be repaired is said on standard error. Exit code 1, with the tool's own words,
-    if the input is not such output; 2 if the file cannot be read.
+    GPUs that do not respond are listed as `lost`, and vGPUs are marked `virtual`; `health` has a GPU's wear and
+    faults. Repairs to broken input are reported on standard error. Exit code 1, with the tool's own message, if
+    the input is not such output; 2 if the file cannot be read.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def parse(file: Path, compact: bool) -> None:
         click.echo(f"gpuid: warning: {escaped(name)}: {escaped(warning)}", err=True)
     for lost in report.lost:
         which = " ".join(filter(None, (lost.uuid, f"at {lost.pci_bus_id}" if lost.pci_bus_id else "")))
-        click.echo(f"gpuid: warning: {escaped(name)}: the GPU {escaped(which)} does not answer", err=True)
+        click.echo(f"gpuid: warning: {escaped(name)}: the GPU {escaped(which)} does not respond", err=True)
     if compact:
         click.echo(encode_json(_columns(report)))
     else:
@@ -62,7 +62,7 @@ def parse(file: Path, compact: bool) -> None:
 
 
 def _with_boards(report: Report) -> Report:
-    """Return a report in which GPUs with one serial are marked as being on one board, as the inventory takes them."""
+    """Return a report in which GPUs that share a serial are marked as one board, as in the inventory."""
     serials = Counter(gpu.serial for gpu in report.gpus)
     gpus = (
         msgspec.structs.replace(gpu, multi_gpu_board=gpu.multi_gpu_board or (gpu.serial is not None and shared > 1))
@@ -73,7 +73,7 @@ def _with_boards(report: Report) -> Report:
 
 
 def _columns(report: Report) -> dict[str, Any]:
-    """Return what to print: the fields that one output can have."""
+    """Return the fields to print, those that one output can have."""
     columns: dict[str, Any] = msgspec.to_builtins(report)
     columns["gpus"] = [
         {key: value for key, value in msgspec.to_builtins(gpu).items() if key not in _OF_SEVERAL_OUTPUTS}

@@ -1,4 +1,4 @@
-"""`gpuid print`: what gpuid ships for Prometheus and Grafana, with the label that the configuration gives clusters."""
+"""`gpuid print`: prints the files for Prometheus and Grafana, with the configured cluster label."""
 
 import importlib.resources
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _label_options(function: F) -> F:
 def print_() -> None:
     r"""Print the alerts, recording rules, PromQL recipes, runbook and Grafana dashboards.
 
-    All of them use the label that the configuration gives the clusters (metrics.cluster_label).
+    All of them use the configured cluster label (metrics.cluster_label).
 
     \b
     Examples:
@@ -127,7 +127,7 @@ def _print(relabelled: Callable[[str, str], str], text: str, label: str | None, 
 
 
 def _shipped(path: str) -> str:
-    """Return a file that is in the wheel, or in the repository that this is run from."""
+    """Return a shipped file, from the wheel or from the repository that this runs in."""
     package = importlib.resources.files("collector")
     shipped = package / "share" / path
     if not shipped.is_file():

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["counting_bar", "show_first_inventory"]
 
 _POLL_SECONDS = 0.25
-_STALL_SECONDS = 10.0  # without a new reading, the bar ends after this time
+_STALL_SECONDS = 10.0  # the bar ends after this time without a new reading
 
 
 async def show_first_inventory(service: Service) -> None:
-    """Draw a progress bar until all nodes that can be read have been read, or none has been for a while."""
+    """Draw a progress bar until all readable nodes have been read, or none has been for a while."""
     if not sys.stderr.isatty():
         return
-    with contextlib.suppress(OSError), _bar("reading nodes") as progress:  # a terminal that is closed ends only the bar
+    with contextlib.suppress(OSError), _bar("reading nodes") as progress:  # a closed terminal ends only the bar
         task = progress.add_task("", total=None)
         done, since = -1, time.monotonic()
         while time.monotonic() - since < _STALL_SECONDS:
@@ -42,7 +42,7 @@ async def show_first_inventory(service: Service) -> None:
 
 @contextlib.contextmanager
 def counting_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Draw a progress bar for the block, and yield what advances it by one."""
+    """Draw a progress bar for the block, and yield a function that advances it by one."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -59,7 +59,7 @@ def _bar(text: str) -> "Progress":
 
 
 def _read(inventory: Inventory) -> tuple[int, int]:
-    """Return the number of nodes that have been read, and of all that a ready pod covers."""
+    """Return the number of nodes read, and of all nodes with a ready pod."""
     entries = [
         entry.time is not None
         for cluster in inventory.clusters()

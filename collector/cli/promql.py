@@ -1,4 +1,4 @@
-"""Renames a label in PromQL: where it is a label, and not where a metric, a value or a variable has the same name."""
+"""Renames a label in PromQL, leaving metrics, values and variables of the same name alone."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _TOKEN = re.compile(
 _LABEL_LISTS = frozenset({"by", "without", "on", "ignoring", "group_left", "group_right"})
 _MATCHERS = frozenset({"=", "!=", "=~", "!~"})
 _MAX_ARGUMENTS = 100
-_LABEL_ARGUMENTS = {  # of functions that take names of labels as strings: which arguments do
+_LABEL_ARGUMENTS = {  # of functions that take label names as strings: which arguments are label names
     "label_replace": frozenset({1, 3}),
     "label_join": frozenset({1, *range(3, _MAX_ARGUMENTS)}),
     "count_values": frozenset({0}),
@@ -37,15 +37,15 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Bracket:
-    """One that is open."""
+    """An open bracket."""
 
     kind: str  # "labels", "matchers" or "arguments"
-    function: str = ""  # whose arguments or labels they are, in lower case
+    function: str = ""  # the function or metric it belongs to, in lower case
     argument: int = 0
 
 
 def rename_label(expression: str, old: str, new: str) -> str:
-    """Return an expression in which a label has another name; comments, spaces and variables stay as they are."""
+    """Return an expression with a label renamed; comments, spaces and variables are kept."""
     tokens = [_Token(str(found.lastgroup), found[0]) for found in _TOKEN.finditer(expression)]
     seen = [index for index, token in enumerate(tokens) if token.kind not in ("comment", "space")]
     texts = [token.text for token in tokens]
@@ -57,10 +57,10 @@ def rename_label(expression: str, old: str, new: str) -> str:
 
 
 def _labels(tokens: list[_Token]) -> list[bool]:
-    """Return for each token, without spaces and comments, whether it is the name of a label."""
+    """Return for each token other than spaces and comments whether it is a label name."""
     found: list[bool] = []
     open_brackets: list[_Bracket] = []
-    aggregation = ""  # whose list of labels has just been closed: its arguments follow
+    aggregation = ""  # whose label list was just closed: its arguments follow
     for index, token in enumerate(tokens):
         before = tokens[index - 1] if index else _Token("", "")
         after = tokens[index + 1] if index + 1 < len(tokens) else _Token("", "")

@@ -1,4 +1,4 @@
-"""Renames the label `cluster` in what gpuid ships for Prometheus and Grafana: rules, dashboards and documents."""
+"""Renames the label `cluster` in the files for Prometheus and Grafana: rules, dashboards and documents."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from collector.cli.promql import rename_label
 
 __all__ = ["dashboard", "document", "rules"]
 
-LABEL = "cluster"  # in the files that are shipped
+LABEL = "cluster"  # in the shipped files
 
 _TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _GROUPING = re.compile(r"\b(?:by|on|without) \([^()]*\)")
@@ -31,7 +31,7 @@ class _Edit(NamedTuple):
 
 
 def rules(text: str, label: str) -> str:
-    """Return a file of rules, or a PrometheusRule, with another name of the label; all else stays, comments too."""
+    """Return a rule file or PrometheusRule with the label renamed; all else, including comments, is kept."""
     if label == LABEL:
         return text
     edits = sorted(_edits(yaml.compose(text, yaml.SafeLoader), text, label), reverse=True)
@@ -42,14 +42,14 @@ def rules(text: str, label: str) -> str:
 
 
 def dashboard(text: str, label: str) -> str:
-    """Return a dashboard's JSON with another name of the label; the variable `$cluster` keeps its own."""
+    """Return a dashboard's JSON with the label renamed; the variable `$cluster` keeps its name."""
     if label == LABEL:
         return text
     return json.dumps(_of_dashboard(json.loads(text), label), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def document(text: str, label: str) -> str:
-    """Return a Markdown document with another name of the label in its queries, rules and code."""
+    """Return a Markdown document with the label renamed in its queries, rules and code."""
     if label == LABEL:
         return text
     pieces, end = [], 0
@@ -63,7 +63,7 @@ def document(text: str, label: str) -> str:
 
 
 def _edits(node: yaml.Node | None, text: str, label: str) -> Iterator[_Edit]:
-    """Yield what to replace in YAML whose mappings with an `expr` are rules."""
+    """Yield the replacements in YAML whose mappings with an `expr` are rules."""
     if isinstance(node, yaml.SequenceNode):
         for one in node.value:
             yield from _edits(one, text, label)
@@ -82,7 +82,7 @@ def _edits(node: yaml.Node | None, text: str, label: str) -> Iterator[_Edit]:
 
 
 def _edit(node: yaml.ScalarNode, text: str, change: Callable[[str], str]) -> _Edit:
-    """Return the edit that changes a scalar: in place, or written again where its text has YAML's own escapes."""
+    """Return the edit of a scalar: in place, or rewritten if it uses YAML escapes."""
     start, end = node.start_mark.index, node.end_mark.index
     source = text[start:end]
     if node.style in ("|", ">"):
@@ -95,11 +95,11 @@ def _edit(node: yaml.ScalarNode, text: str, change: Callable[[str], str]) -> _Ed
 
 
 def _in_template(text: str, label: str) -> str:
-    """Return a text with Go templates, as of annotations, with another name of the label in them."""
+    """Return a text with Go templates, such as an annotation, with the label renamed in them."""
     field = re.compile(rf"(\$labels\.|\.Labels\.){LABEL}\b")
 
     def renamed(template: re.Match[str]) -> str:
-        """Rename its fields, and what the queries in its strings group by."""
+        """Rename fields, and labels in the queries in strings."""
         fields = field.sub(rf"\g<1>{label}", template[0])
         return _GROUPING.sub(lambda labels: re.sub(rf"\b{LABEL}\b", label, labels[0]), fields)
 

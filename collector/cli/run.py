@@ -1,4 +1,4 @@
-"""`gpuid run`: the collector, until a signal ends it."""
+"""`gpuid run`: runs the collector until a signal ends it."""
 
 import functools
 import logging
@@ -44,7 +44,7 @@ def run(config: Path, log_level: str, log_format: str) -> None:
 
 
 def _load(config: Path) -> Config:
-    # In a thread, for a signal does not reach Python while the main one hangs in a file system.
+    # In a thread, because Python gets no signal while the main thread hangs in a file system.
     try:
         return in_time(config, functools.partial(load, config))
     except OSError as error:
@@ -65,7 +65,7 @@ async def _run(service: Service, path: Path) -> None:
 
 async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
     def reload() -> None:
-        tasks.start_soon(service.reload, path, name="reload")  # a task of its own: reloading may take a while
+        tasks.start_soon(service.reload, path, name="reload")  # in its own task: reloading may take a while
 
     with stop_signals(on_hangup=reload) as stopped:
         received = await stopped()
@@ -75,12 +75,12 @@ async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> Non
 
 
 def _report_losses(service: Service) -> None:
-    """Log what has happened to GPUs and is not in the store, and never will be; called once, when all else is done."""
+    """Log the changes that will never reach the store; called once, after everything else."""
     unstored, reason = service.unstored()
     if any(unstored):
         log.error(
-            "%s and %s could not be stored; the next start records only where the GPUs are by then",
+            "%s and %s could not be stored; the next start records only where the GPUs are then",
             counted(unstored.changes, "change"),
             counted(unstored.records, "reading record"),
-            extra={"reason": reason or "the store did not answer in time", **unstored._asdict()},
+            extra={"reason": reason or "the store timed out", **unstored._asdict()},
         )

@@ -1,4 +1,4 @@
-"""How a command that keeps running is stopped: by SIGINT (Ctrl-C) or SIGTERM."""
+"""Stops long-running commands on SIGINT (Ctrl-C) or SIGTERM."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 def run_until_stopped(
     serve: Callable[..., Awaitable[None]], *arguments: object, process: ProcessStop = process_stop
 ) -> None:
-    """Run `serve` on an event loop, until it ends; after a signal, errors of what that interrupted are none.
+    """Run `serve` on an event loop until it ends; after a signal, errors caused by the interruption are ignored.
 
-    A thread that still hangs then does not keep the process from ending.
+    A thread that still hangs then does not keep the process alive.
     """
     try:
         anyio.run(_serve, serve, *arguments, backend_options={"use_uvloop": True})
     except* GpuidError as group:
         if process.received is None:
             raise
-        log.warning("interrupted by the end: %s", _first(group))
+        log.warning("interrupted by shutdown: %s", _first(group))
     finally:
         process.report_once()
     process.leave()
@@ -40,8 +40,8 @@ def run_until_stopped(
 
 async def _serve(serve: Callable[..., Awaitable[None]], *arguments: object) -> None:
     check_threads()
-    # libuv starts its threads with the first name that it resolves, and aborts without a word where it cannot. So that
-    # is done while the memory that was just tried is there: with something that is no address, and never looked up.
+    # libuv starts its threads when it first resolves a name, and aborts silently if it cannot. Do that now, while the
+    # memory just tested is available, with an invalid address that is never looked up.
     with contextlib.suppress(OSError):
         await asyncio.get_running_loop().getaddrinfo("-", 0, flags=socket.AI_NUMERICHOST)
     await serve(*arguments)
@@ -57,11 +57,11 @@ def _first(error: BaseException) -> BaseException:
 def stop_signals(
     *, on_hangup: Callable[[], None] | None = None, process: ProcessStop = process_stop
 ) -> Iterator[Callable[[], Awaitable[signal.Signals]]]:
-    """Yield a function that waits for SIGINT or SIGTERM and returns it; one that has come before counts.
+    """Yield a function that waits for SIGINT or SIGTERM and returns it; earlier signals count.
 
-    With `on_hangup`, SIGHUP calls it. After the block, the signals are still handled: a second one ends the process.
+    SIGHUP calls `on_hangup`, if given. Signals are still handled after the block: a second one ends the process.
     """
-    loop = asyncio.get_running_loop()  # of uvloop too; a signal's handler needs a way onto it
+    loop = asyncio.get_running_loop()  # uvloop's too; a signal handler needs a way onto it
     stopped = anyio.Event()
 
     async def wait() -> signal.Signals:

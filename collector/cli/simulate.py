@@ -17,7 +17,7 @@ from collector.text import counted, describe_os_error
 
 __all__ = ["simulate"]
 
-_CLUSTERS = 3  # where neither their number nor their shapes are given
+_CLUSTERS = 3  # if neither their number nor their shapes are given
 _FIRST_LINE = "# Written by gpuid simulate.\n"
 
 
@@ -29,7 +29,7 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
     metavar="NAME",
     type=click.Choice([*SHAPES, "all"]),
     multiple=True,
-    help=f"Distribution that the clusters are like, several in turn: {', '.join(SHAPES)}, or all. "
+    help=f"Distribution to imitate; repeat for several, used in rotation: {', '.join(SHAPES)}, or all. "
     f"[default: {DEFAULT_SHAPE.name}]",
 )
 @click.option(
@@ -38,7 +38,7 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
     metavar="FORM",
     type=click.Choice(list(DRIVER_FORMS)),
     multiple=True,
-    help=f"Driver whose output the GPUs have, several in turn: {', '.join(DRIVER_FORMS)}. [default: 570]",
+    help=f"Driver to imitate; repeat for several, used in rotation: {', '.join(DRIVER_FORMS)}. [default: 570]",
 )
 @click.option("--nodes", type=click.IntRange(0), default=20, show_default=True, help="Nodes per cluster.")
 @click.option("--gpus", type=click.IntRange(0), default=8, show_default=True, help="GPUs per node.")
@@ -56,10 +56,10 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
     type=LISTEN,
     default="127.0.0.1:0",
     show_default=True,
-    help="Address and first port; the other clusters and the control URL use the next ones. 0: any free ports.",
+    help="Address and first port; the other clusters and the control URL use the following ones. 0: any free ports.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the fleet; the same seed makes the same fleet."
+    "--seed", type=int, default=0, show_default=True, help="Seed of the fleet; the same seed gives the same fleet."
 )
 @click.option("--for", "duration", type=DURATION, help="Stop after this time. Default: run until Ctrl-C.")
 def simulate(
@@ -77,8 +77,8 @@ def simulate(
 ) -> None:
     r"""Run simulated Kubernetes API servers and print a kubeconfig for them.
 
-    They support what real ones do: lists, watches, exec, access reviews, tokens. Any client can use them.
-    A control URL injects faults and changes: move a GPU, wear it, delete a node, drop connections.
+    They support lists, watches, exec, access reviews and tokens like real ones, for any client. A control URL
+    injects faults and changes: move or wear out a GPU, delete a node, drop connections.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def simulate(
     clusters = clusters or len(shapes) or _CLUSTERS
     if listen.port + clusters > 65535:
         raise click.BadParameter(
-            f"{counted(clusters, 'cluster')} need {clusters + 1} ports starting at {listen.port}", param_hint="--listen"
+            f"{counted(clusters, 'cluster')} need {clusters + 1} ports from {listen.port} up", param_hint="--listen"
         )
     if output is not None:
         _check_replaceable(output, force=force)
@@ -124,7 +124,7 @@ async def _simulate(simulator: Simulator, output: Path | None, duration: float |
 
 
 async def _keep_copied(kubeconfig: Path, output: Path, stopping: anyio.Event) -> None:
-    """Copy the kubeconfig whenever it changes, as it does when tokens are rotated."""
+    """Copy the kubeconfig whenever it changes, such as when tokens are rotated."""
     async for _ in watchfiles.awatch(kubeconfig.parent, step=50, stop_event=stopping):
         _copy(kubeconfig, output)
 
@@ -152,7 +152,7 @@ def _banner(simulator: Simulator, path: Path, duration: float | None) -> str:
 
 
 def _shapes(shapes: Mapping[str, str]) -> Iterator[str]:
-    """Yield lines with the shape of each cluster, which is the name of the preset that reads it."""
+    """Yield lines with each cluster's shape, which is also the name of its preset."""
     first = "Presets"
     for name, shape in shapes.items():
         yield f"{first:<12}{name} {shape}"
@@ -161,7 +161,7 @@ def _shapes(shapes: Mapping[str, str]) -> Iterator[str]:
 
 
 def _check_replaceable(path: Path, *, force: bool) -> None:
-    """Raise ConfigError for a file that `gpuid simulate` has not written."""
+    """Raise ConfigError for a file that `gpuid simulate` did not write."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             own = file.readline() == _FIRST_LINE
@@ -174,7 +174,7 @@ def _check_replaceable(path: Path, *, force: bool) -> None:
 
 
 def _copy(kubeconfig: Path, output: Path) -> None:
-    """Replace a file by the kubeconfig, atomically, and readable by its owner alone, because it holds tokens."""
+    """Replace a file with the kubeconfig atomically, readable only by its owner, since it holds tokens."""
     try:
         text = kubeconfig.read_text(encoding="utf-8")
         with tempfile.NamedTemporaryFile(

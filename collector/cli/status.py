@@ -1,4 +1,4 @@
-"""`gpuid status`: what is wrong of a running collector, ranked, as text, JSON and an exit code."""
+"""`gpuid status`: lists a running collector's problems, ranked, as text or JSON, with an exit code."""
 
 import sys
 import time
@@ -20,8 +20,8 @@ from collector.views.problems.kinds import Severity
 __all__ = ["status"]
 
 _FOUND_EXIT_CODE = 1
-_MAX_CLUSTERS = 10  # that are named below a problem
-_MAX_GPUS = 3  # that are named below a problem
+_MAX_CLUSTERS = 10  # named below a problem
+_MAX_GPUS = 3  # named below a problem
 _MAX_NODES = 5  # likewise
 _MARGIN = max(map(len, Severity)) + 2
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
@@ -44,11 +44,11 @@ Row = Mapping[str, Any]
 @connection_options
 @click.pass_context
 def status(ctx: click.Context, /, clusters: tuple[str, ...], output: Output, **options: Any) -> None:
-    r"""List what is wrong of a running collector and its clusters, the worst problems first.
+    r"""List the problems of a running collector and its clusters, worst first.
 
-    They are the problems of its page: the configuration, the store, the sinks, and the clusters with their
-    nodes and GPUs. The same trouble of many nodes is one problem, and what a problem explains is not listed.
-    Exit code 0 if there are none, 1 if there are any, 2 if the collector does not answer.
+    These are the problems on its page: of the configuration, the store, the sinks, and the clusters with their
+    nodes and GPUs. The same trouble on many nodes is one problem, and its consequences are not listed.
+    Exit code 0 if there are none, 1 if there are any, 2 if the collector does not respond.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def status(ctx: click.Context, /, clusters: tuple[str, ...], output: Output, **o
 
 
 def _print(shown: Sequence[Row], problems: Sequence[Row], *, headers: bool) -> None:
-    """Print problems, and how many there are; without headers nothing but the problems on standard output."""
+    """Print problems and their number; without headers, only the problems go to standard output."""
     for problem in shown:
         _print_problem(problem)
     if not problems:
@@ -86,7 +86,7 @@ def _counts(problems: Sequence[Row]) -> str:
 
 
 def _print_problem(problem: Row) -> None:
-    """Print a problem: its title in the first line, and below it, indented, what else is known and what to do."""
+    """Print a problem: its title, and indented below it the details and what to do."""
     severity = one_line(problem["severity"])
     since = f", for {one_line(age(problem['since'], time.time()))}" if problem.get("since") else ""
     lines = _wrapped(one_line(problem["title"]) + since) + _wrapped(one_line(problem.get("reason")))
@@ -100,13 +100,13 @@ def _print_problem(problem: Row) -> None:
 
 
 def _cells(problem: Row) -> Row:
-    """Return what a wide table says in other words: the names of the nodes."""
+    """Return the cells that a wide table words differently: node names."""
     nodes = [_place(one) for one in _objects(problem.get("nodes"))]
     return {"nodes": ", ".join(nodes) + _more(problem.get("nodes_total"), len(nodes))}
 
 
 def _clusters(problem: Row) -> str:
-    """Return the first clusters of a problem, unless its title or its nodes name them."""
+    """Return the first clusters of a problem, unless its title or nodes name them."""
     clusters, title = problem.get("clusters"), one_line(problem["title"])
     names = [one_line(one) for one in clusters] if isinstance(clusters, list) else []
     if all(name in title for name in names) or len(_objects(problem.get("nodes"))) > 1:
@@ -115,7 +115,7 @@ def _clusters(problem: Row) -> str:
 
 
 def _nodes(problem: Row) -> str:
-    """Return the first nodes of a problem that several have; of one, its title names it."""
+    """Return the first nodes of a problem with several; the title names a single one."""
     nodes = _objects(problem.get("nodes"))
     if len(nodes) < 2:
         return ""
@@ -123,7 +123,7 @@ def _nodes(problem: Row) -> str:
 
 
 def _gpus(problem: Row) -> Iterator[str]:
-    """Yield the first GPUs of a problem, each with where it sits or sat and when it was seen last."""
+    """Yield the first GPUs of a problem, each with where it is or was and when it was last seen."""
     gpus = _objects(problem.get("gpus"))
     places = {_place(gpu) for gpu in gpus}
     for gpu in gpus[:_MAX_GPUS]:
@@ -139,7 +139,7 @@ def _gpus(problem: Row) -> Iterator[str]:
         yield ", ".join(filter(None, words))
     total = problem.get("gpus_total")
     if isinstance(total, int) and total > _MAX_GPUS:
-        yield f"and {counted(total - _MAX_GPUS, 'more GPU')}, which -o json lists"
+        yield f"and {counted(total - _MAX_GPUS, 'more GPU')}(see -o json)"
 
 
 def _place(one: Row) -> str:
@@ -166,5 +166,5 @@ def _print_line(severity: str, text: str) -> None:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Return a text in lines that fit beside the margin."""
+    """Return a text wrapped to fit next to the margin."""
     return wrapped(text, _MARGIN, cut=True).split("\n") if text else []

@@ -1,4 +1,4 @@
-"""The fleet as a store has it, to be looked at without a running collector."""
+"""The fleet as recorded in a store, viewed without a running collector."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ __all__ = ["StoredFleet"]
 
 
 class StoredFleet:
-    """A `collector.views.lookup_view.LookupView` of what was recorded last; how clusters are now is unknown."""
+    """A `collector.views.lookup_view.LookupView` of the last recorded state; current cluster states are unknown."""
 
     def __init__(self, store: Store, inventory: Inventory, marks: Marks) -> None:
         self.inventory = inventory
@@ -24,19 +24,19 @@ class StoredFleet:
 
     @classmethod
     async def load(cls, store: Store) -> "StoredFleet":
-        """Return what a store has; raises StoreError."""
+        """Return the fleet in a store; raises StoreError."""
         remembered = await store.load()
         inventory = Inventory()
         inventory.restore(remembered.nodes, remembered.absent, remembered.left, remembered.facts, remembered.lost)
         return cls(store, inventory, Marks((await store.marks.in_force())[1]))
 
     def clusters(self) -> Collection[str]:
-        """Return the names of the clusters of which anything is recorded."""
+        """Return the names of clusters with any records."""
         return self.inventory.clusters()
 
     async def wait_committed(self) -> None:
-        """Return at once: what is known is what is committed."""
+        """Return immediately: all that is known is committed."""
 
     def now(self) -> float:
-        """Return the present time (Unix seconds)."""
+        """Return the current time (Unix seconds)."""
         return time.time()

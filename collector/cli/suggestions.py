@@ -1,4 +1,4 @@
-"""What a command says to a name that it does not know."""
+"""The messages about unknown names."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ _LISTED_NAMES = 10
 
 
 def unknown_name(noun: str, name: str, known: Collection[str]) -> str:
-    """Return `no NOUN "NAME"` with the name that was probably meant, or else with the known ones."""
+    """Return `no NOUN "NAME"`, with the name probably meant or else the known names."""
     text = f'no {noun} "{one_line(name)}"'
     if nearest := get_close_matches(name, known, n=1):
         return f'{text}; did you mean "{one_line(nearest[0])}"?'
@@ -21,7 +21,7 @@ def unknown_name(noun: str, name: str, known: Collection[str]) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Return names joined by commas: the first ones, and how many more there are."""
+    """Return the first names joined by commas, and the number of others."""
     first = [one_line(name) for name in list(names)[:_LISTED_NAMES]]
     more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
     return ", ".join(first) + more

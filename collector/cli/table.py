@@ -1,4 +1,4 @@
-"""Tables for people: each row is one line that grep finds, in colour on a terminal, and no wider than it is."""
+"""Tables for people: one greppable line per row, coloured on a terminal and never wider than it."""
 
 import bisect
 import itertools
@@ -28,16 +28,16 @@ __all__ = [
     "table_width",
 ]
 
-TABLE_WIDTH = 80  # cells of a table that is not printed on a terminal
+TABLE_WIDTH = 80  # cells of a table that is not on a terminal
 MIN_TEXT_WIDTH = 30  # cells of a sentence on a very narrow terminal
 _COLUMN_GAP = 2  # blanks between two columns
-_MIN_CUT_WIDTH = 8  # cells that a cut column keeps
-_PAGE_ROWS = 10_000  # rows that are aligned together, so that the first lines of a large fleet appear immediately
-_TERMINAL_PAGE_ROWS = 200  # likewise on a terminal, where a person reads along
+_MIN_CUT_WIDTH = 8  # fewest cells of a cut column
+_PAGE_ROWS = 10_000  # rows aligned together, so that the first lines of a large fleet appear immediately
+_TERMINAL_PAGE_ROWS = 200  # likewise, on a terminal
 _CUT = "…"
 
 Rows = Iterable[Sequence[object]]
-Style = Callable[[str], str]  # a cell's text -> its style as rich names it
+Style = Callable[[str], str]  # cell text -> rich style
 
 _EVENT_STYLES = {
     "appeared": "green",
@@ -48,10 +48,8 @@ _EVENT_STYLES = {
     "altered": "cyan",
     "health": "magenta",
 }
-_UNCUT: Mapping[str, int] = (
-    MappingProxyType(  # columns that one looks for and copies from: never cut up to so many cells
-        {"serial": 24, "state": 24, "uuid": 64, "id": 64, "gpu": 64, "next": 64}
-    )
+_UNCUT: Mapping[str, int] = MappingProxyType(  # columns to search and copy from: never cut below this many cells
+    {"serial": 24, "state": 24, "uuid": 64, "id": 64, "gpu": 64, "next": 64}
 )
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
@@ -65,10 +63,10 @@ def print_table(
     headers: bool = True,
     width: int | None = None,
 ) -> int:
-    """Print a heading and the rows, and return the number of rows; absent values are printed as `-`.
+    """Print a header and the rows, and return the number of rows; absent values are printed as `-`.
 
-    `styles` colours the cells of some columns on a terminal. Where `width` is given, the widest columns are cut in
-    the middle until each line fits. From one page of rows to the next, columns only widen.
+    `styles` colours cells of some columns on a terminal. With `width`, the widest columns are cut in the middle
+    until each line fits. From one page of rows to the next, columns only get wider.
     """
     terminal = sys.stdout.isatty()
     console = output_console() if terminal else None
@@ -83,7 +81,7 @@ def print_table(
             lines = [heading, *page] if first else page
             if lines:
                 click.echo("\n".join(_line(line, widths) for line in lines))
-        else:  # which wraps long lines itself, so that a UUID can be copied in one piece
+        else:  # which wraps long lines itself, so that UUIDs can be copied in one piece
             if first:
                 console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
             for row in page:
@@ -102,7 +100,7 @@ def cut_table(
     headers: bool = True,
     width: int | None = None,
 ) -> "Group":
-    """Return the same table for a live view, each row cut off at the right edge of the terminal."""
+    """Return the same table for a live view, with rows cut off at the terminal's right edge."""
     from rich.console import Group
 
     texts = list(_texts(rows))
@@ -113,14 +111,14 @@ def cut_table(
 
 
 def table_width() -> int:
-    """Return how many cells a table may take: those of the terminal, or 80 where there is none."""
+    """Return the width of a table in cells: that of the terminal, or 80 without one."""
     return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
 
 
 def wrapped(text: str, margin: int = 0, *, cut: bool = False) -> str:
-    """Return a sentence in lines that fit where tables are printed, beside a margin of so many cells.
+    """Return a sentence wrapped to the width of tables, less a margin in cells.
 
-    No word is broken, so that names can be copied; with `cut`, one that is longer than a line loses its middle.
+    Words are never broken, so that names can be copied; with `cut`, a word longer than a line loses its middle.
     """
     width, lines = max(MIN_TEXT_WIDTH, table_width() - margin), [""]
     for word in (cut_middle(word, width) if cut else word for word in text.split()):
@@ -133,7 +131,7 @@ def wrapped(text: str, margin: int = 0, *, cut: bool = False) -> str:
 
 
 def cell_width(text: str) -> int:
-    """Return how many cells of a terminal a text takes."""
+    """Return the width of a text in terminal cells."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len  # here, because most tables are printed faster without it
@@ -142,7 +140,7 @@ def cell_width(text: str) -> int:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Return a text of at most `width` cells, with an ellipsis in place of its middle where it is longer."""
+    """Return a text of at most `width` cells; a longer one has an ellipsis in the middle."""
     if cell_width(text) <= width:
         return text
     if width <= 1:
@@ -167,17 +165,19 @@ def result_style(result: str) -> str:
 
 
 class _Widths:
-    """How wide the columns of a table are, page by page."""
+    """The column widths of a table, page by page."""
 
     def __init__(self, columns: Sequence[str], width: int | None) -> None:
         self._least = [cell_width(text) for text in _heading(columns)]
         self._widest = list(self._least)
         self._uncut = {index: _UNCUT[column] for index, column in enumerate(columns) if column in _UNCUT}
-        self._copied = not {"id", "uuid", "gpu"}.isdisjoint(columns)  # for which the others give way to their headings
+        self._copied = not {"id", "uuid", "gpu"}.isdisjoint(
+            columns
+        )  # to fit these, other columns shrink to their headers
         self._room = None if width is None else width - _COLUMN_GAP * (len(columns) - 1)
 
     def widened(self, rows: Iterable[Sequence[str]]) -> list[int]:
-        """Return the widths with which these rows, and those before, are aligned and fit."""
+        """Return widths that align and fit these rows and earlier ones."""
         cells = (map(cell_width, row) for row in rows)
         self._widest = [max(column) for column in zip(self._widest, *cells, strict=True)]
         if self._room is None or sum(self._widest) <= self._room:
@@ -191,7 +191,7 @@ class _Widths:
         return self._capped(others, self._capped(long, self._widest, _MIN_CUT_WIDTH), low)
 
     def _capped(self, cut: set[int], widths: list[int], low: int) -> list[int]:
-        """Return the widths with those of some columns capped, all at the same width: the greatest that fits."""
+        """Return the widths with some columns capped at one width, the greatest that fits."""
         assert self._room is not None  # noqa: S101
         high = max((widths[index] for index in cut), default=0)
 
@@ -201,7 +201,7 @@ class _Widths:
                 for index, width in enumerate(widths)
             ]
 
-        while low < high:  # the greatest cap with which all fits
+        while low < high:  # the greatest cap that fits
             middle = (low + high + 1) // 2
             low, high = (middle, high) if sum(capped(middle)) <= self._room else (low, middle - 1)
         return capped(low)

@@ -1,4 +1,4 @@
-"""`gpuid top`: a running collector's problems, clusters and latest changes, live."""
+"""`gpuid top`: shows a running collector's problems, clusters and latest changes, live."""
 
 import contextlib
 import sys
@@ -22,21 +22,21 @@ from collector.timestamps import rfc3339
 
 __all__ = ["top"]
 
-_MAX_CHANGES = 500  # that are kept; those of one node at one time share a row
-_MAX_PAGES = 10  # of changes that are asked for at once
+_MAX_CHANGES = 500  # kept; changes of one node at one time share a row
+_MAX_PAGES = 10  # changes per request
 _LOOK_BACK = "1h"
-_OVERLAP_SECONDS = 60.0  # for which changes are asked for again: one may be recorded after a later one
-_REDRAW_SECONDS = 1.0  # without a key; the clock goes on
+_OVERLAP_SECONDS = 60.0  # changes of this long are requested again: one may be recorded after a later one
+_REDRAW_SECONDS = 1.0  # without a key press; the clock keeps running
 
 
 @click.command()
 @click.option("--interval", type=DURATION, default="2s", show_default=True, help="Refresh interval.")
 @connection_options
 def top(interval: Duration, **options: Any) -> None:
-    r"""Show the problems and the clusters of a running collector and the latest changes, live.
+    r"""Show a running collector's problems, clusters and latest changes, live.
 
-    The changes need a collector with a [store]. The arrow and page keys scroll, q quits. If the output is not a
-    terminal, the clusters are printed once.
+    Changes need a collector with a [store]. The arrow and page keys scroll; q quits. If the output is not a
+    terminal, this prints the clusters once.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def top(interval: Duration, **options: Any) -> None:
 
 
 def _show(feed: "_Feed", interval: float) -> None:
-    """Show what the feed has until somebody quits."""
+    """Show the feed until the user quits."""
     console, scroll = output_console(), Scroll()
     with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         threading.Thread(target=feed.follow, args=(interval,), daemon=True).start()
@@ -68,20 +68,20 @@ def _show(feed: "_Feed", interval: float) -> None:
 
 
 class _Feed:
-    """What a collector answers, asked for again and again; a failure leaves the last answer."""
+    """A collector's answers, refreshed periodically; a failure keeps the last answer."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._changes: dict[int, _Change] = {}  # by id
         self._has_changes = True
-        self._since = _LOOK_BACK  # by the collector's clock, as the times that follow
+        self._since = _LOOK_BACK  # by the collector's clock, like the times below
         self.seen = self._ask()
         with contextlib.suppress(CommandError):
             self._update_changes()
         self.seen = self.seen._replace(changes=self._latest())
 
     def follow(self, interval: float) -> None:
-        """Ask for as long as the process runs."""
+        """Refresh for as long as the process runs."""
         while True:
             time.sleep(interval)
             try:
@@ -101,7 +101,7 @@ class _Feed:
         return Seen(clusters, problems, time=time.time())
 
     def _update_changes(self) -> None:
-        """Take what was recorded since the last time; raises CommandError."""
+        """Fetch changes recorded since the last time; raises CommandError."""
         params = {"since": self._since, "limit": str(MAX_PAGE_SIZE)}
         try:
             for _page in range(_MAX_PAGES):

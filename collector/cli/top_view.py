@@ -1,4 +1,4 @@
-"""One screen of `gpuid top`: totals, the worst problems, the clusters that fit, and the latest changes."""
+"""The screen of `gpuid top`: totals, the worst problems, the clusters that fit, and the latest changes."""
 
 import itertools
 import time
@@ -22,11 +22,11 @@ __all__ = ["CLUSTER_STYLES", "Row", "Scroll", "Seen", "cluster_cells", "cluster_
 _COLUMNS = ("cluster", "state", "nodes", "unread", "gpus", "missing", "lost", "degraded")
 _TROUBLES = ("nodes_unread", "gpus_missing", "gpus_lost", "conflicts")
 _MORE_COLUMNS = ("conflicts", "synced", "message")
-_WIDE = 110  # columns of a terminal from which on there is room for all
+_WIDE = 110  # fewest terminal columns with room for all
 _CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "changes")
 _WIDE_CHANGE_COLUMNS = (*_CHANGE_COLUMNS, "from", "uuid")
 _MAX_PROBLEMS = 3
-_MIN_CLUSTERS = 3  # rows that the changes leave to the clusters
+_MIN_CLUSTERS = 3  # rows reserved for clusters
 _CHANGES_SHARE = 3  # the changes get a third of the screen
 _SEVERITY_STYLES = {"critical": "red", "warning": "yellow"}
 _HELP = "↑ ↓ PgUp PgDn: scroll   q: quit"
@@ -44,13 +44,13 @@ CLUSTER_STYLES: Mapping[str, Style] = {
 
 
 class Seen(NamedTuple):
-    """What a collector answered last."""
+    """A collector's latest answer."""
 
     clusters: Sequence[Row] = ()
     problems: Sequence[Row] = ()
     changes: Sequence[Row] = ()  # oldest first
     failure: str = ""
-    time: float = 0.0  # of the last answer (Unix seconds)
+    time: float = 0.0  # of the latest answer (Unix seconds)
 
 
 class Scroll:
@@ -62,7 +62,7 @@ class Scroll:
         self.total = 0
 
     def press(self, key: str) -> None:
-        """Do what a key says."""
+        """Handle a key."""
         steps = {
             "up": -1,
             "k": -1,
@@ -81,18 +81,18 @@ class Scroll:
         self.fit(self.total, self.rows)
 
     def fit(self, total: int, rows: int) -> None:
-        """Keep what is shown within the list."""
+        """Keep the visible part within the list."""
         self.total, self.rows = total, max(1, rows)
         self.first = max(0, min(self.first, self.total - self.rows))
 
 
 def cluster_columns(width: int) -> tuple[str, ...]:
-    """Return the columns of the clusters for which a terminal has room."""
+    """Return the cluster columns that fit the terminal."""
     return _COLUMNS if width < _WIDE else (*_COLUMNS, *_MORE_COLUMNS)
 
 
 def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[object]:
-    """Return what a row of a cluster shows; an older collector may not say all of it."""
+    """Return the cells of a cluster's row; an older collector may not report all of them."""
     counts = cluster.get("gpus_degraded")
     known = counts if isinstance(counts, Mapping) else {}
     values = {
@@ -107,7 +107,7 @@ def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[obje
 
 
 def worst_first(clusters: Sequence[Row]) -> list[Row]:
-    """Return clusters with those that are down first, then those that have something wrong; each in natural order."""
+    """Return clusters that are down first, then those with problems; each group in natural order."""
     return sorted(clusters, key=lambda one: (bool(one["up"]), not _has_trouble(one), natural_key(str(one["cluster"]))))
 
 
@@ -118,11 +118,11 @@ def _has_trouble(cluster: Row) -> bool:
 
 
 def screen(seen: Seen, scroll: Scroll, width: int, height: int) -> Group:
-    """Return all that is shown; the changes keep their place however many clusters there are."""
+    """Return the whole screen; changes keep their place however many clusters there are."""
     now = time.time()
     head: list[Any] = [Text(cut_middle(one_line(seen.failure), width), "red")] if seen.failure else []
     head += [Text(cut_middle(_totals(seen), width), "bold"), *_problems(seen.problems, width), Text()]
-    left = height - len(head) - 2  # the heading of the clusters, and the last line
+    left = height - len(head) - 2  # the clusters' header and the last line
     changes = list(itertools.islice(_grouped(seen.changes, width), max(0, height // _CHANGES_SHARE - 2)))
     most = max(0, left - _MIN_CLUSTERS - 2)  # a blank line and a heading
     changes = changes[: max(most, left - 2 - len(seen.clusters))]
@@ -157,7 +157,7 @@ def _totals(seen: Seen) -> str:
 
 
 def _problems(problems: Sequence[Row], width: int) -> Iterator[Text]:
-    """Yield the worst problems, one a line, and how many more there are."""
+    """Yield the worst problems, one per line, and the number of others."""
     for problem in problems[:_MAX_PROBLEMS]:
         severity = one_line(problem.get("severity"), 8)
         title = cut_middle(one_line(problem.get("title")), max(1, width - 10))
@@ -173,7 +173,7 @@ def _foot(scroll: Scroll, shown: int) -> str:
 
 
 def _grouped(changes: Sequence[Row], width: int) -> Iterator[list[object]]:
-    """Yield rows of changes, newest first, grouped as on the page."""
+    """Yield rows of changes, newest first, grouped like on the page."""
     for group in groups_of_rows(changes):
         row = _row(group)
         yield row if width >= _WIDE else row[: len(_CHANGE_COLUMNS)]

@@ -1,4 +1,4 @@
-"""`--watch`: a list that is asked for again and again, redrawn on a terminal and appended elsewhere."""
+"""`--watch`: refreshes a list, redrawing it on a terminal and appending changes elsewhere."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ def watch_rows(
     cells: Cells | None,
     styles: Mapping[str, Style],
 ) -> None:
-    """Show what `ask` returns, and what it returns later, until Ctrl-C; the first answer has to be one."""
+    """Show what `ask` returns, again and again, until Ctrl-C; the first call must succeed."""
     rows = list(taken(ask(), output))
     redraws = sys.stdout.isatty() and output.format in {"table", "wide"}
     view = (_Screen if redraws else _Appended)(layout, output, cells, styles)
@@ -41,7 +41,7 @@ def watch_rows(
 
 
 class _Screen:
-    """The rows as a table that fills the terminal, redrawn with each look."""
+    """The rows as a table that fills the terminal, redrawn with each refresh."""
 
     def __init__(self, layout: Layout, output: Output, cells: Cells | None, styles: Mapping[str, Style]) -> None:
         from rich.live import Live
@@ -79,7 +79,7 @@ class _Screen:
 
 
 class _Appended:
-    """The rows, and then those that are new or have changed, below each other."""
+    """The rows, followed by those that are new or changed."""
 
     def __init__(self, layout: Layout, output: Output, cells: Cells | None, styles: Mapping[str, Style]) -> None:
         self._layout, self._cells, self._output, self._styles = layout, cells, output, styles
@@ -101,7 +101,7 @@ class _Appended:
         new = [row for key, row in keys.items() if key not in self._printed]
         self._printed = set(keys)
         if new and self._output.format == "json":
-            click.echo("\n".join(map(encode_json, new)))  # an array without an end is not JSON; lines are
+            click.echo("\n".join(map(encode_json, new)))  # an array without an end is not JSON, but lines are
         elif new:
             print_rows(
                 self._layout,
@@ -115,7 +115,7 @@ class _Appended:
         sys.stdout.flush()
 
     def _key(self, row: Row) -> str:
-        """Return what of a row is printed, without how long ago things were."""
+        """Return the printed part of a row, without ages."""
         if self._output.format in {"json", "csv"}:
             return encode_json(row)
         columns = self._layout.wide if self._output.format == "wide" else self._layout.table

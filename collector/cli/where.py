@@ -1,4 +1,4 @@
-"""`gpuid where`: where GPUs are, looked up by whatever names them; of a few, every place where they were as well."""
+"""`gpuid where`: looks up where GPUs are; for a few, also everywhere they have been."""
 
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +26,11 @@ from collector.views.terms import parse_terms
 __all__ = ["where"]
 
 MAX_TEXT_BYTES = 4 << 20
-MAX_LIVES = 10  # GPUs up to which all their places are shown
+MAX_LIVES = 10  # most GPUs for which all places are shown
 NOTHING_FOUND_EXIT_CODE = 1
 
 _LAYOUT = layout_of(LookupRow)
-_ONE_ID_LAYOUT = layout_of(LookupRow, [name for name in _LAYOUT.table if name != "id"])  # which everybody knows
+_ONE_ID_LAYOUT = layout_of(LookupRow, [name for name in _LAYOUT.table if name != "id"])  # known to everybody
 _NAMES = LookupRow.__struct_fields__
 _PRESENT = (FoundState.FOUND.value, FoundState.LOST.value)
 _LIFE_KINDS = ("serial", "uuid", "partial", "ticket")
@@ -51,9 +51,9 @@ _STYLES: Mapping[str, Style] = {"state": _state_style}
 def where(ids: Sequence[str], file: IO[bytes] | None, output: Output, **options: Any) -> None:
     r"""Show where GPUs are, by serial, UUID, chassis, node, machine, model, bus address or ticket.
 
-    Ids may be given as they were copied: with "S/N:", with blanks, the last digits alone, as the address of a page. A
-    file may have up to 10,000, in lines, cells or lists; every id has a row in the given order, also one that is not
-    found. For up to ten GPUs without a file, the places where they were follow the present one.
+    Paste ids as you copied them: with "S/N:", with blanks, only the last digits, or a page's URL. A file may have up
+    to 10,000 ids, in lines, cells or lists; each gets a row in the given order, even if it is not found. For up to
+    ten GPUs without a file, former places follow the current one.
 
     \b
     Examples:
@@ -90,12 +90,12 @@ def _text(ids: Sequence[str], file: IO[bytes] | None) -> str:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if not found:
-        raise click.UsageError("expected at least one ID, or --file with some")
+        raise click.UsageError("expected at least one ID, or --file")
     return text
 
 
 def _read(file: IO[bytes]) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets and PowerShell write it."""
+    """Return the text of a file in UTF-8, or UTF-16 with a byte order mark, as spreadsheets and PowerShell write."""
     name = one_line(getattr(file, "name", "-"))
     try:
         read = file.read(MAX_TEXT_BYTES + 1)
@@ -106,19 +106,19 @@ def _read(file: IO[bytes]) -> str:
     try:
         return read.decode("utf-16" if read.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError:
-        text = f"--file: {name}: expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)"
+        text = f"--file: {name}: expected UTF-8 text (from a spreadsheet, save as CSV UTF-8)"
         raise click.UsageError(text) from None
 
 
 def _lives(queries: HistoryQueries, answer: LookedUp) -> dict[str, list[Row]]:
-    """Return all places of the GPUs that were found, by UUID, if they are few and there is a history."""
+    """Return all places of the GPUs found, by UUID, if they are few and there is a history."""
     found = [str(match["uuid"]) for one in answer.results for match in one.matches if _has_life(match)]
     uuids = list(dict.fromkeys(found))
     if len(uuids) > MAX_LIVES or not answer.searched.history:
         return {}
     try:
         return {uuid: queries.gpu(uuid) for uuid in uuids}
-    except RefusedError:  # it keeps no history any more
+    except RefusedError:  # it no longer keeps history
         return {}
 
 
@@ -142,7 +142,7 @@ def _joined(*parts: object) -> str:
 
 
 def _with_life(result: LookedUpId, row: dict[str, Any], life: Sequence[Row]) -> Iterator[Row]:
-    """Yield the row of a match, then what happened to the GPU there, then its other places with the same."""
+    """Yield a match's row, then the GPU's changes there, then its other places with theirs."""
     here = [one for one in life if _is_here(row, one)]
     if isinstance(known := row["last_known"], Mapping):
         marked = " and ".join(f"{name} {row[name]} (last known)" for name in ("serial", "chassis") if name in known)
@@ -165,7 +165,7 @@ def _is_here(row: Row, placement: Row) -> bool:
 
 
 def _is_present(placement: Row, result: LookedUpId) -> bool:
-    """Return whether a placement has a row as a match already: a GPU that two nodes report has two."""
+    """Return whether a placement already has a row as a match: a GPU that two nodes report has two."""
     keys = ("uuid", "cluster", "node")
     return placement.get("until") is None and any(
         match.get("state") in _PRESENT and all(match.get(key) == placement.get(key) for key in keys)
@@ -175,7 +175,7 @@ def _is_present(placement: Row, result: LookedUpId) -> bool:
 
 def _cells(row: Row) -> Row:
     if row["state"] == FoundState.NOT_FOUND:
-        return {"note": ""}  # which is said once, below the table
+        return {"note": ""}  # printed once, below the table
     return {}
 
 

@@ -96,7 +96,7 @@ def test_it_shows_events_until_ctrl_c(demo) -> None:
 
 def test_it_has_a_past_that_its_first_readings_confirm(demo) -> None:
     process, url = demo
-    said = read_until(process, r"the collector has started\n.* gpuid noticed ")
+    said = read_until(process, r"the collector started\n.* gpuid noticed ")
     changes = get(url, "changes?limit=1000")["changes"]
     now = datetime.datetime.now(datetime.UTC)
     ages = [(now - datetime.datetime.fromisoformat(change["time"])).total_seconds() for change in changes]

@@ -126,19 +126,19 @@ class TestInTheStore:
         here = {gpu.uuid for node in nodes for gpu in node.gpus}
         async with Store.open(StoreSettings(url=f"sqlite://{path}"), OpenMode.READER) as store:
             absent = (await store.load()).absent
-            moved = by_title["it failed in one cluster and turned up in another"]
+            moved = by_title["failed in one cluster and turned up in another"]
             places = await store.history.where(moved)
             assert len({one.cluster for one in places}) == 2
             assert [one.until is None for one in places] == [True, False]
-            repaired = by_title["it is under repair"]
+            repaired = by_title["under repair"]
             assert repaired in absent.keys() - here
-            back = by_title["counters went back"]
+            back = by_title["error error counters went back"]
             changes = [one for one in await store.history.changes(limit=10_000) if one.uuid == back]
             assert any(change.went_back for one in changes for change in one.changes)
             marks = {mark.uuid: mark.kind for mark in (await store.marks.in_force())[1]}
         assert marks == {
             moved: MarkKind.RMA,
             repaired: MarkKind.RMA,
-            by_title["the SRAM threshold is exceeded"]: MarkKind.QUARANTINE,
-            by_title["uncorrectable errors grow"]: MarkKind.WATCH,
+            by_title["SRAM threshold exceeded"]: MarkKind.QUARANTINE,
+            by_title["uncorrectable errors are increasing"]: MarkKind.WATCH,
         }

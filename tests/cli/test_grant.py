@@ -86,9 +86,9 @@ class TestPrinting:
         (["nope"], 'no cluster "nope"'),
         (["pod"], 'no cluster "pod"; did you mean "prod"?'),
         (["prod", "--all"], "expected either clusters or --all"),
-        (["--apply"], "expected the clusters that are meant, or --all; there are dev, prod"),
-        (["--revoke", "--yes"], "expected the clusters that are meant, or --all"),
-        (["--kubeconfig", "x"], "expected the clusters that are meant, or --all"),
+        (["--apply"], "expected names of clusters, or --all; there are dev, prod"),
+        (["--revoke", "--yes"], "expected names of clusters, or --all"),
+        (["--kubeconfig", "x"], "expected names of clusters, or --all"),
         (["--apply", "--check"], "expected one of --apply, --check and --revoke"),
         (["--check", "--secret"], "--check: expected neither --kubeconfig nor --secret"),
         (["--all", "--secret", "--kubeconfig", "x"], "expected either --kubeconfig or --secret"),
@@ -115,25 +115,25 @@ def test_contexts_of_one_name_are_refused_before_anybody_is_asked(grant: Grant, 
     )
     result = grant(toml, "--all", "--kubeconfig", tmp_path / "k")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "a and b have contexts of one name in two kubeconfigs" in result.stderr
+    assert "a and b have contexts of the same name in two kubeconfigs" in result.stderr
 
 
 def test_a_secret_that_kubernetes_would_not_store_is_not_printed(capsys: pytest.CaptureFixture[str]):
     contexts = [
         CollectorContext(f"c{number}", {"server": "https://x"}, MadeToken(text="t" * 4000)) for number in range(300)
     ]
-    with pytest.raises(CommandError, match="more than the 1 MiB that Kubernetes stores"):
+    with pytest.raises(CommandError, match="exceed the 1 MiB that Kubernetes stores"):
         _hand_out(contexts, [], None)
     assert capsys.readouterr().out == ""
 
 
 def test_what_limits_the_rights_is_said_where_they_are_printed(grant: Grant):
     printed = grant(clusters("prod")).stdout
-    assert "Where kubectl refuses them, nothing limits pods/exec" in printed
-    assert "For others (as in GKE), say --audience" in printed
+    assert "If kubectl rejects them, nothing limits pods/exec" in printed
+    assert "For others (such as GKE), pass --audience" in printed
     reader = grant(clusters("prod", more='preset = "reader"\n'), "--audience", "https://x", "--duration", "1h").stdout
-    assert "kubectl refuses" not in reader
-    assert "say --audience" not in reader
+    assert "kubectl rejects" not in reader
+    assert "pass --audience" not in reader
     assert 'audience in ["https://x"]' in reader
     assert "expirationSeconds <= 3600" in reader
 
@@ -169,11 +169,11 @@ class TestServerWithoutPolicies:
     def test_a_secret_that_would_lack_a_cluster_is_not_printed(self, grant: Grant, simulator: Simulator):
         result = grant(self.toml(simulator), "--apply", "--secret")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert "--secret: not printed, because it would lack prod" in result.stderr
+        assert "--secret: not printed, because prod would be missing from it" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("left", "words"), [(3600.0, ""), (3590.0, ""), (1800.0, ", as long as the server allows"), (-1.0, ", as long")]
+    ("left", "words"), [(3600.0, ""), (3590.0, ""), (1800.0, " (shortened by the server)"), (-1.0, " (shortened")]
 )
 def test_a_token_that_the_server_shortened_says_so(left: float, words: str):
     text = _shortened(rfc3339(time.time() + left, "seconds"), 3600)

@@ -66,7 +66,7 @@ def test_a_collector_that_hangs_times_out():
 def test_another_status_than_200_is_exit_1(serving: Serving):
     with serving() as url:
         result = CliRunner().invoke(gpuid, ["health", "--url", f"{url}/elsewhere"])
-    assert (result.exit_code, result.output) == (1, f"gpuid: {url}/elsewhere: /healthz answers 404\n")
+    assert (result.exit_code, result.output) == (1, f"gpuid: {url}/elsewhere: /healthz responds with 404\n")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x"])

@@ -125,11 +125,11 @@ class TestFile:
         assert contexts(here / "gpuid.toml") == ["admin", "eu", "dev"]
         assert text.count("# Same server as") == 1
         assert (
-            '# Same server as "admin". If both are the same cluster, remove one of the two: only the first is read.\n'
+            '# Same server as "admin". If they are the same cluster, remove one of them: only the first is read.\n'
             '[[clusters]]\nname = "dev"\n'
         ) in text
         assert (
-            "\n1 of them has the same server as another one; if both are the same cluster, remove one of the two "
+            "\n1 of them has the same server as another context; if they are the same cluster, remove one of them "
             in output
         )
 
@@ -220,7 +220,7 @@ class TestRefusals:
         assert result.exit_code == 0
         assert [cluster.context for cluster in config.load(here / "gpuid.toml").clusters] == ["good"]
         reason = f'context "bad" in {here}/mixed: context "bad": cluster: expected text, got a number; put it in quotes'
-        assert f"Left out: {reason}\n" in result.stdout
+        assert f"Skipped: {reason}\n" in result.stdout
         result = init("--kubeconfig", "mixed", "--context", "bad", "--force")
         assert (result.exit_code, result.stderr) == (2, f"gpuid: --context: {reason}\n")
 
@@ -279,7 +279,7 @@ class TestAsking:
             ' "nvidia-device-plugin-ctr" }]'
         )
         covered = "2 of 2 GPU nodes covered by pods of"
-        pods = "can create pods in namespace nvidia, which no preset names: its pods say what GPUs there are"
+        pods = "can create pods in namespace nvidia, which no preset uses: its pods determine which GPUs are reported"
         assert result.stdout.splitlines()[:4] == [
             "Found 3 contexts:",
             f'  sim-0: preset = "gpu-operator": {covered} nvidia-device-plugin in namespace gpu-operator',
@@ -310,7 +310,7 @@ class TestAsking:
         for reason, name in ((lost, "sim-0"), (silent, "sim-2")):
             assert (
                 f"# Could not be asked: {reason}.\n"
-                "# It keeps the default preset; `gpuid check` says what would fit.\n"
+                "# It keeps the default preset; `gpuid check` suggests what fits.\n"
                 f'[[clusters]]\nname = "{name}"\ncontext = "{name}"\n'
             ) in text
         presets = [cluster.preset for cluster in config.load(fleet.config).clusters]
@@ -420,7 +420,7 @@ class TestAdding:
         assert [cluster.context for cluster in config.load(file).clusters] == ["c01", "c00", "c02"]
         assert [one.name for one in file.parent.iterdir()] == ["gpuid.toml"]
         assert file.stat().st_mode & 0o777 == 0o640
-        assert init("--add").output == "Nothing to add: gpuid.toml has every one of these contexts.\n"
+        assert init("--add").output == "Nothing to add: gpuid.toml already has all of these contexts.\n"
         assert file.read_bytes() == after
 
     def test_the_kubeconfig_of_the_defaults_is_not_repeated(self, here: Path, tmp_path: Path):
@@ -461,7 +461,10 @@ class TestAdding:
         ("text", "message"),
         [
             ("[[clusters", "gpuid.toml: "),
-            ("clusters = [{context = 'x'}]", "(with [[clusters]] tables added at its end; write the clusters as such)"),
+            (
+                "clusters = [{context = 'x'}]",
+                "(after appending [[clusters]] tables; write the existing clusters as [[clusters]] tables, too)",
+            ),
             (None, "gpuid.toml: no such file or directory"),
         ],
     )
@@ -490,7 +493,7 @@ class TestAdding:
         result = CliRunner().invoke(gpuid, ["init", "--add"])
         assert (result.exit_code, result.stderr) == (
             2,
-            "gpuid: gpuid.toml: has changed in the meantime; try again\n",
+            "gpuid: gpuid.toml: changed in the meantime; try again\n",
         )
         assert file.read_text().endswith("# by somebody else\n")
 

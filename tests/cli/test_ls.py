@@ -82,7 +82,7 @@ class TestTable:
 
     def test_nothing_found_is_a_note_and_exit_1(self, url: str):
         result = ls("--url", url, "nowhere")
-        hint = "No GPUs found; `gpuid where nowhere` looks for parts of ids and in the history, too.\n"
+        hint = "No GPUs found; `gpuid where nowhere` also searches parts of ids and the history.\n"
         assert (result.exit_code, result.stdout, result.stderr) == (1, "", hint)
 
     def test_an_unknown_cluster_is_exit_2(self, url: str):
@@ -260,7 +260,9 @@ class TestWhichCollector:
             assert len(uuids(ls(*args, env={"GPUID_PASSWORD": "pass"}))) == 5
             refused = ls(*args, env={"GPUID_PASSWORD": "wrong"})
             assert (refused.exit_code, refused.stdout) == (2, "")
-            assert refused.stderr == (f"gpuid: {url}: answers 401; use --token-file, or --user with $GPUID_PASSWORD\n")
+            assert refused.stderr == (
+                f"gpuid: {url}: responds with 401; use --token-file, or --user with $GPUID_PASSWORD\n"
+            )
             missing = ls(*args, env={"GPUID_PASSWORD": None})
             assert missing.exit_code == 2
             assert "set the password in $GPUID_PASSWORD" in missing.stderr
@@ -277,7 +279,7 @@ class TestWhichCollector:
     def test_another_server_is_one_line_and_exit_2(self, url: str):
         result = ls("--url", f"{url}/elsewhere")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == f"gpuid: {url}/elsewhere: answers 404 Not Found\n"
+        assert result.stderr == f"gpuid: {url}/elsewhere: responds with 404 Not Found\n"
 
     @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x"])
     def test_an_invalid_url_is_exit_2(self, url: str):

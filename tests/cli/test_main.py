@@ -51,7 +51,7 @@ NAMES = [
     [
         (("health", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
         (("ls", "--timeout", "0s"), "Invalid value for '--timeout': must be greater than zero"),
-        (("where", " "), "expected at least one ID, or --file with some"),
+        (("where", " "), "expected at least one ID, or --file"),
         (("history", ""), "Invalid value for 'NODE': must not be empty"),
     ],
 )

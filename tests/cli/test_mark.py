@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Path:
 def test_a_mark_is_set_listed_and_removed(gpuid: Any, config: Path) -> None:
     done = gpuid("mark", "S1", "--as", "rma", "--note", "row remap", "--ticket", "OPS-1", "--by", "ann", "-c", config)
     assert (done.returncode, done.stdout) == (0, "S1: marked rma\n")
-    assert done.stderr == "gpuid: S1: never seen; the mark takes effect when it appears\n"
+    assert done.stderr == "gpuid: S1: never seen; the mark applies when it appears\n"
     (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
     assert (row["serial"], row["kind"], row["note"], row["ticket"], row["set_by"]) == (
         "S1",

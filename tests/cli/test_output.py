@@ -240,5 +240,5 @@ class TestWatching:
     def test_a_wrong_interval_says_how_to_write_it(self):
         result = run("--watch", "n1")
         assert result.exit_code == 2
-        assert "put --watch behind the arguments, or write --watch=5s" in result.stderr
+        assert "put --watch after the arguments, or write --watch=5s" in result.stderr
         assert run("--watch=1ms").exit_code == 2

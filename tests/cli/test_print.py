@@ -75,9 +75,9 @@ def test_a_label_that_no_configuration_may_have_is_refused() -> None:
     for label, why in (
         ("a-b", "expected a Prometheus label name"),
         ("node", "is a label that gpuid sets itself"),
-        ("nan", "is a word of PromQL"),
-        ("Inf", "is a word of PromQL"),
-        ("bool", "is a word of PromQL"),
+        ("nan", "is a PromQL keyword"),
+        ("Inf", "is a PromQL keyword"),
+        ("bool", "is a PromQL keyword"),
     ):
         result = CliRunner().invoke(gpuid, ["print", "rules", "--cluster-label", label])
         assert result.exit_code == 2

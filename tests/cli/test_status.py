@@ -108,12 +108,12 @@ def test_nothing_wrong_is_exit_0(serving: Serving, inventory: Inventory, args: t
     [
         (
             (404, b'{"detail": "there is no such path", "code": "unknown_path"}'),
-            "knows no /api/v1/problems; it may be an older collector than this command",
+            "has no /api/v1/problems; the collector may be older than this command",
         ),
         ((400, b'{"detail": "cluster: expected one of prod-a"}'), "cluster: expected one of prod-a"),
         ((200, b"[]"), "the response is not from a gpuid collector"),
         ((200, b'{"next": null, "total": 1, "problems": [{}]}'), "the response is not from a gpuid collector"),
-        ((503, b""), "answers 503 Service Unavailable"),
+        ((503, b""), "responds with 503 Service Unavailable"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line_and_exit_2(answer: tuple[int, bytes], text: str) -> None:
@@ -151,7 +151,7 @@ def test_an_answer_may_be_anything() -> None:
 
 LONG = {
     "severity": "warning",
-    "title": "7 GPUs on 7 nodes of prod do not answer",
+    "title": "7 GPUs on 7 nodes of prod do not respond",
     "reason": ", ".join(f"165392200{n}234 in gpu-node-{n}" for n in range(7)),
 }
 
@@ -165,7 +165,7 @@ def test_lines_are_at_most_80_columns_wide() -> None:
             narrow = terminal.text.splitlines()
     assert max(map(len, lines)) <= 80
     assert max(map(len, narrow)) <= 60
-    assert lines[0] == "warning   7 GPUs on 7 nodes of prod do not answer"
+    assert lines[0] == "warning   7 GPUs on 7 nodes of prod do not respond"
     assert " ".join(line.strip() for line in narrow[1:-2]) == LONG["reason"]
 
 
@@ -203,7 +203,7 @@ def test_each_gpu_is_named_with_its_node_and_the_rest_is_counted() -> None:
         told({"severity": "warning", "title": "5 GPUs", "reason": "", "gpus": gpus, "gpus_total": 5}).split()
     )
     assert "serial 1650, on gpu-0 (sim-0), module 0 serial 1651, on gpu-1 (sim-1), module 1" in text
-    assert "and 2 more GPUs, which -o json lists" in text
+    assert "and 2 more GPUs(see -o json)" in text
 
 
 def test_names_longer_than_a_line_are_cut() -> None:

@@ -54,8 +54,8 @@ def test_several_that_are_not_found_are_told_together(history_config: Path):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ([], "expected at least one ID, or --file with some"),
-        ([" , "], "expected at least one ID, or --file with some"),
+        ([], "expected at least one ID, or --file"),
+        ([" , "], "expected at least one ID, or --file"),
         (["1" * 501], "expected at most 500 characters, got 501"),
         (["1 " * 10_001], "expected at most 10,000 ids at once"),
         (["-f", "/nowhere"], "'/nowhere': No such file or directory"),
@@ -97,10 +97,10 @@ def test_nothing_found_is_exit_1_and_a_note(history_config: Path):
     assert (result.exit_code, result.stdout, result.stderr) == (
         1,
         "",
-        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster that were recorded last, nor in the history,"
-        f" which goes back to {began(history_config)}. This is as the store has it: which clusters cannot be reached"
-        " and which nodes cannot be read now, only a running collector knows; ask it with --url. Parts are looked for"
-        " from 4 characters on.\n",
+        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster in the last recorded state, or in the history,"
+        f" which goes back to {began(history_config)}. This is the state in the store: only a running collector knows"
+        " which clusters cannot be reached and which nodes cannot be read now; query it with --url. Partial matches"
+        " need at least 4 characters.\n",
     )
 
 
@@ -218,7 +218,7 @@ def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
         "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma",
         "by ann since 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot",
         "potato)",
-        "GPU-b1 needed a reset or drain (lost) when it was read last",
+        "GPU-b1 needed a reset or drain (lost) when last read",
     ]
 
 
@@ -244,4 +244,4 @@ def test_a_file_in_another_encoding_says_what_was_expected(history_config: Path,
     (tmp_path / "ids.txt").write_bytes("Gerät;100\n".encode("cp1252"))
     result = where("-f", tmp_path / "ids.txt", "--config", history_config)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "expected a text in UTF-8 (of a spreadsheet, save as CSV UTF-8)" in result.stderr
+    assert "expected UTF-8 text (from a spreadsheet, save as CSV UTF-8)" in result.stderr
