@@ -1,4 +1,4 @@
-"""Typed configuration: one TOML file in, frozen settings or one clear line of error out."""
+"""Typed configuration: turns a TOML file into frozen settings or a one-line error."""
 
 from collector.config.loading import ConfigError, load, parse
 from collector.config.selector import Requirement, parse_selector

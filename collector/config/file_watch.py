@@ -16,18 +16,18 @@ __all__ = ["file_contents", "read_content"]
 
 log = logging.getLogger(__name__)
 
-_REPLACE_SECONDS = 1.0  # that the file may be missing while an editor or a deployment replaces it
-_POLL_MILLISECONDS = 100  # between two looks at what the system reports
+_REPLACE_SECONDS = 1.0  # for which the file may be missing while an editor or a deployment replaces it
+_POLL_MILLISECONDS = 100  # between two checks of the system's reports
 _TIMEOUT_MILLISECONDS = 500  # until an empty report
-_LOOK_SECONDS = 2.0  # between two looks at the file while its directory cannot be watched
-_RETRY_LOOKS = 30  # after so many, watching the directory is tried again
+_LOOK_SECONDS = 2.0  # between two checks of the file while its directory cannot be watched
+_RETRY_LOOKS = 30  # after this many, watching the directory is tried again
 
 
 async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
-    """Yield what the file holds, or why it cannot be read: at once, and whenever something happens in its directory.
+    """Yield the file's content, or why it cannot be read: immediately, and on every change in its directory.
 
-    The file itself is looked at now and then, too: its directory may have been replaced by another one, or the file may
-    be a link to one elsewhere.
+    The file itself is also checked periodically: its directory may have been replaced, or the file may be a link to
+    one elsewhere.
     """
     stamp = None
     async for changed in _directory_changes(path):
@@ -47,15 +47,15 @@ def read_content(path: Path) -> bytes | OSError:
         return read_file(path)
     except OSError as error:
         return error
-    except ValueError as error:  # no path at all, such as one with a null byte
+    except ValueError as error:  # an invalid path, such as one with a null byte
         return OSError(errno.EINVAL, str(error))
 
 
 async def _directory_changes(path: Path) -> AsyncIterator[bool]:
-    """Yield True whenever something changes in the directory of a file, because another one may take the file's place.
+    """Yield True whenever something changes in a file's directory, since the file may have been replaced.
 
-    Yields True once as soon as the directory is watched, because the file may have changed before, and False now and
-    then while nothing changes, or while the directory cannot be watched. Never ends.
+    Yields True as soon as the directory is watched, because the file may have changed before, and False
+    periodically while nothing changes or the directory cannot be watched. Never ends.
     """
     warned = False
     while True:
@@ -69,11 +69,11 @@ async def _directory_changes(path: Path) -> AsyncIterator[bool]:
 
 
 async def _watched_changes(path: Path, *, quiet: bool) -> AsyncIterator[bool]:
-    """Yield what `_directory_changes` does until the directory cannot be watched."""
+    """Yield as `_directory_changes` does, until the directory cannot be watched."""
     for polling in (False, True):
         first = True
         try:
-            check_threads()  # the library's own, which it aborts the process without
+            check_threads()  # the library aborts the process without it
             async for found in watchfiles.awatch(
                 path.parent,
                 recursive=False,
@@ -86,5 +86,5 @@ async def _watched_changes(path: Path, *, quiet: bool) -> AsyncIterator[bool]:
                 first = False
         except (OSError, RuntimeError) as error:  # such as the limit of inotify watches
             if not quiet:
-                retry = "looking at the file now and then" if polling else "polling it"
+                retry = "falling back to polling" if polling else "polling it"
                 log.warning("cannot watch the configuration directory: %s; %s", error, retry)

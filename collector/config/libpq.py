@@ -1,6 +1,6 @@
-"""Reads the parameters of PostgreSQL URLs as libpq documents them: each is understood, or refused with a remedy.
+"""Reads the parameters of PostgreSQL URLs as documented for libpq: each is supported or rejected with a remedy.
 
-The driver would send those that it does not know to the server as settings, which refuses the connection.
+The driver would send unknown ones to the server as settings, and the server would refuse the connection.
 """
 
 import os
@@ -14,20 +14,20 @@ from collector.urls import is_host
 __all__ = ["ConnectionOptions", "connection_options"]
 
 APPLICATION_NAME = "gpuid"
-LEAST_CONNECT_TIMEOUT_SECONDS = 2  # as libpq has it
+LEAST_CONNECT_TIMEOUT_SECONDS = 2  # as in libpq
 DEFAULT_PORT = 5432
 MAX_PORT = 65535
 
 _NAMED_PROBLEMS = 3  # at most, in one error
-_NAME = re.compile(r"[A-Za-z_][\w.]{0,40}", re.ASCII)  # that an error may repeat: what is not a name may be a secret
+_NAME = re.compile(r"[A-Za-z_][\w.]{0,40}", re.ASCII)  # that an error may quote: anything else may be a secret
 _HOST = re.compile(r"(\[[^\[\]]*\]|/.*|[^:]*)(?::(\d*))?", re.ASCII)
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _NO_SUCH_THING = "is not supported; remove it"
-_TIME_LIMITS = "is not supported; remove it: each statement has a time limit, which finds dead connections, too"
+_TIME_LIMITS = "is not supported; remove it: each statement has a time limit, which also detects dead connections"
 _OF_A_POOL = "is an option of another program's connection pool; remove it"
 _SEARCH_PATH = "is not a parameter of libpq; use options=-csearch_path%3DNAME instead"
 
-# What the driver does with them is what libpq does.
+# The driver treats them like libpq.
 _PASSED = frozenset(
     {
         "dbname",
@@ -52,21 +52,21 @@ _PASSED_VALUES: Mapping[str, tuple[str, ...]] = {
     "ssl_min_protocol_version": _TLS_VERSIONS,
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
 }
-# Values that ask for what is the case anyway, and what to do about any other.
+# Values that request the actual behaviour, and what to do about any other value.
 _NEEDLESS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "channel_binding": (
         ("disable", "prefer"),
-        "cannot be required; remove it, and use sslmode=verify-full to know the server",
+        "cannot be required; remove it, and use sslmode=verify-full to authenticate the server",
     ),
     "client_encoding": (("utf8", "utf-8", "unicode", "auto"), "must be UTF8; remove it"),
     "gssdelegation": (("0",), _NO_SUCH_THING),
     "gssencmode": (("disable", "prefer"), "is not supported; remove it, and use sslmode=verify-full"),
     "keepalives": (("0", "1"), _TIME_LIMITS),
-    "load_balance_hosts": (("disable",), "is not supported; remove it: the hosts are tried in their order"),
+    "load_balance_hosts": (("disable",), "is not supported; remove it: hosts are tried in order"),
     "max_protocol_version": (("3.0", "3.2", "latest"), _NO_SUCH_THING),
     "min_protocol_version": (("3.0",), _NO_SUCH_THING),
     "replication": (("false", "off", "no", "0"), "is not supported; remove it"),
-    "requiressl": (("0",), "is old; use sslmode=require instead"),
+    "requiressl": (("0",), "is deprecated; use sslmode=require instead"),
     "sslcertmode": (("allow",), _NO_SUCH_THING),
     "sslcompression": (("0", "1"), _NO_SUCH_THING),
     "sslsni": (("1",), _NO_SUCH_THING),
@@ -85,8 +85,8 @@ _REMEDIES: Mapping[str, str] = {
     "requirepeer": _NO_SUCH_THING,
     "scram_client_key": _NO_SUCH_THING,
     "scram_server_key": _NO_SUCH_THING,
-    "service": "is not supported; write what the service holds into the URL",
-    "servicefile": "is not supported; write what the service holds into the URL",
+    "service": "is not supported; put the service's parameters into the URL",
+    "servicefile": "is not supported; put the service's parameters into the URL",
     "sslcrldir": "is not supported; use sslcrl instead",
     "sslkeylogfile": _NO_SUCH_THING,
     "tcp_user_timeout": _TIME_LIMITS,
@@ -106,30 +106,32 @@ _REMEDIES: Mapping[str, str] = {
     "search_path": _SEARCH_PATH,
     "ssl": "is not a parameter of libpq; use sslmode instead",
 }
-_UNKNOWN = "is not a parameter of libpq; remove it, or pass a setting of the server as options=-cNAME%3DVALUE"
+_UNKNOWN = "is not a parameter of libpq; remove it, or pass a server setting as options=-cNAME%3DVALUE"
 
 
 class ConnectionOptions(NamedTuple):
-    """What a PostgreSQL URL asks for, as the driver takes it."""
+    """The options in a PostgreSQL URL, in the driver's form."""
 
-    url: str  # with those parameters that the driver understands; it may contain a password
+    url: str  # with the parameters that the driver supports; may contain a password
     server_settings: dict[str, str]
-    connect_timeout: float | None  # seconds for each host; None if the URL names none
-    system_authorities: bool  # sslrootcert=system: trust the public authorities, and check the server's name
-    hosts: tuple[tuple[str, int], ...]  # with their ports if there are several, else none: the driver finds the one
+    connect_timeout: float | None  # seconds per host; None if not in the URL
+    system_authorities: bool  # sslrootcert=system: trust public CAs and check the server's name
+    hosts: tuple[tuple[str, int], ...]  # with ports, if there are several; else empty: the driver finds the single one
     target_session_attrs: str | None  # which of them is wanted
 
 
 def connection_options(url: str) -> ConnectionOptions:
-    """Return what a postgresql:// URL asks for; raises ValueError, which names the parameter and never its value."""
+    """Return the options in a postgresql:// URL; raises ValueError, which names the parameter but never its value."""
     given = _parameters(url)
     problems = [
         f"{name if _NAME.fullmatch(name) else 'a parameter'} {problem}"
         for name, value in given.items()
         if (problem := _problem(name, value))
     ]
-    # libpq takes the parameter, the driver the other.
-    problems += [f"{name} is given as a parameter and before it; keep one of the two" for name in _twice(url, given)]
+    # libpq uses the parameter, the driver the other.
+    problems += [
+        f"{name} is given both as a parameter and before them; keep one of the two" for name in _twice(url, given)
+    ]
     if problems:
         raise ValueError(f"url: {'; '.join(problems[:_NAMED_PROBLEMS])}")
     settings = {"application_name": given.get("application_name") or given.get("fallback_application_name")}
@@ -138,7 +140,7 @@ def connection_options(url: str) -> ConnectionOptions:
     system = passed.get("sslrootcert") == "system"
     if system:
         if passed.get("sslmode", "verify-full") != "verify-full" or "sslcert" in passed or "sslcrl" in passed:
-            raise ValueError("url: sslrootcert=system goes with sslmode=verify-full, without sslcert and sslcrl")
+            raise ValueError("url: sslrootcert=system requires sslmode=verify-full, without sslcert and sslcrl")
         passed = {name: value for name, value in passed.items() if name not in ("sslmode", "sslrootcert")}
     address = url.partition("#")[0].partition("?")[0]
     return ConnectionOptions(
@@ -152,17 +154,17 @@ def connection_options(url: str) -> ConnectionOptions:
 
 
 def _several_hosts(url: str, given: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """Return the hosts and their ports if there are several, as libpq finds them; raises ValueError."""
+    """Return the hosts and ports if there are several, in libpq's order; raises ValueError."""
     in_url = urlsplit(url).netloc.rpartition("@")[2]
     named = (given.get("host") or in_url or os.environ.get("PGHOST", "")).split(",")
     if len(named) < 2:
         return ()
     found = [_HOST.fullmatch(host) for host in named]
     if not all(named) or not all(found):
-        raise ValueError("url: expected hosts as host:port, with a comma between two")
+        raise ValueError("url: expected hosts as host:port, separated by commas")
     ports = (given.get("port") or os.environ.get("PGPORT") or str(DEFAULT_PORT)).split(",")
     if len(ports) not in (1, len(named)) or not all(map(str.isdecimal, ports)):
-        raise ValueError("url: expected one port, or one for each host")
+        raise ValueError("url: expected one port, or one per host")
     defaults = ports if len(ports) > 1 else ports * len(named)
     unquoted = unquote if not given.get("host") and in_url else str
     return tuple(
@@ -172,28 +174,28 @@ def _several_hosts(url: str, given: Mapping[str, str]) -> tuple[tuple[str, int],
 
 
 def _parameters(url: str) -> dict[str, str]:
-    """Return the parameters that have a value, the last of each name; raises ValueError."""
+    """Return the parameters that have a value, the last one for each name; raises ValueError."""
     parts = urlsplit(url)
     hosts = parts.netloc.rpartition("@")[2].split(",")
     ports = [int(found[1]) for host in hosts if (found := re.search(r":(\d+)$", host, re.ASCII))]
     if (len(hosts) > 1 and not all(hosts)) or any(not 0 < port <= MAX_PORT for port in ports):
-        raise ValueError("url: expected hosts as host:port, with a comma between two")
-    query = parts.query.strip("&").replace("+", "%2B")  # which is no blank to libpq
+        raise ValueError("url: expected hosts as host:port, separated by commas")
+    query = parts.query.strip("&").replace("+", "%2B")  # not a blank to libpq
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise ValueError("url: expected parameters as name=value, with & between two") from None
+        raise ValueError("url: expected parameters as name=value, separated by &") from None
     given = {name: value for name, value in pairs if value}
-    if given.get("ssl") == "true":  # which libpq takes for the sake of JDBC
+    if given.get("ssl") == "true":  # which libpq accepts for compatibility with JDBC
         del given["ssl"]
         given.setdefault("sslmode", "require")
     if not all(map(_can_be_a_host, [*map(unquote, hosts), *given.get("host", "").split(",")])):
-        raise ValueError("url: expected hosts as host:port, with a comma between two")
+        raise ValueError("url: expected hosts as host:port, separated by commas")
     return given
 
 
 def _twice(url: str, given: Mapping[str, str]) -> list[str]:
-    """Return which parameters the URL gives before its parameters, too."""
+    """Return the parameters that the URL also gives before its parameters."""
     parts = urlsplit(url)
     login, _, address = parts.netloc.rpartition("@")
     before = {"dbname": parts.path.strip("/"), "host": address, "port": address, "user": login.partition(":")[0]}
@@ -201,7 +203,7 @@ def _twice(url: str, given: Mapping[str, str]) -> list[str]:
 
 
 def _can_be_a_host(text: str) -> bool:
-    """Return whether a host with or without its port is a folder of a socket, or a name or an address."""
+    """Return whether a host, with or without port, is a socket folder, a name or an address."""
     if not text or text.startswith("/"):
         return True
     found = _HOST.fullmatch(text)
@@ -212,7 +214,7 @@ def _can_be_a_host(text: str) -> bool:
 
 
 def _problem(name: str, value: str) -> str | None:
-    """Return what is wrong with a parameter, and the remedy; None if nothing is."""
+    """Return the problem with a parameter and its remedy; None if there is none."""
     if name in _PASSED_VALUES:
         expected = _PASSED_VALUES[name]
         return None if value in expected else f"must be one of {', '.join(expected)}"
@@ -222,7 +224,7 @@ def _problem(name: str, value: str) -> str | None:
     if name == "port":
         ports = value.split(",")
         fine = all(re.fullmatch(r"\d{1,5}", port, re.ASCII) and 0 < int(port) <= MAX_PORT for port in ports)
-        return None if fine else "must be a port, or one for each host"
+        return None if fine else "must be a port, or one per host"
     if name == "connect_timeout":
         return None if re.fullmatch(r"-?\d{1,9}", value, re.ASCII) else "must be a number of seconds"
     if name in _PASSED or name in ("application_name", "fallback_application_name", "options"):

@@ -1,4 +1,4 @@
-"""Loads the configuration: one TOML file in, settings or one clear line of error out."""
+"""Loads the configuration: turns a TOML file into settings or a one-line error."""
 
 import difflib
 import functools
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 RENAMED_SERVER_KEYS = {"tls_cert": "cert_file", "tls_key": "key_file", "client_ca": "client_ca_file"}
 RENAMED_SINK_KEYS = {"postgres": {"dsn": "url"}}  # by type
 
-# Shorter ones are typing errors that would wear out every node, or let nothing ever succeed. Only files are checked,
-# because tests use shorter ones.
+# Shorter ones are typing errors that would overload every node or make everything time out. Only files are checked,
+# because tests use shorter durations.
 _MIN_DURATIONS = {
     "refresh": "10s",
     "exec_timeout": "1s",
@@ -55,9 +55,9 @@ class ConfigError(GpuidError):
 
 
 def load(path: Path, content: bytes | None = None, *, warn: bool = True, may_be_empty: bool = False) -> Config:
-    """Read the configuration file at `path`, with a warning of old keys unless not wanted; raises ConfigError.
+    """Read the configuration file at `path`, optionally warning about old keys; raises ConfigError.
 
-    `content` is what it holds, if it has been read already; it `may_be_empty` of clusters, if they are still to come.
+    `content` is the file's content, if already read; with `may_be_empty`, it may have no clusters yet.
     """
     try:
         found = path.read_bytes() if content is None else content
@@ -98,7 +98,7 @@ def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = Fals
 
 
 def _rename_old_keys(document: dict[str, Any]) -> list[str]:
-    """Rename old keys in place and return what was renamed; raises ValueError where both names of a key are given."""
+    """Rename old keys in place and return the renamings; raises ValueError if both names of a key are given."""
     sinks = document.get("sinks", {})
     tables = [("server", document.get("server"), RENAMED_SERVER_KEYS)]
     if isinstance(sinks, dict):
@@ -112,7 +112,7 @@ def _rename_old_keys(document: dict[str, Any]) -> list[str]:
         for old, new in names.items():
             if isinstance(table, dict) and old in table:
                 if new in table:
-                    raise ValueError(f"{at}.{old}: is the old name of {new}; remove one of the two")
+                    raise ValueError(f"{at}.{old}: is the old name of {new}; remove one of them")
                 table[new] = table.pop(old)
                 found.append(f"{at}.{old} is now {new}")
     return found
@@ -144,7 +144,7 @@ def _check_choices(table: Mapping[str, Any], key: str) -> None:
         raise ValueError(f"{key}.sources: expected at least one source")
     for index, source in enumerate(table.get("sources", ())):
         if source.get("command") == []:
-            raise ValueError(f"{key}.sources[{index}].command: expected at least the name of a program")
+            raise ValueError(f"{key}.sources[{index}].command: expected at least a program name")
     if table.get("name") == "":
         raise ValueError(f"{key}.name: expected printable characters in one line, got {quote('')}")
 
@@ -174,13 +174,13 @@ def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a cluster with the defaults of the missing ones; a preset replaces sources, and vice versa."""
+    """Return a cluster's keys, completed with the defaults; a preset replaces sources and vice versa."""
     named = {"preset", "sources"} if {"preset", "sources"} & cluster.keys() else set()
     return {key: value for key, value in defaults.items() if key not in named} | dict(cluster)
 
 
 def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the keys of a document that its struct does not have, as (full key, key, known keys)."""
+    """Yield unknown keys of a document, as (full key, key, known keys)."""
     info = _struct(msgspec.inspect.type_info(kind) if isinstance(kind, type) else kind, value)
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
@@ -200,7 +200,7 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
 
 
 def _struct(info: Any, value: object) -> Any:
-    """Return, for a union of structs, the one that the tag of the table names."""
+    """Return the struct of a union that the table's tag selects."""
     if not isinstance(info, msgspec.inspect.UnionType) or not isinstance(value, Mapping):
         return info
     structs = [one for one in info.types if isinstance(one, msgspec.inspect.StructType)]
@@ -228,7 +228,7 @@ def _type_names(found: re.Match[str]) -> str:
 
 
 def _expected_choice(kind: Any, value: Any, where: str) -> str:
-    """Return what was expected instead of the value at `where` in a table, which is none of its choices."""
+    """Return what was expected instead of the value at `where` in a table, which is not one of the choices."""
     info: Any = msgspec.inspect.type_info(kind)
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", where):
         if name:
@@ -259,7 +259,7 @@ def _decode(base: Path, kind: Any, value: object) -> object:
 
 
 def _resolved(config: Config, base: Path) -> Config:
-    """Return the configuration with absolute paths of kubeconfigs; one string may contain several."""
+    """Return the configuration with absolute kubeconfig paths; one string may contain several."""
     clusters = tuple(
         msgspec.structs.replace(
             cluster,
@@ -281,4 +281,4 @@ def _absolute(path: str, base: Path, key: str = "") -> Path:
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{key}expected a path of a user with a home directory, got {quote(path)}") from error
+        raise ValueError(f"{key}expected the path of a user with a home directory, got {quote(path)}") from error

@@ -1,4 +1,4 @@
-"""Splits PostgreSQL URLs, and rejects those whose password would be taken for another part of the URL."""
+"""Splits PostgreSQL URLs, and rejects those whose password would be mistaken for another part."""
 
 import re
 from typing import NamedTuple
@@ -13,16 +13,16 @@ class PostgresUrl(NamedTuple):
     """The parts of a postgresql:// URL, as written."""
 
     login: str  # user, or user:password; empty if the URL has no @
-    hosts: str  # host:port, several joined by a comma
+    hosts: str  # host:port, several separated by commas
     path: str
     query: dict[str, list[str]]
 
 
 def split_postgres_url(url: str) -> PostgresUrl:
-    """Return the parts of a URL; raises ValueError, which never quotes it, because it may contain a password.
+    """Return the parts of a URL; raises ValueError, which never quotes the URL, since it may contain a password.
 
-    A `/`, `?` or `#` in a password ends the host unless it is percent-encoded: the rest of the password is then where a
-    port or a path should be.
+    Unless percent-encoded, a `/`, `?` or `#` in a password ends the host: the rest of the password is then in the
+    place of a port or path.
     """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")

@@ -1,6 +1,6 @@
 """Parses Kubernetes label selectors.
 
-So a mistake in one is an error of the configuration, not of every cluster; and the simulator can select by them.
+Mistakes are thus configuration errors instead of failures of every cluster, and the simulator can use selectors.
 """
 
 import re
@@ -30,7 +30,7 @@ _REQUIREMENT = re.compile(
 
 
 class Requirement(NamedTuple):
-    """One condition of a selector; `!` and the empty operator are about the label's existence."""
+    """One condition of a selector; `!` and the empty operator test whether the label exists."""
 
     key: str
     operator: str  # "", !, =, ==, !=, in, notin, < or >
@@ -38,7 +38,7 @@ class Requirement(NamedTuple):
 
 
 def parse_selector(text: str) -> list[Requirement]:
-    """Parse an equality- or set-based selector; an empty one has no requirements. ValueError quotes the wrong part."""
+    """Parse an equality- or set-based selector; an empty one has no requirements. ValueError quotes the error."""
     if not text.strip(_SPACE):
         return []
     requirements, at = [], 0

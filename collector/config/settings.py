@@ -1,4 +1,4 @@
-"""The settings of one collector: frozen, and checked when they are created."""
+"""The settings of a collector: frozen, and validated on creation."""
 
 import functools
 import math
@@ -25,7 +25,7 @@ _OWN_LABELS = frozenset(  # a test compares them with the families and rules
 
 _PROMETHEUS_LABELS = frozenset({"job", "instance", "alertname", "severity"})  # of targets, and of our alerts
 
-# Words of PromQL, in any case, of which some cannot be labels at all, and the others would make rules hard to read.
+# PromQL keywords, in any case: some cannot be labels at all, the others would make rules hard to read.
 _PROMQL_WORDS = frozenset(
     {"and", "or", "unless", "atan2", "inf", "nan", "sum", "avg", "count", "min", "max", "group", "stddev", "stdvar"}
     | {"topk", "bottomk", "count_values", "quantile", "limitk", "limit_ratio", "offset", "smoothed", "anchored", "by"}
@@ -68,33 +68,33 @@ _EXTERNAL_URL = re.compile(
 
 
 class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys that every cluster may set, and `[defaults]` sets for all of them."""
+    """The keys that every cluster may set and `[defaults]` sets for all of them."""
 
-    kubeconfig: str | None = None  # path, or paths joined by ":"; None is $KUBECONFIG, then ~/.kube/config
+    kubeconfig: str | None = None  # path, or paths separated by ":"; None: $KUBECONFIG, then ~/.kube/config
     preset: str | tuple[str, ...] = "gpu-operator"  # keys of PRESETS, whose sources are used in this order
     sources: tuple[PodSource, ...] = ()  # instead of the preset; on each node, the first with a ready pod is used
-    refresh: Duration = Duration(3600)  # a node is read again when its reading is older; from a log as that is printed
-    grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack one
-    command: tuple[str, ...] | None = None  # for sources that name none; None is that of the preset
+    refresh: Duration = Duration(3600)  # a node is read again when its reading is older (logs: as they are printed)
+    grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack it
+    command: tuple[str, ...] | None = None  # for sources without a command; None: that of the preset
     exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status, or for reading a log
-    exec_concurrency: int = 16  # nodes of one cluster that are read at the same time
+    exec_concurrency: int = 16  # nodes of one cluster read at the same time
     request_rate: float = 100.0  # API requests per second to one server; reduced on 429
     request_burst: int = 200  # API requests that may be sent in one burst
     node_selector: str = ""  # which nodes to watch; empty watches all
-    labels: bool = False  # name the GPUs of each node in its labels, gpuid.github.com/…
-    # What one API server may send and make us keep. Past a limit of a list or a watch the cluster is down
-    # (limit_exceeded); past one of an exec or a log that reading has failed. The defaults fit 10,000 nodes.
-    max_answer_size: Size = Size(32 << 20)  # an answer, decompressed; lists come in pages of 100 objects
-    max_error_size: Size = Size(64 << 10)  # what is read of the body of an error
+    labels: bool = False  # name each node's GPUs in its labels, gpuid.github.com/…
+    # Limits on what one API server may send and make us keep. Above a limit of a list or watch, the cluster is down
+    # (limit_exceeded); above one of an exec or log, that reading fails. The defaults suffice for 10,000 nodes.
+    max_answer_size: Size = Size(32 << 20)  # a response, decompressed; lists come in pages of 100 objects
+    max_error_size: Size = Size(64 << 10)  # read of an error's body
     max_list_pages: int = 1000
     max_objects: int = 30_000  # nodes, pods of each source, and ResourceSlices
-    max_object_size: Size = Size(4 << 20)  # a node, pod or slice as it is sent
-    max_kept_size: Size = Size(32 << 20)  # what is kept of all nodes, of the pods of each source, and of all slices
+    max_object_size: Size = Size(4 << 20)  # a node, pod or slice as sent
+    max_kept_size: Size = Size(32 << 20)  # kept of all nodes, of each source's pods, and of all slices
     max_gpus: int = 200_000
-    max_exec_size: Size = Size(8 << 20)  # what an exec sends, on all channels
-    max_exec_frames: int = 100_000  # that an exec sends, empty ones and pings included
-    max_log_size: Size = Size(8 << 20)  # what is read of a pod's log at once
-    loop_share: float = 0.25  # of the event loop's time on average, for what the API server sends
+    max_exec_size: Size = Size(8 << 20)  # sent by an exec, on all channels
+    max_exec_frames: int = 100_000  # sent by an exec, including empty ones and pings
+    max_log_size: Size = Size(8 << 20)  # read of a pod's log at a time
+    loop_share: float = 0.25  # average share of the event loop's time for one API server's data
 
     def __post_init__(self) -> None:
         """Reject values that no cluster can run with."""
@@ -110,7 +110,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(name)}")
         check_selector("node_selector", self.node_selector)
         if self.command is not None and not any(self.command[:1]):
-            raise ValueError("command: expected at least the name of a program")
+            raise ValueError("command: expected at least a program name")
         if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):
             raise ValueError("kubeconfig: expected a path")
 
@@ -121,10 +121,10 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def active_sources(self) -> tuple[PodSource, ...]:
-        """The configured sources, or else those of the presets, each with the command that it runs.
+        """The configured sources, or else those of the presets, each with its command.
 
-        A source's own command counts, then that of the cluster; in a preset it is the other way round, for what was
-        configured counts before what was not.
+        A configured source's own command takes precedence over the cluster's; in a preset it is the other way round,
+        because configured values take precedence over built-in ones.
         """
         if self.sources:
             return tuple(_with_command(source, source.command or self.command) for source in self.sources)
@@ -133,12 +133,12 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def scope(self) -> tuple[object, ...]:
-        """Which nodes and pods are watched: what two settings of one cluster have in common that are the same."""
+        """Which nodes and pods are watched; equal for two settings of a cluster that watch the same."""
         pods = ((source.namespace, source.selector, source.container, source.method) for source in self.active_sources)
         return (self.node_selector, *pods)
 
 
-@functools.lru_cache(maxsize=1024)  # sources are asked for after every step of the inventory
+@functools.lru_cache(maxsize=1024)  # cached: used after every step of the inventory
 def _with_command(source: PodSource, command: tuple[str, ...] | None) -> PodSource:
     if source.method is not SourceMethod.EXEC:
         return source
@@ -153,12 +153,12 @@ class ClusterSettings(DefaultSettings, frozen=True, kw_only=True):
     in_cluster: bool = False  # use the service account of the pod that gpuid runs in
 
     def __post_init__(self) -> None:
-        """Check how the keys fit together, and set the default of the name."""
+        """Check combinations of keys, and set the default name."""
         super().__post_init__()
         if self.in_cluster == (self.context is not None):
             raise ValueError('expected either context = "…" or in_cluster = true')
         if self.context == "":
-            raise ValueError("context: expected the name of a context")
+            raise ValueError("context: expected a context name")
         if not self.name:
             if self.context is None:
                 raise ValueError("name: required with in_cluster, which has no context to name the cluster after")
@@ -176,16 +176,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_ca_file: Path | None = None  # PEM; clients must present a certificate signed by it; reloaded too
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # contains the token that clients must send
-    external_url: str | None = None  # under which a proxy publishes it: scheme, host and path prefix
+    external_url: str | None = None  # where a proxy publishes it: scheme, host and path prefix
     header_timeout: Duration = Duration(10)  # from the first byte of a request, or the connection, to its last header
-    idle_timeout: Duration = Duration(120)  # that a connection is kept for another request
-    write_timeout: Duration = Duration(30)  # over which a client must take a response at 16 KiB/s or more
+    idle_timeout: Duration = Duration(120)  # for which an idle connection is kept open
+    write_timeout: Duration = Duration(30)  # over which a client must read a response at 16 KiB/s or more
     max_header_size: Size = Size(32 << 10)  # of the request line and all headers of one request
-    max_connections: int = 500  # at most half of the files that the process may open
+    max_connections: int = 500  # capped at half of the process's file descriptors
     max_connections_per_client: int = 250  # of one IPv4 address or IPv6 /64 network
 
     def __post_init__(self) -> None:
-        """Check the values, and how the keys fit together."""
+        """Check values and combinations of keys."""
         for key in _POSITIVE_SERVER_KEYS:
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key}: expected a value above zero")
@@ -210,7 +210,7 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_labels: tuple[str, ...] = ()  # Kubernetes node labels added to gpuid_node_info as label_…
 
     def __post_init__(self) -> None:
-        """Reject names that are no label names, or those of labels that gpuid sets."""
+        """Reject invalid label names and those that gpuid sets itself."""
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", self.cluster_label) or self.cluster_label.startswith("__"):
             raise ValueError(f"cluster_label: expected a Prometheus label name, got {quote(self.cluster_label)}")
         if self.cluster_label in _OWN_LABELS or self.cluster_label.startswith("label_"):
@@ -218,10 +218,10 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.cluster_label in _PROMETHEUS_LABELS:
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that Prometheus sets itself')
         if self.cluster_label.lower() in _PROMQL_WORDS:
-            raise ValueError(f'cluster_label: "{self.cluster_label}" is a word of PromQL')
+            raise ValueError(f'cluster_label: "{self.cluster_label}" is a PromQL keyword')
         for label in self.node_labels:
             if not is_label_key(label):
-                raise ValueError(f"node_labels: expected keys of Kubernetes labels, got {quote(label)}")
+                raise ValueError(f"node_labels: expected Kubernetes label keys, got {quote(label)}")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

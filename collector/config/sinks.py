@@ -23,8 +23,8 @@ _POSTGRES_URL_FORM = "url: expected postgresql://user@host:5432/database"
 class CommonSinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """The keys of every sink."""
 
-    emit: Literal["changes", "readings"] = "changes"  # a record per change, or per GPU of each reading
-    batch_records: int = 500  # a batch closes at this many records …
+    emit: Literal["changes", "readings"] = "changes"  # one record per change, or per GPU of each reading
+    batch_records: int = 500  # a batch is sent at this many records …
     batch_age: Duration = Duration(5)  # … or when its oldest record has waited this long
     backfill: bool = False  # a new sink gets the whole history first
 
@@ -42,21 +42,21 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
 
     url: str  # http or https; logs and errors show only its host
     token_file: Path | None = None  # sent as `Authorization: Bearer …`
-    token_env: str | None = None  # an environment variable instead of the file
+    token_env: str | None = None  # environment variable, instead of the file
     hmac_secret_file: Path | None = None  # signs `X-Timestamp` + "." + body, in X-Signature
     hmac_secret_env: str | None = None
     gzip: bool = False  # compress the body
-    ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    ca_file: Path | None = None  # PEM; trusted instead of the public CAs
     cert_file: Path | None = None  # PEM chain of the client certificate; reloaded when it changes
     key_file: Path | None = None  # PEM; default: the key is in cert_file
-    proxy: str | None = None  # http, https or socks5://host:port; "": none; default: HTTP_PROXY, … of the environment
+    proxy: str | None = None  # http, https or socks5://host:port; "": none; default: from HTTP_PROXY etc.
     connect_timeout: Duration = Duration(10)
     read_timeout: Duration = Duration(30)  # between two parts of the response
     write_timeout: Duration = Duration(30)  # between two parts of the request
     timeout: Duration = Duration(60)  # for the whole request
 
     def __post_init__(self) -> None:
-        """Check the keys and how they fit together."""
+        """Check values and combinations of keys."""
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "read_timeout", "write_timeout", "timeout"))
         _http_url("url", self.url)
@@ -67,45 +67,47 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
 
 
 class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
-    """An object per batch in S3 or a service with its API.
+    """An object per batch in S3 or an S3-compatible service.
 
     Credentials come from AWS's default chain: environment, profile, web identity (IRSA), pod identity, instance role.
     """
 
     bucket: str  # a name, or the ARN of an access point
-    prefix: str = ""  # of the keys of the objects, without slashes at its ends
+    prefix: str = ""  # of the object keys, without leading or trailing slash
     format: Literal["csv", "jsonl", "parquet"] = "csv"
-    columns: Literal["all", "go-gpuid", "peer"] = "all"  # csv: every field, or the seven of the Go gpuid; "peer" is old
-    header: bool = False  # csv: the first line names the columns
+    columns: Literal["all", "go-gpuid", "peer"] = (
+        "all"  # csv: every field, or the seven of the Go gpuid ("peer": old name)
+    )
+    header: bool = False  # csv: start with a header line
     gzip: bool = False  # csv and jsonl
     region: str | None = None  # default: from AWS_REGION or the profile
     profile: str | None = None  # of ~/.aws/config; default: AWS_PROFILE
     endpoint_url: str | None = None  # of an S3 service other than AWS
     path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
-    ca_file: Path | None = None  # PEM; trusted instead of the public authorities
-    proxy: str | None = None  # as that of a webhook
-    checksum: Literal["auto", "md5", "crc32", "none"] = "auto"  # "auto": MD5, or CRC32 where S3 takes no other
-    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: what the bucket is set to
+    ca_file: Path | None = None  # PEM; trusted instead of the public CAs
+    proxy: str | None = None  # like that of a webhook
+    checksum: Literal["auto", "md5", "crc32", "none"] = "auto"  # "auto": MD5, or CRC32 where S3 accepts no other
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: the bucket's setting
     kms_key_id: str | None = None  # key ID, alias or ARN; default: the S3 key of the account
     connect_timeout: Duration = Duration(10)
     read_timeout: Duration = Duration(30)
     timeout: Duration = Duration(60)  # for the whole upload, credentials included
 
     def __post_init__(self) -> None:
-        """Check the keys and how they fit together."""
+        """Check values and combinations of keys."""
         super().__post_init__()
         if self.columns == "peer":
             msgspec.structs.force_setattr(self, "columns", "go-gpuid")
         _above_zero(self, ("connect_timeout", "read_timeout", "timeout"))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]|arn:[^:\s]+:s3[^\s]*", self.bucket):
-            raise ValueError(f'bucket: expected the name of a bucket, got "{self.bucket}"')
+            raise ValueError(f'bucket: expected a bucket name, got "{self.bucket}"')
         if self.prefix != self.prefix.strip("/") or "//" in self.prefix or not self.prefix.isprintable():
-            raise ValueError('prefix: expected a path such as "gpus/serials", without slashes at its ends')
+            raise ValueError('prefix: expected a path such as "gpus/serials", without leading or trailing slash')
         if self.endpoint_url is not None:
             _http_url("endpoint_url", self.endpoint_url)
         _proxy(self.proxy)
         if self.format == "parquet" and self.gzip:
-            raise ValueError('gzip: not allowed with format = "parquet", which is compressed already')
+            raise ValueError('gzip: not allowed with format = "parquet", which is already compressed')
         if self.format != "csv" and (self.header or self.columns != "all"):
             raise ValueError('header and columns: only allowed with format = "csv"')
         if self.kms_key_id is not None and (self.sse is None or not self.sse.startswith("aws:kms")):
@@ -117,18 +119,18 @@ class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postg
 
     url: str  # postgresql://user@host:5432/database, without a password
     password_file: Path | None = None  # contains the password; read for each connection
-    password_env: str | None = None  # an environment variable instead of the file
+    password_env: str | None = None  # environment variable, instead of the file
     table: str = "serials"  # or schema.table
-    create_table: bool = False  # create the table, or add our columns to that of the Go gpuid
+    create_table: bool = False  # create the table, or add our columns to the Go gpuid's
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "require"
-    ca_file: Path | None = None  # PEM; must have signed the certificate of the server
+    ca_file: Path | None = None  # PEM; must have signed the server's certificate
     cert_file: Path | None = None  # PEM chain of the client certificate
     key_file: Path | None = None  # PEM; default: the key is in cert_file
     connect_timeout: Duration = Duration(10)
     statement_timeout: Duration = Duration(30)  # for each statement
 
     def __post_init__(self) -> None:
-        """Check the keys and how they fit together."""
+        """Check values and combinations of keys."""
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "statement_timeout"))
         _postgres_url(self.url)
@@ -176,7 +178,7 @@ def _http_url(key: str, url: str) -> None:
 
 
 def _has_letters(host: str) -> bool:
-    """Return whether what is not ASCII in a host is letters, digits and their marks, which alone names consist of."""
+    """Return whether the non-ASCII part of a host consists of letters, digits and marks, as names do."""
     return all(letter.isascii() or letter.isalnum() or unicodedata.category(letter)[0] == "M" for letter in host)
 
 

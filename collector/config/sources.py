@@ -1,4 +1,4 @@
-"""Where GPUs are read: the pods of a source, and the presets for the usual ways to install the device plugin."""
+"""Where GPUs are read: the pods of a source, and presets for common ways to install the device plugin."""
 
 import re
 from collections.abc import Mapping
@@ -20,46 +20,46 @@ _PLUGIN_CONTAINER = "nvidia-device-plugin-ctr"  # of NVIDIA's device plugin, in 
 class SourceMethod(StrEnum):
     """How the pods of a source are read."""
 
-    EXEC = "exec"  # by running a command in them
-    LOG = "log"  # from what they print
+    EXEC = "exec"  # run a command in them
+    LOG = "log"  # read their logs
 
 
 class PodSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Pods that see the GPUs of their node: where they are, and how they are read."""
+    """Pods that see their node's GPUs: where they are and how they are read."""
 
     namespace: str
     selector: str  # Kubernetes label selector; empty selects every pod of the namespace
-    container: str  # in which the command runs, or whose log is read
+    container: str  # where the command runs, or whose log is read
     method: SourceMethod = SourceMethod.EXEC
-    command: tuple[str, ...] = ()  # that exec runs; empty is that of the cluster
+    command: tuple[str, ...] = ()  # run by exec; empty: that of the cluster
 
     def __post_init__(self) -> None:
-        """Reject names and selectors that Kubernetes does not allow, and a command that nothing would run."""
+        """Reject names and selectors that Kubernetes does not allow, and commands that would not be run."""
         for key in ("namespace", "container"):
             if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
-                raise ValueError(f"{key}: expected a name that Kubernetes allows, got {quote(getattr(self, key))}")
+                raise ValueError(f"{key}: expected a valid Kubernetes name, got {quote(getattr(self, key))}")
         check_selector("selector", self.selector)
         if self.command and not self.command[0]:
-            raise ValueError("command: expected at least the name of a program")
+            raise ValueError("command: expected at least a program name")
         if self.command and self.method is SourceMethod.LOG:
-            raise ValueError('command: expected only with method = "exec"; with "log", the pod runs it itself')
+            raise ValueError('command: expected only with method = "exec"; with "log", the pod itself runs it')
 
     @property
     def name(self) -> str:
-        """What it is called in metrics, problems and the log: `namespace/selector`."""
+        """Its name in metrics, problems and the log: `namespace/selector`."""
         return f"{self.namespace}/{self.selector}"
 
 
 def check_selector(key: str, text: str) -> None:
-    """Reject what is no label selector: raises ValueError that begins with `key`."""
+    """Reject an invalid label selector with a ValueError that begins with `key`."""
     try:
         parse_selector(text)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
 
 
-# Each preset stays in one namespace, so that it needs no rights in another, which may not even exist; several presets
-# may be listed. docs/clusters.md says what each one fits, and what was tried.
+# Each preset uses one namespace, so that it needs no rights in others, which may not exist; several presets may be
+# listed. docs/clusters.md says what each is for and what was tried.
 PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
     {
         # NVIDIA/gpu-operator, assets/state-device-plugin/0500_daemonset.yaml (v26.7.0, a22dbf6): labels, container, and
@@ -162,7 +162,7 @@ PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
     }
 )
 
-# Pods of further installations, whose namespaces no preset has: `gpuid init` and `gpuid check` look for them, too.
+# Pods of other installations, in namespaces that no preset has: `gpuid init` and `gpuid check` also look for them.
 OTHER_SOURCES = (
     # NVIDIA/gpu-operator before v1.11.0 (assets/state-device-plugin/0400_device_plugin.yml of v1.8.2 and v1.10.1); from
     # v1.9.0 on, in the operator's namespace.

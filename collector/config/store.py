@@ -1,4 +1,4 @@
-"""The settings of the store, and the parsing of its URL."""
+"""The store's settings, and the parsing of its URL."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the history is kept, and for how long."""
 
     url: str = "sqlite:///var/lib/gpuid/gpuid.db"  # or postgresql://user@host:5432/database; ~ is the home directory
-    password_file: Path | None = None  # PostgreSQL: its content is the password, read at each connection
-    strict: bool = False  # SQLite: whether a damaged file ends the collector, instead of being renamed
+    password_file: Path | None = None  # PostgreSQL: contains the password; read for each connection
+    strict: bool = False  # SQLite: exit if the file is damaged, instead of renaming it
     retention: Duration | None = None  # history that ended longer ago is deleted; None keeps it forever
 
     def __post_init__(self) -> None:
-        """Reject values that no store can be opened with."""
+        """Reject values with which no store can be opened."""
         location = locate(self.url)
         if self.password_file is not None and isinstance(location, SqliteLocation):
             raise ValueError("password_file: only allowed with a postgresql:// url")
@@ -56,7 +56,7 @@ class PostgresLocation(NamedTuple):
 
 
 def locate(url: str) -> SqliteLocation | PostgresLocation:
-    """Return what the URL of a store names; ValueError never quotes the URL, because it may contain a password."""
+    """Return the location in a store's URL; ValueError never quotes the URL, since it may contain a password."""
     if found := re.fullmatch(r"sqlite:(?://)?(.+)", url):
         path = unquote(found[1].partition("?")[0])
         # SQLAlchemy writes an absolute path with four slashes, everything else with three.
@@ -64,8 +64,8 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
         if not path.startswith("//") and not path.endswith("/") and ":memory:" not in path and path != "~":
             try:
                 return SqliteLocation(Path(path).expanduser())
-            except RuntimeError:  # "~name" of nobody
-                raise ValueError("url: expected a path of a user with a home directory") from None
+            except RuntimeError:  # "~name" of an unknown user
+                raise ValueError("url: expected the path of a user with a home directory") from None
     elif url.startswith(("postgresql://", "postgres://")):
         try:
             login, hosts, path, query = split_postgres_url(url)
@@ -77,6 +77,6 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
                 'url: expected "postgresql://user@host:5432/database"; in a password / is %2F, ? is %3F, # is %23'
                 " and @ is %40, or use password_file"
             ) from None
-        connection_options(url)  # which refuses parameters that it does not know
+        connection_options(url)  # which rejects unknown parameters
         return location
     raise ValueError('url: expected "sqlite:///path/to/gpuid.db" or "postgresql://user@host:5432/database"')

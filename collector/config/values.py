@@ -1,4 +1,4 @@
-"""Types of values that TOML does not have, and how messages quote a value."""
+"""Value types that TOML lacks, and how messages quote a value."""
 
 import json
 import re
@@ -39,7 +39,7 @@ class Size(int):
         return cls(int(form[1]) * cls._UNITS[form[2]])
 
     def __str__(self) -> str:
-        """Return the size as it is written in a configuration, in its largest whole unit."""
+        """Return the size as written in a configuration, in the largest unit that fits evenly."""
         unit, scale = next((unit, scale) for unit, scale in reversed(self._UNITS.items()) if self % scale == 0)
         return f"{self // scale}{unit}" if self else "0B"
 
@@ -69,7 +69,7 @@ class Listen(str):
 
 
 def quote(value: object) -> str:
-    """Return a value as TOML writes it, in one line of at most 60 characters."""
+    """Return a value as in TOML, on one line of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
     return text if len(text) <= _QUOTE_LENGTH else f"{text[: _QUOTE_LENGTH - 1]}…"

@@ -131,11 +131,11 @@ def test_a_socket_is_named_by_a_parameter():
 @pytest.mark.parametrize("parameter", ["host=/run/x", "port=5433", "dbname=other", "user=other"])
 def test_what_libpq_would_let_win_over_the_rest_of_the_url_is_refused(parameter):
     name = parameter.partition("=")[0]
-    assert refusal(parameter) == f"url: {name} is given as a parameter and before it; keep one of the two"
+    assert refusal(parameter) == f"url: {name} is given both as a parameter and before the parameters; keep one of them"
 
 
 def test_a_service_is_refused_rather_than_understood_in_part():
-    assert "service is not supported; write what the service holds into the URL" in refusal("service=db")
+    assert "service is not supported; put the service's parameters into the URL" in refusal("service=db")
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,11 @@ class TestPaths:
         assert first(text).kubeconfig == "/etc/gpuid/a:/b:/home/bob/c"
 
     def test_a_store_in_an_unknown_home_is_refused_by_its_key(self) -> None:
-        expected = "url: expected a path of a user with a home directory"
+        expected = "url: expected the path of a user with a home directory"
         assert refusal(f'{CLUSTER}[store]\nurl = "sqlite:///~nobody-at-all/x.db"\n') == f"store.{expected}"
 
     def test_an_unknown_home_directory_is_refused_by_its_key(self) -> None:
-        expected = 'expected a path of a user with a home directory, got "~nobody-at-all/x"'
+        expected = 'expected the path of a user with a home directory, got "~nobody-at-all/x"'
         assert refusal(f'{CLUSTER}kubeconfig = "~nobody-at-all/x"\n') == f"clusters[0].kubeconfig: {expected}"
         text = f'[server]\nbearer_token_file = "~nobody-at-all/x"\n{CLUSTER}'
         assert refusal(text) == f"server.bearer_token_file: {expected}"
@@ -325,14 +325,14 @@ BAD = [
     (f'{CLUSTER}command = "smi"', "clusters[0].command: expected an array, got a string"),
     (f"{CLUSTER}command = [1]", "clusters[0].command[0]: expected a string, got a whole number"),
     (f"{CLUSTER}preset = 5", "clusters[0].preset: expected a string or an array, got a whole number"),
-    (f'{CLUSTER}command = [""]', "clusters[0].command: expected at least the name of a program"),
+    (f'{CLUSTER}command = [""]', "clusters[0].command: expected at least a program name"),
     (
         f'{CLUSTER}sources = [{{ namespace = "a", selector = "", container = "b", command = ["", "-q"] }}]',
-        "clusters[0].sources[0].command: expected at least the name of a program",
+        "clusters[0].sources[0].command: expected at least a program name",
     ),
     (
         f'{CLUSTER}sources = [{{ namespace = "a", selector = "", container = "b", command = [] }}]',
-        "clusters[0].sources[0].command: expected at least the name of a program",
+        "clusters[0].sources[0].command: expected at least a program name",
     ),
     (f"{CLUSTER}exec_concurrency = 1.5", "clusters[0].exec_concurrency: expected a whole number, got a number"),
     (f"{CLUSTER}loop_share = 1.5", "clusters[0].loop_share: expected at most 1, got 1.5"),
@@ -376,8 +376,8 @@ BAD = [
         f'[metrics]\ncluster_label = "field"\n{CLUSTER}',
         'metrics.cluster_label: "field" is a label that gpuid sets itself',
     ),
-    (f'[metrics]\ncluster_label = "NaN"\n{CLUSTER}', 'metrics.cluster_label: "NaN" is a word of PromQL'),
-    (f'[metrics]\ncluster_label = "by"\n{CLUSTER}', 'metrics.cluster_label: "by" is a word of PromQL'),
+    (f'[metrics]\ncluster_label = "NaN"\n{CLUSTER}', 'metrics.cluster_label: "NaN" is a PromQL keyword'),
+    (f'[metrics]\ncluster_label = "by"\n{CLUSTER}', 'metrics.cluster_label: "by" is a PromQL keyword'),
     (f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}', "server.basic_auth.bob: expected a bcrypt hash"),
     # Values that no cluster could run with
     *(
@@ -402,23 +402,23 @@ BAD = [
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = "c", method = "log", command = ["smi"]}}]',
-        'clusters[0].sources[0].command: expected only with method = "exec"; with "log", the pod runs it itself',
+        'clusters[0].sources[0].command: expected only with method = "exec"; with "log", the pod itself runs it',
     ),
-    (f"{CLUSTER}command = []", "clusters[0].command: expected at least the name of a program"),
+    (f"{CLUSTER}command = []", "clusters[0].command: expected at least a program name"),
     (f'{CLUSTER}kubeconfig = ":"', "clusters[0].kubeconfig: expected a path"),
-    ('[[clusters]]\ncontext = ""', "clusters[0].context: expected the name of a context"),
+    ('[[clusters]]\ncontext = ""', "clusters[0].context: expected a context name"),
     (f'{CLUSTER}sources = [{{namespace = "a"}}]', 'clusters[0].sources[0]: expected a key "selector" in the table'),
     (
         f'{CLUSTER}sources = [{{namespace = "", selector = "", container = "c"}}]',
-        'clusters[0].sources[0].namespace: expected a name that Kubernetes allows, got ""',
+        'clusters[0].sources[0].namespace: expected a valid Kubernetes name, got ""',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = ""}}]',
-        'clusters[0].sources[0].container: expected a name that Kubernetes allows, got ""',
+        'clusters[0].sources[0].container: expected a valid Kubernetes name, got ""',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "a/../b", selector = "", container = "c"}}]',
-        'clusters[0].sources[0].namespace: expected a name that Kubernetes allows, got "a/../b"',
+        'clusters[0].sources[0].namespace: expected a valid Kubernetes name, got "a/../b"',
     ),
     # Selectors
     (
@@ -455,7 +455,7 @@ BAD = [
     (f"{CLUSTER}in_cluster = true", 'clusters[0]: expected either context = "…" or in_cluster = true'),
     (
         "[[clusters]]\nin_cluster = true",
-        "clusters[0].name: required with in_cluster, which has no context to name the cluster after",
+        "clusters[0].name: required with in_cluster, because there is no context to name the cluster after",
     ),
     (f"{CLUSTER}{CLUSTER}", 'clusters: two clusters are named "prod"; rename one of them'),
     (
@@ -470,11 +470,11 @@ BAD = [
     (f"[defaults]\nsources = []\n{CLUSTER}", "defaults.sources: expected at least one source"),
     (
         f'[metrics]\nnode_labels = ["zone", "a b"]\n{CLUSTER}',
-        'metrics.node_labels: expected keys of Kubernetes labels, got "a b"',
+        'metrics.node_labels: expected Kubernetes label keys, got "a b"',
     ),
     (
         f'[metrics]\nnode_labels = ["a/b/c"]\n{CLUSTER}',
-        'metrics.node_labels: expected keys of Kubernetes labels, got "a/b/c"',
+        'metrics.node_labels: expected Kubernetes label keys, got "a/b/c"',
     ),
     (f'[server]\ntls_cert = "c"\n{CLUSTER}', "server: expected cert_file and key_file together"),
     (f'[server]\ntls_key = "k"\n{CLUSTER}', "server: expected cert_file and key_file together"),
@@ -562,7 +562,7 @@ context = "prod"
 
     def test_both_names_of_a_key_are_refused(self) -> None:
         both = self.OLD.replace('tls_cert = "tls.crt"', 'tls_cert = "tls.crt"\ncert_file = "tls.crt"')
-        assert refusal(both) == "server.tls_cert: is the old name of cert_file; remove one of the two"
+        assert refusal(both) == "server.tls_cert: is the old name of cert_file; remove one of them"
 
     @pytest.mark.parametrize("text", ["server = 1\n", "sinks = 1\n", "[sinks]\na = 1\n"])
     def test_tables_that_are_none_are_left_to_the_checks(self, text: str) -> None:
