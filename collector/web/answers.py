@@ -1,4 +1,4 @@
-"""The answers of the API: rows as JSON or CSV, in pages, and every answer compressed and tagged."""
+"""API responses: pages of rows as JSON or CSV, compressed and with ETags."""
 
 import functools
 import gzip
@@ -28,9 +28,9 @@ CSV_PART_ROWS = 500
 JSON_PART_ROWS = 200
 MIN_COMPRESSED_BYTES = 1024
 COMPRESSION_LEVEL = 5
-MAX_LINK_LENGTH = 4096  # characters of a Link header: what clients take; the body has `next` anyway
+MAX_LINK_LENGTH = 4096  # characters of a Link header that clients accept; the body has `next` anyway
 
-Pages = Callable[[Any, int], Awaitable[Listed[Any]]]  # returns the page behind a cursor, of at most so many rows
+Pages = Callable[[Any, int], Awaitable[Listed[Any]]]  # returns the page after a cursor, with at most this many rows
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -40,18 +40,18 @@ def asked(request: web.Request, operation: Operation) -> Query:
 
 
 def json_answer(value: object) -> web.Response:
-    """Return a value as a JSON response, with escapes for what does not print."""
+    """Return a value as a JSON response, with unprintable characters escaped."""
     return _json(printable_json(msgspec.json.encode(value)))
 
 
 def row_answer(row: msgspec.Struct, query: Query) -> web.Response:
-    """Return one row as JSON: all of it, or the columns that `fields` names."""
+    """Return one row as JSON, whole or only the columns in `fields`."""
     chosen = query["fields"]
     return json_answer(row if chosen is None else _part(row_object(row), chosen))
 
 
 async def answer(request: web.Request, query: Query, operation: Operation, page: Pages) -> web.StreamResponse:
-    """Answer with one page of rows and a Link to the next one; with all rows as CSV, if that is asked without limit."""
+    """Return one page of rows with a Link to the next; all rows if CSV is requested without limit."""
     as_csv = csv_asked(request, query)
     streams = as_csv and "limit" not in query
     try:
@@ -97,7 +97,7 @@ async def _pages(first: Listed[msgspec.Struct], page: Pages) -> AsyncIterator[li
 
 
 def csv_asked(request: web.Request, query: Query) -> bool:
-    """Return whether the rows are wanted as CSV: by `format`, or else by what is accepted."""
+    """Return whether CSV is requested, by `format` or else by the Accept header."""
     if "format" in query:
         return bool(query["format"] == "csv")
     accepted = weights(request.headers.get(hdrs.ACCEPT, ""))
@@ -105,7 +105,7 @@ def csv_asked(request: web.Request, query: Query) -> bool:
 
 
 def weights(header: str) -> dict[str, float]:
-    """Return what an Accept header names, in lower case, with how much it is wanted: 0 is not at all."""
+    """Return the names in an Accept header, in lower case, with their weights; 0 means not acceptable."""
     found: dict[str, float] = {}
     for one in header.lower().split(","):
         name, *parameters = (part.strip() for part in one.split(";"))
@@ -120,7 +120,7 @@ def weights(header: str) -> dict[str, float]:
 async def _stream_csv(
     request: web.Request, query: Query, kind: type[msgspec.Struct], pages: AsyncIterator[list[msgspec.Struct]]
 ) -> web.StreamResponse:
-    """Send all rows as CSV, however many there are: they are nowhere as a whole."""
+    """Stream all rows as CSV: they are never in memory all at once."""
     headers = {hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}", hdrs.CACHE_CONTROL: "private, no-cache"}
     if request.method == hdrs.METH_HEAD:
         return web.Response(content_type="text/csv", charset="utf-8", headers=headers)
@@ -140,7 +140,7 @@ async def _stream_csv(
 
 @web.middleware
 async def compressing(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Tag what is asked for below /api, and send it compressed, or not at all if the client has it already."""
+    """Add ETags below /api, compress responses, and answer 304 if the client's copy is current."""
     answer = await handler(request)
     below_api = local_path(request).startswith("/api/")
     if not below_api or request.method not in (hdrs.METH_GET, hdrs.METH_HEAD) or answer.status != 200:
@@ -153,7 +153,7 @@ async def compressing(request: web.Request, handler: _Handler) -> web.StreamResp
     answer.headers[hdrs.VARY] = f"{vary}, {hdrs.ACCEPT_ENCODING}" if vary else hdrs.ACCEPT_ENCODING
     wanted = weights(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
     zipped = wanted.get("gzip", wanted.get("*", 0.0)) > 0 and len(body) >= MIN_COMPRESSED_BYTES
-    # Not on the event loop: ten thousand rows are some megabytes.
+    # Not on the event loop: ten thousand rows take several megabytes.
     tag, sent = await anyio.to_thread.run_sync(functools.partial(_tagged, body, zipped=zipped))
     if _has_already(request, tag):
         kept = {name: answer.headers[name] for name in (hdrs.VARY, hdrs.CACHE_CONTROL)}
@@ -193,7 +193,7 @@ def _csv_columns(kind: type[msgspec.Struct], chosen: Sequence[str] | None) -> li
 
 
 def _part(row: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
-    """Return some columns of a row; of an object all fields, or those whose paths are chosen."""
+    """Return some columns of a row; of an object, all fields or those whose paths are chosen."""
     found: dict[str, Any] = {}
     for path in chosen:
         name, dot, field = path.partition(".")

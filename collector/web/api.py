@@ -1,4 +1,4 @@
-"""The JSON API of the fleet, now or `at` a time: clusters, nodes, GPUs and problems, in pages or one alone."""
+"""The JSON API of the fleet, now or `at` a time: clusters, nodes, GPUs and problems, as lists or single resources."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ from collector.web.query import Query
 __all__ = ["cluster", "clusters", "document", "gpu", "gpus", "node", "nodes", "problems"]
 
 MAX_NAMED = 10  # names in an error
-LOOKUP_NAME = "lookup"  # in a path, where a GPU's name stands otherwise
+LOOKUP_NAME = "lookup"  # in a path, in place of a GPU's name
 
 
 async def clusters(request: web.Request) -> web.StreamResponse:
-    """Return the clusters with their status and what is in them."""
+    """Return the clusters with their status and totals."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_CLUSTERS)
     if "at" in query:
         return await past_clusters(request, query)
@@ -64,7 +64,7 @@ async def cluster(request: web.Request) -> web.Response:
 
 
 async def nodes(request: web.Request) -> web.StreamResponse:
-    """Return the GPU nodes, read or not, and with `state` those that are gone."""
+    """Return the GPU nodes, read or not, and depending on `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_NODES)
     _check_recorded(query, ("condition", "model", "driver_version"))
     if "at" in query:
@@ -83,7 +83,7 @@ async def nodes(request: web.Request) -> web.StreamResponse:
 
 
 async def node(request: web.Request) -> web.Response:
-    """Return one GPU node, also one that is gone."""
+    """Return one GPU node, present or gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_NODE)
     if "at" in query:
         return await past_node(request, query)
@@ -91,13 +91,13 @@ async def node(request: web.Request) -> web.Response:
     entry = view.inventory.node(place)
     row = node_row(view, entry) if entry is not None else await gone_node(view, place)
     if row is None:
-        name = one_line(f'no GPU node "{place.node}" of a cluster "{place.cluster}"')
+        name = one_line(f'no GPU node "{place.node}" in the cluster "{place.cluster}"')
         raise web.HTTPNotFound(text=f"{name}. {await _searched(view, place.node)}")
     return row_answer(row, query)
 
 
 async def gpus(request: web.Request) -> web.StreamResponse:
-    """Return the GPUs, and with `state` those that are gone."""
+    """Return the GPUs, and depending on `state` those that are gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_GPUS)
     _check_recorded(query, ("driver_version",))
     if "at" in query:
@@ -116,16 +116,16 @@ async def gpus(request: web.Request) -> web.StreamResponse:
 
 
 async def gpu(request: web.Request) -> web.Response:
-    """Return one GPU, also one that is gone."""
+    """Return one GPU, present or gone."""
     view, query = request.app[COLLECTOR], asked(request, operations.GET_GPU)
     if query["id"] == LOOKUP_NAME:
-        text = "expected POST: a look-up has its ids in the body"
+        text = "expected POST, with the ids in the body"
         raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=text)
     if "at" in query:
         return await past_gpu(request, query)
     name = query["id"]
     rows: list[GpuRow] = []
-    for reading in dict.fromkeys((name, *parse_term(name).readings)):  # as it is, then as a sticker has it
+    for reading in dict.fromkeys((name, *parse_term(name).readings)):  # as given, then as on a sticker
         found: list[Placement] = view.inventory.find(uuid=reading) or view.inventory.find(serial=reading)
         rows = [gpu_row(view, one) for one in sorted(found, key=lambda one: one.claim)] or await gone_gpu(view, reading)
         if rows:
@@ -134,15 +134,15 @@ async def gpu(request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=f'no GPU has the UUID or serial "{one_line(name)}". {await _searched(view, name)}')
     uuids = list(dict.fromkeys(row.uuid for row in rows))
     if len(uuids) > 1:
-        text = f"{len(uuids)} GPUs have this serial, ask for one by its UUID: {enumerated(uuids, MAX_NAMED)}"
+        text = f"{len(uuids)} GPUs have this serial; use the UUID of one of them: {enumerated(uuids, MAX_NAMED)}"
         raise coded(web.HTTPConflict(text=text), Code.AMBIGUOUS)
     return row_answer(rows[0], query)
 
 
 async def problems(request: web.Request) -> web.StreamResponse:
-    """Return what is wrong, the worst first; filtered by cluster, only the problems of these clusters.
+    """Return the problems, worst first; filtered by cluster, only those of these clusters.
 
-    A cluster that is not configured is refused: it has no problems, and nobody looks after it.
+    A cluster that is not configured is rejected: it would have no problems because nothing watches it.
     """
     view, query = request.app[COLLECTOR], asked(request, operations.LIST_PROBLEMS)
     filters = query.filters
@@ -164,15 +164,15 @@ async def problems(request: web.Request) -> web.StreamResponse:
 async def document(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
     asked(request, operations.OPENAPI)
-    servers = [{"url": public_url(request).prefix or "/"}]  # a path alone, which keeps the host that was asked
+    servers = [{"url": public_url(request).prefix or "/"}]  # only a path, so that the client keeps its host
     return json_answer(openapi() | {"servers": servers})
 
 
 def _check_recorded(query: Query, now_only: tuple[str, ...]) -> None:
-    """Refuse filters that only the present can answer, where the past is asked for."""
+    """Reject filters that only apply to the present when the past is requested."""
     name = next((one for one in now_only if one in query), None)
     if name is not None and ("at" in query or query["state"] in ("gone", "all")):
-        raise InvalidParameterError(name, "expected none with at, state=gone or state=all: it is not recorded")
+        raise InvalidParameterError(name, "not allowed with at, state=gone or state=all: it is not recorded")
 
 
 def _check_clusters(view: CollectorView, filters: Filters) -> None:
@@ -183,12 +183,12 @@ def _check_clusters(view: CollectorView, filters: Filters) -> None:
 
 
 def _of_state(query: Query, present: Pages, gone: Pages) -> Pages:
-    """Return what lists the rows of the `state` that is asked for."""
+    """Return the function that lists rows of the requested `state`."""
     state = query["state"]
     if state not in ("gone", "all"):
         return present
     if "sort" in query:
-        raise InvalidParameterError("sort", f"expected none with state={state}, whose rows come in a fixed order")
+        raise InvalidParameterError("sort", f"not allowed with state={state}, whose rows have a fixed order")
     if state == "gone":
         return gone
 
@@ -207,7 +207,7 @@ def _of_state(query: Query, present: Pages, gone: Pages) -> Pages:
     return both
 
 
-_GONE = "gone"  # in the cursor of a list of present and gone ones that has come to the gone ones
+_GONE = "gone"  # in the cursor of a list of both that has reached the gone ones
 
 
 def _filters(query: Query) -> Filters:
@@ -216,6 +216,6 @@ def _filters(query: Query) -> Filters:
 
 
 async def _searched(view: CollectorView, name: str) -> str:
-    """Return what was searched for something that was not found."""
+    """Return where the search for something not found looked."""
     found = await lookup(view, [parse_term(name, 1)], most=1)
     return " ".join(describe_searched(found.searched))

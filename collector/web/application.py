@@ -1,4 +1,4 @@
-"""Which handler answers which path, and the headers that every answer carries."""
+"""The routes of the HTTP server, and the headers of every response."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -47,8 +47,8 @@ def application(
     app.on_response_prepare.append(_add_headers)
     app[EXTERNAL_URL] = external = PublicUrl.parse(server.external_url) if server.external_url else None
     pages.add_to(app, limits)
-    # A proxy may leave the prefix of the public URL in the path, or take it away; `find_below_prefix` does the same
-    # for a prefix that only the request names.
+    # A proxy may keep or strip the prefix of the public URL; `find_below_prefix` handles a prefix known only from
+    # the request.
     for prefix in {"", external.prefix if external else ""}:
         app.router.add_routes(
             [web.get(f"{prefix}{path}", handler, allow_head=path != pages.STREAM) for path, handler in ROUTES.items()]
@@ -82,13 +82,13 @@ ROUTES: dict[str, _Handler] = {
     "/api/v1/suggest": lookup.suggestions,
 }
 
-# What is asked by POST, since ids in thousands fit into no address; they change nothing.
+# Queries by POST, since thousands of ids do not fit into a URL; they change nothing.
 LOOKUPS: dict[str, _Handler] = {
     "/lookup": pages.lookup,
     "/api/v1/gpus/lookup": lookup.lookup,
 }
 
-# All that writes anything; each handler refuses who has not authenticated.
+# All writes; each handler rejects unauthenticated clients.
 WRITES: tuple[tuple[str, str, _Handler], ...] = (
     ("PUT", "/api/v1/gpus/{id}/mark", marks.set_mark),
     ("DELETE", "/api/v1/gpus/{id}/mark", marks.remove_mark),
@@ -97,11 +97,11 @@ WRITES: tuple[tuple[str, str, _Handler], ...] = (
 
 @web.middleware
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Return every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
+    """Return every error as one line, JSON below /api and text elsewhere; browsers get a page."""
     below_api = local_path(request).startswith("/api/")
-    request[IN_API] = below_api  # for what no handler catches
+    request[IN_API] = below_api  # for errors that no handler catches
     try:
-        if "\0" in request.path or "\0" in request.query_string:  # no name has one, and PostgreSQL takes none
+        if "\0" in request.path or "\0" in request.query_string:  # no name contains one, and PostgreSQL rejects it
             raise web.HTTPBadRequest(text="expected text without null characters")
         return await handler(request)
     except StoreError as caught:
@@ -110,19 +110,19 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         error = caught
         if error.status < 400:
             raise
-    if request.writer.output_size > 0:  # of an answer that has begun, only a broken connection says that it failed
+    if request.writer.output_size > 0:  # once a response has started, only a broken connection can signal failure
         log.warning(
-            "answer broken off", extra={"path": one_line(request.path, 200), "reason": one_line(error.text or "")}
+            "response aborted", extra={"path": one_line(request.path, 200), "reason": one_line(error.text or "")}
         )
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the answer has begun already") from error
+        raise ConnectionResetError("the response has already started") from error
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
     if below_api:
         return problem_response(error, headers)
-    line = one_line(error.text or error.reason)  # it may repeat what was asked for
+    line = one_line(error.text or error.reason)  # it may quote the request
     if pages.wants_page(request):
         answer = await pages.error_page(request, error)
         answer.headers.update(headers)
@@ -135,6 +135,6 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     if local_path(request) == pages.SCAN and response.status == 200:
         response.headers["Permissions-Policy"] = CAMERA_POLICY
     if local_path(request).startswith("/static/") and response.status == 200:
-        # The address of a packaged file changes with its content.
+        # The URL of a packaged file changes with its content.
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
     response.headers.setdefault("Cache-Control", "no-store")

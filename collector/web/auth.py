@@ -22,21 +22,21 @@ from collector.web.public_url import local_path
 
 __all__ = ["ADMITTED", "USER", "authentication"]
 
-# A function that returns whether a request carries valid credentials, which may take a while to check.
+# Returns whether a request carries valid credentials, which may take a while to check.
 ADMITTED = web.RequestKey("admitted", functools.partial[Coroutine[Any, Any, bool]])
 
-# Who has authenticated: the name of a user, or BEARER; empty where anybody is admitted.
+# The authenticated user: a name, or BEARER; empty if no authentication is configured.
 USER = web.RequestKey("user", str)
 
 log = logging.getLogger(__name__)
 
-BEARER = "bearer token"  # whose owners nobody can tell apart
+BEARER = "bearer token"  # its owners cannot be distinguished
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # a kubelet's probe has no credentials
-CACHE_SECONDS = 300.0  # for which a password that was correct is not hashed again
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # kubelet probes have no credentials
+CACHE_SECONDS = 300.0  # for which a correct password is not hashed again
 CACHE_SIZE = 1000  # correct credentials
-MAX_PENDING_CHECKS = 8  # different credentials that wait for their hashing
-MAX_PASSWORD_BYTES = 72  # bcrypt ignores the rest, or refuses it
+MAX_PENDING_CHECKS = 8  # different credentials waiting to be hashed
+MAX_PASSWORD_BYTES = 72  # bcrypt ignores or rejects the rest
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,7 +60,7 @@ def authentication(server: ServerSettings) -> Any:
 
 
 class _PasswordCheck:
-    """One hashing, shared by all requests that arrive with the same credentials meanwhile."""
+    """One hash computation, shared by all concurrent requests with the same credentials."""
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
@@ -74,7 +74,7 @@ class _Authenticator:
         self._token_file = server.bearer_token_file
         self._open = not self._users and self._token_file is None
         self.challenge = 'Basic realm="gpuid", charset="UTF-8"' if self._users else 'Bearer realm="gpuid"'
-        self._hashing = anyio.CapacityLimiter(1)  # bcrypt is slow on purpose; a guesser gets one core at most
+        self._hashing = anyio.CapacityLimiter(1)  # bcrypt is deliberately slow; guessing can use one core at most
         self._key = secrets.token_bytes(32)
         self._checks: dict[bytes, _PasswordCheck] = {}  # by keyed hash of the credentials
         self._correct: dict[bytes, float] = {}  # keyed hash of correct credentials -> until when they are cached
@@ -83,7 +83,7 @@ class _Authenticator:
         return await self.identify(authorization) is not None
 
     async def identify(self, authorization: str) -> str | None:
-        """Return who sent a header, as USER has it; None for nobody who is admitted."""
+        """Return the user of an Authorization header, for USER; None if it is not valid."""
         if self._open:
             return ""
         scheme, _, credentials = authorization.partition(" ")
@@ -105,7 +105,7 @@ class _Authenticator:
         return bool(expected) and hmac.compare_digest(token.encode(errors="surrogateescape"), expected.encode())
 
     async def _user(self, credentials: str) -> str | None:
-        """Return whose password it is; None if it is nobody's."""
+        """Return the user with this password; None if there is none."""
         try:
             user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
         except ValueError:  # not base64, or not UTF-8
@@ -114,7 +114,7 @@ class _Authenticator:
         now = time.monotonic()
         if self._correct.get(digest, 0.0) > now:
             return user
-        # A user that does not exist must take as long as a wrong password.
+        # An unknown user must take as long as a wrong password.
         expected = self._users.get(user) or next(iter(self._users.values()))
         correct = await self._check(digest, password.encode()[:MAX_PASSWORD_BYTES], expected.encode())
         if not correct or user not in self._users:
@@ -125,7 +125,7 @@ class _Authenticator:
         return user
 
     async def _check(self, digest: bytes, password: bytes, expected: bytes) -> bool:
-        """Return whether a password is correct; raises HTTPTooManyRequests when too many others are being checked."""
+        """Return whether a password is correct; raises HTTPTooManyRequests if too many others are being checked."""
         if (check := self._checks.get(digest)) is None:
             if len(self._checks) >= MAX_PENDING_CHECKS:
                 raise web.HTTPTooManyRequests(
@@ -134,7 +134,7 @@ class _Authenticator:
             check = self._checks[digest] = _PasswordCheck()
         check.requests += 1
         try:
-            async with check.lock:  # the next request takes over when one is cancelled
+            async with check.lock:  # the next request takes over if one is cancelled
                 if check.correct is None:
                     check.correct = await anyio.to_thread.run_sync(
                         bcrypt.checkpw, password, expected, limiter=self._hashing

@@ -1,4 +1,4 @@
-"""The connections of the HTTP server: accepted, limited in number and in time, and ended when a client is too slow."""
+"""The HTTP server's connections: accepted, limited in number and time, and closed if a client is too slow."""
 
 import asyncio
 import contextlib
@@ -30,22 +30,22 @@ __all__ = ["Connections"]
 
 log = logging.getLogger(__name__)
 
-MIN_WRITE_RATE = 16 << 10  # bytes a second that a client must take of what waits for it, or it is disconnected
-MAX_UNSENT_BYTES = 128 << 10  # that the kernel holds of one connection, or slow readers would take its memory
-LINGER_SECONDS = 5.0  # that the rest of a request's body may take, which no handler wants
-TLS_CLOSE_SECONDS = 5.0  # that a client has to confirm the end of a TLS connection
-ACCEPT_PAUSE_SECONDS = 0.05  # when the process has no file descriptor left
-EVICTED_WITHOUT_FILES = 8  # connections that are ended then
+MIN_WRITE_RATE = 16 << 10  # bytes per second at which a client must read, or it is disconnected
+MAX_UNSENT_BYTES = 128 << 10  # buffered by the kernel per connection, so that slow readers do not exhaust its memory
+LINGER_SECONDS = 5.0  # for the rest of a request body that no handler reads
+TLS_CLOSE_SECONDS = 5.0  # for a client to confirm the end of a TLS connection
+ACCEPT_PAUSE_SECONDS = 0.05  # if the process is out of file descriptors
+EVICTED_WITHOUT_FILES = 8  # connections closed then
 
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what the kernel still holds, and sends a reset
-_TCP_NOTSENT_LOWAT = 25  # Linux; Python knows its name from 3.12 on
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing discards what the kernel still buffers and sends a reset
+_TCP_NOTSENT_LOWAT = 25  # Linux; named in Python since 3.12
 _ACKED_OFFSET = 120  # of tcpi_bytes_acked in Linux' struct tcp_info
 _HEAD_END = b"\r\n\r\n"
 _TOO_LARGE_TEXT = (
     "the address and headers of a request are limited by server.max_header_size; "
-    "ids in hundreds go into the body of a POST to /api/v1/gpus/lookup\n"
+    "to look up many ids, POST them to /api/v1/gpus/lookup\n"
 )
 _TOO_LARGE = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nServer: gpuid\r\nConnection: close\r\n"
@@ -56,9 +56,9 @@ _TOO_LARGE = (
 class Connections:
     """All connections of one server.
 
-    New ones are always accepted: at a limit, they take the place of an old one. It is one of the client that has most,
-    and of these one that waits for a request rather than one that is being answered, and then the oldest. So a client
-    that opens connections without an end closes its own, and a probe or scrape is answered meanwhile.
+    New connections are always accepted: at a limit, they replace an old one, taken from the client with the most
+    connections, idle ones first, then the oldest. A client that keeps opening connections thus closes its own, and
+    probes and scrapes are still answered.
     """
 
     def __init__(self, server: web.Server, settings: ServerSettings, tls: SSLContext | None, logger: logging.Logger):
@@ -74,16 +74,16 @@ class Connections:
         self._no_files = False
         if self.limit < settings.max_connections:
             log.warning(
-                "server.max_connections reduced: the process may open too few files",
+                "server.max_connections reduced: the limit of open files is too low",
                 extra={"max_connections": settings.max_connections, "limit": self.limit},
             )
 
     def __len__(self) -> int:
-        """Return how many there are, those that still shake hands included."""
+        """Return the number of connections, including those still in their TLS handshake."""
         return len(self._open)
 
     async def serve(self, listeners: Sequence[socket.socket], sweep_interval: float) -> None:
-        """Accept connections until cancelled, and end those that are too slow."""
+        """Accept connections until cancelled, and close those that are too slow."""
         async with anyio.create_task_group() as tasks:
             for listener in listeners:
                 tasks.start_soon(self._accept, listener, tasks)
@@ -92,14 +92,14 @@ class Connections:
                 self.sweep()
 
     def sweep(self) -> None:
-        """End the connections that have used up their time."""
+        """Close the connections that have used up their time."""
         now = time.monotonic()
         for connection in list(self._open):
             if connection.is_overdue(now):
                 self._end(connection)
 
     def forget(self, connection: "_Connection") -> None:
-        """Take a connection that is closed, or about to be, out of the count."""
+        """Remove a connection that is closed, or about to be, from the count."""
         if connection in self._open:
             self._open.remove(connection)
             self._counts[connection.client] -= 1
@@ -117,7 +117,7 @@ class Connections:
                     await anyio.sleep(ACCEPT_PAUSE_SECONDS)
                 elif error.errno in _NO_LISTENER:
                     raise
-                continue  # the others are errors of one client, which accept(2) reports
+                continue  # accept(2) also reports errors of a single client
             self._no_files = False
             client = _client(address[0])
             self._make_room(client)
@@ -125,7 +125,7 @@ class Connections:
             self._open.add(connection)
             self._counts[client] += 1
             tasks.start_soon(self._begin, connection)
-            await anyio.lowlevel.checkpoint()  # accepting again and again would leave no turn to those accepted
+            await anyio.lowlevel.checkpoint()  # accepting without a pause would starve the accepted ones
 
     async def _begin(self, connection: "_Connection") -> None:
         """Hand a socket to the event loop, with TLS after its handshake."""
@@ -140,8 +140,8 @@ class Connections:
             try:
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: connection, connection.sock, **options)
-            except OSError as error:  # the client's doing: it hung up or speaks no TLS
-                log.debug("connection refused: %s", error)
+            except OSError as error:  # the client hung up or does not speak TLS
+                log.debug("connection rejected: %s", error)
                 connection.drop()
             except BaseException:
                 connection.drop()
@@ -173,7 +173,7 @@ class Connections:
 
 
 class _Connection(web.RequestHandler):
-    """One connection from its acceptance on."""
+    """One accepted connection."""
 
     def __init__(
         self, server: web.Server, connections: Connections, sock: socket.socket, client: str, logger: logging.Logger
@@ -191,34 +191,34 @@ class _Connection(web.RequestHandler):
         )
         self.client = client
         self.sock = sock
-        self.beginning: anyio.CancelScope | None = None  # until the socket is the event loop's
+        self.beginning: anyio.CancelScope | None = None  # until the event loop owns the socket
         self._connections = connections
         self._settings = settings
         self._accepted = self._idle_since = time.monotonic()
-        self._head_since: float | None = None  # since when a part of a request's head is here
+        self._head_since: float | None = None  # since when part of a request's head has been here
         self._head_bytes = 0
         self._last_bytes = b""
         self._output: asyncio.Transport | None = None  # `transport` is None before all is sent
-        self._waits: tuple[float, int] | None = None  # since when output waits, and what had been taken then
+        self._waits: tuple[float, int] | None = None  # since when output waits, and how much was read then
         _set_options(sock, settings.write_timeout)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read requests."""
+        """Start reading requests."""
         self._output = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Cancel what is done for the client."""
+        """Cancel the work for the client."""
         self._connections.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client sent, unless it is too much for the head of one request."""
+        """Parse received data, unless it exceeds the limit for a request's head."""
         before = self._request_count
         super().data_received(data)
         self._last_bytes = (self._last_bytes + data)[-len(_HEAD_END) :]
         if self._request_count != before or self._is_answering or self._is_between:
-            # What follows the last head, if anything, is a body or the beginning of another head.
+            # Anything after the last head is a body or the start of another head.
             self._head_since = None if self._last_bytes == _HEAD_END else time.monotonic()
             self._head_bytes = 0
             return
@@ -235,7 +235,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that no handler answered; nobody is to blame when the client has hung up meanwhile."""
+        """Answer a request that no handler answered; a client that has hung up is not an error."""
         gone = self.transport is None or self.transport.is_closing()
         if gone and isinstance(exc, (ConnectionError, TimeoutError, web.RequestPayloadError)):
             raise ConnectionResetError("the client hung up") from exc
@@ -244,7 +244,7 @@ class _Connection(web.RequestHandler):
             response.set_status(431)
             response.text = _TOO_LARGE_TEXT
         elif status >= HTTPStatus.INTERNAL_SERVER_ERROR and request.get(IN_API):
-            error = web.HTTPInternalServerError(text="this collector made a mistake, which its log describes")
+            error = web.HTTPInternalServerError(text="internal error; see the collector's log")
             response = problem_response(error, {})
             response.force_close()
         response.headers.update(SECURITY_HEADERS)
@@ -252,7 +252,7 @@ class _Connection(web.RequestHandler):
 
     @property
     def worth(self) -> tuple[int, float]:
-        """How much its loss would hurt, and since when it is what it is; the least of all is ended first."""
+        """The sort key for closing: how much its loss would matter and how old it is; the least is closed first."""
         if self._is_answering:
             return (2, self._accepted)
         if self._request_count and self._head_since is None:
@@ -274,7 +274,7 @@ class _Connection(web.RequestHandler):
         return now - self._idle_since > self._settings.idle_timeout
 
     def end(self) -> None:
-        """Close it at once, whatever waits to be sent."""
+        """Close it immediately, discarding unsent data."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self.beginning is not None:
@@ -294,7 +294,7 @@ class _Connection(web.RequestHandler):
 
     @property
     def _is_between(self) -> bool:
-        """Whether a request is about to be handled, or was: what comes is its body, which aiohttp may only drop."""
+        """Whether a request's head is complete: what follows is its body, which aiohttp may drop."""
         return self._request_count > 0 and self._waiter is None
 
     def _is_slow_reader(self, now: float, unsent: int) -> bool:
@@ -306,12 +306,12 @@ class _Connection(web.RequestHandler):
         if now - since < self._settings.write_timeout:
             return False
         self._waits = (now, taken)
-        if acknowledged is None:  # what is left may have been taken and written again, unless it is just as much
+        if acknowledged is None:  # an unchanged amount left means no progress
             return taken == before
         return taken - before < MIN_WRITE_RATE * self._settings.write_timeout
 
     def _unsent(self) -> int:
-        """Return how many bytes the client has not taken yet."""
+        """Return how many bytes the client has not read yet."""
         if self._output is None:
             return 0
         waiting = self._output.get_write_buffer_size()
@@ -320,7 +320,7 @@ class _Connection(web.RequestHandler):
         return waiting
 
     def _acknowledged(self) -> int | None:
-        """Return how many bytes the client has taken so far; None if the kernel does not say."""
+        """Return how many bytes the client has read so far; None if the kernel does not report it."""
         with contextlib.suppress(OSError, ValueError):
             info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
             if len(info) >= _ACKED_OFFSET + 8:  # an old kernel, or a sandbox's own, returns less
@@ -329,14 +329,14 @@ class _Connection(web.RequestHandler):
 
 
 def _set_options(sock: socket.socket, write_timeout: float) -> None:
-    """Let the kernel hold little, and give up a client that takes nothing even after we have closed."""
-    with contextlib.suppress(OSError):  # precautions, which a kernel may refuse
+    """Limit the kernel's buffers, and drop a client that reads nothing even after we closed."""
+    with contextlib.suppress(OSError):  # precautions that a kernel may not support
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(write_timeout * 1000)))
 
 
 def _client(host: str) -> str:
-    """Return whom an address belongs to: with IPv6, everybody has at least a /64 network."""
+    """Return the client of an address: with IPv6, every client has at least a /64 network."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""Where pages of the API's lists ended that are kept in the store: opaque text, which stays good while rows come."""
+"""Cursors of the API's lists from the store: opaque text that stays valid while rows are added."""
 
 import re
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _CHANGE = re.compile(r"(\d{1,18})(?:-(\d{1,15}(?:\.\d{1,20})?))?", re.ASCII)
 
 
 class ChangeCursor(NamedTuple):
-    """The last change of a page; or one whose id alone is known, behind which a client asks for what is new."""
+    """The last change of a page, or one known only by id, after which a client asks for newer ones."""
 
     id: int
     time: float | None  # Unix seconds
@@ -29,7 +29,7 @@ class ChangeCursor(NamedTuple):
 
     @property
     def moment(self) -> float:
-        """The time, for a page in the order of time; raises ValueError where it is not known."""
+        """The time, for a page sorted by time; raises ValueError if unknown."""
         if self.time is None:
             raise ValueError(EXPECTED_NEXT)
         return self.time

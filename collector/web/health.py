@@ -1,4 +1,4 @@
-"""Liveness and readiness: whether the collector runs, and whether it has a first answer of every cluster."""
+"""Liveness and readiness: whether the collector runs, and whether every cluster has given a first answer."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ __all__ = ["READINESS", "Readiness", "healthz", "readyz"]
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    """Return ok, which proves that the event loop runs."""
+    """Return ok, which shows that the event loop runs."""
     return web.Response(text="ok\n")
 
 
 async def readyz(request: web.Request) -> web.Response:
     """Return 200 as soon as every cluster has given a first answer, good or bad.
 
-    `?verbose` lists the clusters, and what is wrong with the configuration and the store.
+    `?verbose` lists the clusters and the problems of the configuration and the store.
 
-    Once ready, it stays ready: a cluster that is added later must not take the others' series away.
+    Once ready, it stays ready: a cluster added later must not make the others' series disappear.
     """
     collector = request.app[COLLECTOR]
     readiness = request.app[READINESS]
@@ -52,7 +52,7 @@ def _config_lines(status: ConfigStatus) -> Iterator[str]:
     if not status.ok:
         yield f"[-]configuration {'rejected' if status.readable else 'unreadable'}: {status.error}"
     if status.restart:
-        yield f"[-]configuration restart required: changes of {status.tables} take effect at the next start"
+        yield f"[-]configuration restart required: changes to {status.tables} take effect after a restart"
 
 
 def _line(name: str, status: ClusterStatus | None) -> str:
@@ -71,5 +71,5 @@ def _store_lines(store: StoreStatus, lead: LeadStatus | None) -> list[str]:
         return [*lines, "[+]store leader: this collector"]
     return [
         *lines,
-        f"[+]store leader: {lead.holder or 'unknown'}" if lead.has_leader else "[-]store no collector leads",
+        f"[+]store leader: {lead.holder or 'unknown'}" if lead.has_leader else "[-]store no leader",
     ]

@@ -1,4 +1,4 @@
-"""The history in the JSON API: where a GPU was, what was in a node, and what changed."""
+"""The history in the JSON API: a GPU's places, a node's GPUs, and changes."""
 
 from collections.abc import Awaitable, Callable
 
@@ -22,7 +22,7 @@ __all__ = ["changes", "gpu", "node"]
 
 
 async def gpu(request: web.Request) -> web.StreamResponse:
-    """Return every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest."""
+    """Return every place of the GPUs with a UUID or serial or in a chassis, current ones first, then newest first."""
     query = asked(request, operations.GPU_HISTORY)
 
     async def found(after: Position | None, limit: int) -> list[PastPlacement]:
@@ -32,7 +32,7 @@ async def gpu(request: web.Request) -> web.StreamResponse:
 
 
 async def node(request: web.Request) -> web.StreamResponse:
-    """Return every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
+    """Return every GPU that was ever in a node; `?cluster=` selects among nodes of the same name."""
     query = asked(request, operations.NODE_HISTORY)
 
     async def found(after: Position | None, limit: int) -> list[PastPlacement]:

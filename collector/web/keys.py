@@ -1,4 +1,4 @@
-"""What every handler finds in the application: the collector, and what is derived from it for all requests."""
+"""The application keys shared by all handlers: the collector and what is derived from it."""
 
 from aiohttp import web
 

@@ -1,4 +1,4 @@
-"""How much time and how many connections the HTTP server grants; other values than these are for tests."""
+"""Limits on time and connections of the HTTP server; only tests use other values."""
 
 import msgspec
 
@@ -8,11 +8,11 @@ __all__ = ["DEFAULT_LIMITS", "HttpLimits"]
 class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one server; times are in seconds."""
 
-    shutdown_timeout: float = 5.0  # that answers under way may take when the server stops
-    certificate_check_interval: float = 10.0  # between two looks at the certificate files
-    sweep_interval: float = 1.0  # between two looks for connections that are too slow
+    shutdown_timeout: float = 5.0  # for responses in progress when the server stops
+    certificate_check_interval: float = 10.0  # between two checks of the certificate files
+    sweep_interval: float = 1.0  # between two checks for connections that are too slow
     max_streams: int = 100  # of changes, at the same time
-    stream_heartbeat: float = 10.0  # after which a stream sends a message in any case
+    stream_heartbeat: float = 10.0  # after which a stream sends a message even without changes
     max_stream_time: float = 600.0  # after which a browser must connect again, and authenticate again
 
 

@@ -1,4 +1,4 @@
-"""The look-up in the JSON API: many ids at once, and suggestions while somebody types."""
+"""The look-up in the JSON API: many ids at once, and suggestions while typing."""
 
 import anyio.to_thread
 import msgspec
@@ -24,10 +24,10 @@ __all__ = ["lookup", "suggestions"]
 
 
 async def lookup(request: web.Request) -> web.Response:
-    """Return what each of up to 10,000 ids names, in their order, those that name nothing as well.
+    """Look up to 10,000 ids up, and return a result for each in order, including those not found.
 
-    The body is JSON, `{"ids": [...]}`, each of which is one id, or text in any separation. The answer is JSON, or with
-    `format=csv` or `Accept: text/csv` a CSV file with a row for each match.
+    The body is JSON, `{"ids": [...]}` with one id each, or text with any separators. The response is JSON or, with
+    `format=csv` or `Accept: text/csv`, a CSV file with a row per match.
     """
     as_csv = csv_asked(request, asked(request, operations.LOOK_UP_GPUS))
     terms = await _terms(request)
@@ -39,7 +39,7 @@ async def lookup(request: web.Request) -> web.Response:
 
 
 async def suggestions(request: web.Request) -> web.Response:
-    """Return what the text in `q` may become, with the path of the page of each."""
+    """Return completions of the text in `q`, each with the path of its page."""
     text = asked(request, operations.SUGGEST)["q"]
     prefix = public_url(request).prefix
     found = await suggest(request.app[COLLECTOR], text, most=MAX_SUGGESTIONS)
@@ -60,7 +60,7 @@ async def _terms(request: web.Request) -> list[Term]:
     try:
         terms = await anyio.to_thread.run_sync(_parse, body, kind == "application/json")
     except UnicodeDecodeError:
-        raise coded(web.HTTPBadRequest(text="body: expected text in UTF-8"), Code.INVALID_BODY) from None
+        raise coded(web.HTTPBadRequest(text="body: expected UTF-8 text"), Code.INVALID_BODY) from None
     except (ValueError, RecursionError) as error:
         raise coded(web.HTTPBadRequest(text=one_line(f"body: {error}", 300)), Code.INVALID_BODY) from None
     if not terms:
@@ -73,7 +73,7 @@ def _parse(body: bytes, is_json: bool) -> list[Term]:
         return parse_terms(body.decode())
     ids = msgspec.json.decode(body, type=LookupBody).ids
     if len(ids) > MAX_TERMS:
-        raise ValueError(f"expected at most {MAX_TERMS:,} ids at once, got {len(ids):,}; look them up in several parts")
+        raise ValueError(f"expected at most {MAX_TERMS:,} ids at once, got {len(ids):,}; split the request")
     return [parse_term(one, number) for number, one in enumerate(ids, 1)]
 
 

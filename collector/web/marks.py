@@ -1,4 +1,4 @@
-"""The marks of GPUs in the JSON API: those in force and all that ever were; set and removed by authenticated users."""
+"""The marks of GPUs in the JSON API: current and former ones, set and removed by authenticated users."""
 
 import logging
 from collections.abc import Iterator
@@ -29,11 +29,11 @@ __all__ = ["marks", "remove_mark", "set_mark"]
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 << 10
-NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark takes effect when one appears"
+NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark applies when one appears"
 
 
 async def marks(request: web.Request) -> web.StreamResponse:
-    """Return the marks in force, or with `all=true` all, the newest first; `gpu` chooses by UUID or serial."""
+    """Return current marks, or all with `all=true`, newest first; `gpu` selects by UUID or serial."""
     query = asked(request, operations.LIST_MARKS)
 
     async def page(after: int | None, limit: int) -> Listed[MarkRow]:
@@ -47,7 +47,7 @@ async def marks(request: web.Request) -> web.StreamResponse:
 
 
 async def set_mark(request: web.Request) -> web.Response:
-    """Mark a GPU that is named by UUID or serial; the mark that it has ends."""
+    """Mark a GPU by UUID or serial, replacing any mark it has."""
     name, who = _admitted(request)
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="expected Content-Type: application/json")
@@ -72,7 +72,7 @@ async def set_mark(request: web.Request) -> web.Response:
 
 
 async def remove_mark(request: web.Request) -> web.Response:
-    """Remove the mark of a GPU that is named by UUID or serial."""
+    """Remove the mark of a GPU by UUID or serial."""
     name, who = _admitted(request)
     view = request.app[COLLECTOR]
     try:
@@ -88,13 +88,13 @@ async def remove_mark(request: web.Request) -> web.Response:
 
 
 def _admitted(request: web.Request) -> tuple[str, str]:
-    """Return which GPU is named and by whom, for somebody who may write; raises an HTTP error for anybody else."""
+    """Return the GPU and the user if the client may write; raises an HTTP error otherwise."""
     asked(request, operations.SET_MARK if request.method == hdrs.METH_PUT else operations.REMOVE_MARK)
     who = request.get(USER)
     if not who:
         raise web.HTTPForbidden(
-            text="marks can be set over HTTP only where users authenticate: configure server.basic_auth or "
-            "server.bearer_token_file, or use `gpuid mark` with the configuration of the store"
+            text="setting marks over HTTP requires authentication: configure server.basic_auth or "
+            "server.bearer_token_file, or use `gpuid mark` with the store's configuration"
         )
     _check_same_origin(request)
     try:
@@ -104,7 +104,7 @@ def _admitted(request: web.Request) -> tuple[str, str]:
 
 
 def _check_same_origin(request: web.Request) -> None:
-    """Refuse what a page of another site has a browser send, which adds the password by itself."""
+    """Reject requests that another site's page makes a browser send, which adds the password automatically."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is None and origin is not None:
         try:
@@ -113,7 +113,7 @@ def _check_same_origin(request: web.Request) -> None:
             host = ""
         site = "same-origin" if host and host in (public_url(request).host, request.host) else "cross-site"
     if site not in (None, "same-origin", "none"):
-        raise web.HTTPForbidden(text="requests from pages of other sites are refused")
+        raise web.HTTPForbidden(text="cross-site requests are not allowed")
 
 
 async def _body(request: web.Request) -> MarkBody:
@@ -134,7 +134,7 @@ def _new_mark(body: MarkBody, now: float) -> NewMark:
 
 
 def _known(inventory: Inventory, name: str) -> Iterator[KnownGpu]:
-    """Yield what the inventory knows of the GPUs that a name means, which the history may not know yet."""
+    """Yield GPUs of this name from the inventory, which the history may not know yet."""
     for one in (*inventory.find(uuid=name), *inventory.find(serial=name)):
         yield KnownGpu(one.gpu.uuid, one.gpu.serial)
     if (absent := inventory.facts(name)) is not None:

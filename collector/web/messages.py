@@ -1,4 +1,4 @@
-"""The bodies of the API's requests, and those answers that are no rows, as types."""
+"""Types of the API's request bodies and of its responses that are not rows."""
 
 from typing import Annotated
 
@@ -13,29 +13,29 @@ __all__ = ["LookupBody", "MarkBody", "MarkRemoved", "MarkSet", "SuggestionsAnswe
 
 
 class MarkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be noted of a GPU."""
+    """A mark to set on a GPU."""
 
-    kind: Annotated[MarkKind, Meta(description="What is to become of the GPU.")]
-    note: Annotated[str | None, Meta(description="Why, in one line.")] = None
+    kind: Annotated[MarkKind, Meta(description="Kind of mark.")]
+    note: Annotated[str | None, Meta(description="Reason, in one line.")] = None
     ticket: Annotated[str | None, Meta(description="URL or name of a ticket.")] = None
-    until: Annotated[str | None, Meta(description="When it ends by itself: a time, or how long from now.")] = None
+    until: Annotated[str | None, Meta(description="Expiry: a time, or how long from now.")] = None
 
 
 class MarkSet(msgspec.Struct, frozen=True, kw_only=True):
-    """What setting a mark did."""
+    """The result of setting a mark."""
 
     mark: MarkRow
-    former: Annotated[MarkRow | None, Meta(description="The mark that it ended.")]
-    unchanged: Annotated[bool, Meta(description="Whether the GPU was marked so already.")]
+    former: Annotated[MarkRow | None, Meta(description="The mark that it replaced.")]
+    unchanged: Annotated[bool, Meta(description="Whether the GPU already had this mark.")]
     seen: Annotated[bool, Meta(description="Whether such a GPU was ever seen.")]
-    warning: Annotated[str | None, Meta(description="What to know of it.")]
+    warning: Annotated[str | None, Meta(description="A note about it.")]
 
 
 class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
-    """What removing a mark did."""
+    """The result of removing a mark."""
 
     mark: MarkRow
-    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which is now in force.")]
+    still: Annotated[MarkRow | None, Meta(description="The mark of its serial, which now applies.")]
 
 
 class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +51,7 @@ class LookupBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become."""
+    """A suggested completion of a text."""
 
     text: str
     kind: str
@@ -60,6 +60,6 @@ class SuggestionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuggestionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text may become, the likeliest first."""
+    """Suggested completions of a text, the likeliest first."""
 
     suggestions: list[SuggestionRow]

@@ -1,4 +1,4 @@
-"""`/metrics` in the format that a scraper accepts, and `/sd`, from which scrapers learn their targets."""
+"""`/metrics` in the format that a scraper accepts, and `/sd` for HTTP service discovery."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Return every series, or with `?cluster=` (repeatable) those of some clusters."""
+    """Return all series, or with `?cluster=` (repeatable) those of some clusters."""
     check_parameters(request, {"cluster"}, repeatable={"cluster"})
     view = request.app[COLLECTOR]
     chosen = request.query.getall("cluster", None)
@@ -50,7 +50,7 @@ async def service_discovery(request: web.Request) -> web.Response:
     scheme, host, prefix = public_url(request)
     if not host:
         raise web.HTTPBadRequest(text="Host header required")
-    # Behind a proxy that says nothing, the scheme is the scrape job's own; a wrong one here would overrule it.
+    # Without a hint from the proxy, leave the scheme to the scrape job; a wrong one here would override it.
     common = {"__scheme__": scheme} if scheme else {}
 
     def group(path: str, **labels: str) -> dict[str, object]:

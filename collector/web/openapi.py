@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the API, made of the table of operations and of the types of their rows."""
+"""Builds the API's OpenAPI 3.1 document from the table of operations and the types of their rows."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -27,8 +27,8 @@ _CSV = {"text/csv": {"schema": {"type": "string"}}}
 _TAGS = {
     "fleet": "Clusters, nodes and GPUs as they are now.",
     "history": "Where GPUs were, and what changed.",
-    "marks": "What people note of GPUs.",
-    "lookup": "What ids name.",
+    "marks": "People's notes on GPUs.",
+    "lookup": "Look-up of ids.",
     "about": "This API.",
 }
 
@@ -42,12 +42,12 @@ def openapi() -> _Json:
         "openapi": "3.1.0",
         "info": {
             "title": "gpuid",
-            "summary": "Where every physical NVIDIA GPU of many Kubernetes clusters is, and was.",
+            "summary": "Where every physical NVIDIA GPU in many Kubernetes clusters is and was.",
             "description": (
-                "Times are RFC 3339 in UTC; parameters also take ages such as `2h` and `yesterday`. What is unknown is"
+                "Times are RFC 3339 in UTC; parameters also take ages such as `2h` and `yesterday`. Unknown values are"
                 " null. Lists come in pages: `next` of one page is `after` of the following one, and the `Link` header"
-                " names it. Errors are RFC 9457 problems with a `code` that stays. GET answers carry an `ETag`,"
-                " but for CSV without `limit`, which is sent while it is made."
+                " contains it. Errors are RFC 9457 problems with a stable `code`. GET responses carry an `ETag`,"
+                " except CSV without `limit`, which is streamed."
             ),
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -82,7 +82,7 @@ def _operation(operation: Operation) -> _Json:
         "responses": {"200": _answer(operation), **_errors(operation)},
     }
     if operation.method == "GET":
-        found["responses"]["304"] = {"description": "What the client has is current (`If-None-Match`)."}
+        found["responses"]["304"] = {"description": "The client's copy is current (`If-None-Match`)."}
     if operation.body is not None:
         content = {
             media: {"schema": {"type": "string"} if kind is None else {"$ref": _REF.format(name=kind.__name__)}}
@@ -116,7 +116,10 @@ def _answer(operation: Operation) -> _Json:
     found: _Json = {"description": operation.summary, "content": media | _CSV if operation.csv else media}
     headers: _Json = {}
     if operation.method == "GET":
-        headers["ETag"] = {"description": "Of this answer, for `If-None-Match`.", "schema": {"type": "string"}}
+        headers["ETag"] = {
+            "description": "Tag of this response, for `If-None-Match`.",
+            "schema": {"type": "string"},
+        }
     if operation.rows:
         link = 'The next page, with rel="next".'
         headers["Link"] = {"description": link, "schema": {"type": "string"}}
@@ -134,7 +137,7 @@ def _answer_schema(operation: Operation) -> _Json:
         "next": {"type": ["string", "null"], "description": "`after` of the following page; null on the last one."},
     }
     if operation.total:
-        text = "Rows of all pages; null where they are not counted."
+        text = "Number of rows on all pages; null if not counted."
         properties["total"] = {"type": ["integer", "null"], "description": text}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
@@ -143,7 +146,7 @@ def _errors(operation: Operation) -> _Json:
     codes: dict[int, list[Code]] = {}
     for code in (*COMMON_ERRORS, *operation.errors):
         codes.setdefault(status_of(code), []).append(code)
-    too_long = "The address and headers are longer than `server.max_header_size`."
+    too_long = "The URL and headers exceed `server.max_header_size`."
     found = {"431": {"description": too_long, "content": {"text/plain": {"schema": {"type": "string"}}}}}
     problem = {"schema": {"$ref": _REF.format(name="Problem")}}
     for status, words in sorted(codes.items()):
@@ -170,7 +173,7 @@ def _schemas() -> Iterator[tuple[str, _Json]]:
     for name, schema in sorted(components.items()):
         if name in partial:  # `fields` leaves some out
             schema.pop("required", None)
-        elif name in structs:  # those with a default are always there as well
+        elif name in structs:  # those with a default are always present, too
             schema["required"] = list(schema["properties"])
         for one in schema.get("properties", {}).values():
             one.pop("default", None)
@@ -178,7 +181,7 @@ def _schemas() -> Iterator[tuple[str, _Json]]:
 
 
 def _chosen_from(rows: Iterable[str], components: _Json) -> Iterator[str]:
-    """Yield the names of the objects in rows of which `fields` may choose fields as well."""
+    """Yield the names of objects in rows whose fields `fields` may select."""
     for row in rows:
         for schema in components[row]["properties"].values():
             for one in (schema, *schema.get("anyOf", ())):

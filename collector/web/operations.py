@@ -1,6 +1,6 @@
-"""The operations of the API: each path with its parameters, its answer and its errors, declared once.
+"""The operations of the API: each path with its parameters, response and errors, declared once.
 
-The handlers check requests by it, and the OpenAPI document is made of it, so that the two cannot disagree.
+Handlers validate requests against it and the OpenAPI document is generated from it, so the two always agree.
 """
 
 from collections.abc import Mapping
@@ -62,15 +62,15 @@ class Operation(NamedTuple):
 
     method: str
     path: str
-    id: str  # by which programs call it
+    id: str  # its operationId
     tag: str
     summary: str
     parameters: tuple[Parameter, ...]
-    answer: Any  # the type of the answer, or of the rows of a list
-    rows: str = ""  # the name of the list; empty: the answer is one object
+    answer: Any  # the type of the response, or of a list's rows
+    rows: str = ""  # the name of the list; empty: the response is one object
     total: bool = False  # whether the list is counted
-    csv: bool = False  # whether the rows can be had as CSV
-    errors: tuple[Code, ...] = ()  # besides those that every operation has
+    csv: bool = False  # whether rows are available as CSV
+    errors: tuple[Code, ...] = ()  # in addition to those of every operation
     body: Body | None = None
 
 
@@ -79,7 +79,7 @@ def _filter(name: str, description: str) -> Parameter:
 
 
 def _sort(keys: list[str]) -> Parameter:
-    text = "Column to sort by; -COLUMN in descending order. Unknown values come last. Default: by place."
+    text = "Column to sort by; -COLUMN for descending order. Unknown values come last. Default: by place."
     return Parameter("sort", SortKeys(keys), text, default=Sort(""))
 
 
@@ -88,22 +88,22 @@ def _keys(table: Mapping[str, object]) -> list[str]:
 
 
 def _fields(row_type: type[msgspec.Struct]) -> Parameter:
-    text = "Columns to answer, joined by commas; mark.kind is a field of an object. Default: all."
+    text = "Columns to return, separated by commas; mark.kind selects a field of an object. Default: all."
     return Parameter("fields", Fields(row_type), text)
 
 
-AFTER_TEXT = "`next` of the previous page, to continue behind it."
+AFTER_TEXT = "`next` of the previous page, to continue after it."
 AFTER = Parameter("after", After(Cursor.parse), AFTER_TEXT)
 AFTER_PLACEMENT = Parameter("after", After(Position.parse), AFTER_TEXT)
 AFTER_MARK = Parameter("after", After(row_id), AFTER_TEXT)
-LIMIT = Parameter("limit", Whole(1, MAX_LIMIT), "Most rows of a page.", default=DEFAULT_LIMIT)
-FORMAT = Parameter("format", Choice(("json", "csv")), "json or csv; else `Accept` decides.")
+LIMIT = Parameter("limit", Whole(1, MAX_LIMIT), "Maximum rows per page.", default=DEFAULT_LIMIT)
+FORMAT = Parameter("format", Choice(("json", "csv")), "json or csv. Default: by `Accept`.")
 CLUSTER = _filter("cluster", "Cluster.")
 NODE = _filter("node", "Node.")
-MACHINE = _filter("machine", "The cloud's or machine's own name of the node.")
+MACHINE = _filter("machine", "The cloud's or machine's own name for the node.")
 CHASSIS = _filter("chassis", "Serial of the chassis.")
 DRIVER = _filter("driver_version", "Version of the node's driver.")
-SEARCH = Parameter("q", Text(), "Words that all have to occur in what names a row, in any case.")
+SEARCH = Parameter("q", Text(), "Words that must all occur in a row's names, case-insensitive.")
 CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
 NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
 GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
@@ -111,13 +111,13 @@ MARKED_PATH = Parameter("id", Text(MAX_ID_LENGTH), "UUID or serial of the GPU.",
 AT = Parameter(
     "at",
     Moment(latest=True),
-    "As it was recorded at a time: absolute (to the end of its second or millisecond), or an age such as 2h. What is"
-    " unrecorded is null.",
+    "The state recorded at a time: absolute (the end of its second or millisecond), or an age such as 2h. Unrecorded"
+    " values are null.",
 )
 STATE = Parameter(
     "state",
     Choice(("present", "found", "lost", "gone", "all")),
-    "present: on a node now (default), of these those that are found or lost; gone: on no node now, from the history;"
+    "present: on a node now (default), split into found and lost; gone: on no node now, from the history;"
     " all: present and gone.",
     default="present",
 )
@@ -142,8 +142,8 @@ def _chosen(name: str, values: tuple[str, ...], description: str) -> Parameter:
 CONDITION = (
     _chosen("degraded", ("true", "false"), "Whether it is degraded."),
     _chosen("reason", tuple(Degradation), "Why it is degraded."),
-    _chosen("level", tuple(Level), "What is to be done about it."),
-    _chosen("mark", tuple(MarkKind), "Kind of its mark in force."),
+    _chosen("level", tuple(Level), "Required action."),
+    _chosen("mark", tuple(MarkKind), "Kind of its current mark."),
 )
 PAGING = (LIMIT, AFTER)
 CLUSTER_SORT_KEYS = [
@@ -190,9 +190,7 @@ LIST_NODES = Operation(
         CHASSIS,
         DRIVER,
         _filter("model", "Product name of one of its GPUs."),
-        _chosen(
-            "condition", (*NodeCondition, ANY_CONDITION), f"What is the matter with it; {ANY_CONDITION}: anything."
-        ),
+        _chosen("condition", (*NodeCondition, ANY_CONDITION), f"Its problem; {ANY_CONDITION}: any problem."),
         STATE,
         AT,
         SEARCH,
@@ -212,7 +210,7 @@ GET_NODE = Operation(
     f"{API}/clusters/{{cluster}}/nodes/{{node}}",
     "getNode",
     "fleet",
-    "Return one GPU node, also one that is gone.",
+    "Return one GPU node, present or gone.",
     (CLUSTER_PATH, NODE_PATH, AT, _fields(NodeRow)),
     NodeRow,
     errors=(
@@ -239,7 +237,7 @@ GET_GPU = Operation(
     f"{API}/gpus/{{id}}",
     "getGpu",
     "fleet",
-    "Return one GPU, also one that is gone.",
+    "Return one GPU, present or gone.",
     (GPU_PATH, AT, _fields(GpuRow)),
     GpuRow,
     errors=(Code.NO_STORE, Code.NOT_RECORDED, Code.NOT_FOUND, Code.AMBIGUOUS),
@@ -249,7 +247,7 @@ LIST_PROBLEMS = Operation(
     f"{API}/problems",
     "listProblems",
     "fleet",
-    "List what is wrong, the worst first.",
+    "List the problems, worst first.",
     (CLUSTER, _fields(ProblemRow), FORMAT, *PAGING),
     ProblemRow,
     rows="problems",
@@ -261,7 +259,7 @@ GPU_HISTORY = Operation(
     f"{API}/gpus/{{id}}/history",
     "listGpuHistory",
     "history",
-    "List every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.",
+    "List every place of the GPUs with a UUID or serial or in a chassis, current ones first, then newest first.",
     (GPU_PATH, _fields(PlacementRow), FORMAT, LIMIT, AFTER_PLACEMENT),
     PlacementRow,
     rows="placements",
@@ -276,7 +274,7 @@ NODE_HISTORY = Operation(
     "List every GPU that is or was on a node.",
     (
         NODE_PATH,
-        Parameter("cluster", Text(), "Cluster, among nodes of one name."),
+        Parameter("cluster", Text(), "Cluster, if several have a node of this name."),
         _fields(PlacementRow),
         FORMAT,
         LIMIT,
@@ -294,22 +292,22 @@ LIST_CHANGES = Operation(
     "history",
     "List the changes: oldest first, or with order=desc newest first.",
     (
-        Parameter("since", Moment(), "Only changes from this time on."),
+        Parameter("since", Moment(), "Only changes since this time."),
         Parameter("until", Moment(future=True), "Only changes before this time."),
         Parameter("cluster", Text(), "Only changes in this cluster, and moves out of it."),
         Parameter("node", Text(), "Only changes on nodes of this name, and moves away from them."),
         Parameter("uuid", Text(), "Only changes of this GPU."),
         Parameter("serial", Text(), "Only changes of GPUs that have or once had this serial."),
-        Parameter("q", Text(), "Only changes in which this text occurs, in any case."),
+        Parameter("q", Text(), "Only changes that contain this text, case-insensitive."),
         Parameter("event", Choice(tuple(CHANGE_EVENTS)), "Only these events.", repeated=True),
         _fields(ChangeRow),
         FORMAT,
-        Parameter("order", Choice(("asc", "desc")), "desc: the newest first.", default="asc"),
+        Parameter("order", Choice(("asc", "desc")), "desc: newest first.", default="asc"),
         LIMIT,
         Parameter(
             "after",
             After(ChangeCursor.parse),
-            f"{AFTER_TEXT} Or the id of a change: without since, until and order, what was recorded after it.",
+            f"{AFTER_TEXT} Or the id of a change: without since, until and order, returns changes recorded after it.",
         ),
     ),
     ChangeRow,
@@ -322,9 +320,9 @@ LIST_MARKS = Operation(
     f"{API}/marks",
     "listMarks",
     "marks",
-    "List the marks in force, the newest first.",
+    "List current marks, newest first.",
     (
-        Parameter("all", Choice(("false", "true")), "true: also those that have ended.", default="false"),
+        Parameter("all", Choice(("false", "true")), "true: include those that have ended.", default="false"),
         Parameter("gpu", Text(), "Only those of this UUID or serial."),
         _fields(MarkRow),
         FORMAT,
@@ -341,7 +339,7 @@ SET_MARK = Operation(
     f"{API}/gpus/{{id}}/mark",
     "setMark",
     "marks",
-    "Mark a GPU, in place of the mark that it has.",
+    "Mark a GPU, replacing any mark it has.",
     (MARKED_PATH,),
     MarkSet,
     errors=(
@@ -370,14 +368,14 @@ LOOK_UP_GPUS = Operation(
     f"{API}/gpus/lookup",
     "lookUpGpus",
     "lookup",
-    "Return what each of up to 10,000 ids names, in their order, also of those that name nothing.",
+    "Look up to 10,000 ids up; returns a result for each in order, including those not found.",
     (FORMAT,),
     LookupAnswer,
     csv=True,
     errors=(Code.INVALID_BODY, Code.BODY_TOO_LARGE, Code.BODY_TIMEOUT, Code.UNSUPPORTED_MEDIA_TYPE),
     body=Body(
         MappingProxyType({"application/json": LookupBody, "text/plain": None}),
-        "The ids: as JSON one each, or as text in any separation.",
+        "The ids: a JSON list, or text with any separators.",
     ),
 )
 SUGGEST = Operation(
@@ -385,7 +383,7 @@ SUGGEST = Operation(
     f"{API}/suggest",
     "suggest",
     "lookup",
-    "Return what a text that somebody types may become.",
+    "Return completions of a text being typed.",
     (Parameter("q", Text(MAX_TERM_LENGTH), "The text so far.", default=""),),
     SuggestionsAnswer,
 )

@@ -1,4 +1,4 @@
-"""Reads the parameters of a request; every mistake is an HTTPBadRequest that says what was expected."""
+"""Reads request parameters; every mistake is an HTTPBadRequest that says what was expected."""
 
 import functools
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -15,14 +15,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def accepting(handler: Handler, *known: str) -> Handler:
-    """Return a handler that refuses all other parameters."""
+    """Return a handler that rejects all other parameters."""
 
     @functools.wraps(handler)
     async def checked(request: web.Request) -> web.StreamResponse:
-        if "at" in request.query and "at" not in known:  # the present must not pass for the past
+        if "at" in request.query and "at" not in known:  # the present must not be mistaken for the past
             raise web.HTTPBadRequest(
-                text="at: this page shows only how it is now; the fleet, a cluster, a node, a chassis and a GPU can be "
-                "shown as of another time"
+                text="at: this page shows only the current state; a fleet, cluster, node, chassis and GPU can be "
+                "shown at a past time"
             )
         check_parameters(request, known)
         return await handler(request)
@@ -31,7 +31,7 @@ def accepting(handler: Handler, *known: str) -> Handler:
 
 
 def check_parameters(request: web.Request, known: Collection[str], *, repeatable: Collection[str] = ()) -> None:
-    """Refuse a parameter that is unknown, or repeated where it must not be."""
+    """Reject unknown parameters and those that must not be repeated."""
     for key in request.query:
         if key not in known:
             expected = f"expected one of {', '.join(sorted(known))}" if known else "expected none"

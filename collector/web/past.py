@@ -1,4 +1,4 @@
-"""The fleet at a time in the JSON API: what `at` makes of the lists and single resources of the present."""
+"""The fleet at a past time in the JSON API: lists and single resources with `at`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -62,7 +62,7 @@ async def past_node(request: web.Request, query: Query) -> web.Response:
     then, place = await _look_back(request, query["at"]), Place(query["cluster"], query["node"])
     found = await then.nodes({"cluster": [place.cluster], "node": [place.node]}, limit=1)
     if not found:
-        raise _nothing(f'no GPU was on a node "{place.node}" of a cluster "{place.cluster}"', then)
+        raise _nothing(f'no GPU was on a node "{place.node}" in the cluster "{place.cluster}"', then)
     return row_answer(past_node_row(found[0]), query)
 
 
@@ -74,20 +74,20 @@ async def past_gpu(request: web.Request, query: Query) -> web.Response:
         raise _nothing(f'no GPU with the UUID or serial "{name}" was on a node', then)
     uuids = list(dict.fromkeys(one.placement.uuid for one in found))
     if len(uuids) > 1:
-        text = f"{len(uuids)} GPUs had this serial, ask for one by its UUID: {enumerated(uuids, MAX_NAMED)}"
+        text = f"{len(uuids)} GPUs had this serial; use the UUID of one of them: {enumerated(uuids, MAX_NAMED)}"
         raise coded(web.HTTPConflict(text=text), Code.AMBIGUOUS)
     return row_answer(past_gpu_row(found[0]), query)
 
 
 async def _list(request: web.Request, query: Query, operation: Operation, rows: _List) -> web.StreamResponse:
     if "sort" in query:
-        raise InvalidParameterError("sort", "expected none with `at`: the rows come by place")
+        raise InvalidParameterError("sort", "not allowed with `at`: rows are sorted by place")
     if "state" in query and query["state"] != "present" and operation is operations.LIST_NODES:
-        raise InvalidParameterError("state", "expected present with `at`: the history has it of GPUs alone")
+        raise InvalidParameterError("state", "expected present with `at`: only GPUs have other states in the history")
     if "state" in query and query["state"] in ("gone", "all"):
         raise InvalidParameterError("state", "expected present, found or lost with `at`")
     if missing := next((name for name in UNRECORDED if name in query.filters), None):
-        raise InvalidParameterError(missing, "expected none with `at`: the history does not have it")
+        raise InvalidParameterError(missing, "not allowed with `at`: the history does not have it")
     filters = query.filters
     if "state" in query and query["state"] != "present":
         filters = {**filters, "state": frozenset([query["state"]])}

@@ -1,4 +1,4 @@
-"""Errors of the API as RFC 9457 has them, each with a word that programs can rely on."""
+"""API errors as in RFC 9457, each with a stable code for programs."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -23,12 +23,12 @@ __all__ = [
 ]
 
 MEDIA_TYPE = "application/problem+json"
-IN_API = web.RequestKey("in_api", bool)  # whether the errors of a request are to be such problems
-MAX_NAME_LENGTH = 60  # characters of an unknown parameter that are repeated
+IN_API = web.RequestKey("in_api", bool)  # whether a request's errors are returned as such problems
+MAX_NAME_LENGTH = 60  # characters of an unknown parameter that are quoted
 
 
 class Code(StrEnum):
-    """What went wrong: a closed set, whose words stay."""
+    """Error codes: a closed set of stable words."""
 
     UNKNOWN_PARAMETER = "unknown_parameter"
     INVALID_PARAMETER = "invalid_parameter"
@@ -52,7 +52,7 @@ class Code(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error, as RFC 9457 has it."""
+    """An error as in RFC 9457."""
 
     type: str
     title: str
@@ -71,19 +71,19 @@ class InvalidParameterError(web.HTTPBadRequest):
 
 
 class NoStoreError(web.HTTPNotFound):
-    """What is asked for is kept in a store, and there is none."""
+    """The request needs a store, and none is configured."""
 
     def __init__(self, what: str) -> None:
         super().__init__(text=f"this collector keeps no {what}: its configuration has no [store]")
 
 
 class UnknownParameterError(web.HTTPBadRequest):
-    """A parameter that there is none of."""
+    """An unknown parameter."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         expected = f"expected one of {', '.join(known)}" if known else "expected none"
         if name == "offset" and "after" in known:
-            expected = "pages follow each other by `after`, the `next` of the page before"
+            expected = "use `after` with the `next` of the previous page"
         super().__init__(text=f'unknown parameter "{one_line(name, MAX_NAME_LENGTH)}"; {expected}')
         self.parameter = name
 
@@ -123,12 +123,12 @@ _STATUS: Mapping[Code, int] = {
 
 
 def status_of(code: Code) -> int:
-    """Return the HTTP status that a code comes with."""
+    """Return the HTTP status of a code."""
     return _STATUS[code]
 
 
 def coded(error: web.HTTPException, code: Code) -> web.HTTPException:
-    """Return an error with a code of its own, in place of that of its status."""
+    """Return an error with a specific code instead of that of its status."""
     setattr(error, _CODE, code)
     return error
 

@@ -1,7 +1,7 @@
-"""Under which URL a client sees this server: behind a proxy it is not the one that the server itself sees.
+"""The URL at which clients see this server, which behind a proxy differs from the server's own view.
 
-What a request's headers say of it goes into the answer to this request alone, which nobody may cache, so a client that
-lies there deceives only itself.
+A request's headers affect only the response to that request, which must not be cached, so a lying client can only
+deceive itself.
 """
 
 import re
@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"(?:/[\w.~%!$&'()*+,;=:@-]+)+", re.ASCII)  # never "//host
 class PublicUrl(NamedTuple):
     """The parts of a URL."""
 
-    scheme: str  # empty where nothing says how clients connect, who know it
+    scheme: str  # empty if unknown; clients know how they connect
     host: str  # with the port, if it is not the scheme's; empty if the request names none
     prefix: str  # of every path; empty, or "/…" without a slash at the end
 
@@ -31,7 +31,7 @@ class PublicUrl(NamedTuple):
         return cls(url.scheme, url.netloc, url.path.rstrip("/"))
 
     def address(self, path: str) -> str:
-        """Return the whole address of a path that has the prefix already; the path alone where no host is known."""
+        """Return the full URL of a path that already has the prefix; only the path if no host is known."""
         return f"{self.scheme or 'http'}://{self.host}{path}" if self.host and path else path
 
 
@@ -39,7 +39,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _BelowPrefix(NamedTuple):
-    """The path of a request without the prefix that a proxy left in it, and what answers it."""
+    """The path of a request without the prefix that a proxy kept, and its route."""
 
     path: str
     handler: _Handler
@@ -50,7 +50,7 @@ _BELOW_PREFIX = web.RequestKey("below_prefix", _BelowPrefix)
 
 
 def public_url(request: web.Request) -> PublicUrl:
-    """Return the configured URL, or what the proxies before us say of it, or else what the request was sent to."""
+    """Return the configured URL, or that in the proxies' headers, or else that of the request."""
     if (external := request.app[EXTERNAL_URL]) is not None:
         return external
     forwarded = request.forwarded[0] if request.forwarded else {}
@@ -68,7 +68,7 @@ def public_url(request: web.Request) -> PublicUrl:
 async def find_below_prefix(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Find the route of a path that a proxy passed on with the prefix of X-Forwarded-Prefix still in it.
 
-    It is the first middleware: what the others do depends on the path. `route_below_prefix` is the last one.
+    It is the first middleware, since the others depend on the path. `route_below_prefix` is the last one.
     """
     prefix, path = public_url(request).prefix, request.rel_url.raw_path
     unknown = isinstance(request.match_info.http_exception, web.HTTPNotFound)
@@ -83,7 +83,7 @@ async def find_below_prefix(request: web.Request, handler: _Handler) -> web.Stre
 
 @web.middleware
 async def route_below_prefix(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Have the route answer that `find_below_prefix` has found, if it has found one."""
+    """Use the route found by `find_below_prefix`, if any."""
     found: _BelowPrefix | None = request.get(_BELOW_PREFIX)
     if found is not None:
         return await found.handler(request)
@@ -91,7 +91,7 @@ async def route_below_prefix(request: web.Request, handler: _Handler) -> web.Str
 
 
 def local_path(request: web.Request) -> str:
-    """Return the path of a request without the prefix of the public URL, which a proxy may leave or take away."""
+    """Return the path of a request without the prefix of the public URL, which a proxy may keep or strip."""
     found: _BelowPrefix | None = request.get(_BELOW_PREFIX)
     if found is not None:
         return found.path
@@ -103,5 +103,5 @@ def local_path(request: web.Request) -> str:
 
 
 def _first(request: web.Request, header: str) -> str:
-    """Return what the first proxy said, the one that the client talks to."""
+    """Return the value from the first proxy, the one that the client talks to."""
     return request.headers.get(header, "").partition(",")[0].strip()

@@ -1,4 +1,4 @@
-"""The parameters of the API: what each may be, for the check of a request and for the OpenAPI document."""
+"""The kinds of API parameters, for validating requests and for the OpenAPI document."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -28,15 +28,15 @@ __all__ = [
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
-MAX_TEXT_LENGTH = 300  # characters of a value; no name or serial is longer
+MAX_TEXT_LENGTH = 300  # characters of a value; names and serials are shorter
 MAX_NAMED_VALUES = 20  # in an error
 
 
 class Kind(Protocol):
-    """What a parameter may be."""
+    """The type of a parameter."""
 
     def parse(self, text: str, now: float) -> Any:
-        """Return the value; ValueError says what was expected, in one line. `now` is in Unix seconds."""
+        """Return the value; ValueError says in one line what was expected. `now` is in Unix seconds."""
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
@@ -59,7 +59,7 @@ class Text(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of some words."""
+    """One of several words."""
 
     values: Sequence[str]
 
@@ -95,7 +95,7 @@ class Moment(NamedTuple):
     """A time, absolute or an age."""
 
     future: bool = False  # whether it may be in the future
-    latest: bool = False  # whether it means the end of the second or millisecond that it is written with
+    latest: bool = False  # whether it means the end of the given second or millisecond
 
     def parse(self, text: str, now: float) -> float:
         """Return Unix seconds."""
@@ -107,7 +107,7 @@ class Moment(NamedTuple):
 
 
 class After(NamedTuple):
-    """Where the page before ended, in the form of one kind of lists; its parser raises ValueError."""
+    """Where the previous page ended, in the format of one kind of list; its parser raises ValueError."""
 
     parser: Callable[[str], Any]
 
@@ -123,12 +123,12 @@ class After(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """Some columns of a kind of rows, joined by commas."""
+    """Columns of a row type, separated by commas."""
 
     row_type: type[msgspec.Struct]
 
     def parse(self, text: str, now: float) -> tuple[str, ...]:  # noqa: ARG002
-        """Return the names; that of an object means all of its fields."""
+        """Return the names; an object's name means all of its fields."""
         names = tuple(dict.fromkeys(text.split(",")))
         known = self.names
         for name in names:
@@ -138,7 +138,7 @@ class Fields(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """All that may be chosen: the columns, and the fields of those that are objects."""
+        """All names that may be chosen: the columns, and the fields of object columns."""
         names = [column.name for column in columns(self.row_type)]
         return names + [column.name for column in flat_columns(self.row_type) if column.name not in names]
 
@@ -148,7 +148,7 @@ class Fields(NamedTuple):
 
 
 class SortKeys(NamedTuple):
-    """A column to sort by, with a minus in front for the greatest first."""
+    """A column to sort by, prefixed with a minus for descending order."""
 
     keys: Sequence[str]
 
@@ -156,7 +156,7 @@ class SortKeys(NamedTuple):
         """Return the order."""
         key = text.removeprefix("-")
         if key not in self.keys:
-            raise ValueError(f"expected one of {', '.join(self.keys)}, with - in front for descending order")
+            raise ValueError(f"expected one of {', '.join(self.keys)}, prefixed with - for descending order")
         return Sort(key, descending=text.startswith("-"))
 
     def schema(self) -> dict[str, Any]:
@@ -170,14 +170,14 @@ class Parameter(NamedTuple):
     name: str
     kind: Kind
     description: str
-    repeated: bool = False  # whether it may be given several times, any of whose values matches
-    filters: bool = False  # whether it chooses rows by the column of its name
+    repeated: bool = False  # whether it may be given several times, matching any of the values
+    filters: bool = False  # whether it filters rows by the column of its name
     in_path: bool = False
     default: Any = None  # as `parse` returns it
 
 
 class Query:
-    """The parameters of one request, checked; each mistake is a problem that says what was expected."""
+    """The validated parameters of one request; each mistake is a problem that says what was expected."""
 
     def __init__(self, request: web.Request, parameters: Collection[Parameter], now: float) -> None:
         self._parameters = {one.name: one for one in parameters}
@@ -210,7 +210,7 @@ class Query:
 
     @property
     def filters(self) -> Mapping[str, frozenset[str]]:
-        """By column the values that are admitted."""
+        """The allowed values by column."""
         return {name: frozenset(self._values[name]) for name in self._filtering() if self._values[name]}
 
     def _filtering(self) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""The headers that every answer carries, also those that no handler made."""
+"""The headers of every response, including those not made by a handler."""
 
 __all__ = ["CAMERA_POLICY", "SECURITY_HEADERS"]
 
 SECURITY_HEADERS = {
-    "Server": "gpuid",  # aiohttp's own value names its version and Python's
+    "Server": "gpuid",  # aiohttp's default reveals its and Python's versions
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -13,5 +13,5 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-# Of the one page that reads labels, where a person starts the camera.
+# For the page that reads labels, where the user starts the camera.
 CAMERA_POLICY = "camera=(self), microphone=(), geolocation=()"

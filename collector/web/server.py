@@ -1,4 +1,4 @@
-"""Serves the application on its address, with TLS where it is configured."""
+"""Serves the application on its address, with TLS if configured."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
+BACKLOG = 1024  # connections that the kernel queues until they are accepted
 
 
 async def serve(
@@ -43,10 +43,10 @@ async def serve(
 ) -> None:
     """Serve until cancelled; `ready` is called with the URL as soon as connections are accepted.
 
-    `on_certificate` is called with when the certificate is good, first and whenever there is another one. `end` is the
+    `on_certificate` is called with the certificate's validity, at first and on every new certificate. `end` is the
     deadline of the whole process.
 
-    Raises ConfigError when the address cannot be listened on or a certificate or token file cannot be used.
+    Raises ConfigError if it cannot listen on the address or use a certificate or token file.
     """
     tls = await anyio.to_thread.run_sync(ServerTls.load, server, abandon_on_cancel=True)
     if tls is not None:
@@ -78,9 +78,9 @@ async def serve(
 
 
 def _is_our_error(record: logging.LogRecord) -> bool:
-    """Return whether an error is not a client's: anybody may send anything, and must not fill the log."""
+    """Return whether an error is ours: clients may send anything and must not be able to flood the log."""
     error = record.exc_info[1] if record.exc_info else None
-    malformed = (HttpProcessingError, web.RequestPayloadError)  # its headers, or a body that cannot be decoded
+    malformed = (HttpProcessingError, web.RequestPayloadError)  # malformed headers, or a body that cannot be decoded
     if error is None or not (isinstance(error, malformed) or _is_from_parser(error)):
         return True
     log.debug("malformed request: %s", one_line(error, 200))
@@ -88,7 +88,7 @@ def _is_our_error(record: logging.LogRecord) -> bool:
 
 
 def _is_from_parser(error: BaseException) -> bool:
-    """Return whether aiohttp's parser of requests let an error of another library through, after which it hangs up."""
+    """Return whether aiohttp's request parser let another library's error through, after which it hangs up."""
     frame = error.__traceback__
     while frame is not None:
         if Path(frame.tb_frame.f_code.co_filename).name in _PARSERS:
@@ -107,13 +107,13 @@ def _check_token_file(server: ServerSettings) -> None:
     path = server.bearer_token_file
     try:
         if path is not None and not read_secret(path):
-            raise ConfigError(f"server.bearer_token_file: expected a token in {path}, which is empty")
+            raise ConfigError(f"server.bearer_token_file: expected a token in {path}, but the file is empty")
     except UnreadableFileError as error:
         raise ConfigError(f"server.bearer_token_file: cannot read {path}: {error}") from error
 
 
 async def check_address(address: Listen) -> None:
-    """Make sure that an address can be listened on now; raises ConfigError."""
+    """Check that it is possible to listen on an address now; raises ConfigError."""
     for listener in await _listen(address):
         listener.close()
 
@@ -125,7 +125,7 @@ async def _listen(address: Listen) -> list[socket.socket]:
         bound = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"server.listen: cannot listen on {address}: {_listen_error(error)}") from error
-    # anyio ends a connection that fails, and has no limits; so the sockets alone are wanted.
+    # anyio closes a connection that fails and has no limits, so only its sockets are used.
     return [listener.extra(SocketAttribute.raw_socket) for listener in bound.listeners]  # noqa: S610  no Django
 
 

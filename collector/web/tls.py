@@ -1,4 +1,4 @@
-"""The server's side of TLS: certificates that are loaded again when their files change."""
+"""The server side of TLS, which reloads certificates when their files change."""
 
 import logging
 import ssl
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class ServerTls(ssl.SSLContext):
     """Starts each connection with the newest certificates that could be loaded; open connections keep theirs.
 
-    They are loaded into a context of their own: a live context that rejects a new key has dropped the old one already,
-    and it trusts every CA that it has ever trusted.
+    They are loaded into a new context: an existing context that rejects a new key has already dropped the old one, and
+    it keeps trusting every CA that it ever loaded.
     """
 
     _server: ServerSettings
@@ -42,13 +42,13 @@ class ServerTls(ssl.SSLContext):
         return made
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        """Start a connection, as an event loop does it."""
+        """Start a connection, as an event loop does."""
         return self._newest.wrap_bio(*args, **options)
 
     async def watch_files(self, interval: float, loaded: Callable[[Validity | None], None]) -> None:
-        """Load the files whenever they change, until cancelled; `interval` is the seconds between two looks at them.
+        """Reload the files whenever they change, until cancelled; `interval` is the time between two checks in seconds.
 
-        `loaded` gets when another certificate is good.
+        `loaded` is called with the validity of each new certificate.
         """
         while True:
             await anyio.sleep(interval)

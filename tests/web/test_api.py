@@ -365,7 +365,7 @@ class TestProblems:
             ("critical", "prod-b is unreachable"),
             ("warning", "19 GPUs missing on 3 nodes across 2 clusters"),
             ("warning", "n1 (prod-a) is unreadable: nvidia-smi timed out"),
-            ("info", "Changes of the configuration wait for a restart"),
+            ("info", "Configuration changes require a restart"),
         ]
         assert answer["problems"][2] == {
             "id": "node_failing:timeout",
@@ -466,7 +466,7 @@ class TestBadQuestions:
             ("gpus?reason=hot", f"reason: expected one of {', '.join(Degradation)}"),
             (
                 "nodes?offset=0",
-                'unknown parameter "offset"; pages follow each other by `after`, the `next` of the page before',
+                'unknown parameter "offset"; use `after` with the `next` of the previous page',
             ),
         ],
     )

@@ -89,7 +89,7 @@ class TestOrder:
             ("sort=health", "sort: expected one of cluster, node,", "sort"),
             ("fields=uuid,colour", 'fields: unknown column "colour"; expected some of cluster, node,', "fields"),
             ("after=x", "after: expected the `next` value of the previous page", "after"),
-            ("state=gone&sort=node", "sort: expected none with state=gone", "sort"),
+            ("state=gone&sort=node", "sort: not allowed with state=gone", "sort"),
             ("state=gone&driver_version=1", "driver_version: expected none with at, state=gone", "driver_version"),
             ("at=1h&driver_version=1", "driver_version: expected none with at, state=gone", "driver_version"),
             ("format=xml", "format: expected one of json, csv", "format"),

@@ -173,5 +173,5 @@ async def test_an_answer_that_breaks_off_does_not_look_whole(
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("/api/v1/gpus")
     (record,) = caplog.records
-    assert (record.getMessage(), record.exc_info) == ("answer broken off", None)
+    assert (record.getMessage(), record.exc_info) == ("response aborted", None)
     assert vars(record)["reason"] == "the store is gone"

@@ -61,7 +61,7 @@ async def test_details_require_authentication(site, serving, tmp_path) -> None:
         (StoreStatus(), None, []),
         (StoreStatus(), LeadStatus(), ["[+]store leader: this collector"]),
         (StoreStatus(), LeadStatus(leads=False, holder="gpuid-0 (pid 1)"), ["[+]store leader: gpuid-0 (pid 1)"]),
-        (StoreStatus(), LeadStatus(leads=False, has_leader=False), ["[-]store no collector leads"]),
+        (StoreStatus(), LeadStatus(leads=False, has_leader=False), ["[-]store no leader"]),
         (
             StoreStatus(up=False, message="store x: disk full"),
             LeadStatus(),

@@ -114,7 +114,7 @@ class TestWhoMay:
     ) -> None:
         await client.put(PATH, json={"kind": "watch"})
         answer = await client.request(method, PATH, json=RMA, headers=headers)
-        assert (answer.status_code, answer.json()["detail"]) == (403, "requests from pages of other sites are refused")
+        assert (answer.status_code, answer.json()["detail"]) == (403, "cross-site requests are not allowed")
         assert [mark["kind"] for mark in (await client.get("/api/v1/marks")).json()["marks"]] == ["watch"]
 
     async def test_pages_of_this_site(self, client: httpx.AsyncClient) -> None:

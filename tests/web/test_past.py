@@ -92,7 +92,7 @@ async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
         ("gpus/GPU-none", BEFORE, 404, "not_found", 'no GPU with the UUID or serial "GPU-none" was on a node at'),
         ("gpus/900", BEFORE, 409, "ambiguous", "2 GPUs had this serial"),
         ("clusters/none", BEFORE, 404, "not_found", 'no GPU was in a cluster "none" at'),
-        ("clusters/old/nodes/none", BEFORE, 404, "not_found", 'no GPU was on a node "none" of a cluster "old" at'),
+        ("clusters/old/nodes/none", BEFORE, 404, "not_found", 'no GPU was on a node "none" in the cluster "old" at'),
     ],
 )
 async def test_what_cannot_be_answered_is_a_problem(

@@ -359,5 +359,5 @@ class TestMistakes:
         )
         path.write_text("\n")
         assert await self.fail(site, listen=listen, bearer_token_file=path) == (
-            f"server.bearer_token_file: expected a token in {path}, which is empty"
+            f"server.bearer_token_file: expected a token in {path}, but the file is empty"
         )

@@ -1,4 +1,4 @@
-"""The page for people: what is wrong, where everything is, what happened; HTML that needs no script."""
+"""The page for people: problems, places and changes, in HTML that needs no scripts."""
 
 from aiohttp import web
 
@@ -21,8 +21,8 @@ STREAM = "/changes/stream"
 CLUSTER_LIST = ("name", "show", "sort", "page")
 NODE_LIST = (*CLUSTER_LIST, "model", "driver")
 GPU_LIST = ("q", *TEXTS, *CHOICES, "sort", "page")
-SCAN = "/scan"  # the one page that may use a camera
-ROUTES = {  # a name in them may be anything but a slash, which is written %2F
+SCAN = "/scan"  # the only page that may use a camera
+ROUTES = {  # a name in a path may be anything; a slash is written %2F
     "/": accepting(looking_back(index, past.fleet), *CLUSTER_LIST, "at"),
     "/problems": accepting(problems.problems),
     "/search": accepting(search.search, "q", "at", "page"),
@@ -45,7 +45,7 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
 
 
 def add_to(app: web.Application, limits: HttpLimits) -> None:
-    """Prepare an application for the page, whose paths are `ROUTES`."""
+    """Add the page to an application; its paths are `ROUTES`."""
     compile_templates()
     app[STREAMS] = Streams(limits)
     app.on_shutdown.append(app[STREAMS].close)

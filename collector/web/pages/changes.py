@@ -1,4 +1,4 @@
-"""The page of the changes: all of them where there is a history, else the latest that memory holds."""
+"""The page of changes: all of them with a history, else the latest ones in memory."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ _POSITION = re.compile(r"(\d{1,12}(?:\.\d{1,20})?)-(\d{1,18})", re.ASCII)
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Show the changes, newest first; `before` is where the part before ended, and FILTERS choose."""
+    """Show the changes, newest first, continuing at `before` and selected by FILTERS."""
     check_parameters(request, {*FILTERS, "before"})
     collector = request.app[COLLECTOR]
     chosen = {name: text for name in FILTERS if (text := request.query.get(name, "").strip())}
@@ -64,13 +64,13 @@ def _position(request: web.Request) -> ChangePosition | None:
 
 
 def _by_day(groups: Sequence[ChangeGroup]) -> Iterator[tuple[float, list[ChangeGroup]]]:
-    """Yield the days (in UTC; Unix seconds of their beginning) with what happened on each."""
+    """Yield days (in UTC, as Unix seconds of their start) with the changes of each."""
     for day, ones in itertools.groupby(groups, key=lambda group: group.time // DAY_SECONDS):
         yield day * DAY_SECONDS, list(ones)
 
 
 def _csv_address(chosen: Mapping[str, str]) -> str:
-    """Return the address of the same changes, one row for each GPU, as CSV."""
+    """Return the URL of the same changes as CSV, one row per GPU."""
     names = {"replaced": "", "first seen": "appeared"}
     query = {"event": names.get(chosen.get("event", ""), chosen.get("event")), "q": chosen.get("text")}
     rest = {name: chosen.get(name) for name in ("cluster", "node", "since", "until")}

@@ -1,4 +1,4 @@
-"""A chassis's page: its trays as a grid, and the GPUs that were in it before."""
+"""A chassis's page: its trays as a grid, and its former GPUs."""
 
 from aiohttp import web
 
@@ -12,7 +12,7 @@ __all__ = ["chassis"]
 
 
 async def chassis(request: web.Request) -> web.Response:
-    """Show one chassis by its serial, also when only the history knows it."""
+    """Show one chassis by serial, even if only the history knows it."""
     collector = request.app[COLLECTOR]
     serial = request.match_info["chassis"]
     former, history = await recall_chassis(collector, serial)
@@ -31,8 +31,8 @@ async def chassis(request: web.Request) -> web.Response:
 
 
 def _unknown(serial: str, history: HistoryAnswer[PastPlacement]) -> web.HTTPException:
-    absent = f"No GPU reports the chassis “{serial}” now"
+    absent = f"No GPU currently reports the chassis “{serial}”"
     if history.error:
         return web.HTTPServiceUnavailable(text=f"{absent}, and the history is currently unavailable. {history.error}")
-    nor = ", and the history has none that did" if history.configured else ""
+    nor = ", and none in the history did" if history.configured else ""
     return web.HTTPNotFound(text=f"{absent}{nor}.")

@@ -1,4 +1,4 @@
-"""The list of the GPUs of all clusters: its filters, its order and its rows."""
+"""The list of GPUs in all clusters: filters, order and rows."""
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ from collector.web.params import choice
 
 __all__ = ["CHOICES", "TEXTS", "gpus"]
 
-MAX_ROWS = 10_000  # that the pages of one list show; more can be had as CSV
+MAX_ROWS = 10_000  # shown on all pages of a list; more are available as CSV
 CHOICES: dict[str, dict[str, str]] = {
     "state": {"": "Any state", PresenceState.FOUND: "Answering", PresenceState.LOST: "Lost"},
     "level": {"": "Any condition", Level.REPLACE: "Needs replacement", Level.RESET: "Needs a reset or drain"},
@@ -26,7 +26,7 @@ TEXTS = ("cluster", "model", "driver_version")  # filters by any text
 
 
 async def gpus(request: web.Request) -> web.Response:
-    """Show the GPUs that the filters admit; `q` has words that must occur in what names them, `sort` orders them."""
+    """Show the GPUs that match the filters; the words in `q` must occur in their names, and `sort` orders them."""
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     wanted = {name: request.query.get(name, "") for name in TEXTS}

@@ -1,4 +1,4 @@
-"""A GPU's page: how it is, where it is, and its whole life."""
+"""A GPU's page: its condition, place and history."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -32,23 +32,23 @@ from collector.web.public_url import local_path, public_url
 
 __all__ = ["gpu"]
 
-LIFE_ROWS = 100  # of one part of a life
+LIFE_ROWS = 100  # per part of the history
 
 
 class Absence(NamedTuple):
-    """A GPU that its node lacks: the last reading did not find it, though the node's capacity has it."""
+    """A GPU missing from its node: the last reading did not find it, but the node's capacity includes it."""
 
     entry: NodeState
     missing: MissingGpu
 
 
 async def gpu(request: web.Request) -> web.Response:
-    """Show one GPU by its UUID, also when only the history knows it; `before` is where an older part of it ends."""
+    """Show one GPU by UUID, even if only the history knows it; `before` is the end of an older part."""
     collector = request.app[COLLECTOR]
     wanted, before = request.match_info["uuid"], _before(request)
     history, now = collector.history, collector.now()
     memory = await recall(collector, wanted, history)
-    # After the history, which must not be newer than what is shown as the present.
+    # After the history, which must not be newer than the state shown as current.
     present = sorted(collector.inventory.find(uuid=wanted), key=_first_to_tell)
     known = known_gpu(collector, wanted, present, memory.placements)
     if known is None:
@@ -99,7 +99,7 @@ async def gpu(request: web.Request) -> web.Response:
 
 
 def _absence(collector: CollectorView, gpu: Gpu, periods: Sequence[PlacementPeriod]) -> Absence | None:
-    """Return what a GPU that is in no node is missing from, if its node lacks it rather than does without it."""
+    """Return where a GPU that is in no node is missing, if its node should still have it."""
     entry = collector.inventory.node(periods[0].place) if periods else None
     if entry is None:
         return None
@@ -109,20 +109,20 @@ def _absence(collector: CollectorView, gpu: Gpu, periods: Sequence[PlacementPeri
 
 
 def _first_to_tell(one: Placement) -> tuple[bool, bool, bool]:
-    """Return what puts the place that a GPU is judged by first: where it was first, or of several the worst."""
+    """Return a sort key that puts the decisive place of a GPU first: its first one or, of several, the worst."""
     return one.claim, one.level is None, one.level is not Level.REPLACE
 
 
 def _otherwise(present: Sequence[Placement]) -> list[tuple[Placement, Verdict]]:
-    """Return where else a GPU is reported to be, in another condition than in the first place."""
+    """Return other places that report the GPU in a condition that differs from the first place."""
     return [(one, judge(one.condition)) for one in present[1:] if one.degradations != present[0].degradations]
 
 
 class _Sheet(NamedTuple):
-    """What a GPU's repair sheet says."""
+    """The contents of a GPU's repair sheet."""
 
     state: str
-    boards: list[Board]  # to pull: its own, if it is in a node or missing from one
+    boards: list[Board]  # to pull: the GPU's board, if it is in a node or missing from one
     others: list[Board]  # of the same node
     doubts: list[str]
 
@@ -130,7 +130,7 @@ class _Sheet(NamedTuple):
 def _repair_sheet(
     collector: CollectorView, gpu: Gpu, present: Sequence[Placement], periods: Sequence[PlacementPeriod]
 ) -> _Sheet:
-    """Return what the sheet of a GPU says: its board and the others of the node that it is in, or is missing from."""
+    """Return a GPU's repair sheet: its board and the others of the node that it is in or missing from."""
     place = present[0].place if present else periods[0].place if periods else None
     entry = collector.inventory.node(place) if place else None
     states = gpu_states(collector, entry) if entry else {}
@@ -156,7 +156,7 @@ def _before(request: web.Request) -> float | None:
 
 
 async def _unknown(request: web.Request, name: str) -> web.HTTPException:
-    """Return what leads to what else this may name, such as a serial; or says what was searched."""
+    """Return a redirect to what else the name may mean, such as a serial, or an error with what was searched."""
     try:
         term = parse_term(name)
     except ValueError as error:
@@ -185,7 +185,7 @@ def _condition(
     periods: Iterable[PlacementPeriod],
     memory: Memory,
 ) -> Condition:
-    """Return how a GPU is, or was when it was read last; of one that only the history knows, as its changes tell."""
+    """Return a GPU's condition, current or last read; if only the history knows it, from its changes."""
     if present:
         return present[0].condition
     told = condition_after(memory.health[::-1])
@@ -207,13 +207,13 @@ def _reported_health(gpu: Gpu) -> list[tuple[str, str]]:
 def _facts(gpu: Gpu) -> dict[str, str]:
     values = msgspec.structs.asdict(gpu)
     values["mig"] = None if gpu.mig is None else "on" if gpu.mig else "off"
-    values["virtual"] = "yes, a share of a board of its host's" if gpu.virtual else None
+    values["virtual"] = "yes, a share of one of its host's boards" if gpu.virtual else None
     values["multi_gpu_board"] = "yes" if gpu.multi_gpu_board else None
     return {label: str(values[key]) for key, label in FACT_LABELS.items() if values[key] is not None}
 
 
 def _last_reports(gpu: Gpu) -> dict[str, float]:
-    """Return when (Unix seconds) what is merely last known was reported last, by its label."""
+    """Return by label when (Unix seconds) values that are only last known were last reported."""
     labels = {**HEALTH_LABELS, **FACT_LABELS}
     whole = next((time for field, time in gpu.last_known if field == "health"), None)  # all of it
     health = dict.fromkeys(HEALTH_LABELS.values(), whole) if whole is not None else {}

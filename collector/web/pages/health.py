@@ -1,4 +1,4 @@
-"""The page of the degraded GPUs, the worst first, and the same list as CSV."""
+"""The page of degraded GPUs, worst first, and the same list as CSV."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ _T = TypeVar("_T", Level, Degradation, MarkKind)
 
 
 async def health(request: web.Request) -> web.Response:
-    """Show the degraded GPUs, the worst first; `level`, `reason`, `mark`, `cluster` and `model` choose among them."""
+    """Show the degraded GPUs, worst first, filtered by `level`, `reason`, `mark`, `cluster` and `model`."""
     collector = request.app[COLLECTOR]
     wanted = _filter(request)
     survey = await request.app[HEALTH_SURVEYS].survey()
@@ -71,7 +71,7 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def health_csv(request: web.Request) -> web.StreamResponse:
-    """Send the same list as a CSV file, all of it, in parts: however long it is, it is nowhere as a whole."""
+    """Stream the whole list as a CSV file: it is never in memory all at once."""
     check_parameters(request, FILTERS)
     collector = request.app[COLLECTOR]
     survey = await request.app[HEALTH_SURVEYS].survey()
@@ -89,7 +89,7 @@ async def health_csv(request: web.Request) -> web.StreamResponse:
         part = marked(collector, found[start : start + CSV_PART_ROWS])
         since = await degraded_times(collector, part)
         await response.write(_csv(_csv_row(collector, one, since.get(one.placement.gpu.uuid)) for one in part))
-    if wanted.mark is not None and wanted == Filter(mark=wanted.mark):  # what is on no node has no cluster or model
+    if wanted.mark is not None and wanted == Filter(mark=wanted.mark):  # GPUs on no node have no cluster or model
         await response.write(_csv(_absent_csv_row(one) for one in await _absent(collector, wanted.mark)))
     await response.write_eof()
     return response

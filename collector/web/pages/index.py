@@ -1,4 +1,4 @@
-"""The first page, and the lists of clusters and of models that are parts of it."""
+"""The start page, and the lists of clusters and models that are parts of it."""
 
 from typing import Any
 
@@ -24,10 +24,10 @@ from collector.web.params import choice
 __all__ = ["clusters", "index", "models"]
 
 MAX_CHANGES = 3
-WORST_PROBLEMS = 5  # that are shown here; /problems has them all
-MAX_MODELS = 8  # columns that fit beside each other
+WORST_PROBLEMS = 5  # shown here; /problems has all
+MAX_MODELS = 8  # columns that fit side by side
 MAX_MATRIX_CLUSTERS = 10
-MOST_MODELS = 50  # of the page that is about them
+MOST_MODELS = 50  # of the page about them
 CLUSTER_CHOICES = {
     ClusterShow.ALL: "All clusters",
     ClusterShow.PROBLEM: "With problems",
@@ -41,7 +41,7 @@ CLUSTER_CHOICES = {
 
 
 async def index(request: web.Request) -> web.Response:
-    """Show the fleet at a glance: what needs attention, the clusters, the models, and what happened last."""
+    """Show the fleet at a glance: problems, clusters, models and latest changes."""
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     lead = collector.lead_status
@@ -68,7 +68,7 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def clusters(request: web.Request) -> web.Response:
-    """Show the clusters alone; `show` and `name` choose among them, `sort` orders them."""
+    """Show only the clusters; `show` and `name` filter them, `sort` orders them."""
     return await page(request, "clusters.html", **_cluster_list(request, await request.app[SUMMARIES].all()))
 
 

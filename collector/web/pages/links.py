@@ -1,4 +1,4 @@
-"""The addresses that the page links to, below the path prefix that a proxy may add."""
+"""The URLs that the page links to, below the path prefix that a proxy may add."""
 
 from urllib.parse import quote, urlsplit
 
@@ -27,7 +27,7 @@ MAX_TICKET_NAME_LENGTH = 40  # characters
 
 
 def gpus_url(**filters: str) -> str:
-    """Return the address of the list of GPUs that the filters admit."""
+    """Return the URL of the list of GPUs that match the filters."""
     return address("/gpus", filters)
 
 
@@ -47,12 +47,12 @@ def node_history_path(place: Place) -> str:
 
 
 def problem_url(problem: Problem) -> str:
-    """Return the address of the page that shows more of a problem; empty if there is none."""
+    """Return the URL of the page with more about a problem; empty if there is none."""
     return problem.url
 
 
 def problem_anchor(problem: Problem) -> str:
-    """Return the fragment that leads to a problem on the page of all problems."""
+    """Return the fragment of a problem on the page of all problems."""
     return anchor(problem.id)
 
 
@@ -62,7 +62,7 @@ def search_url(term: str) -> str:
 
 
 def ticket_url(ticket: str) -> str:
-    """Return the address that a mark's ticket is; empty for a name, and for what no page may link to."""
+    """Return the URL of a mark's ticket; empty for a name, and for URLs that must not be linked."""
     try:
         url = urlsplit(ticket)
         is_safe = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
@@ -72,6 +72,6 @@ def ticket_url(ticket: str) -> str:
 
 
 def ticket_name(ticket: str) -> str:
-    """Return in short what a ticket's address names: the last part of its path, or the host."""
+    """Return a short name for a ticket's URL: the last part of its path, or the host."""
     url = urlsplit(ticket_url(ticket))
     return one_line(url.path.rstrip("/").rpartition("/")[2] or url.netloc or ticket, MAX_TICKET_NAME_LENGTH)

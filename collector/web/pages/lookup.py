@@ -1,4 +1,4 @@
-"""The look-up page: many ids pasted at once, as a table or a CSV file; also what a scanner of labels leads to."""
+"""The look-up page: many pasted ids at once, as a table or a CSV file; also the target of label scanners."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,16 +20,16 @@ from collector.web.pages.rendering import page, wants_page
 
 __all__ = ["MAX_BODY_BYTES", "MAX_MATCHES", "csv_answer", "lookup", "scan", "show_many", "terms_of"]
 
-MAX_BODY_BYTES = 4 << 20  # 10,000 ids as a form sends them have half a megabyte
+MAX_BODY_BYTES = 4 << 20  # 10,000 ids take half a megabyte in a form
 MAX_MATCHES = 100  # of one id among many
 MAX_SHOWN_ROWS = 1000  # of a table; the CSV file has all
-SHORT_TEXT_LENGTH = 4000  # characters that are parsed at once, which takes a few milliseconds
-NO_ID = "There is no id in this text: paste at least one serial, UUID, node or chassis."
+SHORT_TEXT_LENGTH = 4000  # characters parsed at a time, which takes a few milliseconds
+NO_ID = "No ids found in this text: paste at least one serial, UUID, node or chassis."
 FORM = "application/x-www-form-urlencoded"
 
 
 async def lookup(request: web.Request) -> web.Response:
-    """Show where the ids of a form are, or its empty form; with `format=csv` as a file."""
+    """Show the results for the ids in a form, or an empty form; with `format=csv`, return a file."""
     form = await _form(request)
     text, terms, code = form.get("ids", ""), list[Term](), 200
     wrong = NO_ID if request.method == "POST" else ""
@@ -38,7 +38,7 @@ async def lookup(request: web.Request) -> web.Response:
     except web.HTTPBadRequest as error:
         if not wants_page(request):
             raise
-        wrong, code = error.text or "", error.status  # above the form, so that what was pasted can be corrected
+        wrong, code = error.text or "", error.status  # above the form, so that the pasted text can be corrected
     if not terms:
         return await page(
             request, "lookup.html", code=code, live=not wrong, text=text, wrong=wrong, most=MAX_TERMS, answer=None
@@ -50,7 +50,7 @@ async def lookup(request: web.Request) -> web.Response:
 
 
 async def show_many(request: web.Request, answer: Lookup, text: str, **values: Any) -> web.Response:
-    """Show the results of several ids; `values` of the page take the place of its own."""
+    """Show the results for several ids; `values` override the page's own."""
     view = request.app[COLLECTOR]
     rows: list[LookupRow] = []
     count = 0
@@ -62,7 +62,7 @@ async def show_many(request: web.Request, answer: Lookup, text: str, **values: A
     return await page(
         request,
         "lookup.html",
-        live=False,  # what was sent is not in the address, from which a page is renewed
+        live=False,  # the form data is not in the URL from which a page refreshes
         text=text,
         wrong="",
         most=MAX_TERMS,
@@ -77,12 +77,12 @@ async def show_many(request: web.Request, answer: Lookup, text: str, **values: A
 
 
 async def scan(request: web.Request) -> web.Response:
-    """Show the page that reads labels with the camera, where the browser can."""
+    """Show the page that reads labels with the camera, if the browser supports it."""
     return await page(request, "scan.html", live=False)
 
 
 async def terms_of(request: web.Request, text: str) -> list[Term]:
-    """Return the ids in a text; none in one that has none. Raises HTTPBadRequest."""
+    """Return the ids in a text, if any; raises HTTPBadRequest."""
     if text in request.app[COLLECTOR].clusters():  # whose names may have commas and blanks
         return [parse_term(text)]
     try:

@@ -1,4 +1,4 @@
-"""The table of nodes, of one cluster and of all: its filters, its order and its rows."""
+"""The table of nodes, of one cluster or all: filters, order and rows."""
 
 import functools
 from typing import Any
@@ -40,7 +40,7 @@ async def nodes(request: web.Request) -> web.Response:
 
 
 async def node_table(request: web.Request, cluster: str) -> dict[str, Any]:
-    """Return what the table needs; `show`, `name`, `model` and `driver` choose among the nodes, `sort` orders them."""
+    """Return the table's values; `show`, `name`, `model` and `driver` filter the nodes, `sort` orders them."""
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     wanted = NodeFilter(

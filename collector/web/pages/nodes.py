@@ -1,4 +1,4 @@
-"""A node's page: its GPUs in their trays and slots, and the GPUs that were there before."""
+"""A node's page: its GPUs by tray and slot, and its former GPUs."""
 
 import functools
 
@@ -24,11 +24,11 @@ from collector.web.pages.rendering import page
 __all__ = ["node"]
 
 MAX_LATEST = 5  # changes
-MAX_FORMER_GPUS = 100  # that are shown, the last to leave
+MAX_FORMER_GPUS = 100  # shown, the last to leave
 
 
 async def node(request: web.Request) -> web.Response:
-    """Show one node, also when only the history knows it."""
+    """Show one node, even if only the history knows it."""
     collector = request.app[COLLECTOR]
     inventory = collector.inventory
     place = Place(request.match_info["cluster"], request.match_info["node"])
@@ -78,5 +78,5 @@ def _unknown(place: Place, history: HistoryAnswer[PastPlacement]) -> web.HTTPExc
     absent = f"No node “{place.node}” with GPUs or a GPU pod is known in the cluster “{place.cluster}”"
     if history.error:
         return web.HTTPServiceUnavailable(text=f"{absent}, and the history is currently unavailable. {history.error}")
-    nor = ", and the history has no GPU there" if history.configured else ""
+    nor = ", and the history has no GPUs there" if history.configured else ""
     return web.HTTPNotFound(text=f"{absent}{nor}.")

@@ -1,4 +1,4 @@
-"""Which part of a long list a page shows, and the addresses of the other parts."""
+"""The part of a long list that a page shows, and the URLs of the other parts."""
 
 from aiohttp import web
 
@@ -11,7 +11,7 @@ PAGE_ROWS = 100
 
 
 class Window:
-    """Part `number`, counted from 1, of a list with `total` rows; past the end it is the last part."""
+    """Part `number`, counted from 1, of a list with `total` rows; beyond the end, the last part."""
 
     def __init__(self, path: str, query: dict[str, str], number: int, total: int) -> None:
         self._path, self._query = path, query
@@ -24,7 +24,7 @@ class Window:
 
     @property
     def numbers(self) -> list[int]:
-        """The parts that are linked to: the first, the last and those around this one; 0 stands for those between."""
+        """The parts to link to: the first, the last and those around this one; 0 stands for a gap."""
         near = {1, self.pages, *range(max(1, self.number - 2), min(self.pages, self.number + 2) + 1)}
         shown: list[int] = []
         for number in sorted(near):
@@ -43,9 +43,9 @@ class Window:
 
 
 def window(request: web.Request, total: int) -> Window:
-    """Return the part of a list of `total` rows that is wanted; raises HTTPBadRequest."""
+    """Return the requested part of a list of `total` rows; raises HTTPBadRequest."""
     text = request.query.get("page", "1")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise web.HTTPBadRequest(text="page: expected a whole number from 1")
+        raise web.HTTPBadRequest(text="page: expected a whole number of at least 1")
     query = {key: value for key, value in request.query.items() if key != "page"}
     return Window(public_url(request).prefix + local_path(request), query, int(text), total)

@@ -1,4 +1,4 @@
-"""The pages of the fleet, a cluster, a node, a chassis and a GPU as they were at a time, `?at=`."""
+"""The pages of the fleet, a cluster, a node, a chassis and a GPU at a past time, `?at=`."""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,14 +21,14 @@ from collector.web.public_url import local_path, public_url
 
 __all__ = ["chassis", "cluster", "fleet", "gpu", "looking_back", "node"]
 
-MAX_CLUSTERS = 1000  # that the page of the fleet shows
+MAX_CLUSTERS = 1000  # shown on the fleet's page
 MAX_GPUS = 1000  # of a node or a chassis
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitable[web.StreamResponse]]) -> _Handler:
-    """Return a handler that shows how it is now, or with `at` how it was at a time."""
+    """Return a handler that shows the current state or, with `at`, a past one."""
 
     @functools.wraps(now)
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -48,12 +48,12 @@ def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitabl
 
 
 def _has_a_past(request: web.Request) -> bool:
-    """Return whether a page is one of another time, and does not lead to one as the serial of a GPU does."""
+    """Return whether a page itself has past versions, unlike a GPU's serial, which redirects."""
     return request.match_info.get("uuid", "GPU-").upper().startswith("GPU-")
 
 
 async def fleet(request: web.Request, then: LookBack) -> web.Response:
-    """Show the clusters, those too that are configured no more, with how much was in them."""
+    """Show the clusters, including those no longer configured, with their totals."""
     counts = await then.counts()
     models: dict[str, int] = {}
     for count in counts.values():
@@ -75,7 +75,7 @@ async def fleet(request: web.Request, then: LookBack) -> web.Response:
 
 
 async def cluster(request: web.Request, then: LookBack) -> web.Response:
-    """Show a cluster's nodes, a page behind the node `after`."""
+    """Show a page of a cluster's nodes after the node `after`."""
     name, after = request.match_info["cluster"], request.query.get("after") or None
     count = (await then.counts()).get(name)
     if count is None:
@@ -111,7 +111,7 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
 
 
 async def chassis(request: web.Request, then: LookBack) -> web.Response:
-    """Show the GPUs that were in a chassis, in the order of its trays."""
+    """Show the GPUs that were in a chassis, by tray."""
     serial = request.match_info["chassis"]
     found = await then.gpus({"chassis": [serial]}, limit=MAX_GPUS)
     if not found:
@@ -140,7 +140,7 @@ async def gpu(request: web.Request, then: LookBack) -> web.Response:
 async def _page(
     request: web.Request, then: LookBack, template: str, where: Mapping[str, str] = {}, **values: Any
 ) -> web.Response:
-    """Return a page; `where` are the filters of the API that choose its GPUs."""
+    """Return a page; `where` are the API filters that select its GPUs."""
     at = as_of(then.time)
     prefix, path = public_url(request).prefix, local_path(request)
     return await page(

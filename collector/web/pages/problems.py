@@ -1,4 +1,4 @@
-"""The page of all problems, with all that have each of them."""
+"""The page of all problems, with everything affected by each."""
 
 from aiohttp import web
 
@@ -9,5 +9,5 @@ __all__ = ["problems"]
 
 
 async def problems(request: web.Request) -> web.Response:
-    """Show every problem, the worst first, with its remedy."""
+    """Show every problem with its remedy, worst first."""
     return await page(request, "problems.html", problems=await request.app[PROBLEMS].all())

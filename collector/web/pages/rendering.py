@@ -1,4 +1,4 @@
-"""Renders HTML: the templates, and the filters and values that all of them have."""
+"""Renders HTML: the templates and their common filters and values."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from collector.web.public_url import local_path, public_url
 
 __all__ = ["compile_templates", "error_page", "links_at", "page", "wants_page"]
 
-NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
+NAVIGATION = (  # the key to press after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
     ("g", "GPUs", "/gpus"),
     ("n", "Nodes", "/nodes"),
@@ -37,13 +37,13 @@ ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chass
 
 
 def compile_templates() -> None:
-    """Compile every template now, so that the first user does not wait for it."""
+    """Compile every template, so that the first user does not have to wait for it."""
     for name in _templates.list_templates():
         _templates.get_template(name)
 
 
 async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
-    """Return a rendered page, giving other tasks their turn while a long one is rendered."""
+    """Return a rendered page, yielding to other tasks while rendering a long one."""
     pieces = _templates.get_template(template).generate(_common(request) | values)
     text = "".join([piece async for piece in yielding(pieces)])
     response = web.Response(text=text, status=code, content_type="text/html", charset="utf-8")
@@ -52,7 +52,7 @@ async def page(request: web.Request, template: str, *, code: int = 200, **values
 
 
 def links_at(request: web.Request, at: str) -> dict[str, Any]:
-    """Return the values of a page whose links lead to the same time (RFC 3339), as far as there are such pages."""
+    """Return the values of a page whose links keep the same time (RFC 3339) where such pages exist."""
     root = public_url(request).prefix
     areas = {"/": {"at": at}, "/changes": {"until": at}}
     return {
@@ -63,7 +63,7 @@ def links_at(request: web.Request, at: str) -> dict[str, Any]:
 
 
 def wants_page(request: web.Request) -> bool:
-    """Return whether a browser asks, which shows even errors as pages; other clients get one line."""
+    """Return whether the client is a browser, which gets even errors as pages; others get one line."""
     return "text/html" in request.headers.get("Accept", "") and not local_path(request).startswith("/api/")
 
 
@@ -90,7 +90,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "at_text": "",
         "area_url": lambda path: root + path,
         "live": request.method != "POST"
-        and "at" not in request.query,  # a past does not change, nor is a form sent again
+        and "at" not in request.query,  # the past does not change, and forms are not sent again
         "qr_code": functools.partial(qr_code, public),
         "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
@@ -103,18 +103,18 @@ def _common(request: web.Request) -> dict[str, Any]:
 
 
 def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str]:
-    """Return the options of a choice among names, what is chosen included though there is none of it now."""
+    """Return the options of a selection, including the chosen name even if nothing has it now."""
     names = dict.fromkeys(values)
     return {"": everything} | {name: name for name in ({**names, chosen: None} if chosen else names)}
 
 
 def _looks_back(path: str) -> bool:
-    """Return whether a page can be of another time than now."""
+    """Return whether a page has past versions."""
     return path == "/" or path.startswith(("/clusters/", "/gpus/", "/chassis/"))
 
 
 def _area(path: str) -> str:
-    """Return the area of the navigation that a page belongs to."""
+    """Return the navigation area of a page."""
     if path.startswith("/clusters"):
         return "Nodes" if "/nodes/" in path else "Fleet"
     if path.startswith("/chassis/"):
@@ -125,13 +125,13 @@ def _area(path: str) -> str:
 
 
 def _below(root: str, path: Callable[..., str], *arguments: Any, **filters: Any) -> str:
-    """Return an address below the path prefix under which a proxy publishes this server."""
+    """Return a URL below the path prefix under which a proxy publishes this server."""
     local = path(*arguments, **filters)
     return root + local if local else ""
 
 
 def _below_at(root: str, at: str, path: Callable[..., str], *arguments: Any) -> str:
-    """Return such an address as of a time."""
+    """Return such a URL for a past time."""
     return root + links.address(path(*arguments), {"at": at})
 
 
@@ -149,7 +149,7 @@ PATHS_WITH_A_PAST = ("cluster_url", "node_url", "chassis_url", "gpu_url")
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("collector.web"),
     autoescape=True,
-    finalize=lambda value: printable(value) if type(value) is str else value,  # not what is HTML already
+    finalize=lambda value: printable(value) if type(value) is str else value,  # not for what is already HTML
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""The search page: what the field at the top finds, one id or many."""
+"""The search page: results of the field at the top, for one id or many."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["search", "target_of"]
 
 
 async def search(request: web.Request) -> web.Response:
-    """Show what a text finds, or redirect to the one thing that it can be."""
+    """Show the results for a text, or redirect to the only result."""
     view, text = request.app[COLLECTOR], request.query.get("q", "").strip()
     at, then = _time(request)
     terms = await terms_of(request, text) if text else []
@@ -48,14 +48,14 @@ async def search(request: web.Request) -> web.Response:
 
 
 def _time(request: web.Request) -> tuple[str, dict[str, Any]]:
-    """Return the time at which what is found is to be shown, and the values of a page whose links lead to it."""
+    """Return the time of the results to show, and the values of a page whose links keep it."""
     if not request.query.get("at", "").strip() or (time := timestamp(request, "at", latest=True)) is None:
         return "", {}
     return as_of(time), links_at(request, as_of(time))
 
 
 def target_of(result: LookupResult) -> str | None:
-    """Return the address of the one thing that an id names, at the time that it asks for; None for several."""
+    """Return the URL of the only result of an id, at the requested time; None for several."""
     if result.kind is Kind.CHASSIS and all(match.kind is Kind.CHASSIS for match in result.matches):
         gpus = [match.gpu.gpu if match.gpu is not None else match.former_gpu for match in result.matches]
         chassis = {gpu.chassis for gpu in gpus if gpu is not None}
@@ -67,7 +67,7 @@ def target_of(result: LookupResult) -> str | None:
 
 
 def _is_known(match: Match) -> bool:
-    """Return whether more than a mark is known of what was found."""
+    """Return whether more than a mark is known about the result."""
     return match.gpu is not None or match.former_gpu is not None or match.mark is None
 
 

@@ -1,4 +1,4 @@
-"""The packaged files that the page refers to, kept in memory: they are few and small."""
+"""The page's static files, kept in memory: they are few and small."""
 
 import hashlib
 from pathlib import Path
@@ -9,9 +9,9 @@ __all__ = ["SCRIPTS", "STATIC_PATHS", "STYLESHEETS", "static"]
 
 CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = {path.name: path.read_bytes() for path in (Path(__file__).parents[1] / "static").iterdir()}
-# A new release must not meet an old script in the browser's cache, so the address changes with the content.
+# The URL changes with the content, so that a new release never gets an old script from the browser's cache.
 STATIC_PATHS = {name: f"/static/{name}?v={hashlib.sha256(body).hexdigest()[:12]}" for name, body in FILES.items()}
-# All of them are on every page: they are small, and come from the browser's cache. The page's own is the first.
+# Every page has all of them: they are small and cached by the browser. The page's own comes first.
 _ORDER = sorted(FILES, key=lambda name: (not name.startswith("page."), name))
 STYLESHEETS = [STATIC_PATHS[name] for name in _ORDER if name.endswith(".css")]
 SCRIPTS = [STATIC_PATHS[name] for name in _ORDER if name.endswith(".js")]

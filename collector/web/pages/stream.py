@@ -1,4 +1,4 @@
-"""Server-sent events that say when a page is out of date, so that the browser fetches it again."""
+"""Server-sent events that tell the browser when a page is out of date and must be fetched again."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ RETRY_MILLISECONDS = 3000  # after which a browser connects again
 
 
 class Streams:
-    """The open streams: a limited number, for a limited time, and none that outlives the server."""
+    """The open streams, limited in number and time, and closed with the server."""
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limit = limits.max_streams
@@ -27,7 +27,7 @@ class Streams:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Keep a stream until the block ends, its time is over or the server stops; raises HTTPServiceUnavailable."""
+        """Keep a stream open until the block or its time ends or the server stops; raises HTTPServiceUnavailable."""
         if len(self._scopes) >= self._limit:
             raise web.HTTPServiceUnavailable(text=f"too many live streams (limit {self._limit}); try again later")
         with anyio.move_on_after(self._max_seconds) as scope:
@@ -47,10 +47,10 @@ STREAMS = web.AppKey("streams", Streams)
 
 
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """Send the id of the newest change whenever there is a newer one, and now and then though there is none.
+    """Send the id of the newest change whenever there is a newer one, and periodically without one.
 
-    A page that shows what is true now fetches itself again then: a cluster that goes down, or a reading that changes
-    nothing, is no change of a GPU.
+    The page then fetches itself again: a cluster that goes down, or a reading without differences, is not a change of a
+    GPU.
     """
     changes = request.app[COLLECTOR].recent_changes
     response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
@@ -71,6 +71,6 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
 
 
 def _last_seen(request: web.Request, changes: RecentChanges) -> int:
-    """Return the id that a browser that comes back has seen last, or else the newest one."""
+    """Return the last id seen by a reconnecting browser, or else the newest one."""
     text = request.headers.get("Last-Event-ID", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else changes.last_id

@@ -1,4 +1,4 @@
-"""Draws where one GPU was: one lane for each node, one bar for each period, on a common time axis."""
+"""Draws a GPU's places: one lane per node and one bar per period, on a common time axis."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ from collector.views.placements import PlacementPeriod
 
 __all__ = ["Bar", "Drawing", "Lane", "Span", "Tick", "draw"]
 
-MAX_LANES = 12  # nodes that are drawn; the list below it has all
+MAX_LANES = 12  # nodes drawn; the list below has all
 LANE_HEIGHT, TOP_MARGIN, SPANS_HEIGHT, AXIS_HEIGHT = 38, 4, 14, 26  # pixels
 MIN_BAR_WIDTH = 0.6  # percent
 MIN_SPAN_SECONDS = 60.0  # of the axis
 MAX_TICK_INTERVALS = 5
-EDGE_WIDTH = 9.0  # percent: a label nearer to an end would be cut off on a phone if it were centred
+EDGE_WIDTH = 9.0  # percent: a centred label closer to an end would be cut off on a phone
 DAY_SECONDS = 86400
 HOUR_SECONDS = 3600
 TICK_STEPS = (  # seconds
@@ -25,7 +25,7 @@ TICK_STEPS = (  # seconds
     *(HOUR_SECONDS * hours for hours in (1, 2, 3, 6, 12)),
     *(DAY_SECONDS * days for days in (1, 2, 7, 14, 30, 90)),
 )
-TICK_LABELS = ((300 * DAY_SECONDS, "%b %Y"), (DAY_SECONDS, "%-d %b"), (60, "%H:%M"), (0, "%H:%M:%S"))  # by least step
+TICK_LABELS = ((300 * DAY_SECONDS, "%b %Y"), (DAY_SECONDS, "%-d %b"), (60, "%H:%M"), (0, "%H:%M:%S"))  # by minimum step
 
 
 class Bar(NamedTuple):
@@ -49,11 +49,11 @@ class Tick(NamedTuple):
 
     x: float
     label: str
-    anchor: str  # which end of the label, or its middle, is at x
+    anchor: str  # whether the label starts, ends or is centred at x
 
 
 class Span(NamedTuple):
-    """A time in which the GPU was degraded, in percent of the drawing's width."""
+    """A period in which the GPU was degraded, in percent of the drawing's width."""
 
     x: float
     width: float
@@ -61,7 +61,7 @@ class Span(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What the template turns into an SVG."""
+    """The values that the template renders as SVG."""
 
     lanes: list[Lane]
     ticks: list[Tick]
@@ -75,9 +75,9 @@ class Drawing(NamedTuple):
 
 
 def draw(periods: Sequence[PlacementPeriod], now: float, past: Sequence[Stage] = ()) -> Drawing:
-    """Lay the periods out up to now, in Unix seconds; the node of the newest one is the first lane.
+    """Lay out the periods up to now (Unix seconds); the first lane is the node of the newest one.
 
-    Below them is when the GPU was degraded, by the stages of its condition, oldest first.
+    Below them are the periods in which the GPU was degraded, from the stages of its condition, oldest first.
     """
     times = [time for period in periods for time in (period.since, period.until, period.confirmed) if time is not None]
     start = min([*times, now - MIN_SPAN_SECONDS])

@@ -1,11 +1,11 @@
-// Finding things: suggestions in the search field, lists that are pasted there, and labels that the camera reads.
+// Search: suggestions in the search field, lists pasted into it, and labels read by the camera.
 
-const DEBOUNCE = 150; // milliseconds without a key before suggestions are asked for
+const DEBOUNCE = 150; // milliseconds without a key before suggestions are requested
 const MIN_LENGTH = 2; // characters; shorter texts mean everything
-const MAX_ADDRESS = 1500; // characters of a search that still fit into an address
-const SCAN_INTERVAL = 200; // milliseconds between two looks at the camera's picture
-const MAX_FAILURES = 15; // looks in a row that fail before the reader of codes is given up
-const FORMATS = ["qr_code", "code_128", "data_matrix", "code_39"]; // ours, and what labels of boards have
+const MAX_ADDRESS = 1500; // characters of a search that still fit into a URL
+const SCAN_INTERVAL = 200; // milliseconds between two looks at the camera image
+const MAX_FAILURES = 15; // consecutive failures after which code reading is abandoned
+const FORMATS = ["qr_code", "code_128", "data_matrix", "code_39"]; // ours, and those on board labels
 
 const field = document.getElementById("q");
 const form = field?.form;
@@ -17,7 +17,7 @@ if (form?.dataset.suggest) {
 const scanner = document.querySelector("[data-scan]");
 if (scanner) prepareScanner(scanner);
 
-// A combobox as the ARIA Authoring Practices describe it: the field keeps the focus, arrows choose an option.
+// A combobox following the ARIA Authoring Practices: the field keeps the focus, arrow keys choose an option.
 function suggest(input, form) {
   const list = document.createElement("ul");
   list.id = "suggestions";
@@ -35,7 +35,7 @@ function suggest(input, form) {
   input.setAttribute("aria-expanded", "false");
 
   let timer = 0;
-  let asked = null; // the request under way
+  let asked = null; // the pending request
   let chosen = -1;
 
   function close() {
@@ -61,7 +61,7 @@ function suggest(input, form) {
       const { suggestions } = await answer.json();
       if (asked === request) show(suggestions);
     } catch {
-      // Another key was pressed meanwhile, or there is no connection: the field works without suggestions.
+      // Another key was pressed, or there is no connection: the field works without suggestions.
     }
   }
 
@@ -74,10 +74,10 @@ function suggest(input, form) {
     status.textContent = found.length ? `${found.length} suggestion${found.length === 1 ? "" : "s"}` : "";
   }
 
-  // What can be shown as of the time that the page is of, is.
+  // Use the page's time wherever the target supports it.
   function kept(url) {
     const at = form.elements.at?.value;
-    const listed = url.includes("?") && !url.includes("/search?"); // lists are of now
+    const listed = url.includes("?") && !url.includes("/search?"); // lists show only the present
     return at && !listed ? `${url}${url.includes("?") ? "&" : "?"}at=${encodeURIComponent(at)}` : url;
   }
 
@@ -134,7 +134,7 @@ function suggest(input, form) {
   form.addEventListener("submit", close);
 }
 
-// A field of one line drops line breaks, which would glue the serials of a column together.
+// A one-line field drops line breaks, which would join the serials of a column.
 function takeLists(input, form) {
   input.addEventListener("paste", (event) => {
     const text = event.clipboardData?.getData("text/plain") ?? "";
@@ -165,7 +165,7 @@ function takeLists(input, form) {
   }
 }
 
-// On a phone whose browser reads codes, the scanner is one tap away from every page.
+// On a phone whose browser reads codes, every page links to the scanner.
 function offerScanner(form) {
   if (!isSecureContext || !("BarcodeDetector" in window)) return;
   const link = document.createElement("a");
@@ -190,7 +190,7 @@ async function prepareScanner(section) {
   let last = "";
   let starting = false;
   let failures = 0;
-  state.textContent = "Hold a label or a code of gpuid in front of the camera.";
+  state.textContent = "Hold a label or a gpuid code in front of the camera.";
   find("controls").hidden = false;
 
   start.addEventListener("click", () => (stream ? stop() : begin()));
@@ -205,7 +205,7 @@ async function prepareScanner(section) {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } }, audio: false });
     } catch (error) {
       state.textContent = error.name === "NotFoundError" ? "This device has no camera."
-        : error.name === "NotAllowedError" ? "The browser does not let this page use the camera: allow it in the page's settings."
+        : error.name === "NotAllowedError" ? "The browser blocks the camera on this page: allow it in the site settings."
           : `The camera cannot be used: ${error.message}`;
       return;
     } finally {
@@ -235,10 +235,10 @@ async function prepareScanner(section) {
       failures = 0;
       if (texts.length) await found([...new Set(texts)]);
     } catch {
-      // A picture that is not there yet, or a reader that will never work.
+      // No image yet, or a reader that does not work at all.
       if (++failures < MAX_FAILURES) return void (timer = setTimeout(look, SCAN_INTERVAL));
       stop();
-      state.textContent = "The browser's reader of codes does not work on this device. Type or paste what the label says.";
+      state.textContent = "The browser's code reader does not work on this device. Type or paste the text on the label.";
     }
     if (stream) timer = setTimeout(look, SCAN_INTERVAL);
   }
@@ -252,7 +252,7 @@ async function prepareScanner(section) {
     ids.form.requestSubmit();
   }
 
-  // A label has its part number beside the serial: returns the one text that names exactly one GPU, if there is one.
+  // Labels have a part number next to the serial: return the text that names exactly one GPU, if any.
   async function theOnlyGpu(texts) {
     const body = JSON.stringify({ ids: texts });
     const headers = { "Content-Type": "application/json" };
@@ -273,11 +273,11 @@ async function prepareScanner(section) {
   }
 }
 
-// Returns why codes cannot be read here, as a sentence; empty if they can.
+// Return why codes cannot be read here, as a sentence; empty if they can.
 async function unable() {
-  if (!isSecureContext) return "The camera can only be used over HTTPS: open this page by an address that begins with https://.";
-  if (!("BarcodeDetector" in window)) return "This browser cannot read codes itself; Chrome on Android and macOS can. A phone's own camera app opens the QR codes of gpuid, and a serial can be typed or pasted below.";
+  if (!isSecureContext) return "The camera can only be used over HTTPS: open this page with an https:// URL.";
+  if (!("BarcodeDetector" in window)) return "This browser cannot read codes; Chrome on Android and macOS can. Your phone's camera app opens gpuid's QR codes, and you can type or paste a serial below.";
   if (!navigator.mediaDevices?.getUserMedia) return "This browser has no access to a camera.";
   const known = await BarcodeDetector.getSupportedFormats().catch(() => []);
-  return FORMATS.some((format) => known.includes(format)) ? "" : "This browser cannot read any of the codes that labels have.";
+  return FORMATS.some((format) => known.includes(format)) ? "" : "This browser cannot read any of the codes used on labels.";
 }

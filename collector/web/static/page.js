@@ -1,11 +1,11 @@
-// What scripts add to every page: keys, times that stay current, and content that follows what happens.
-// Scripts of other files find what they need by delegated events or after "gpuid:refreshed"; what they add to <main>
-// stays only inside of [data-keep]. Rows with a data-key keep their identity, new ones flash in a list with data-flash.
+// Script features of every page: keys, current times and live content.
+// Other scripts use delegated events or "gpuid:refreshed"; what they add to <main> survives only inside [data-keep].
+// Rows with a data-key keep their identity; new ones flash in a list with data-flash.
 
 const TIMES_INTERVAL = 5000; // milliseconds between two updates of the times
-const RECONNECT_DELAY = 30000; // milliseconds after a stream was refused
-const REFRESH_INTERVAL = 3000; // milliseconds: the page follows what happens, but no more often than this
-const SEQUENCE_TIME = 1500; // milliseconds within which the second of two keys must follow
+const RECONNECT_DELAY = 30000; // milliseconds after a stream was rejected
+const REFRESH_INTERVAL = 3000; // milliseconds: the page refreshes no more often than this
+const SEQUENCE_TIME = 1500; // milliseconds within which the second key of a sequence must follow
 
 const search = document.getElementById("q");
 const sheet = document.getElementById("keys");
@@ -44,7 +44,7 @@ function focusSearch() {
   search.select();
 }
 
-// Moves the focus to the first link of the next or the previous row of a list.
+// Move the focus to the first link of the next or previous row of a list.
 function step(by) {
   const links = [...document.querySelectorAll("main tbody tr, main .problems > li, main .change")]
     .map((row) => row.querySelector("a")).filter((link) => link?.checkVisibility());
@@ -58,7 +58,7 @@ keys.hidden = false;
 keys.addEventListener("click", () => sheet.showModal());
 sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
 
-// Times, in the same words as the server's (views/humanize.py), so that nothing jumps.
+// Times, worded like the server's (views/humanize.py), so that nothing jumps.
 
 const UNITS = [[86400, 129600, "day"], [3600, 5400, "hour"], [60, 90, "minute"], [1, 0, "second"]];
 const asOf = document.getElementById("as-of");
@@ -83,10 +83,10 @@ function updateTimes() {
 }
 setInterval(updateTimes, TIMES_INTERVAL);
 
-// Live: the server says that something has happened, and the page fetches itself and changes where it differs.
+// Live updates: when the server reports a change, the page fetches itself and updates what differs.
 
 const button = document.querySelector("[data-live]");
-const edited = new WeakSet(); // forms that somebody has begun to fill in
+const edited = new WeakSet(); // forms that the user has started to fill in
 let source = null;
 let paused = false;
 let waiting = null;
@@ -102,7 +102,7 @@ if (button && "EventSource" in window) {
     if (paused) showState("Paused", "idle");
     else refreshSoon();
   });
-  // A browser has few connections to one server; hidden tabs must not hold them.
+  // Browsers limit the connections per server; hidden tabs must not use them up.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   open();
@@ -117,7 +117,7 @@ function open() {
     showState("Offline", "bad");
     if (source?.readyState === EventSource.CLOSED) {
       source = null;
-      setTimeout(open, RECONNECT_DELAY); // refused: the browser does not retry by itself
+      setTimeout(open, RECONNECT_DELAY); // rejected: the browser does not retry by itself
     }
   };
 }
@@ -154,14 +154,14 @@ async function refresh() {
     document.title = fresh.title;
     document.dispatchEvent(new Event("gpuid:refreshed"));
   } catch {
-    // The state of the stream shows that there is no connection.
+    // The stream's state already shows that there is no connection.
   } finally {
     waiting = null;
     refreshed = Date.now();
   }
 }
 
-// Makes a node like a fresh one and touches only what differs, so that focus, scroll and open details stay.
+// Update a node to match a new one, touching only what differs, so that focus, scroll and open details stay.
 function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType !== Node.ELEMENT_NODE || old.nodeName !== fresh.nodeName) {
@@ -200,7 +200,7 @@ function morph(old, fresh) {
   while (next) drop();
 }
 
-// What a child is known by among its siblings, so that rows that come and go do not turn into each other.
+// A child's identity among its siblings, so that rows that come and go are not confused.
 function keyOf(node) {
   return node.dataset?.key || node.id || "";
 }

@@ -1,9 +1,9 @@
-// Buttons that copy and print, and on every page times in the reader's own zone: on hover, or everywhere by choice.
+// Buttons to copy and print, and times in the reader's time zone: on hover, or everywhere if chosen.
 
 const CLOCK_KEY = "gpuid.clock"; // in localStorage: "local", or nothing for UTC
-const DONE_TIME = 1500; // milliseconds for which a button shows that it has copied
+const DONE_TIME = 1500; // milliseconds for which a button shows that it copied
 
-// What happens by itself is said to those who do not see it.
+// Announce automatic changes to screen readers.
 const said = document.createElement("p");
 said.className = "unseen";
 said.setAttribute("role", "status");
@@ -11,7 +11,7 @@ document.body.append(said);
 
 function say(text) {
   said.textContent = "";
-  requestAnimationFrame(() => { said.textContent = text; }); // so that the same text is said again
+  requestAnimationFrame(() => { said.textContent = text; }); // so that the same text is announced again
 }
 
 // Copying
@@ -25,7 +25,7 @@ document.addEventListener("click", async (event) => {
     setTimeout(() => button.classList.remove("done"), DONE_TIME);
     say(`Copied the ${what} ${copy}`);
   } else {
-    prompt(`This browser does not let a page copy. The ${what}:`, copy);
+    prompt(`This browser does not allow pages to copy. The ${what}:`, copy);
   }
 });
 
@@ -67,7 +67,7 @@ function stored() {
   try {
     return localStorage.getItem(CLOCK_KEY);
   } catch {
-    return null; // storage may be forbidden; then the choice holds for this page
+    return null; // storage may be blocked; then the choice applies to this page
   }
 }
 
@@ -80,7 +80,7 @@ function store() {
   }
 }
 
-const format = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" }); // as ISO 8601 writes it
+const format = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" }); // as in ISO 8601
 const zone = new Intl.DateTimeFormat("en", { timeZoneName: "short" });
 
 function inZone(moment) {
@@ -97,7 +97,7 @@ function showTimes() {
     if (Number.isNaN(moment.getTime())) continue;
     const [here, utc] = [inZone(moment), inUtc(moment)];
     set(time, "title", local ? utc : here);
-    if (time.classList.contains("clock")) { // below the heading of a day, which is one of UTC
+    if (time.classList.contains("clock")) { // below a day's heading, which is in UTC
       const day = here.startsWith(utc.slice(0, 10));
       const text = !local ? utc.slice(11, 19) : day ? here.slice(11, 19) : here.slice(5, 16);
       if (time.textContent !== text) time.textContent = text;

@@ -169,7 +169,7 @@ class TestReading:
         expect(picture).to_be_visible()
         expect(picture).to_have_accessible_description(
             "n1 (prod-a) from 2025-11-24T16:05:00Z until now. "
-            "n2 (prod-a) from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
+            "n2 (prod-a) from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below has the same data."
         )
         assert page.locator("svg .bar").count() == 2
         expect(page.locator(".life > li", has_text="from n2 (prod-a) to n1 (prod-a)")).to_be_visible()
@@ -257,7 +257,7 @@ class TestKeyboard:
     def test_tab_skips_to_the_content_with_visible_focus(self, opened: Any) -> None:
         page = opened("/")
         page.keyboard.press("Tab")
-        skip = page.get_by_role("link", name="Skip to the content")
+        skip = page.get_by_role("link", name="Skip to content")
         expect(skip).to_be_focused()
         expect(skip).to_be_in_viewport()
         expect(skip).to_have_css("outline-style", "solid")

@@ -82,7 +82,7 @@ async def test_one_that_nobody_knows_is_not_found(site: Any, kept: Any, serving:
     async with serving(site) as client:
         page = await visit(client, "/chassis/none")
     assert page.status == 404
-    assert "No GPU reports the chassis “none” now, and the history has none that did." in page.text
+    assert "No GPU currently reports the chassis “none” now, and none in the history did." in page.text
 
 
 async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Any, serving: Any, visit: Any) -> None:

@@ -132,8 +132,8 @@ async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit
             "show=all",
             "show: expected one of wrong, failing, unread, missing, lost, degraded, rma, conflict, claim, overdue",
         ),
-        ("page=0", "page: expected a whole number from 1"),
-        ("page=-1", "page: expected a whole number from 1"),
+        ("page=0", "page: expected a whole number of at least 1"),
+        ("page=-1", "page: expected a whole number of at least 1"),
     ],
 )
 async def test_a_bad_question_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:

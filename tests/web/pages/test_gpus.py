@@ -53,7 +53,7 @@ async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: An
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    note = "Add a [store] to its configuration to keep every place this GPU has been in, and how it was there."
+    note = "Add a [store] to its configuration to keep every place of this GPU and its condition there."
     assert note in page.text
     assert '<rect class="bar present" x="50.000%" y="23" width="50.000%"' in page.answer.text
     assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
@@ -154,7 +154,7 @@ async def test_a_place_in_an_unreachable_cluster_is_marked_last_known(client: ht
     text = (await visit(client, "/gpus/GPU-b1")).text
     assert (
         "The cluster prod-b is unreachable. It has been down since 2025-11-24T16:00:00Z ( 10 minutes ago ) ; "
-        "this is what was last known there." in text
+        "this is its last known state." in text
     )
 
 
@@ -165,7 +165,7 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
         unknown = await visit(client, "/gpus/GPU-none")
     assert page.status == 200
     assert "Node n1 prod-a" in page.text
-    assert "The history is currently unavailable: only what is in memory is shown. store " in page.text
+    assert "The history is currently unavailable: only data in memory is shown. store " in page.text
     assert unknown.status == 503
     assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters" in unknown.text
     assert "The history could not be searched: store " in unknown.text
@@ -175,7 +175,7 @@ async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, cli
     page = await visit(client, "/gpus/GPU-none")
     assert page.status == 404
     assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters that are known" in page.text
-    assert "1 cluster cannot be reached (prod-b): what was last known of it was searched." in page.text
+    assert "1 cluster cannot be reached (prod-b): it last known state was searched." in page.text
     assert "keeps no history" in page.text
     assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
 
@@ -237,7 +237,7 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
     assert "Node w2 prod-c" in text
     assert (
         "Needs replacement : row remapping failed. Row remapping failed since 2025-11-24T16:03:00Z ( 7 minutes ago ) . "
-        "NVIDIA's RMA policy is met when the card fails the field diagnostic as well." in text
+        "NVIDIA's RMA policy applies if the card also fails the field diagnostic." in text
     )
     told = [
         "came to w2 ( prod-c ), machine i-w2 present Here for 5 minutes, after 60 seconds on no node."
@@ -246,8 +246,8 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
         "answering again on w1 ( prod-a ): remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
         " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
         "needs replacement: row remapping failed ; no longer: row remapping pending",
-        "A counter that goes back is no recovery: another InfoROM or driver counts otherwise.",
-        "lost it stopped answering on w1 ( prod-a )",
+        "A counter that goes back does not mean recovery: a different InfoROM or driver counts differently.",
+        "lost stopped responding on w1 ( prod-a )",
         "health on w1 ( prod-a ): remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
         "needs a reset or drain: row remapping pending",
         "first recorded on w1 ( prod-a )",
@@ -323,9 +323,7 @@ async def test_what_another_cluster_leaves_unsaid_is_remembered(site: Any, servi
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
     assert "Healthy : nothing that it reports calls for" in text
-    assert (
-        "Where it was before, it needed replacement: row remapping failed. Here, nothing is reported of that." in text
-    )
+    assert "At its former place, it needed replacement: row remapping failed. Here, this is not reported." in text
 
 
 async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visit: Any) -> None:
@@ -400,7 +398,7 @@ async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, s
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-later")
     assert page.status == 404
-    assert "nor in the history, which goes back to 2025-11-24T16:00:00Z." in page.text
+    assert "or in the history, which goes back to 2025-11-24T16:00:00Z." in page.text
     assert "It is marked watch by ben since" in page.text
 
 

@@ -68,12 +68,12 @@ async def test_what_cannot_be_seen_is_said(worn: Any, serving: Any, visit: Any) 
 
 async def test_without_degraded_gpus_it_says_so(site: Any, serving: Any, visit: Any) -> None:
     async with serving(site) as client:
-        assert "Nothing is degraded of what can be seen." in (await visit(client, "/health")).text
+        assert "No readable GPU is degraded." in (await visit(client, "/health")).text
     site.cluster("prod-b")
     async with serving(site) as client:
         page = await visit(client, "/health")
     assert "No degraded GPUs" in page.text
-    assert "Nothing is degraded, and every GPU node has been read." in page.text
+    assert "No GPU is degraded, and every GPU node has been read." in page.text
 
 
 async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, visit: Any) -> None:
@@ -165,7 +165,7 @@ async def test_the_file_has_what_the_page_has(worn: Any, serving: Any) -> None:
         ("/health?level=bad", "level: expected one of replace, reset"),
         ("/health?mark=gone", "mark: expected one of rma, quarantine, watch"),
         ("/health?reason=x", "reason: expected one of "),
-        ("/health?page=0", "page: expected a whole number from 1"),
+        ("/health?page=0", "page: expected a whole number of at least 1"),
         ("/health.csv?limit=1", 'unknown parameter "limit"'),
     ],
 )

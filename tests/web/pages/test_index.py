@@ -121,7 +121,7 @@ class TestWhatHasNotBeenSeen:
     async def test_pods_without_the_container(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "gfd")
         whole.uncover("prod-a", "gfd", ReadFailure.NO_CONTAINER)
-        assert "3 of 4 GPU nodes read; 1 unread: no container of the configured name." in await self.seen(
+        assert "3 of 4 GPU nodes read; 1 unread: no container with the configured name." in await self.seen(
             whole, serving, visit
         )
 
@@ -248,7 +248,7 @@ async def test_a_gpu_in_conflict_and_claimed_elsewhere_counts_once(site: Any, se
         text = (await visit(client, "/")).text
     assert "5 GPUs on 5 nodes across 2 clusters" in text
     assert "All clusters 3 2 5" in text
-    assert "1 GPU is reported by two clusters, and counted in both below." in text
+    assert "1 GPU is reported by two clusters, and counted in both rows below." in text
 
 
 async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, visit: Any) -> None:
@@ -290,7 +290,7 @@ async def test_a_standby_says_who_leads(site: Any, serving: Any, visit: Any) -> 
     site.collector.lead_status = LeadStatus(leads=False, holder="gpuid-<0> (pid 1)")
     async with serving(site) as client:
         text = (await visit(client, "/")).text
-    assert "This collector stands by: gpuid-<0> (pid 1) records the history and delivers to the sinks." in text
+    assert "This collector is a standby: gpuid-<0> (pid 1) records the history and delivers to the sinks." in text
     assert "No collector records" not in text
 
 
@@ -298,8 +298,8 @@ async def test_a_store_without_a_leader_is_a_problem(site: Any, serving: Any, vi
     site.collector.lead_status = LeadStatus(leads=False, has_leader=False, holder="gpuid-0 (pid 1)")
     async with serving(site) as client:
         text = (await visit(client, "/")).text
-    assert "No collector records into the store or delivers to the sinks" in text
-    assert "gpuid-0 (pid 1) had the lead last" in text
+    assert "No collector is recording to the store or delivering to the sinks" in text
+    assert "gpuid-0 (pid 1) was the last leader" in text
     assert "stands by" not in text
 
 

@@ -126,7 +126,7 @@ async def test_the_page_takes_many_ids_without_a_script(client: httpx.AsyncClien
     refused = await client.post("/lookup", data={"ids": "1\n" * 10_001})
     assert (refused.status_code, refused.text) == (
         400,
-        "expected at most 10,000 ids at once, got more; look them up in several parts\n",
+        "expected at most 10,000 ids at once, got more; split them into several requests\n",
     )
 
 

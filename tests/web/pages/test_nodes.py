@@ -56,10 +56,10 @@ async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visi
             for path in ("/clusters/prod-a/nodes/n9", "/clusters/prod-a?name=n9", "/", "/problems")
         ]
     assert "n9 1 lost 2 missing Print repair sheet API Node GPUs GPUs 1 of 4" in node
-    assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
+    assert "The GPU at 00000000:5D:00.0 does not respond (never read), since 2025-11-24T16:00:00Z" in node
     assert "2 of 4 GPUs were not found by the last reading" in node
     assert "n9 1 lost 2 missing 1 of 4" in cluster
-    assert "1 GPU on n9 (prod-a) does not answer" in fleet
+    assert "1 GPU on n9 (prod-a) does not respond" in fleet
     assert "was never read 00000000:5D:00.0" in problems
     assert "21 GPUs missing on 4 nodes across 2 clusters" in fleet
 
@@ -90,7 +90,7 @@ async def test_an_unreadable_node_has_a_reason_and_a_time(site: Any, serving: An
     assert "permission for pods/exec or pods/log is missing. See the collector's log for details." in new
     assert (
         "n9 ( prod-a ) has been unreadable since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command exited "
-        "with an error. This is what was last known there." in gpu
+        "with an error. This is the last known state." in gpu
     )
 
 
@@ -111,7 +111,7 @@ async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, ser
     assert "bare unread: no pod Print repair sheet API Node GPUs GPUs ? of 8" in bare
     assert "because no pod of a configured source runs on it, since 2025-11-24T16:05:00Z" in bare
     assert "Kubernetes says that it has GPUs: nvidia.com/gpu.present ." in bare
-    assert "n9 ( prod-a ) cannot be read now: its pod is not ready. This is what was last known there." in gpu
+    assert "n9 ( prod-a ) cannot be read now: its pod is not ready. This is the last known state." in gpu
 
 
 async def test_what_is_last_known_of_a_cluster_that_is_down_is_not_called_complete(
@@ -287,7 +287,7 @@ async def test_a_missing_gpu_is_named_in_its_seat_and_on_the_repair_sheet(
     sheet = text[text.index("Repair sheet") :]
     assert "/clusters/prod-a/nodes/n9 As of 2025-11-24T16:10:00Z" in sheet
     assert "1 board to pull S-m2 Module 2 PCI bus 00000002:4E:00.0 NVIDIA H100 GPU-m2 Missing , last seen" in sheet
-    assert "Stays in this node Serial Module PCI bus S-m1 1 00000001:4E:00.0" in sheet
+    assert "Boards that stay Serial Module PCI bus S-m1 1 00000001:4E:00.0" in sheet
 
 
 async def test_what_is_here_again_and_what_is_long_are_folded(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -312,11 +312,9 @@ async def test_the_repair_sheet_says_what_it_cannot_know(site: Any, serving: Any
         gpu = (await visit(client, "/gpus/GPU-2")).text
     sheet = node[node.rindex("Repair sheet") :]
     assert "2 boards to pull" in sheet
-    assert "serial unknown PCI bus 00000000:5D:00.0 It does not answer, and was never read" in sheet
-    assert "2 more GPUs of the node's capacity not found, and not known by serial." in sheet
-    assert (
-        "unreadable since 2025-11-24T16:09:00Z: the command exited with an error. Listed is what was read at" in sheet
-    )
+    assert "serial unknown PCI bus 00000000:5D:00.0 It does not respond, and was never read" in sheet
+    assert "2 more GPUs of the node's capacity not found, with unknown serials." in sheet
+    assert "unreadable since 2025-11-24T16:09:00Z: the command exited with an error. Listed: the reading at" in sheet
     assert "State lost 1 board to pull" in gpu
 
 
@@ -349,6 +347,6 @@ async def test_a_card_that_drops_out_again_and_again_is_said_to(
         gpu = (await visit(client, "/gpus/GPU-e")).text
     assert "Module 3 has lost S-e 2 times, the last time 9 minutes ago" in node
     assert "earlier stay" not in node
-    assert "It has dropped out of n9 ( prod-a ) 2 times, without having been anywhere else." in gpu
+    assert "It has dropped out of n9 ( prod-a ) 2 times, without appearing anywhere else." in gpu
     assert "Last node n9 prod-a Module 3" in gpu
     assert "State missing from n9 1 board to pull" in gpu

@@ -98,7 +98,7 @@ async def test_a_page_of_the_past_leads_to_its_data(
 
 async def test_a_page_of_the_past_says_that_it_counts_virtual_gpus(past_client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(past_client, f"/?at={BEFORE}")
-    assert "Virtual GPUs are among them: the history does not tell them apart." in page.text
+    assert "This includes virtual GPUs, which the history does not distinguish." in page.text
 
 
 @pytest.mark.parametrize(

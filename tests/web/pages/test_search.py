@@ -114,10 +114,10 @@ async def test_past_hits_beyond_the_limit_are_mentioned(site: Any, kept: Store, 
 async def test_a_no_says_what_was_searched(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/search?q=x")
     assert page.status == 200
-    assert "No results for “x” Not among the 5 GPUs on 3 nodes across 2 clusters that are known now." in page.text
-    assert "Parts are looked for from 4 characters on." in page.text
+    assert "No results for “x” Not among the 5 GPUs on 3 nodes across 2 clusters currently known." in page.text
+    assert "Parts are looked for from 4 characters." in page.text
     assert "A serial is the number on the sticker" in page.text
-    assert "Add a [store] to its configuration to find past GPUs too." in page.text
+    assert "Add a [store] to its configuration to find former ones, too." in page.text
 
 
 async def test_several_ids_are_answered_together(client: httpx.AsyncClient, visit: Any) -> None:
