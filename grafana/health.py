@@ -101,7 +101,7 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Lost",
-            "GPUs that do not answer.",
+            "GPUs that do not respond.",
             _number('reason="lost"'),
             thresholds=NONE_IS_GOOD,
         ),

@@ -45,7 +45,7 @@ def _figures() -> tuple[Panel, ...]:
     return (
         figure("Found", "GPUs that nvidia-smi found.", _STATE.format("found")),
         figure("Capacity", "GPUs that Kubernetes counts on the node.", _STATE.format("capacity")),
-        figure("Allocatable", "GPUs that pods may use.", _STATE.format("allocatable")),
+        figure("Allocatable", "GPUs allocatable to pods.", _STATE.format("allocatable")),
         figure(
             "Missing", "GPUs that Kubernetes counts but nvidia-smi does not find.", _MISSING, thresholds=NONE_IS_GOOD
         ),

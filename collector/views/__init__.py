@@ -1,1 +1,1 @@
-"""Read models that the API, the page and the command line share."""
+"""Read models shared by the API, the page and the command line."""

@@ -1,4 +1,4 @@
-"""What was altered of GPUs as text for people, with one table of the fields' names on the page."""
+"""Describes altered fields of GPUs for people, with a table of field labels."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ __all__ = [
     "fields_of",
 ]
 
-# By the names that the API and records have.
+# By the names in the API and in records.
 FACT_LABELS = {
     "serial": "Serial",
     "uuid": "UUID",
@@ -67,19 +67,19 @@ HEALTH_LABELS = {
     "inforom": "InfoROM",
 }
 
-_SEVERAL = "…"  # stands for values that differ
+_SEVERAL = "…"  # stands for differing values
 
 
 def describe_changes(changes: Iterable[FieldChange]) -> str:
-    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on".
+    """Describe the changes of one GPU: "serial 1653922001234 → not reported, MIG off → on".
 
-    Of its health: "remapped rows (uncorrectable) 0 → 2, SRAM errors (correctable) 7 → 0 (went back)".
+    For its health: "remapped rows (uncorrectable) 0 → 2, SRAM errors (correctable) 7 → 0 (went back)".
     """
     return ", ".join(_described(change) for change in changes)
 
 
 def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
-    """Return what was altered of GPUs with the same fields; where their values differ, that is an ellipsis."""
+    """Describe changes to the same fields of several GPUs; differing values become an ellipsis."""
     if all(changes == gpus[0] for changes in gpus):
         return describe_changes(gpus[0]) if gpus else ""
     return ", ".join(
@@ -90,7 +90,7 @@ def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
 
 
 def describe_counters(health: Health | None) -> str:
-    """Return the counters of a GPU's health that are not zero: "remapped rows (uncorrectable) 2"."""
+    """Describe the non-zero health counters of a GPU: "remapped rows (uncorrectable) 2"."""
     counts = ((field, getattr(health, field, None)) for field in HEALTH_LABELS if field in COUNTERS)
     return ", ".join(f"{_label(field)} {count:,}" for field, count in counts if count)
 
@@ -101,7 +101,7 @@ def fields_of(changes: Iterable[FieldChange]) -> tuple[str, ...]:
 
 
 def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
-    """Return what the `changes` of a row of the API say; what answers may be anything."""
+    """Return the changes in an API row's `changes`, whose contents are not trusted."""
     if not isinstance(changes, Mapping):
         return ()
     return tuple(
@@ -114,7 +114,7 @@ def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
 def _described(change: FieldChange) -> str:
     field, old, new = change
     if field == "lost":
-        return "stopped answering" if new else "answers again"
+        return "stopped responding" if new else "responds again"
     if field in HEALTH_LABELS and new is None:
         return f"{_label(field)} {_value(field, old)}, no longer reported"
     if field in HEALTH_LABELS and old is None:
@@ -136,7 +136,7 @@ def _value(field: str, value: object) -> str:
 
 
 def _back(field: Sequence[FieldChange]) -> str:
-    """Return that a counter went back, which is no recovery: another InfoROM or driver counts otherwise."""
+    """Note that a counter went back, which is not a recovery: a different InfoROM or driver counts differently."""
     return " (went back)" if any(one.went_back for one in field) else ""
 
 

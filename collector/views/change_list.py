@@ -1,7 +1,7 @@
-"""The list of what happened, newest first, in parts: from the history, or else what memory holds of it.
+"""The list of changes, newest first, in parts: from the history, or else from memory.
 
-A replacement is one row, and the first sights of a cluster's nodes on one day are one. No part ends within a row: each
-row stands where its newest change is, and is complete.
+A replacement is one row, and so are the first sights of a cluster's nodes on one day. Parts never end within a row:
+each row is complete and listed at its newest change.
 """
 
 import itertools
@@ -25,7 +25,7 @@ ROWS_PER_QUERY = 500  # changes
 MAX_QUERIES = 20  # for one part; then it ends early
 DAY_SECONDS = 86400.0
 
-_EVENT_OF: Mapping[str, str] = {Folded.FIRST_SEEN: Event.APPEARED}  # what the history calls it
+_EVENT_OF: Mapping[str, str] = {Folded.FIRST_SEEN: Event.APPEARED}  # its name in the history
 _ARRIVING = (Event.APPEARED, Event.MOVED)
 _EXCHANGING = (*_ARRIVING, Event.VANISHED)
 
@@ -35,11 +35,11 @@ class ChangeList(NamedTuple):
 
     groups: list[ChangeGroup]  # newest first
     older: ChangePosition | None  # where the next part begins; None at the end
-    history: HistoryAnswer[ChangeGroup]  # whether this is all that happened
+    history: HistoryAnswer[ChangeGroup]  # whether the list is complete
 
 
 class _Item(NamedTuple):
-    """One row, with the position after which the next part begins if it is the last one."""
+    """One row, with the position of the next part in case it is the last one."""
 
     position: ChangePosition
     group: ChangeGroup
@@ -53,7 +53,7 @@ async def list_changes(
     before: ChangePosition | None = None,
     limit: int,
 ) -> ChangeList:
-    """Return a part of what happened, newest first; `event` is one of EVENTS, or empty for all of them."""
+    """Return a part of the changes, newest first; `event` is one of EVENTS, or empty for all."""
     older: ChangePosition | None = None
 
     async def read(history: History) -> list[ChangeGroup]:
@@ -69,7 +69,7 @@ async def list_changes(
 
 
 def _is_chosen(wanted: ChangeFilter) -> bool:
-    """Return whether single GPUs are wanted: then changes of others of their nodes are not in the list."""
+    """Return whether single GPUs are selected, so that changes of other GPUs on their nodes are not listed."""
     return bool(wanted.uuid or wanted.serial or wanted.text)
 
 
@@ -108,7 +108,7 @@ async def _from_history(
     if folds:
         since = at.time if more and at is not None else 0.0
         sights = await history.latest_first_sights(wanted, before=before, since=since, limit=limit + 1)
-        # What happened before the part that was read is not told yet.
+        # Changes before the part that was read are still missing.
         items += [_first_seen(one) for one in sights if not more or at is None or one.position >= at]
         items.sort(key=lambda item: item.position, reverse=True)
     shown = _whole_part(items, limit)
@@ -118,7 +118,7 @@ async def _from_history(
 
 
 def _readings(rows: Sequence[HistoricChange]) -> list[list[HistoricChange]]:
-    """Return what each reading changed: neighbouring changes on one node at one time."""
+    """Return the changes of each reading: adjacent changes on one node at one time."""
     return [list(ones) for _, ones in itertools.groupby(rows, key=lambda row: (row.time, row.cluster, row.node))]
 
 
@@ -144,7 +144,7 @@ async def _items(
 
 
 def _groups(reading: Sequence[HistoricChange]) -> list[ChangeGroup]:
-    """Return the groups of one reading, with the first sight of a node by that name."""
+    """Return the groups of one reading, with a node's first sight named as such."""
     ordered = sorted(reading, key=lambda row: (row.event, row.previous or Place("", ""), row.id))
     ids = iter(sorted((row.id for row in reading), reverse=True))
     seen = [row for row in ordered if row.first_sight]
@@ -156,14 +156,14 @@ def _groups(reading: Sequence[HistoricChange]) -> list[ChangeGroup]:
 
 
 async def _around(history: History, groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
-    """Return what else left the nodes that GPUs of the groups came to or left, or came to them, within the hour."""
+    """Return further arrivals and departures within the hour on the nodes of the groups."""
     concerned = [group for group in groups if group.event in _EXCHANGING]
     if not concerned:
         return []
     rows = await history.changes_of_places(
         {group.place for group in concerned},
         _EXCHANGING,
-        # A GPU that came may have been preceded by others that came after the same one had left.
+        # Before a GPU that came, others may have come after the same one had left.
         since=min(group.time for group in concerned) - REPLACED_WITHIN_SECONDS,
         until=max(group.time for group in concerned) + REPLACED_WITHIN_SECONDS,
     )
@@ -171,7 +171,7 @@ async def _around(history: History, groups: Sequence[ChangeGroup]) -> list[Chang
 
 
 async def _seated(history: History, groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
-    """Return groups whose replaced GPUs know where in their node they sat, as far as that is recorded."""
+    """Return groups with the positions of replaced GPUs, as far as they are recorded."""
     uuids = {gpu.uuid for group in groups if group.event == Folded.REPLACED for gpu in (*group.gpus, *group.left)}
     if not uuids:
         return list(groups)
@@ -209,7 +209,7 @@ def _first_seen(sights: FirstSights) -> _Item:
 
 
 def _whole_part(items: Sequence[_Item], limit: int) -> list[_Item]:
-    """Return the first rows, and those of the same reading as the last of them."""
+    """Return the first rows, extended to the end of the last one's reading."""
     if len(items) <= limit:
         return list(items)
     last = items[limit - 1].position
@@ -236,7 +236,7 @@ def _from_memory(
 
 
 def _with_first_sights(view: CollectorView, groups: Sequence[ChangeGroup]) -> Iterator[ChangeGroup]:
-    """Yield the groups; GPUs that appeared on a node of which memory holds nothing older are its first sight."""
+    """Yield the groups; the oldest GPUs in memory that appeared on a node are its first sight."""
     oldest = {place: group.id for group in groups for place in (group.place, group.previous) if place is not None}
     for group in groups:
         first = group.event is Event.APPEARED and oldest[group.place] == group.id
@@ -248,7 +248,7 @@ def _with_first_sights(view: CollectorView, groups: Sequence[ChangeGroup]) -> It
 
 
 def fold_first_sights(groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
-    """Return groups, newest first, in which the first sights of a cluster's nodes on one day (in UTC) are one."""
+    """Return groups, newest first, with the first sights of a cluster's nodes on one day (in UTC) merged."""
     found: dict[object, ChangeGroup] = {}
     places: dict[object, set[Place]] = {}
     for group in groups:
@@ -269,7 +269,7 @@ def fold_first_sights(groups: Sequence[ChangeGroup]) -> list[ChangeGroup]:
 
 
 def _admits(wanted: ChangeFilter, group: ChangeGroup) -> bool:
-    """Return whether a group is wanted; of the names and identifiers in it, part of one may be."""
+    """Return whether a group matches; a part of a name or identifier suffices."""
     if (wanted.since is not None and group.time < wanted.since) or (
         wanted.until is not None and group.time >= wanted.until
     ):

@@ -1,4 +1,4 @@
-"""One chassis: its trays with their seats, what is in them now, and what was in them before."""
+"""One chassis: its trays and seats with their current and former GPUs."""
 
 import itertools
 from collections import Counter
@@ -15,7 +15,7 @@ from collector.views.trays import Seat, Tray, position, seats_by_tray
 
 __all__ = ["MAX_FORMER_GPUS", "MAX_TRAYS", "Chassis", "ChassisTray", "find_chassis", "recall_chassis"]
 
-MAX_TRAYS = 100  # that are shown; no rack has as many
+MAX_TRAYS = 100  # shown; racks have fewer
 MAX_FORMER_GPUS = 500  # likewise, the last to leave
 
 
@@ -29,25 +29,25 @@ class ChassisTray(NamedTuple):
 
 
 class Chassis(NamedTuple):
-    """A chassis as it is now."""
+    """The current state of a chassis."""
 
     serial: str
     trays: list[ChassisTray]  # in their order
-    left_out: int = 0  # nodes that are not shown
+    left_out: int = 0  # nodes not shown
 
     @property
     def gpus(self) -> list[Gpu]:
-        """The GPUs that are in it, in the order of their seats."""
+        """Its GPUs, by seat."""
         return [seat.gpu for tray in self.trays for seat in tray.seats if seat.gpu is not None]
 
     @property
     def missing(self) -> int:
-        """How many seats have lost their GPU."""
+        """The number of seats that lost their GPU."""
         return sum(seat.positions for tray in self.trays for seat in tray.seats if seat.gpu is None)
 
     @property
     def states(self) -> Counter[str]:
-        """How many of its GPUs need attention, by what is said of them."""
+        """The number of its GPUs that need attention, by state."""
         found = (tray.states[seat.gpu.uuid] for tray in self.trays for seat in tray.seats if seat.gpu is not None)
         return Counter(state.words for state in found if state.severity in ("bad", "idle"))
 
@@ -68,10 +68,10 @@ class Chassis(NamedTuple):
 
 
 def find_chassis(view: CollectorView, serial: str) -> Chassis:
-    """Return a chassis by its serial, as its nodes were read last; without trays where no GPU is in it now."""
+    """Return a chassis by serial, as its nodes were last read; without trays if it has no GPUs now."""
     inventory = view.inventory
     places = sorted(inventory.chassis_places(serial))
-    if len(places) <= MAX_TRAYS:  # of more, which no rack has, any will do
+    if len(places) <= MAX_TRAYS:  # racks have fewer; any excess is cut arbitrarily
         places.sort(key=lambda place: _first_seat(inventory.node(place), serial))
     trays = []
     for place in places[:MAX_TRAYS]:
@@ -83,7 +83,7 @@ def find_chassis(view: CollectorView, serial: str) -> Chassis:
 
 
 def _first_seat(entry: NodeState | None, serial: str) -> tuple[tuple[int, str], ...]:
-    """Return what sorts a node among those of a chassis."""
+    """Return the sort key of a node within a chassis."""
     return min((position(gpu) for gpu in (entry.gpus if entry else ()) if gpu.chassis == serial), default=())
 
 

@@ -25,9 +25,9 @@ async def list_clusters(
     after: Cursor | None = None,
     limit: int,
 ) -> Listed[ClusterRow]:
-    """Return one page of the clusters; `degraded` has how many of their GPUs are degraded; ValueError: not that cursor.
+    """Return one page of the clusters; `degraded` has the numbers of degraded GPUs. ValueError for a bad cursor.
 
-    The filter is cluster.
+    The only filter is cluster.
     """
     window: Window[ClusterRow] = Window(sort, after, limit)
     names = [

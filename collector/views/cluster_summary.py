@@ -1,4 +1,4 @@
-"""Each cluster in numbers: its nodes, GPUs and models, and how many nodes have which problem."""
+"""Each cluster in numbers: nodes, GPUs, models, and nodes by problem."""
 
 import time
 from collections import Counter
@@ -37,10 +37,10 @@ __all__ = [
     "summarize",
 ]
 
-OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
-INCOMPLETE_READING_SECONDS = 300.0  # at most between two readings of a node that are incomplete
-MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
-REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
+OVERDUE_SLACK_SECONDS = 60.0  # for which a due reading may be in progress
+INCOMPLETE_READING_SECONDS = 300.0  # at most, between two incomplete readings of a node
+MAX_SYNCED_AGE_SECONDS = 900.0  # of the last confirmation of a cluster's view; as in the alert GpuidViewStale
+REST_FACTOR = 9  # times the duration of counting, for which summaries are reused
 MAX_REST_SECONDS = 10.0
 
 
@@ -54,52 +54,52 @@ class ClusterSummary:
     conflicts: int
     claims: int
     refresh: float  # seconds
-    survey: Survey | None  # how much there is in it; None before it has been listed completely
+    survey: Survey | None  # its size; None before it has been listed completely
     sources: Sequence[PodSource]
     node_selector: str
-    resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
-    slices: SliceStatus | None  # whether its ResourceSlices are seen; None before that was tried
-    stale: bool  # its view has not been proved current for long
+    resembles: Sequence[str]  # clusters that show the same nodes, without proof of being the same
+    slices: SliceStatus | None  # whether its ResourceSlices are visible; None before that was tried
+    stale: bool  # its view has not been confirmed current for long
     share: Share  # of the known GPUs, how many are healthy
     labels: LabelTrouble | None = None  # why labels of its nodes cannot be written
     nodes: int = 0  # GPU nodes
-    read: int = 0  # of which the last reading stands
+    read: int = 0  # with a valid last reading
     unread: Counter[UnreadReason] = field(default_factory=Counter)  # the other nodes, by reason
     overdue: int = 0  # nodes whose next reading is overdue
     capacity: int = 0  # as `boards` counts it
-    unseen: int = 0  # of that, what is on nodes that were never read
-    uncounted: int = 0  # nodes that were never read and whose capacity does not count GPUs
-    missing: int = 0  # GPUs that nodes lack and that nvidia-smi does not name
-    lost: int = 0  # GPUs that did not answer
-    degraded: Counter[Level] = field(default_factory=Counter)  # GPUs, by what is to be done about them
+    unseen: int = 0  # of that, on nodes that were never read
+    uncounted: int = 0  # nodes never read whose capacity does not count GPUs
+    missing: int = 0  # missing GPUs that nvidia-smi does not name
+    lost: int = 0  # GPUs that did not respond
+    degraded: Counter[Level] = field(default_factory=Counter)  # GPUs by required action
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
-    drivers: Counter[str] = field(default_factory=Counter)  # nodes by the version of their driver
+    drivers: Counter[str] = field(default_factory=Counter)  # nodes by driver version
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
     def gpus(self) -> int:
-        """The number of GPUs, without virtual ones; one that several nodes report counts once."""
+        """The number of GPUs, without virtual ones; a GPU reported by several nodes counts once."""
         return self.models.total()
 
     @property
     def pending(self) -> int:
-        """The number of nodes that are waiting for their first reading."""
+        """The number of nodes waiting for their first reading."""
         return self.unread[Uncovered.PENDING]
 
     @property
     def unreadable(self) -> bool:
-        """True where there are GPU nodes and none can be read."""
+        """True if there are GPU nodes and none can be read."""
         return self.nodes > 0 and self.unread.total() == self.nodes and not self.pending
 
     @property
     def complete(self) -> bool:
-        """True where the cluster was listed as a whole and every GPU node in it has been read."""
+        """True if the cluster was listed completely and all its GPU nodes have been read."""
         return self.up and self.survey is not None and self.synced is not None and self.read == self.nodes
 
     @property
     def idle_sources(self) -> list[str]:
-        """The sources that select no pod, once that is known."""
+        """The sources that select no pods, once known."""
         if self.survey is None:
             return []
         return [source.name for source, pods in zip(self.sources, self.survey.pods, strict=False) if not pods]
@@ -111,7 +111,7 @@ class ClusterSummary:
 
 
 class ClusterSummaries:
-    """The summaries of all clusters; counting takes at most a tenth of a core, however often they are asked for."""
+    """The summaries of all clusters; counting takes at most a tenth of a core, however often they are requested."""
 
     def __init__(self, view: CollectorView) -> None:
         self._view = view
@@ -120,7 +120,7 @@ class ClusterSummaries:
         self._fresh_until = 0.0
 
     async def all(self) -> list[ClusterSummary]:
-        """Return the summary of every configured cluster, in natural order, at most some seconds old."""
+        """Return the summary of every configured cluster, in natural order, at most a few seconds old."""
         async with self._lock:
             started = time.monotonic()
             if started >= self._fresh_until:
@@ -133,7 +133,7 @@ class ClusterSummaries:
 
 
 async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
-    """Return one cluster in numbers, giving other tasks their turn while counting."""
+    """Return one cluster in numbers, yielding to other tasks while counting."""
     inventory = view.inventory
     summary = ClusterSummary(
         name=cluster,
@@ -153,7 +153,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     sound: dict[int, Health] = {}
-    degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
+    degraded: set[str] = set()  # UUIDs of GPUs in conflict that are already counted
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
         summary.drivers[entry.driver_version or ""] += 1
@@ -199,7 +199,7 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
 
 
 def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
-    """Return the number of GPUs of each model in all clusters; one that several clusters report counts once."""
+    """Return the number of GPUs of each model in all clusters; a GPU reported by several counts once."""
     models: Counter[str] = Counter()
     seen: set[str] = set()
     for summary in summaries:
@@ -210,7 +210,7 @@ def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
 
 
 def boards(entry: NodeState) -> int:
-    """Return how many GPUs a node should have: its capacity or, where that does not count GPUs, those that it had."""
+    """Return how many GPUs a node should have: its capacity or, if that does not count GPUs, those that it had."""
     if entry.node.capacity is not None:
         return entry.node.capacity
     return sum(not gpu.virtual for gpu in entry.gpus) + len(entry.silent)
@@ -222,18 +222,18 @@ def missing_gpus(entry: NodeState) -> int:
 
 
 def is_overdue(view: CollectorView, entry: NodeState) -> bool:
-    """Return whether a node's next reading is long overdue, though its cluster is up and it can be read."""
+    """Return whether a node's next reading is long overdue although its cluster is up and it can be read."""
     status = view.statuses.get(entry.place.cluster)
     if status is None or not status.up or entry.time is None or entry.unread is not None:
         return False
     period = view.refresh(entry.place.cluster)
-    if entry.lost or entry.partial:  # then it is read at the pace of failures, which a short `refresh` outruns
+    if entry.lost or entry.partial:  # then it is retried like a failure, less often than a short `refresh`
         period = max(period, INCOMPLETE_READING_SECONDS)
     return view.now() - entry.time > 2 * period + OVERDUE_SLACK_SECONDS
 
 
 def starting_clusters(view: CollectorView) -> list[str]:
-    """Return the clusters that have not given a first answer, good or bad."""
+    """Return the clusters without a first answer, good or bad."""
     return [
         name
         for name in view.clusters()

@@ -1,4 +1,4 @@
-"""The clusters as a list: which of them, in which order, what they have together, and which models are where."""
+"""The list of clusters: filters, order, totals, and models by cluster."""
 
 import functools
 from collections import Counter
@@ -39,7 +39,7 @@ class ClusterShow(StrEnum):
 
 
 class ClusterTotals(NamedTuple):
-    """What some clusters have together; a GPU that two of them report counts in both."""
+    """Totals of several clusters; a GPU that two of them report counts in both."""
 
     clusters: int
     down: int
@@ -61,13 +61,13 @@ class MatrixRow(NamedTuple):
 
     cluster: str  # empty: several clusters
     clusters: int
-    counts: list[int]  # beside the matrix' models
-    others: int  # of models that are not among them
+    counts: list[int]  # parallel to the matrix's models
+    others: int  # of other models
     total: int
 
 
 class ModelMatrix(NamedTuple):
-    """Models by clusters: the most frequent models, the largest clusters, and what is left of both."""
+    """Models by clusters: the most frequent models, the largest clusters, and the rest of both."""
 
     models: list[tuple[str, int]]
     others: int
@@ -77,12 +77,12 @@ class ModelMatrix(NamedTuple):
 
 
 def failing_nodes(summary: ClusterSummary) -> int:
-    """Return how many nodes of a cluster are unread because reading them fails."""
+    """Return how many of a cluster's nodes are unread because reading them fails."""
     return sum(count for reason, count in summary.unread.items() if isinstance(reason, ReadFailure))
 
 
 def fleet_drivers(summaries: Iterable[ClusterSummary]) -> list[str]:
-    """Return the versions of the drivers of some clusters, the latest first."""
+    """Return the driver versions of some clusters, latest first."""
     return sorted({driver for one in summaries for driver in one.drivers if driver}, key=natural_key, reverse=True)
 
 
@@ -119,7 +119,7 @@ CLUSTER_SORTS: Mapping[str, Callable[[ClusterSummary], Any]] = {
 def list_clusters(
     summaries: Iterable[ClusterSummary], show: ClusterShow, part_of_name: str, sort: str
 ) -> list[ClusterSummary]:
-    """Return the clusters that are wanted in the order of a key of CLUSTER_SORTS, after a "-" the largest first."""
+    """Return the selected clusters, sorted by a key of CLUSTER_SORTS; with a "-", the largest first."""
     wanted = part_of_name.lower()
     found = [one for one in summaries if wanted in one.name.lower() and _is_shown(one, show)]
     found.sort(key=lambda one: natural_key(one.name))
@@ -136,7 +136,7 @@ def _is_shown(summary: ClusterSummary, show: ClusterShow) -> bool:
 
 
 def total(summaries: Sequence[ClusterSummary]) -> ClusterTotals:
-    """Return what clusters have together."""
+    """Return the totals of clusters."""
     return ClusterTotals(
         clusters=len(summaries),
         down=sum(map(_down, summaries)),
@@ -155,7 +155,7 @@ def total(summaries: Sequence[ClusterSummary]) -> ClusterTotals:
 
 
 def model_matrix(summaries: Sequence[ClusterSummary], most_models: int, most_clusters: int) -> ModelMatrix:
-    """Return how many GPUs of each model each cluster has: of the most frequent models and the largest clusters."""
+    """Return the number of GPUs by model and cluster, for the most frequent models and the largest clusters."""
     models = fleet_models(summaries)
     named = [model for model, count in models.most_common(most_models) if count]
     largest = sorted((one for one in summaries if one.gpus), key=lambda one: (-one.gpus, natural_key(one.name)))

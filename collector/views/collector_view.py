@@ -1,4 +1,4 @@
-"""What the read models, the API and the page may look at: a running collector, read-only and live."""
+"""The read-only live view of a running collector for read models, API and page."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
@@ -17,7 +17,7 @@ __all__ = ["CollectorView"]
 
 
 class CollectorView(Protocol):
-    """A running collector; the application implements it. Every value is the present one, times are Unix seconds."""
+    """A running collector, implemented by the application. All values are current; times are Unix seconds."""
 
     @property
     def inventory(self) -> Inventory:
@@ -25,7 +25,7 @@ class CollectorView(Protocol):
 
     @property
     def marks(self) -> Marks:
-        """The marks of GPUs that are in force."""
+        """The current marks of GPUs."""
 
     @property
     def exposition(self) -> Exposition:
@@ -41,27 +41,27 @@ class CollectorView(Protocol):
 
     @property
     def config_status(self) -> ConfigStatus:
-        """How the configuration in force compares with its file."""
+        """How the running configuration compares with its file."""
 
     @property
     def recent_changes(self) -> RecentChanges:
-        """The latest changes of GPUs, also without a store."""
+        """The latest changes of GPUs, available even without a store."""
 
     @property
     def sink_statuses(self) -> SinkStatuses:
-        """How the delivery to each sink stands."""
+        """The delivery status of each sink."""
 
     @property
     def history(self) -> History | None:
-        """The history of the store for one answer, which does not wait for long; None without a store."""
+        """The store's history for one response, with a short deadline; None without a store."""
 
     @property
     def past(self) -> Past | None:
-        """The past of the store for one answer, which does not wait for long; None without a store."""
+        """The store's past states for one response, with a short deadline; None without a store."""
 
     @property
     def mark_store(self) -> MarkStore | None:
-        """All marks, in the store, for one answer, which does not wait for long; None without a store."""
+        """All marks in the store for one response, with a short deadline; None without a store."""
 
     @property
     def store_status(self) -> StoreStatus:
@@ -69,40 +69,40 @@ class CollectorView(Protocol):
 
     @property
     def lead_status(self) -> LeadStatus | None:
-        """Who records and delivers; None without a store."""
+        """Which collector records and delivers; None without a store."""
 
     def clusters(self) -> Collection[str]:
         """Return the names of the configured clusters."""
 
     def synced(self, cluster: str) -> float | None:
-        """Return when a cluster's view was last proved current; None if never."""
+        """Return when a cluster's view was last confirmed current; None if never."""
 
     def survey(self, cluster: str) -> Survey | None:
-        """Return how much there is in a cluster, GPUs or not; None before it has been listed completely."""
+        """Return the size of a cluster, with or without GPUs; None before it has been listed completely."""
 
     def slices(self, cluster: str) -> SliceStatus | None:
-        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
+        """Return whether a cluster's ResourceSlices are visible; None before that was tried."""
 
     def resembles(self, cluster: str) -> Collection[str]:
-        """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
+        """Return the clusters that show the same nodes as a cluster without proof of being the same, sorted."""
 
     def label_trouble(self, cluster: str) -> LabelTrouble | None:
-        """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
+        """Return why labels of some nodes cannot be written; None if they can, or need not be."""
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
-        """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
+        """Return the sources of GPU pods in a cluster, in the order of the configuration."""
 
     def node_selector(self, cluster: str) -> str:
-        """Return which nodes of a cluster are watched; empty for all of them."""
+        """Return the selector of a cluster's watched nodes; empty for all of them."""
 
     def refresh(self, cluster: str) -> float:
-        """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
+        """Return a cluster's refresh interval in seconds; infinity for an unknown cluster."""
 
     async def refresh_marks(self) -> None:
-        """Let `marks` be those of the store at once, if it can be read."""
+        """Update `marks` from the store immediately, if it can be read."""
 
     async def wait_committed(self) -> None:
-        """Wait until the store has committed what is published, but not for long; return at once without a store."""
+        """Wait briefly until the store has committed what is published; return immediately without a store."""
 
     def now(self) -> float:
-        """Return the present time, from which "3 minutes ago" is counted."""
+        """Return the current time, on which "3 minutes ago" is based."""

@@ -1,4 +1,4 @@
-"""How one GPU is, in words: why it is degraded, since when, and what NVIDIA's documents say to do about it."""
+"""A GPU's condition in words: why it is degraded, since when, and NVIDIA's advice."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -44,11 +44,11 @@ __all__ = [
 
 REASON_WORDS = MappingProxyType(
     {
-        Degradation.LOST: "it does not answer",
+        Degradation.LOST: "does not respond",
         Degradation.ROW_REMAP_FAILURE: "row remapping failed",
         Degradation.SRAM_THRESHOLD: "SRAM error threshold exceeded",
         Degradation.PAGE_RETIREMENT_LIMIT: "too many retired pages",
-        Degradation.UNCORRECTABLE_ECC_GROWING: "uncorrectable ECC errors grow",
+        Degradation.UNCORRECTABLE_ECC_GROWING: "uncorrectable ECC errors increasing",
         Degradation.ROW_REMAP_PENDING: "row remapping pending",
         Degradation.PAGE_RETIREMENT_PENDING: "page retirement pending",
         Degradation.REPAIR_PENDING: "repair pending",
@@ -57,37 +57,37 @@ REASON_WORDS = MappingProxyType(
     }
 )
 
-# One sentence each, after the documents that the docstring of Degradation names.
+# One sentence each, based on the documents named in Degradation's docstring.
 ADVICE = MappingProxyType(
     {
-        Degradation.ROW_REMAP_FAILURE: "NVIDIA's RMA policy is met when the card fails the field diagnostic as well.",
-        Degradation.SRAM_THRESHOLD: "NVIDIA's RMA policy is met by the errors that exceed this threshold.",
+        Degradation.ROW_REMAP_FAILURE: "NVIDIA's RMA policy applies if the card also fails the field diagnostic.",
+        Degradation.SRAM_THRESHOLD: "Errors above this threshold meet NVIDIA's RMA policy.",
         Degradation.PAGE_RETIREMENT_LIMIT: (
-            "NVIDIA's field diagnostic fails a card with so many retired pages, so have it checked for an RMA."
+            "NVIDIA's field diagnostic fails cards with this many retired pages: have it checked for an RMA."
         ),
         Degradation.LOST: (
-            "NVIDIA's Xid catalog says of a GPU that has fallen off the bus: restart the machine, and contact support "
+            "NVIDIA's Xid catalog for a GPU that fell off the bus: restart the machine, and contact support "
             "if that does not help."
         ),
         Degradation.UNCORRECTABLE_ECC_GROWING: (
-            "NVIDIA's DCGM says of uncorrectable errors: drain the GPU and reset it, or reboot the node."
+            "NVIDIA's DCGM advises for uncorrectable errors: drain the GPU and reset it, or reboot the node."
         ),
         Degradation.RECOVERY_ACTION: (
-            "The driver asks for it; NVIDIA says to end the processes on the GPU before a reset (nvidia-smi -r), and "
-            "to reboot the node where it asks for a reboot."
+            "The driver requests it; NVIDIA says to end the processes on the GPU before a reset (nvidia-smi -r), and "
+            "to reboot the node if a reboot is requested."
         ),
         Degradation.REPAIR_PENDING: (
-            "NVIDIA does not say what the repair waits for, and gpuid takes it for a reset; memory that is unrepairable"
-            " makes DCGM fail the card."
+            "NVIDIA does not document what the repair needs; gpuid assumes a reset. For unrepairable memory,"
+            " DCGM fails the card."
         ),
         Degradation.ROW_REMAP_PENDING: (
-            "NVIDIA says that rows are remapped at the next reset of the GPU, and that work on it may go on until then."
+            "NVIDIA says that rows are remapped at the next GPU reset, and that work may continue until then."
         ),
         Degradation.PAGE_RETIREMENT_PENDING: (
-            "NVIDIA says that the page is retired when the driver is loaded again; a reboot of the node does that."
+            "NVIDIA says that the page is retired when the driver is reloaded; rebooting the node does that."
         ),
         Degradation.FABRIC: (
-            "NVIDIA's DCGM fails a GPU that did not join the NVLink fabric, or whose route in it is not healthy."
+            "NVIDIA's DCGM fails a GPU that did not join the NVLink fabric or whose route in it is unhealthy."
         ),
     }
 )
@@ -103,63 +103,61 @@ class HealthChange(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A part of a GPU's life in which why it was degraded, and what was to be done, stayed the same."""
+    """A period in which a GPU's reasons and required action stayed the same."""
 
-    since: float | None  # Unix seconds; None: before anything that is recorded
+    since: float | None  # Unix seconds; None: before the first record
     reasons: tuple[Degradation, ...] = ()
     level: Level | None = None
 
 
 class Turn(NamedTuple):
-    """What one change of health began and ended; the worst first."""
+    """The reasons that a health change started and ended; worst first."""
 
     began: tuple[Degradation, ...] = ()
     ended: tuple[Degradation, ...] = ()
-    unsaid: tuple[Degradation, ...] = ()  # what no longer holds because it is no longer reported, which is no recovery
-    level: Level | None = None  # what is to be done because of what began
+    unsaid: tuple[Degradation, ...] = ()  # ended only because they are no longer reported, which is not a recovery
+    level: Level | None = None  # action required by the reasons that started
 
 
 class Past(NamedTuple):
-    """How a GPU was."""
+    """A GPU's past condition."""
 
     stages: Sequence[Stage] = ()  # oldest first
-    turns: Mapping[HealthChange, Turn] = MappingProxyType({})  # what each of its changes began and ended
-    unsaid: Sequence[
-        Degradation
-    ] = ()  # why it needed replacement where it was before, of which nothing is reported now
+    turns: Mapping[HealthChange, Turn] = MappingProxyType({})  # what each of its changes started and ended
+    unsaid: Sequence[Degradation] = ()  # why it needed replacement at its former place, no longer reported now
 
 
 NO_PAST = Past()
 
 
 class Reason(NamedTuple):
-    """Why a GPU is degraded, since when (Unix seconds; None: unknown), and what to do about it in one sentence."""
+    """Why a GPU is degraded, since when (Unix seconds; None: unknown), and what to do, in one sentence."""
 
     reason: Degradation
     since: float | None = None
-    or_earlier: bool = False  # it held when it could be known for the first time
+    or_earlier: bool = False  # it already applied at the first reading
 
     @property
     def words(self) -> str:
-        """The reason as people say it."""
+        """The reason in words."""
         return REASON_WORDS[self.reason]
 
     @property
     def advice(self) -> str:
-        """What NVIDIA's documents say to do; empty where they say nothing."""
+        """NVIDIA's advice; empty if there is none."""
         return ADVICE.get(self.reason, "")
 
 
 class Verdict(NamedTuple):
-    """What is to be said of one GPU's condition."""
+    """The verdict on one GPU's condition."""
 
     level: Level | None  # None: it is not degraded
     reasons: tuple[Reason, ...]  # the worst first
-    told: bool  # whether anything is reported of its health at all
+    told: bool  # whether it reports any health data
 
     @property
     def words(self) -> str:
-        """It in a word or two, as a heading: "Needs replacement"."""
+        """The verdict as a heading: "Needs replacement"."""
         if self.level is None:
             return "Healthy" if self.told else "Health unknown"
         words = LEVEL_WORDS[self.level]
@@ -167,7 +165,7 @@ class Verdict(NamedTuple):
 
 
 def judge(condition: Condition, past: Past = NO_PAST) -> Verdict:
-    """Return what is to be said of a GPU in this condition, with this past."""
+    """Return the verdict on a GPU with this condition and past."""
     first = {
         (change.time, reason)
         for change, turned in past.turns.items()
@@ -180,7 +178,7 @@ def judge(condition: Condition, past: Past = NO_PAST) -> Verdict:
 
 
 def remembered(changes: RecentChanges, uuids: Container[str]) -> Iterator[tuple[str, HealthChange]]:
-    """Yield which of these GPUs changed its health, and how, as far as memory holds it; the newest first."""
+    """Yield the health changes of these GPUs in memory, newest first."""
     for group in changes.newest(Event.HEALTH):
         for gpu, altered in zip(group.gpus, group.altered, strict=False):
             if gpu.uuid in uuids:
@@ -190,12 +188,11 @@ def remembered(changes: RecentChanges, uuids: Container[str]) -> Iterator[tuple[
 def retrace(
     changes: Iterable[HealthChange], gpu: Gpu, now: Condition, *, arrivals: Container[float] | None = None
 ) -> Past:
-    """Return the past of a GPU's condition, from its changes of health, oldest first, to how it is at its last reading.
+    """Return a GPU's past condition from its health changes, oldest first, up to its last reading.
 
-    Before the first change of a field it was what that one says, and what one says is no longer known is not known. As
-    in the inventory, more errors than in another cluster are no growth, and less of them there end one; `arrivals` are
-    the times (Unix seconds) at which the GPU came to its places, if they are known. Whatever the changes tell, the last
-    stage is that of `now`.
+    Before the first change of a field, its value was the change's old one; fields that a change reports as unknown are
+    unknown. As in the inventory, more errors than in another cluster are not growth, and fewer end it; `arrivals` are
+    the times (Unix seconds) at which the GPU came to its places, if known. The last stage is always that of `now`.
     """
     followed = _Followed(list(changes), gpu, arrivals)
     followed.pass_time(now.read)
@@ -204,17 +201,17 @@ def retrace(
 
 
 def condition_after(changes: Sequence[HealthChange]) -> Condition:
-    """Return how a GPU was of which nothing but its changes of health, oldest first, is known."""
+    """Return the condition of a GPU of which only its health changes, oldest first, are known."""
     followed = _Followed(changes, Gpu(uuid=""), None)
     return followed.condition(changes[-1].time if changes else 0.0)
 
 
 class _Followed:
-    """A GPU's condition, followed through its changes of health, given oldest first."""
+    """A GPU's condition, tracked through its health changes, oldest first."""
 
     def __init__(self, changes: Sequence[HealthChange], gpu: Gpu, arrivals: Container[float] | None) -> None:
         self._state = _state_before(changes, gpu)
-        self._last = dict(self._state)  # what was reported last, wherever that was
+        self._last = dict(self._state)  # last reported, at any place
         self._growth: float | None = None  # Unix seconds
         self._cluster: str | None = None
         self._arrivals = arrivals
@@ -225,17 +222,17 @@ class _Followed:
             self._follow(change)
 
     def condition(self, time: float) -> Condition:
-        """Return how the GPU is at a time (Unix seconds) after the last change."""
+        """Return the GPU's condition at a time (Unix seconds) after the last change."""
         return Condition(_health(self._state), self._state.get("lost") is True, self._growth, time)
 
     def pass_time(self, time: float) -> None:
-        """Let a growth of errors end that is long ago at a time (Unix seconds)."""
+        """End a growth of errors that is too old at a time (Unix seconds)."""
         if self._growth is not None and (ends := self._growth + GROWTH_WINDOW_SECONDS) <= time:
             self._growth = None
             _add(self.stages, ends, self.condition(ends))
 
     def unsaid(self, now: Condition) -> list[Degradation]:
-        """Return what neither a reset nor a reboot cures and nothing that the GPU reports now denies."""
+        """Return reasons that neither a reset nor a reboot cures and that current reports do not refute."""
         kept = Condition(_filled(now.health, _health(self._last)))
         return [one for one in degradations(kept) if level(one, kept) is Level.REPLACE and one not in degradations(now)]
 
@@ -264,7 +261,7 @@ class _Followed:
 
 
 def _end_with(found: list[Stage], now: Condition, came: float | None) -> None:
-    """Let the last stage be what holds now, since the latest time at which it can have begun."""
+    """Make the current state the last stage, from the latest time at which it can have started."""
     last, current = found[-1], degradations(now)
     if (current, worst_level(now)) == (last.reasons, last.level):
         return
@@ -274,9 +271,9 @@ def _end_with(found: list[Stage], now: Condition, came: float | None) -> None:
 
 
 def turn(changes: Iterable[FieldChange], known: Health | None = None, *, grown: bool = True) -> Turn:
-    """Return which reasons to be degraded one change of health began and ended.
+    """Return the reasons that a health change started and ended.
 
-    `known` is the health after it, as far as that is known; `grown` whether more errors are a growth.
+    `known` is the health after it, as far as known; `grown` is whether more errors count as growth.
     """
     after: dict[str, Any] = {field: getattr(known, field, None) for field in HEALTH_FIELDS}
     before = dict(after)
@@ -288,7 +285,7 @@ def turn(changes: Iterable[FieldChange], known: Health | None = None, *, grown: 
 
 
 def _turn(was: Condition, now: Condition, *, grown: bool) -> Turn:
-    """Return what is otherwise; errors that grow again begin to grow, also where they have grown lately."""
+    """Return the difference; errors that grow again count as started, even if they grew recently."""
     old = {one: level(one, was) for one in degradations(was)}
     new = {one: level(one, now) for one in degradations(now)}
     growing = Degradation.UNCORRECTABLE_ECC_GROWING
@@ -305,15 +302,15 @@ def _turn(was: Condition, now: Condition, *, grown: bool) -> Turn:
 
 
 def _unsaid(was: Health | None, now: Health | None) -> set[Degradation]:
-    """Return why a GPU would be degraded if it still were as it no longer says."""
+    """Return the reasons that would apply if values no longer reported still held."""
     reasons = set(degradations(Condition(_filled(now, was))))
-    if now is not None and now.recovery_action is not None:  # which says the same as older flags
+    if now is not None and now.recovery_action is not None:  # equivalent to older flags
         reasons.discard(Degradation.RECOVERY_ACTION)
     return reasons
 
 
 def _filled(health: Health | None, known: Health | None) -> Health | None:
-    """Return a health with what an earlier one knows where it says nothing."""
+    """Return a health value with gaps filled from an earlier one."""
     if health is None or known is None:
         return known if health is None else health
     return msgspec.structs.replace(
@@ -322,7 +319,7 @@ def _filled(health: Health | None, known: Health | None) -> Health | None:
 
 
 def turn_of(group: ChangeGroup) -> Turn:
-    """Return which reasons to be degraded the changes of some GPUs together began and ended."""
+    """Return the reasons that the changes of several GPUs together started and ended."""
     turns = [
         turn(changes, gpu.health, grown=gpu.health is None or gpu.ecc_growth is not None)
         for gpu, changes in zip(group.gpus, group.altered, strict=False)
@@ -335,7 +332,7 @@ def turn_of(group: ChangeGroup) -> Turn:
 
 
 def degraded_since(reason: Degradation, past: Sequence[Stage]) -> float | None:
-    """Return since when (Unix seconds) a reason has held without a break; None if that is not known."""
+    """Return since when (Unix seconds) a reason has applied without a break; None if unknown."""
     since = None
     for stage in reversed(past):
         if reason not in stage.reasons:

@@ -1,4 +1,4 @@
-"""How the configuration in force compares with its file: whether the file was taken, and what waits for a restart."""
+"""How the running configuration compares with its file: whether it was loaded, and what needs a restart."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ __all__ = ["ConfigStatus"]
 class ConfigStatus:
     """The outcome of loading the configuration; times are Unix seconds."""
 
-    loaded: float = 0.0  # when the configuration in force was loaded; the start counts
-    error: str = ""  # why the file as it is now is not in force; empty if it is
+    loaded: float = 0.0  # when the running configuration was loaded, at start or later
+    error: str = ""  # why the file's current content is not in effect; empty if it is
     readable: bool = True  # whether the file can be read at all
     failing_since: float | None = None
-    restart: tuple[str, ...] = ()  # the tables with changes that take effect at the next start
+    restart: tuple[str, ...] = ()  # tables with changes that take effect after a restart
     restart_since: float | None = None
 
     @property
@@ -23,6 +23,6 @@ class ConfigStatus:
 
     @property
     def tables(self) -> str:
-        """The tables that wait for a restart, such as `[server] and [store]`."""
+        """The tables that need a restart, such as `[server] and [store]`."""
         names = [f"[{name}]" for name in self.restart]
         return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

@@ -1,4 +1,4 @@
-"""Which GPUs and nodes are in conflict with which, two places that cannot both be right, and which are claimed."""
+"""GPUs and nodes in conflict, where two places cannot both be right, and claimed GPUs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,10 +24,10 @@ class Conflict(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The places of a GPU that a second node reports while the first one has not answered yet."""
+    """The places of a GPU that a second node reports before the first one has been verified."""
 
-    homes: list[Placement]  # where it was; several are in conflict, none is left where it was lost
-    claims: list[Placement]  # who reports it too
+    homes: list[Placement]  # where it was; several are in conflict, empty if it was lost there
+    claims: list[Placement]  # where it is also reported
 
 
 def claim_of(present: Sequence[Placement]) -> Claimed | None:
@@ -37,7 +37,7 @@ def claim_of(present: Sequence[Placement]) -> Claimed | None:
 
 
 def conflict_of(inventory: Inventory, present: Sequence[Placement]) -> Conflict | None:
-    """Return the conflict of the GPU with these placements; None without one. A claim is none."""
+    """Return the conflict of the GPU with these placements; None without one. A claim is not a conflict."""
     homes = [placement for placement in present if not placement.claim]
     if len(homes) > 1:
         return Conflict(homes, same_uuid=True)
@@ -47,7 +47,7 @@ def conflict_of(inventory: Inventory, present: Sequence[Placement]) -> Conflict 
 
 
 def other_placements(inventory: Inventory, gpu: Gpu, place: Place) -> list[Placement]:
-    """Return the other places of a GPU in conflict: of the same UUID, or else of the same serial."""
+    """Return the other places of a GPU in conflict: with the same UUID, or else with the same serial."""
     homes = [placement for placement in inventory.find(uuid=gpu.uuid) if not placement.claim]
     return [other for other in homes if other.place != place] or _with_same_serial(inventory, gpu, place)
 

@@ -1,4 +1,4 @@
-"""Lets handlers walk a whole fleet without keeping the event loop from its other work."""
+"""Lets handlers iterate over a whole fleet without blocking the event loop."""
 
 import heapq
 import itertools
@@ -10,15 +10,15 @@ import anyio.lowlevel
 
 __all__ = ["sorted_window", "yielding"]
 
-YIELD_INTERVAL_SECONDS = 0.005  # of walking between two turns of the event loop
+YIELD_INTERVAL_SECONDS = 0.005  # of iterating between two turns of the event loop
 SORT_CHUNK_SIZE = 2000  # items, which takes about a millisecond
 
 _T = TypeVar("_T")
 
 
 async def yielding(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """Yield the items, giving other tasks their turn; what is walked must not change when they do."""
-    await anyio.lowlevel.checkpoint()  # many short walks in a row are a long one
+    """Yield the items, letting other tasks run; the items must not change while they do."""
+    await anyio.lowlevel.checkpoint()  # many short iterations in a row add up
     deadline = time.perf_counter() + YIELD_INTERVAL_SECONDS
     for item in items:
         yield item
@@ -30,7 +30,7 @@ async def yielding(items: Iterable[_T]) -> AsyncIterator[_T]:
 async def sorted_window(
     items: list[_T], key: Callable[[_T], Any], offset: int, limit: int, *, reverse: bool = False
 ) -> list[_T]:
-    """Return `limit` of the items from `offset` on in the order of `key`, giving other tasks their turn."""
+    """Return `limit` items from `offset`, sorted by `key`, letting other tasks run."""
     runs = []
     for start in range(0, len(items), SORT_CHUNK_SIZE):
         runs.append(sorted(items[start : start + SORT_CHUNK_SIZE], key=key, reverse=reverse))

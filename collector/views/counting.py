@@ -1,4 +1,4 @@
-"""Changes of mere counters, of which some cards have one in each reading, as one change each."""
+"""Merges changes that only count up, which some cards have at each reading."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -15,10 +15,10 @@ __all__ = ["counting_key", "fold_counting"]
 
 
 def fold_counting(groups: Iterable[ChangeGroup], limit: int) -> list[ChangeGroup]:
-    """Return `limit` groups, the newest first as they are given.
+    """Return `limit` groups, newest first as given.
 
-    Changes of the same counters of the same GPUs are one, in the place of the newest, where they mean nothing for
-    whether the GPUs are degraded: correctable errors of memory grow every day.
+    Changes of the same counters of the same GPUs are merged into the newest if they do not affect whether the GPUs are
+    degraded: correctable memory errors grow every day.
     """
     found: dict[str, ChangeGroup] = {}
     for group in groups:
@@ -34,7 +34,7 @@ def fold_counting(groups: Iterable[ChangeGroup], limit: int) -> list[ChangeGroup
 
 
 def counting_key(group: ChangeGroup) -> str:
-    """Return what groups have in common that can be one; empty for those of other changes."""
+    """Return the key of groups that can be merged; empty for other changes."""
     if group.event is not Event.HEALTH or not group.altered or not all(_grows(one) for one in _changes(group)):
         return ""
     if turn_of(group) != Turn():
@@ -52,7 +52,7 @@ def _grows(change: FieldChange) -> bool:
 
 
 def _continues(newer: ChangeGroup, older: ChangeGroup) -> bool:
-    """Return whether nothing came between: a counter that went back has a row of its own."""
+    """Return whether nothing came between: a counter that went back has its own row."""
     return [gpu.uuid for gpu in newer.gpus] == [gpu.uuid for gpu in older.gpus] and all(
         new.before == old.after for new, old in zip(_changes(newer), _changes(older), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Rows as CSV: one place that decides what a cell looks like, for the API, the page and the command line."""
+"""Rows as CSV, with the same cell format for the API, the page and the command line."""
 
 import csv
 import io
@@ -19,14 +19,14 @@ def csv_header(columns: Sequence[Column]) -> str:
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    """Return the lines of some rows, which are as decoded JSON has them."""
+    """Return the lines of rows given as decoded JSON."""
     return _lines([csv_cell(value) for value in values_of(row, columns)] for row in rows)
 
 
 def csv_cell(value: object) -> str:
-    """Return a value as a cell: a list of names joined by commas, any other list and an object as JSON, null as empty.
+    """Return a value as a cell: lists of names separated by commas, other lists and objects as JSON, null as empty.
 
-    What does not print is dropped, and a text that a spreadsheet would take for a formula begins with an apostrophe.
+    Unprintable characters are dropped, and text that a spreadsheet would treat as a formula starts with an apostrophe.
     """
     if value is None:
         return ""
@@ -42,12 +42,12 @@ def csv_cell(value: object) -> str:
 
 
 def values_of(row: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Return the values of some columns, those of objects by their paths; null for what a row does not have."""
+    """Return the values of some columns, nested ones by their paths; null if a row lacks one."""
     return [value_at(row, column.name) for column in columns]
 
 
 def value_at(row: Mapping[str, Any], path: str) -> Any:
-    """Return one value; of an object in it, by its path."""
+    """Return one value, nested ones by path."""
     name, dot, rest = path.partition(".")
     value = row.get(name)
     if not dot:

@@ -1,4 +1,4 @@
-"""Which GPUs are degraded, and what is to be done about them."""
+"""Degraded GPUs and the action they require."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,15 @@ from collector.model import NodeState, Placement
 
 __all__ = ["DegradedGpu", "count_degraded", "count_levels", "degraded_in", "worst_in"]
 
-SOUND_VALUES_KEPT = 4096  # of a walk: values of health that were judged to be no reason
+SOUND_VALUES_KEPT = 4096  # health values already judged to be sound
 
 
 class DegradedGpu(NamedTuple):
     """A GPU that is degraded or marked, where it is, and why."""
 
     placement: Placement
-    reasons: tuple[Degradation, ...] = ()  # the worst first; none for one that is marked only
-    level: Level | None = None  # what is to be done about it; None for one that is marked only
+    reasons: tuple[Degradation, ...] = ()  # worst first; empty for one that is only marked
+    level: Level | None = None  # required action; None for one that is only marked
     mark: Mark | None = None
 
     @classmethod
@@ -30,7 +30,7 @@ class DegradedGpu(NamedTuple):
 def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Iterator[DegradedGpu]:
     """Yield the degraded GPUs of a node, without their marks.
 
-    `sound` remembers, by identity, values of health that are no reason: equal ones of a fleet are one object.
+    `sound` remembers sound health values by identity: equal ones in a fleet are one object.
     """
     sound = {} if sound is None else sound
     for gpu, since in zip(entry.gpus, entry.since, strict=True):
@@ -40,7 +40,7 @@ def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Ite
                 continue
             if not degradations(Condition(health)):
                 if len(sound) < SOUND_VALUES_KEPT:
-                    sound[id(health)] = health  # kept alive, so that no other value gets its id
+                    sound[id(health)] = health  # kept alive, so that its id is not reused
                 continue
         one = DegradedGpu.of(entry.placement(gpu, since))
         if one.reasons:
@@ -48,9 +48,9 @@ def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Ite
 
 
 def count_levels(degraded: Iterable[DegradedGpu]) -> Counter[Level]:
-    """Return how many GPUs are degraded, by what is to be done.
+    """Return how many GPUs are degraded, by required action.
 
-    One in conflict counts once, and one that is claimed where it was first.
+    A GPU in conflict counts once, a claimed one where it was first.
     """
     levels = {one.placement.gpu.uuid: one.level for one in degraded if not one.placement.claim}
     return Counter(level for level in levels.values() if level is not None)
@@ -63,6 +63,6 @@ def count_degraded(entries: Iterable[NodeState]) -> Counter[Level]:
 
 
 def worst_in(entry: NodeState) -> Level | None:
-    """Return the worst level of a node's GPUs; None where none is degraded."""
+    """Return the worst level of a node's GPUs; None if none is degraded."""
     levels = {one.level for one in degraded_in(entry)}
     return next((level for level in Level if level in levels), None)

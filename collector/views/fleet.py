@@ -1,4 +1,4 @@
-"""Walks and filters the nodes and GPUs of all clusters, and lists them in pages."""
+"""Iterates over, filters and pages the nodes and GPUs of all clusters."""
 
 import functools
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ from collector.views.rows import numbered
 
 __all__ = ["GPU_SORT_KEYS", "NODE_SORT_KEYS", "Filters", "admits", "list_gpus", "list_nodes", "walk_nodes", "words_of"]
 
-Filters = Mapping[str, frozenset[str]]  # by column: the values that are admitted; all of them must hold
+Filters = Mapping[str, frozenset[str]]  # allowed values by column; all columns must match
 
-_INDEXED = ("uuid", "serial", "chassis")  # what the inventory finds without a walk
-_CONDITIONS = ("degraded", "reason", "level", "mark", "state")  # what a GPU is judged or marked to be
-_COMMON = ("model", "board_part_number", "gpu_part_number")  # what many GPUs share
+_INDEXED = ("uuid", "serial", "chassis")  # indexed in the inventory
+_CONDITIONS = ("degraded", "reason", "level", "mark", "state")  # a GPU's condition and mark
+_COMMON = ("model", "board_part_number", "gpu_part_number")  # shared by many GPUs
 _SEARCHED = ("uuid", "serial", "chassis", "pci_bus_id", *_COMMON)
 _BY_PLACE = Sort("")
 
 
 async def walk_nodes(inventory: Inventory, clusters: Container[str] | None = None) -> AsyncIterator[NodeState]:
-    """Yield the nodes of all clusters, or of some, in natural order, giving other tasks their turn."""
+    """Yield the nodes of all or some clusters in natural order, letting other tasks run."""
     for cluster in sorted(inventory.clusters(), key=natural_key):
         if clusters is not None and cluster not in clusters:
             continue
@@ -35,7 +35,7 @@ async def walk_nodes(inventory: Inventory, clusters: Container[str] | None = Non
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a search, each of which has to be in what is found."""
+    """Return the words of a search, all of which must match."""
     return tuple(text.lower().split())
 
 
@@ -48,7 +48,7 @@ async def list_nodes(
     after: Cursor | None = None,
     limit: int,
 ) -> Listed[NodeState]:
-    """Return one page of the nodes that the filters and the words of a search admit; ValueError: not that cursor.
+    """Return one page of the nodes that match the filters and search words; ValueError for a bad cursor.
 
     The filters are cluster, node, machine, chassis, driver_version, model, condition and state.
     """
@@ -81,10 +81,10 @@ async def list_gpus(
     after: Cursor | None = None,
     limit: int,
 ) -> Listed[Placement]:
-    """Return one page of the GPUs that the filters and the words of a search admit; ValueError: not that cursor.
+    """Return one page of the GPUs that match the filters and search words; ValueError for a bad cursor.
 
     The filters are cluster, node, machine, driver_version, serial, uuid, model, chassis, board_part_number and
-    gpu_part_number, and of a GPU's condition: degraded ("true" or "false"), reason, level, mark and state.
+    gpu_part_number, and for a GPU's condition degraded ("true" or "false"), reason, level, mark and state.
     """
     window: Window[Placement] = Window(sort, after, limit)
     total, now, value = 0, view.now(), GPU_SORT_KEYS[sort.key]
@@ -97,7 +97,7 @@ async def list_gpus(
             gpus = [index for index in gpus if _admits_condition(view, filters, _placement(entry, index), now)]
         total += len(gpus)
         if not sort.key and (window.full or (start is not None and row_key(entry.place) < start)):
-            continue  # by place: what is on the page is known without another look
+            continue  # by place: the page's contents are known without another lookup
         for index in gpus:
             make = functools.partial(_placement, entry, index)
             rank = value(make(), entry) if sort.key else None
@@ -110,7 +110,7 @@ def _itself(entry: NodeState) -> NodeState:
 
 
 def admits(filters: Filters, key: str, value: str) -> bool:
-    """Return whether the filters admit a value of one column."""
+    """Return whether a value of one column matches the filters."""
     return key not in filters or value in filters[key]
 
 
@@ -133,7 +133,7 @@ def _admits_node(filters: Filters, entry: NodeState) -> bool:
 
 
 async def _admitted_gpus(inventory: Inventory, filters: Filters) -> AsyncIterator[tuple[NodeState, list[int]]]:
-    """Yield the nodes with the numbers of their GPUs that the filters admit, whatever their condition."""
+    """Yield nodes with the indexes of their GPUs that match the filters, ignoring their condition."""
     if (key := next((key for key in _INDEXED if key in filters), None)) is None:
         common = [key for key in _COMMON if key in filters]
         async for entry in _admitted_nodes(inventory, filters):
@@ -201,7 +201,7 @@ def _node_state(entry: NodeState) -> PresenceState:
     return PresenceState.LOST if entry.lost else PresenceState.FOUND
 
 
-# What lists can be sorted by, and the value of each; empty: by place.
+# Sort keys of lists and their values; empty: by place.
 NODE_SORT_KEYS: Mapping[str, Callable[[NodeState], Value]] = {
     "": lambda _entry: None,
     "cluster": lambda entry: entry.place.cluster,

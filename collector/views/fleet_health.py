@@ -1,4 +1,4 @@
-"""What share of the known GPUs is healthy: one number for the fleet, for a cluster and for a model."""
+"""The share of known GPUs that is healthy, for the fleet, each cluster and each model."""
 
 import functools
 from collections.abc import Iterable
@@ -11,12 +11,11 @@ __all__ = ["FleetHealth", "Share", "cluster_share", "fleet_health"]
 
 
 class FleetHealth(NamedTuple):
-    """The shares of a fleet: of all of it, by cluster, and by model (empty where that is not known), both sorted.
+    """The healthy shares of a fleet: in total, by cluster and by model (empty if unknown), both sorted.
 
-    They are those of `gpuid_gpus`, from which the recording rules are computed. A GPU counts as healthy if it is
-    present, readable and not degraded; the known ones are those that are present, lost ones included, and those that
-    are missing by their nodes' capacity. Where a node or its cluster cannot be read, or has not been read yet, its GPUs
-    are known, and not healthy.
+    They match `gpuid_gpus`, on which the recording rules are based. A GPU is healthy if it is present, readable and not
+    degraded; known GPUs are those present, including lost ones, and those missing from their nodes' capacity. GPUs on
+    nodes or in clusters that cannot be read, or have not been read yet, count as known but not healthy.
     """
 
     fleet: Share
@@ -25,7 +24,7 @@ class FleetHealth(NamedTuple):
 
 
 def fleet_health(view: CollectorView) -> FleetHealth:
-    """Return the shares of all configured clusters as they are now, without walking any nodes."""
+    """Return the current shares of all configured clusters, without iterating over nodes."""
     clusters: dict[str, Share] = {}
     models: dict[str, Share] = {}
     for cluster in sorted(view.clusters()):
@@ -37,7 +36,7 @@ def fleet_health(view: CollectorView) -> FleetHealth:
 
 
 def cluster_share(view: CollectorView, cluster: str) -> Share:
-    """Return the share of one cluster as it is now."""
+    """Return the current share of one cluster."""
     return _total(_by_model(view, cluster).values())
 
 

@@ -1,4 +1,4 @@
-"""What is on no node any more, as rows: GPUs and nodes of the history, or without a store what memory has of them."""
+"""Rows of GPUs and nodes that are gone, from the history or, without a store, from memory."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
@@ -18,9 +18,9 @@ from collector.views.rows import condition_columns, mark_summary, recorded_colum
 
 __all__ = ["gone_gpu", "gone_node", "list_gone_gpus", "list_gone_nodes"]
 
-_PAGE_ROWS = 1000  # that are asked of the store at once
-_RECORDED = ("cluster", "node", "machine", "uuid", "serial", "model", "chassis")  # what the store filters by
-_ORDER = "gone"  # in a cursor, in place of the column that a list is sorted by
+_PAGE_ROWS = 1000  # requested from the store at a time
+_RECORDED = ("cluster", "node", "machine", "uuid", "serial", "model", "chassis")  # filters applied by the store
+_ORDER = "gone"  # in a cursor, instead of the sort column
 _NAMES = (*_RECORDED, "board_part_number", "gpu_part_number")
 
 _T = TypeVar("_T", GpuRow, NodeRow)
@@ -29,7 +29,7 @@ _T = TypeVar("_T", GpuRow, NodeRow)
 async def list_gone_gpus(
     view: CollectorView, filters: Filters, *, words: Sequence[str] = (), after: Cursor | None = None, limit: int
 ) -> Listed[GpuRow]:
-    """Return one page of the GPUs that are on no node, by UUID; raises StoreError, and ValueError for a bad cursor."""
+    """Return one page of the GPUs on no node, by UUID; raises StoreError, and ValueError for a bad cursor."""
     start = None if after is None else after.named(1, _ORDER)[0]
     found = (_remembered if view.history is None else _recorded)(view, filters, start)
     return await _page(found, filters, words, limit, lambda row: (row.uuid,))
@@ -38,13 +38,13 @@ async def list_gone_gpus(
 async def list_gone_nodes(
     view: CollectorView, filters: Filters, *, words: Sequence[str] = (), after: Cursor | None = None, limit: int
 ) -> Listed[NodeRow]:
-    """Return one page of the nodes that had GPUs and are gone, by cluster and node; raises as `list_gone_gpus` does."""
+    """Return one page of the nodes that had GPUs and are gone, by cluster and node; raises like `list_gone_gpus`."""
     start = None if after is None else Place(*after.named(2, _ORDER))
     return await _page(_nodes(view, filters, start), filters, words, limit, lambda row: (row.cluster, row.node))
 
 
 async def gone_gpu(view: CollectorView, name: str) -> list[GpuRow]:
-    """Return the GPUs on no node that have a UUID or serial, as they were last; raises StoreError."""
+    """Return the GPUs on no node with a UUID or serial, in their last state; raises StoreError."""
     found: dict[str, GpuRow] = {}
     for column in ("uuid", "serial"):
         page = await list_gone_gpus(view, {column: frozenset([name])}, limit=_PAGE_ROWS)
@@ -53,7 +53,7 @@ async def gone_gpu(view: CollectorView, name: str) -> list[GpuRow]:
 
 
 async def gone_node(view: CollectorView, place: Place) -> NodeRow | None:
-    """Return a node that had GPUs and is gone; None if it is not known; raises StoreError."""
+    """Return a node that had GPUs and is gone; None if unknown; raises StoreError."""
     filters = {"cluster": frozenset([place.cluster]), "node": frozenset([place.node])}
     return next(iter((await list_gone_nodes(view, filters, limit=1)).rows), None)
 
@@ -71,7 +71,7 @@ async def _page(
 
 
 async def _recorded(view: CollectorView, filters: Filters, after: str | None) -> AsyncIterator[GpuRow]:
-    history = view.history  # all questions share its time
+    history = view.history  # all queries share its deadline
     if history is None:
         return
     await view.wait_committed()
@@ -176,7 +176,7 @@ def _mark(view: CollectorView, uuid: str, serial: str | None) -> Mark | None:
 
 
 def _admits(filters: Filters, row: GpuRow | NodeRow) -> bool:
-    """Return whether the filters admit a row; the UUID was looked at before, in any case, and so were a node's GPUs."""
+    """Return whether a row matches the filters; UUIDs (in any case) and a node's GPUs were checked before."""
     if not filters.keys().isdisjoint(("driver_version", "condition")):  # of what is there
         return False
     if isinstance(row, NodeRow):

@@ -1,4 +1,4 @@
-"""How each GPU of a node is, in one word and its reasons: what a tile, a row and a repair sheet show of it."""
+"""The state of each GPU of a node, in a word with reasons, for tiles, rows and repair sheets."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,28 +15,28 @@ __all__ = ["GpuState", "gpu_states"]
 
 
 class GpuState(NamedTuple):
-    """How one GPU that is in a node is."""
+    """The state of a GPU in a node."""
 
-    reported: bool = False  # its driver says something of its health
-    lost: bool = False  # it does not answer
-    contested: bool = False  # another node confirms it as well
-    claimed: bool = False  # it is being verified which node has it
+    reported: bool = False  # its driver reports health data
+    lost: bool = False  # it does not respond
+    contested: bool = False  # another node also confirms it
+    claimed: bool = False  # which node has it is being verified
     degraded: DegradedGpu | None = None
     mark: Mark | None = None
 
     @property
     def level(self) -> Level | None:
-        """What is to be done about what it reports; None for nothing, and for one that merely does not answer."""
+        """The action required by its reports; None if none, and for a GPU that merely does not respond."""
         return self.degraded.level if self.degraded is not None and self.reasons else None
 
     @property
     def reasons(self) -> tuple[Degradation, ...]:
-        """Why it is degraded, besides that it does not answer; the worst first."""
+        """Why it is degraded, other than not responding; worst first."""
         return tuple(one for one in self.degraded.reasons if one is not Degradation.LOST) if self.degraded else ()
 
     @property
     def severity(self) -> str:
-        """How much it wants attention: "bad", "idle" or "good"; "" where nothing is reported of it."""
+        """How much attention it needs: "bad", "idle" or "good"; "" if it reports nothing."""
         if self.lost or self.contested or self.level is Level.REPLACE:
             return "bad"
         if self.level is not None or self.claimed or self.mark is not None:
@@ -45,7 +45,7 @@ class GpuState(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Say it in a word or two: the worst that there is."""
+        """Describe the worst state in a word or two."""
         if self.lost:
             return "lost"
         if self.contested:
@@ -60,7 +60,7 @@ class GpuState(NamedTuple):
 
     @property
     def repair(self) -> tuple[str, ...]:
-        """Say why its board should be pulled; empty where nothing says that it should."""
+        """Describe why its board should be pulled; empty if it should not."""
         return tuple(self._repair())
 
     def _repair(self) -> Iterator[str]:
@@ -74,7 +74,7 @@ class GpuState(NamedTuple):
 
 
 def gpu_states(view: CollectorView, entry: NodeState) -> dict[str, GpuState]:
-    """Return how each GPU of a node is, by UUID."""
+    """Return the state of each GPU of a node, by UUID."""
     inventory, now, cluster = view.inventory, view.now(), entry.place.cluster
     contested, claimed, lost = inventory.contested(cluster), inventory.claimed(cluster), entry.lost_uuids
     degraded = {one.placement.gpu.uuid: one for one in degraded_in(entry)}

@@ -1,4 +1,4 @@
-"""The degraded GPUs of the fleet, the worst first, and how many GPUs cannot be judged at all."""
+"""The degraded GPUs of the fleet, worst first, and how many GPUs cannot be judged."""
 
 import functools
 import time
@@ -46,23 +46,23 @@ _UNCORRECTABLE = (
 
 @dataclass
 class HealthSurvey:
-    """What a walk through the fleet found."""
+    """The result of a survey of the fleet."""
 
-    degraded: list[DegradedGpu] = field(default_factory=list)  # without marks, the worst first
+    degraded: list[DegradedGpu] = field(default_factory=list)  # without marks, worst first
     levels: Counter[Level] = field(default_factory=Counter)  # of them, as `count_levels` counts
     models: list[str] = field(default_factory=list)  # of them, sorted
     gpus: int = 0  # that are present
-    silent: int = 0  # of these, those that report nothing of their health
-    unread: int = 0  # of them, those on nodes that cannot be read now
-    down: int = 0  # of them, those in clusters that are not up
-    never_read: int = 0  # GPUs of the capacity of nodes that were never read, and so not among `gpus`
-    unknown: int = 0  # GPUs that do not answer and were never read, of which only the address is known
+    silent: int = 0  # of these, GPUs that report no health data
+    unread: int = 0  # of these, GPUs on nodes that cannot be read now
+    down: int = 0  # of these, GPUs in clusters that are not up
+    never_read: int = 0  # capacity of nodes that were never read, not included in `gpus`
+    unknown: int = 0  # unresponsive GPUs that were never read, known only by address
 
 
 class Filter(NamedTuple):
-    """Which of the degraded GPUs are wanted; empty admits all.
+    """Filters for degraded GPUs; empty ones match all.
 
-    A mark also admits the GPUs that are marked so without being degraded, if no reason or level is wanted.
+    Without a reason or level, a mark also matches GPUs that have it but are not degraded.
     """
 
     cluster: str = ""
@@ -73,7 +73,7 @@ class Filter(NamedTuple):
 
 
 class HealthSurveys:
-    """What surveys find; walking takes at most a tenth of a core, however often it is asked for."""
+    """Cached surveys; they take at most a tenth of a core, however often they are requested."""
 
     def __init__(self, view: CollectorView) -> None:
         self._view = view
@@ -82,7 +82,7 @@ class HealthSurveys:
         self._fresh_until = 0.0
 
     async def survey(self) -> HealthSurvey:
-        """Return how the fleet is, at most some seconds ago."""
+        """Return a survey that is at most a few seconds old."""
         async with self._lock:
             started = time.monotonic()
             if started >= self._fresh_until:
@@ -93,7 +93,7 @@ class HealthSurveys:
 
 
 async def survey_health(view: CollectorView) -> HealthSurvey:
-    """Walk through all GPUs, giving other tasks their turn; healthy ones cost next to nothing."""
+    """Survey all GPUs, letting other tasks run; healthy ones cost next to nothing."""
     survey = HealthSurvey()
     found: list[DegradedGpu] = []
     sound: dict[int, Health] = {}
@@ -116,14 +116,14 @@ async def survey_health(view: CollectorView) -> HealthSurvey:
 
 
 def _is_listed_where_it_was(view: CollectorView, one: DegradedGpu) -> bool:
-    """Return whether a GPU is claimed, and degraded where it was first as well."""
+    """Return whether a GPU is claimed and also degraded at its first place."""
     if not one.placement.claim:
         return False
     return any(not other.claim and other.degradations for other in view.inventory.find(uuid=one.placement.gpu.uuid))
 
 
 async def select(view: CollectorView, degraded: list[DegradedGpu], wanted: Filter) -> list[DegradedGpu]:
-    """Return those GPUs that a filter admits, without their marks, in the order in which they are given."""
+    """Return the GPUs that match a filter, without their marks, in the given order."""
     if not any(wanted):
         return degraded
     now, found = view.now(), list[DegradedGpu]()
@@ -160,7 +160,7 @@ async def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGp
 
 
 def _is_of(placement: Placement, wanted: Filter) -> bool:
-    """Return whether the place and the model are those that are wanted."""
+    """Return whether the place and model match."""
     return (not wanted.cluster or placement.place.cluster == wanted.cluster) and (
         not wanted.model or placement.gpu.model == wanted.model
     )
@@ -171,7 +171,7 @@ def _is_marked(mark: Mark | None, kind: MarkKind) -> bool:
 
 
 def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:
-    gpus = len(entry.gpus) - len(entry.claims)  # which count where they were first
+    gpus = len(entry.gpus) - len(entry.claims)  # counted where they were first
     survey.gpus += gpus
     survey.silent += sum(gpu.health is None for gpu in entry.gpus)
     survey.unknown += len(entry.silent)
@@ -200,9 +200,9 @@ def _worst_first(one: DegradedGpu) -> tuple[object, ...]:
 
 
 async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> dict[str, float]:
-    """Return since when (Unix seconds) GPUs have been degraded for their worst reason, by UUID, where that is known.
+    """Return since when (Unix seconds) GPUs have been degraded for their worst reason, by UUID, where known.
 
-    Without a store, or where it does not answer, that is what the latest changes tell.
+    Without a store, or if it does not respond, this uses the latest changes.
     """
     gpus = {one.placement.gpu.uuid: one for one in rows if one.reasons}
     asked, found = view.history, dict[str, float]()

@@ -1,4 +1,4 @@
-"""Asks the history for a page, which must be shown even when the store cannot answer."""
+"""Queries the history for pages that must be shown even if the store cannot answer."""
 
 from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class HistoryAnswer(NamedTuple, Generic[_T]):
-    """What the history answered."""
+    """The answer from the history."""
 
     rows: list[_T]
     configured: bool  # False without a store
@@ -20,21 +20,21 @@ class HistoryAnswer(NamedTuple, Generic[_T]):
 
     @property
     def available(self) -> bool:
-        """Whether the rows are all that happened; if not, memory holds at least the latest changes."""
+        """Whether the rows are complete; if not, memory has at least the latest changes."""
         return self.configured and not self.error
 
 
 async def query_history(
     view: CollectorView, query: Callable[[History], Awaitable[list[_T]]], history: History | None = None
 ) -> HistoryAnswer[_T]:
-    """Return what the history answers to a query; without a store, or if that fails, without rows.
+    """Return the history's answer to a query; without a store, or on failure, it has no rows.
 
-    Queries of one answer share its time if they are given the same `history` of the view.
+    Queries of one response share its deadline if they use the same `history` of the view.
     """
     history = history or view.history  # its time begins here
     if history is None:
         return HistoryAnswer([], configured=False)
-    await view.wait_committed()  # or what is shown as present would not be in it yet
+    await view.wait_committed()  # otherwise it might not have the current state yet
     try:
         return HistoryAnswer(await query(history), configured=True)
     except StoreError as error:

@@ -23,7 +23,7 @@ __all__ = [
     "utc",
 ]
 
-# Seconds of a unit, from how many seconds on it is used, and its name; page.js has the same table.
+# A unit's length in seconds, the threshold in seconds from which it is used, and its name; as in page.js.
 UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
 
 STATES = {
@@ -36,7 +36,7 @@ STATES = {
     ClusterState.FORBIDDEN: "denies a required permission",
     ClusterState.UNREACHABLE: "is unreachable",
     ClusterState.SERVER_ERROR: "responds with errors",
-    ClusterState.LIMIT_EXCEEDED: "exceeds a limit of the configuration",
+    ClusterState.LIMIT_EXCEEDED: "exceeds a configured limit",
     ClusterState.DUPLICATE: "is skipped: it is configured twice",
 }
 FAILURES = {
@@ -48,25 +48,25 @@ FAILURES = {
     ReadFailure.EXIT_STATUS: "the command exited with an error",
     ReadFailure.BAD_OUTPUT: "the output of nvidia-smi is not valid XML",
     ReadFailure.CONNECTION: "the connection to its pod failed",
-    ReadFailure.NO_DOCUMENT: "its pod has printed no nvidia-smi document",
-    ReadFailure.STALE: "the last document that its pod printed is too old",
+    ReadFailure.NO_DOCUMENT: "its pod has not printed any nvidia-smi output",
+    ReadFailure.STALE: "the last nvidia-smi output of its pod is too old",
 }
 UNCOVERED = {
     Uncovered.PENDING: "it is waiting for its first reading",
     Uncovered.NO_POD: "no pod of a configured source runs on it",
     Uncovered.POD_NOT_READY: "its pod is not ready",
 }
-UNREAD_WORDS = {  # in a few words; `describe_unread` has clauses
+UNREAD_WORDS = {  # in a few words; `describe_unread` returns clauses
     ReadFailure.FORBIDDEN: "permission missing",
     ReadFailure.NOT_FOUND: "pod gone",
-    ReadFailure.NO_CONTAINER: "no container of the configured name",
+    ReadFailure.NO_CONTAINER: "no container with the configured name",
     ReadFailure.NO_BINARY: "nvidia-smi not found in the container",
     ReadFailure.TIMEOUT: "nvidia-smi timed out",
     ReadFailure.EXIT_STATUS: "nvidia-smi exited with an error",
-    ReadFailure.BAD_OUTPUT: "output of nvidia-smi not valid",
+    ReadFailure.BAD_OUTPUT: "invalid output of nvidia-smi",
     ReadFailure.CONNECTION: "connection to the pod failed",
-    ReadFailure.NO_DOCUMENT: "nothing of nvidia-smi in the pod's log",
-    ReadFailure.STALE: "last document in the pod's log too old",
+    ReadFailure.NO_DOCUMENT: "no nvidia-smi output in the pod's log",
+    ReadFailure.STALE: "last output in the pod's log too old",
     Uncovered.NO_POD: "no GPU pod",
     Uncovered.POD_NOT_READY: "GPU pod not ready",
     Uncovered.PENDING: "not read yet",
@@ -90,14 +90,14 @@ def day_name(seconds: float, now: float) -> str:
 
 
 def utc(seconds: float) -> str:
-    """Return Unix seconds as RFC 3339 in UTC, without a fraction if there is none, or if `as_of` has none."""
+    """Return Unix seconds as RFC 3339 in UTC, without a fraction if there is none or `as_of` has none."""
     return as_of(seconds).replace(".000Z", "Z")
 
 
 def ago(time: float, now: float) -> str:
-    """Return how long ago a time was, or when it will be: "3 minutes ago", "in 14 days".
+    """Return a time relative to now: "3 minutes ago", "in 14 days".
 
-    What is less than a minute ahead, such as by a fast clock, is "just now".
+    Less than a minute in the future, such as from a fast clock, is "just now".
     """
     if time - now >= MIN_AHEAD_SECONDS:
         return f"in {duration(time - now)}"
@@ -111,14 +111,14 @@ def duration(seconds: float) -> str:
 
 
 def percent(ratio: float) -> str:
-    """Return a share as text: "99.4 %"; what is not all is never 100 %, and what is not nothing never 0 %."""
+    """Return a share as text: "99.4 %"; only all is 100 %, and only none is 0 %."""
     if ratio in (0, 1):
         return f"{ratio:.0%}".replace("%", " %")
     return f"{min(99.9, max(0.1, ratio * 100)):.1f} %"
 
 
 def describe_status(status: ClusterStatus | None) -> str:
-    """Return the predicate of a sentence about a cluster, such as "is up"; None is a cluster that is starting."""
+    """Return the predicate of a sentence about a cluster, such as "is up"; None means starting."""
     return STATES[status.state if status else ClusterState.STARTING]
 
 
@@ -133,7 +133,7 @@ def describe_unread(reason: UnreadReason) -> str:
 
 
 def describe_coverage(read: int, unread: Mapping[UnreadReason, int]) -> str:
-    """Return how many GPU nodes have been read, and why not the others.
+    """Return how many GPU nodes have been read, and why the others have not.
 
     "3 of 5 GPU nodes read; 2 unread: no GPU pod".
     """

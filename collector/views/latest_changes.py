@@ -1,4 +1,4 @@
-"""The few latest changes of the fleet, a cluster or a node, as a page and `gpuid top` list them."""
+"""The latest changes of the fleet, a cluster or a node, for pages and `gpuid top`."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -19,19 +19,19 @@ from collector.views.replacements import replaced
 __all__ = ["groups_of_rows", "latest_changes"]
 
 MAX_CHANGES = 12
-READ_GROUPS = 60  # of which some may be one row
+READ_GROUPS = 60  # some of which may be merged
 
 
 async def latest_changes(
     view: CollectorView, *, cluster: str | None = None, node: str | None = None, limit: int = MAX_CHANGES
 ) -> list[ChangeGroup]:
-    """Return the latest changes, newest first; those of mere counters of the same GPUs are one."""
+    """Return the latest changes, newest first; those of only the same GPUs' counters are merged."""
     part = await list_changes(view, ChangeFilter(cluster=cluster, node=node), limit=max(READ_GROUPS, limit))
     return fold_counting(part.groups, limit)
 
 
 def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[ChangeGroup]:
-    """Return the API's rows of changes, given the oldest first, as the page groups them, newest first."""
+    """Return API rows of changes, given oldest first, grouped like on the page, newest first."""
     groups: list[ChangeGroup] = []
     ids = itertools.count(1)
     for _, ones in itertools.groupby(rows, key=lambda row: (row["time"], row["cluster"], row["node"])):

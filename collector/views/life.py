@@ -1,4 +1,4 @@
-"""The whole life of one GPU as one list: its places, what was altered of it, its health, and its marks."""
+"""A GPU's complete history as one list: places, alterations, health and marks."""
 
 import functools
 import itertools
@@ -18,15 +18,15 @@ from collector.views.placements import PlacementPeriod, alterations
 
 __all__ = ["Happening", "Kind", "Memory", "Part", "part_of", "recall", "tell"]
 
-MAX_PERIODS = 200  # that are asked for at once, the newest
+MAX_PERIODS = 200  # requested at a time, newest first
 MAX_ALTERATIONS = 200
 MAX_HEALTH_CHANGES = 500
 MAX_MARKS = 200
-MOVE_SECONDS = 5.0  # from leaving one node to being found in another one
+MOVE_SECONDS = 5.0  # from leaving one node to being found in another
 
 
 class Kind(StrEnum):
-    """What can happen in a GPU's life."""
+    """Kinds of events in a GPU's history."""
 
     CAME = "came"
     MOVED = "moved"
@@ -41,31 +41,31 @@ class Kind(StrEnum):
 
 
 class Happening(NamedTuple):
-    """One thing that happened to a GPU."""
+    """One event in a GPU's history."""
 
     kind: Kind
-    time: float | None  # Unix seconds; None: before anything that is remembered
+    time: float | None  # Unix seconds; None: before the first record
     place: Place | None = None
-    previous: Place | None = None  # from where it moved
+    previous: Place | None = None  # where it moved from
     machine: str = ""
     stayed: float | None = None  # seconds: how long it stayed in `place`, or has been there; before LEFT, until then
     before: float | None = None  # seconds that it had been in `previous`
     present: bool = False  # it is in `place` now, since then
-    claim: bool = False  # another node had it first and has not let go of it yet
+    claim: bool = False  # another node had it first and has not been verified yet
     again: bool = False  # it had been there before
-    first: bool = False  # nothing is recorded of it before
-    nowhere: float | None = None  # seconds that it had been in no node before it came
+    first: bool = False  # no earlier records
+    nowhere: float | None = None  # seconds it had been in no node before
     reasons: tuple[Degradation, ...] = ()  # why it was degraded when it came, moved or left
     level: Level | None = None
     changes: tuple[FieldChange, ...] = ()
     turn: Turn = Turn()
     mark: Mark | None = None
     who: str = ""
-    seat: str = ""  # where in its machine it was then, for people
+    seat: str = ""  # its position in the machine then, in words
 
 
 class Memory(NamedTuple):
-    """What is known of one GPU's past, each the newest first."""
+    """A GPU's known past, each list newest first."""
 
     placements: HistoryAnswer[PastPlacement]
     health: list[HealthChange]
@@ -74,12 +74,12 @@ class Memory(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether the placements are all that are recorded."""
+        """Whether the placements are complete."""
         return len(self.placements.rows) < MAX_PERIODS
 
     @property
     def complete_from(self) -> float | None:
-        """From when on (Unix seconds) this is all that is recorded; None: from the beginning."""
+        """Since when (Unix seconds) the records are complete; None: from the beginning."""
         rows = self.placements.rows
         ends = [rows[-1].since] if len(rows) == MAX_PERIODS else []
         ends += [self.health[-1].time] if len(self.health) == MAX_HEALTH_CHANGES else []
@@ -89,7 +89,7 @@ class Memory(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a life, the newest first, and where the next part begins (Unix seconds; None at the end)."""
+    """A part of a history, newest first, and where the next part starts (Unix seconds; None at the end)."""
 
     happenings: list[Happening]
     older: float | None
@@ -105,9 +105,9 @@ def tell(
     past: Past = NO_PAST,
     whole: bool = True,
 ) -> list[Happening]:
-    """Return a life, the newest first; its periods and the rest are given the newest first.
+    """Return a history, newest first, from periods and events that are given newest first.
 
-    `whole` is whether the periods are all that are recorded.
+    `whole` is whether the periods are complete.
     """
     changed = list(health)
     found = [
@@ -117,16 +117,16 @@ def tell(
         *_faded(changed, past.stages, now),
         *_marks(marks, now),
     ]
-    # What happened at the same time is listed in the order of the kinds: that it came, then how it was.
+    # Events at the same time are listed in the order of kinds: first the arrival, then the condition.
     order = {kind: number for number, kind in enumerate(Kind)}
     return sorted(found, key=lambda one: (-math.inf if one.time is None else one.time, order[one.kind]), reverse=True)
 
 
 def part_of(life: Sequence[Happening], *, before: float | None, complete_from: float | None, limit: int) -> Part:
-    """Return the part of a life, given the newest first, that begins before a time (Unix seconds; None: now).
+    """Return the part of a history, given newest first, before a time (Unix seconds; None: now).
 
-    It has `limit` happenings, or more if they were at the same time. The life is known from `complete_from` on, in Unix
-    seconds; None: from its beginning.
+    It has `limit` events, or more if they were at the same time. The history is complete since `complete_from` (Unix
+    seconds; None: from the beginning).
     """
     newer = [one for one in life if before is None or one.time is None or one.time < before]
     known = [one for one in newer if complete_from is None or (one.time is not None and one.time >= complete_from)]
@@ -138,9 +138,9 @@ def part_of(life: Sequence[Happening], *, before: float | None, complete_from: f
 
 
 async def recall(view: CollectorView, uuid: str, history: History | None, *, before: float | None = None) -> Memory:
-    """Return what is recorded of a GPU, given in whatever case, before a time (Unix seconds); else what memory holds.
+    """Return a GPU's records before a time (Unix seconds), by UUID in any case, from the store or else from memory.
 
-    All questions to `history` share its time.
+    All queries of `history` share its deadline.
     """
     uuid = canonical_uuid(uuid)
     placements = await query_history(view, functools.partial(_placements, uuid, before), history)
@@ -154,21 +154,21 @@ async def recall(view: CollectorView, uuid: str, history: History | None, *, bef
 
 
 async def _recorded_marks(view: CollectorView, uuid: str, rows: Sequence[PastPlacement]) -> list[Mark]:
-    """Return all that was ever noted of a GPU, the newest first; else, without the store, what is in force."""
+    """Return all marks of a GPU, newest first; without the store, the current ones."""
     present = [placement.gpu.serial for placement in view.inventory.find(uuid=uuid)]
     serial = next((one for one in (*present, *(row.serial for row in rows)) if one), None)
     if (store := view.mark_store) is not None:
         try:
             return await store.of_gpu(uuid, serial, limit=MAX_MARKS)
         except StoreError:
-            pass  # the page says already that the history is unavailable
+            pass  # the page already says that the history is unavailable
     mark = view.marks.of(uuid, serial, view.now())
     return [] if mark is None else [mark]
 
 
 async def _placements(uuid: str, before: float | None, history: History) -> list[PastPlacement]:
     after = None if before is None else Position(present=False, since=before, id=0)
-    # A serial may look like anything, even like another GPU's UUID.
+    # A serial may look like anything, even another GPU's UUID.
     return [row for row in await history.where(uuid, after=after, limit=MAX_PERIODS) if row.uuid == uuid]
 
 
@@ -202,7 +202,7 @@ def _places(periods: Sequence[PlacementPeriod], now: float, *, whole: bool) -> I
 
 
 def _left_for(index: int, periods: Sequence[PlacementPeriod]) -> int | None:
-    """Return which of the periods a GPU left for this one: the two nodes were read in either order."""
+    """Return the period that a GPU left for this one; the two nodes may be read in either order."""
     since, place = periods[index].since, periods[index].place
     if since is None:
         return None
@@ -215,7 +215,7 @@ def _left_for(index: int, periods: Sequence[PlacementPeriod]) -> int | None:
 
 
 def _nowhere(period: PlacementPeriod, periods: Iterable[PlacementPeriod]) -> float | None:
-    """Return for how many seconds a GPU had been in no node before a period; None if that is not known."""
+    """Return how many seconds a GPU had been in no node before a period; None if unknown."""
     if period.since is None:
         return None
     earlier = [one for one in periods if one is not period and (one.since or 0.0) < period.since]
@@ -224,7 +224,7 @@ def _nowhere(period: PlacementPeriod, periods: Iterable[PlacementPeriod]) -> flo
 
 
 def _as_it_was(one: Happening, past: Past) -> Happening:
-    """Return a coming or going with the condition that the GPU was in, as far as no change of that moment tells it."""
+    """Return an arrival or departure with the GPU's condition, unless a change at that moment describes it."""
     if one.time is None:
         return one
     then = [stage for stage in past.stages if stage.since is None or stage.since <= one.time]
@@ -245,7 +245,7 @@ def _healths(health: Iterable[HealthChange], past: Past) -> Iterator[Happening]:
 
 
 def _faded(health: Sequence[HealthChange], stages: Iterable[Stage], now: float) -> Iterator[Happening]:
-    """Yield when errors had not grown for so long that they count as growing no more, which no change tells."""
+    """Yield when errors stopped counting as growing because they had not grown for long, which has no record."""
     times = {one.time for one in health}
     growing = Degradation.UNCORRECTABLE_ECC_GROWING
     for before, after in itertools.pairwise(stages):

@@ -1,4 +1,4 @@
-"""Lists in natural order, read page by page while the fleet changes: where a page ended, and what comes next."""
+"""Cursor-based paging of lists in natural order while the fleet changes."""
 
 import base64
 import binascii
@@ -22,33 +22,33 @@ __all__ = [
 
 EXPECTED_NEXT = "expected the `next` value of the previous page"
 MAX_CURSOR_LENGTH = 4096  # characters
-_SLACK = 1000  # rows that a window holds beyond its limit before it is cut
+_SLACK = 1000  # rows beyond its limit at which a window is cut
 
-Value = str | int | float | bool | None  # that rows are sorted by
+Value = str | int | float | bool | None  # by which rows are sorted
 _Key = tuple[Any, ...]
 _T = TypeVar("_T")
 
 
 class Sort(NamedTuple):
-    """What a list is sorted by; unknown values come last either way."""
+    """The order of a list; unknown values come last either way."""
 
     key: str  # a column; empty: by place
     descending: bool = False
 
     def __str__(self) -> str:
-        """Return it as the API's `sort` has it."""
+        """Return it in the form of the API's `sort`."""
         return f"-{self.key}" if self.descending else self.key
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where a page ended: what its last row was sorted by, and which row it was."""
+    """Where a page ended: the sort value and identity of its last row."""
 
     sort: str
     value: Value
     row: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return it as text that says nothing to a reader."""
+        """Return it as opaque text."""
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).rstrip(b"=").decode()
 
     @classmethod
@@ -62,12 +62,12 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
             )
         except (ValueError, binascii.Error, RecursionError):
             raise ValueError(EXPECTED_NEXT) from None
-        if "\0" in "".join(found.row):  # which PostgreSQL takes in no text
+        if "\0" in "".join(found.row):  # which PostgreSQL does not allow in text
             raise ValueError(EXPECTED_NEXT)
         return found
 
     def named(self, count: int, sort: str) -> tuple[str, ...]:
-        """Return the names of the row, in a list whose rows have so many; raises ValueError for another list's."""
+        """Return the `count` names that identify the row; raises ValueError for another list's cursor."""
         if self.sort != sort or len(self.row) != count:
             raise ValueError("expected the `next` value of a page with the same `state`, `at` and `sort`")
         return self.row
@@ -77,24 +77,24 @@ class Listed(NamedTuple, Generic[_T]):
     """One page of a list."""
 
     rows: list[_T]
-    next: Any  # where it ended, a Cursor or another value that str writes; None: this is the last page
+    next: Any  # where it ended, as a Cursor or other value with a string form; None on the last page
     total: int | None  # rows of all pages; None: not counted
 
 
 class Window(Generic[_T]):
-    """Keeps the rows of one page out of all that are added, in the order of `sort` and then of what names them."""
+    """Collects the rows of one page from all rows added, ordered by `sort` and then by identity."""
 
     def __init__(self, sort: Sort, after: Cursor | None, limit: int) -> None:
-        """Raise ValueError for a cursor of a list that is sorted in another way."""
+        """Raise ValueError for a cursor of a list with a different order."""
         if after is not None and after.sort != str(sort):
             raise ValueError("expected the `next` value of a page with the same `sort`")
         self._sort, self._limit = sort, limit
         self._after = None if after is None else (*self._rank(after.value), row_key(after.row))
         self._found: list[tuple[_Key, Value, Sequence[str], _T]] = []
-        self._bound: _Key | None = None  # what comes behind it is on a later page
+        self._bound: _Key | None = None  # anything after it is on a later page
 
     def add(self, value: Value, row: Sequence[str], make: Callable[[], _T]) -> None:
-        """Consider a row: what it is sorted by, what names it, and what it is made with if it may be on the page."""
+        """Consider a row: its sort value, its identity, and how to build it if it may be on the page."""
         rank = self._rank(value)
         if self._bound is not None and self._before(self._bound[:2], rank):
             return
@@ -109,7 +109,7 @@ class Window(Generic[_T]):
 
     @property
     def full(self) -> bool:
-        """Whether there is more than the page holds; of rows that are added in order, the rest is on later pages."""
+        """Whether there are more rows than fit; if rows are added in order, the rest is on later pages."""
         return len(self._found) > self._limit or self._bound is not None
 
     def page(self, total: int | None) -> Listed[_T]:
@@ -139,5 +139,5 @@ class Window(Generic[_T]):
 
 
 def row_key(row: Sequence[str]) -> tuple[Any, ...]:
-    """Return the place of what names a row, part by part in natural order."""
+    """Return the sort key of a row's identity, part by part in natural order."""
     return tuple(map(natural_key, row))

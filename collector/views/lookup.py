@@ -1,4 +1,4 @@
-"""Looks ids up: what each of them names, now or in the history; one search for the page, the API and the commands."""
+"""Looks up ids in the present and the history; one search for the page, the API and the commands."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,24 +25,24 @@ from collector.views.terms import Term
 __all__ = ["MAX_MATCHES", "lookup"]
 
 MAX_MATCHES = 1000  # of one id
-MAX_ALL_MATCHES = 20_000  # of all ids together; beyond, each keeps its first one
-MAX_CONTAINED = 20  # ids, up to which what contains one is looked for; of more, only ends of serials
+MAX_ALL_MATCHES = 20_000  # of all ids together; beyond that, each keeps only its first
+MAX_CONTAINED = 20  # most ids for which substrings are searched; for more, only ends of serials
 MAX_NAMED_CLUSTERS = 20
 
 
 async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MATCHES) -> Lookup:
-    """Return what the terms name, in their order, with at most `most` matches of each.
+    """Return the matches of the terms, in order, with at most `most` for each.
 
-    What a term is exactly comes before what it is a part of. A term of several words that is nothing as a whole has a
-    result for each word.
+    Exact matches take precedence over partial ones. A term of several words without a match as a whole has one result
+    per word.
     """
     known = {term: (Hunt(term, most), [Hunt(word, most) for word in term.words]) async for term in yielding(terms)}
-    groups = list(known.values())  # an id that is asked for several times is looked for once
+    groups = list(known.values())  # a repeated id is looked up once
     hunts = [hunt for whole, words in groups for hunt in (whole, *words)]
     async for hunt in yielding(hunts):
         find_indexed(view.inventory, hunt)
     await find_exact(view, hunts)
-    history = view.history  # whose time, which all queries share, begins here
+    history = view.history  # whose deadline, shared by all queries, starts here
     since, error = await _ask_history(view, history, hunts)
     if history is None or error:
         await find_remembered(view, hunts)
@@ -71,7 +71,7 @@ async def lookup(view: LookupView, terms: Sequence[Term], *, most: int = MAX_MAT
 
 
 def _cut(results: Iterable[LookupResult]) -> Iterator[LookupResult]:
-    """Yield the results, of which those beyond MAX_ALL_MATCHES keep one match: few bytes must not ask for many."""
+    """Yield the results; beyond MAX_ALL_MATCHES they keep one match, so that small requests stay cheap."""
     room = MAX_ALL_MATCHES
     for one in results:
         room -= len(one.matches)
@@ -79,7 +79,7 @@ def _cut(results: Iterable[LookupResult]) -> Iterator[LookupResult]:
 
 
 async def _ask_history(view: LookupView, history: History | None, hunts: Sequence[Hunt]) -> tuple[float | None, str]:
-    """Find what the history has of the terms; returns since when it knows anything, and why it could not answer."""
+    """Search the history for the terms; return how far back it goes and why it could not answer."""
     if history is None:
         return None, ""
     await view.wait_committed()  # or what is shown as present would not be in it yet
@@ -92,7 +92,7 @@ async def _ask_history(view: LookupView, history: History | None, hunts: Sequenc
 
 
 def _undecided(groups: Iterable[tuple[Hunt, list[Hunt]]]) -> list[Hunt]:
-    """Return what parts are to be looked for of: nothing where a term is something as a whole."""
+    """Return the terms to search for as substrings: those without an exact match."""
     found: list[Hunt] = []
     for whole, words in groups:
         if whole.found:
@@ -107,7 +107,7 @@ def _undecided(groups: Iterable[tuple[Hunt, list[Hunt]]]) -> list[Hunt]:
 
 
 def _chosen(whole: Hunt, words: Sequence[Hunt]) -> Sequence[Hunt]:
-    """Return what a term is: one name, or several."""
+    """Return the results of a term, as one name or several."""
     if not words or (whole.found and not whole.partial):
         return [whole]
     if any(word.found and not word.partial for word in words):
@@ -118,19 +118,21 @@ def _chosen(whole: Hunt, words: Sequence[Hunt]) -> Sequence[Hunt]:
 
 
 def _why_whole(hunt: Hunt, asked: int, *, scanned: bool) -> str:
-    """Return why parts of a term were not looked for everywhere; empty if they were."""
+    """Return why substrings of a term were not searched everywhere; empty if they were."""
     if not parts_of(hunt):
-        return f"parts are looked for from {MIN_PART_LENGTH} characters on"
+        return f"partial matches need at least {MIN_PART_LENGTH} characters"
     return _why_limited(asked, scanned=scanned)
 
 
 def _why_limited(asked: int, *, scanned: bool) -> str:
     if asked > MAX_CONTAINED:
         return (
-            f"of more than {counted(MAX_CONTAINED, 'id')} that nothing is exactly, only the ends of serials and the "
-            "beginnings of UUIDs are looked for, in the present fleet"
+            f"for more than {counted(MAX_CONTAINED, 'id')} without an exact match, only the ends of serials and the "
+            "beginnings of UUIDs are searched, in the present fleet"
         )
-    return "" if scanned else f"of more than {counted(MAX_SCANS, 'id')}, parts are looked for in the present fleet only"
+    return (
+        "" if scanned else f"for more than {counted(MAX_SCANS, 'id')}, partial matches come from the present fleet only"
+    )
 
 
 def _searched(view: LookupView, history: History | None, since: float | None, error: str) -> Searched:

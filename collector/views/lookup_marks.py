@@ -15,7 +15,7 @@ __all__ = ["find_marked"]
 
 
 async def find_marked(view: LookupView, history: History | None, hunts: Sequence[Hunt]) -> None:
-    """Find marks by ticket, and by serial or UUID those of GPUs that nothing else is known of."""
+    """Find marks by ticket, and by serial or UUID those of otherwise unknown GPUs."""
     marks = view.marks.all(view.now())
     if not marks:
         return
@@ -37,7 +37,7 @@ class _Marked(NamedTuple):
 
 
 class _Book:
-    """Marks by ticket and by what they name."""
+    """Marks by ticket and by the GPUs they name."""
 
     def __init__(self, marks: Iterable[Mark]) -> None:
         self._tickets: dict[str, list[Mark]] = {}
@@ -50,7 +50,7 @@ class _Book:
                     self._named[name.lower()] = mark
 
     def of(self, hunt: Hunt) -> Iterator[_Marked]:
-        """Yield the marks with a term for their ticket; and that of its GPU, if it was not found otherwise."""
+        """Yield the marks whose ticket is a term, and that of the term's GPU if not found otherwise."""
         for reading in hunt.term.readings:
             key = reading.lower()
             for mark in self._tickets.get(key, ()):
@@ -68,5 +68,5 @@ def _present(view: LookupView, mark: Mark) -> list[Placement]:
 async def _last_places(view: LookupView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
     try:
         return await last_places(view, history, uuids) if uuids else {}
-    except StoreError:  # which the look-up has said already, or will
+    except StoreError:  # which the look-up reports itself
         return {}

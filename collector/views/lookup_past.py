@@ -1,4 +1,4 @@
-"""Finds ids in the history, or else in the changes that are remembered: GPUs and nodes that are gone."""
+"""Finds GPUs and nodes that are gone, in the history or else in the changes in memory."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ from collector.views.recent_changes import ChangeGroup
 
 __all__ = ["MAX_SCANS", "find_past", "find_past_parts", "find_remembered", "last_places"]
 
-MAX_SCANS = 10  # terms of one look-up for whose parts the whole history is read
+MAX_SCANS = 10  # terms per look-up for which the whole history is scanned
 
 
 async def find_past(view: LookupView, history: History, hunts: Sequence[Hunt]) -> None:
@@ -53,7 +53,7 @@ async def _find_left_nodes(
 
 
 async def find_past_parts(view: LookupView, history: History, hunt: Hunt, most: int) -> None:
-    """Find in the whole history what contains a term; raises StoreError."""
+    """Scan the whole history for substrings; raises StoreError."""
     part = min(parts_of(hunt), key=len, default="")
     if not part:
         return
@@ -69,7 +69,7 @@ async def find_past_parts(view: LookupView, history: History, hunt: Hunt, most: 
 
 
 async def last_places(view: LookupView, history: History | None, uuids: Sequence[str]) -> dict[str, PastPlacement]:
-    """Return where GPUs were last, by UUID, as far as that is known; raises StoreError."""
+    """Return where GPUs were last, by UUID, as far as known; raises StoreError."""
     if history is None:
         return {gpu.uuid: _remembered(group, gpu) for group, gpu in _gone(view) if gpu.uuid in uuids}
     newest: dict[str, int] = {}
@@ -80,7 +80,7 @@ async def last_places(view: LookupView, history: History | None, uuids: Sequence
 
 
 async def find_remembered(view: LookupView, hunts: Sequence[Hunt]) -> None:
-    """Find GPUs that left since the collector started, where no history can be asked."""
+    """Find GPUs that left since the collector started, if the history is unavailable."""
     names = await keyed(hunts)
     for group, gpu in _gone(view):
         for kind, value in ((Kind.UUID, gpu.uuid), (Kind.SERIAL, gpu.serial), (Kind.CHASSIS, gpu.chassis)):
@@ -125,7 +125,7 @@ def _add(view: LookupView, hunt: Hunt, kind: Kind, row: PastPlacement) -> None:
 
 
 async def _spellings(hunts: Iterable[Hunt]) -> list[str]:
-    """Return what the history may have of the terms; it is asked for whole texts, and so by case."""
+    """Return possible spellings of the terms in the history, which is queried for exact text."""
     found: dict[str, None] = {}
     async for hunt in yielding(hunts):
         for name in hunt.term.readings:

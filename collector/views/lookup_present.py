@@ -1,4 +1,4 @@
-"""Finds ids in the present fleet: by its indexes, and in one walk for all that has none."""
+"""Finds ids in the present fleet: by index, or in one scan for everything without an index."""
 
 import functools
 import re
@@ -15,16 +15,16 @@ from collector.views.trays import position
 
 __all__ = ["MIN_PART_LENGTH", "Hunts", "find_exact", "find_parts", "find_within", "keyed", "parts_of"]
 
-MIN_PART_LENGTH = 4  # characters, from which on a part of an id is looked for
-MAX_ENDINGS = 40  # different lengths of ids whose ends are looked for
+MIN_PART_LENGTH = 4  # fewest characters of a partial match
+MAX_ENDINGS = 40  # different lengths of ids whose ends are searched
 MAX_MODEL_WORDS = 10
 
 _INDEXED = (Kind.SERIAL, Kind.UUID, Kind.CHASSIS)
-Hunts = dict[str, list[Hunt]]  # by what they may be, in lower case
+Hunts = dict[str, list[Hunt]]  # by possible spelling, in lower case
 
 
 async def keyed(hunts: Iterable[Hunt]) -> Hunts:
-    """Return the hunts by what their terms may be, in lower case."""
+    """Return the hunts by possible spelling, in lower case."""
     found: Hunts = {}
     async for hunt in yielding(hunts):
         for key in dict.fromkeys(reading.lower() for reading in hunt.term.readings):
@@ -33,7 +33,7 @@ async def keyed(hunts: Iterable[Hunt]) -> Hunts:
 
 
 def parts_of(hunt: Hunt) -> list[str]:
-    """Return what a term may be a part of an id by, in lower case: phones write capitals of their own accord."""
+    """Return the possible substrings of a term, in lower case, since phones capitalize automatically."""
     readings = dict.fromkeys(reading.lower() for reading in hunt.term.readings)
     return [reading for reading in readings if len(reading) >= MIN_PART_LENGTH]
 
@@ -49,7 +49,7 @@ def find_indexed(inventory: Inventory, hunt: Hunt) -> None:
 
 
 async def find_exact(view: LookupView, hunts: Sequence[Hunt]) -> None:
-    """Find what terms are as a whole, after `find_indexed` has: nodes, clusters, and what GPUs have in common."""
+    """Find exact matches that `find_indexed` does not cover: nodes, clusters and shared properties of GPUs."""
     clusters = {name.lower(): name for name in view.clusters()}
     keys = await keyed(hunts)
     names = _Names(keys, hunts)
@@ -63,7 +63,7 @@ async def find_exact(view: LookupView, hunts: Sequence[Hunt]) -> None:
 
 
 class _Names:
-    """Finds nodes by their names, machines, provider ids and places, and clusters by their names."""
+    """Finds nodes by name, machine, provider id and place, and clusters by name."""
 
     def __init__(self, names: Hunts, hunts: Sequence[Hunt]) -> None:
         self._names = names
@@ -73,13 +73,13 @@ class _Names:
                 self._places.setdefault((place.cluster.lower(), place.node.lower()), []).append(hunt)
 
     def find_clusters(self, clusters: Mapping[str, str]) -> None:
-        """Add clusters, which are given by their names in lower case."""
+        """Add clusters, given by their names in lower case."""
         for key in self._names.keys() & clusters.keys():
             for hunt in self._names[key]:
                 hunt.add(("cluster", key), Match(kind=Kind.CLUSTER, cluster=clusters[key]))
 
     def look_at(self, entry: NodeState) -> None:
-        """Add a node to those who mean it."""
+        """Add a node to the hunts that match it."""
         node, info = entry.place.node.lower(), entry.node
         for hunt in self._names.get(node, ()):
             hunt.add_node(Kind.NODE, entry)
@@ -93,7 +93,7 @@ class _Names:
 
 
 class _Common:
-    """Finds what several GPUs share: part numbers, models and bus addresses."""
+    """Finds properties that GPUs share: part numbers, models and bus addresses."""
 
     def __init__(self, parts: Hunts) -> None:
         self._parts = parts
@@ -103,7 +103,7 @@ class _Common:
 
     @classmethod
     async def of(cls, hunts: Sequence[Hunt]) -> "_Common":
-        """Return what finds these."""
+        """Return a finder for these."""
         common = cls(await keyed(hunts))
         async for hunt in yielding(hunts):
             for reading in hunt.term.readings:
@@ -113,7 +113,7 @@ class _Common:
         return common
 
     def look_at(self, entry: NodeState) -> None:
-        """Add what the GPUs of a node are."""
+        """Add the matches of a node's GPUs."""
         for gpu, since in zip(entry.gpus, entry.since, strict=True):
             for number in {gpu.board_part_number, gpu.gpu_part_number}:
                 for hunt in self._parts.get(number.lower(), ()) if number else ():
@@ -135,7 +135,7 @@ class _Common:
                     yield hunt
 
     def _wanted(self, model: str) -> list[Hunt]:
-        """Return the hunts for a model: fleets have few, so each is compared once."""
+        """Return the hunts that match a model; fleets have few models, so each is compared once."""
         if (known := self._of_model.get(model)) is None:
             found = {id(hunt): hunt for name in _names_of(model) for hunt in self._models.get(name, ())}
             known = self._of_model[model] = list(found.values())
@@ -148,9 +148,9 @@ def _squeezed(text: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _names_of(model: str) -> frozenset[str]:
-    """Return what may be meant by a model: each run of its words but "NVIDIA" alone and mere numbers, without blanks.
+    """Return the short forms of a model: each run of its words without blanks, except "NVIDIA" and plain numbers.
 
-    "NVIDIA H100 80GB HBM3" is "h100" and "h10080gb", too.
+    "NVIDIA H100 80GB HBM3" also matches "h100" and "h10080gb".
     """
     words = [word.lower() for word in re.split(r"[\s_-]+", model) if word][:MAX_MODEL_WORDS]
     runs = {"".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
@@ -158,7 +158,7 @@ def _names_of(model: str) -> frozenset[str]:
 
 
 async def find_within(inventory: Inventory, hunts: Sequence[Hunt]) -> None:
-    """Find what contains the terms, anywhere and in any case; for a few of them, since each is compared with all."""
+    """Find substrings, case-insensitively; only for a few terms, since each is compared with everything."""
     wanted = [(hunt, parts) for hunt in hunts if (parts := parts_of(hunt))]
     if not wanted:
         return
@@ -180,7 +180,7 @@ def _text_of(gpu: Gpu) -> str:
 
 
 async def find_parts(inventory: Inventory, hunts: Sequence[Hunt]) -> None:
-    """Find GPUs whose serial ends with a term, or whose UUID begins with it; for any number of terms."""
+    """Find GPUs whose serial ends with a term or whose UUID begins with it; for any number of terms."""
     by_length: dict[int, Hunts] = {}
     async for hunt in yielding(hunts):
         for part in parts_of(hunt):

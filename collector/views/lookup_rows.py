@@ -1,4 +1,4 @@
-"""The rows of a look-up for the API, CSV files and the command line, and what a "no" says."""
+"""The rows of a look-up for the API, CSV files and the command line, and the text of a negative result."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -33,26 +33,26 @@ MAX_NAMED_PLACES = 3
 
 
 class FoundState(StrEnum):
-    """How what an id names is, or that nothing was found."""
+    """The state of a match, or that nothing was found."""
 
     FOUND = "found"
-    LOST = "lost"  # it does not answer
+    LOST = "lost"  # it does not respond
     GONE = "gone"
-    ELSEWHERE = "elsewhere"  # the GPU was known by this id there, and is somewhere else now
-    NEVER_SEEN = "never_seen"  # nothing but a mark of it is known
+    ELSEWHERE = "elsewhere"  # the GPU had this id there and is somewhere else now
+    NEVER_SEEN = "never_seen"  # only a mark of it is known
     PAST = "past"  # an earlier place of a GPU
     NOT_FOUND = "not_found"
 
 
 class LookupRow(Row, frozen=True, kw_only=True):
-    """One match of an id, or that it has none."""
+    """One match of an id, or the note that it has none."""
 
-    id: Annotated[str, table("The id as it was given.")]
-    kind: Annotated[Kind | None, wide("As what it was found.")] = None
+    id: Annotated[str, table("The id as given.")]
+    kind: Annotated[Kind | None, wide("Kind of match.")] = None
     state: Annotated[FoundState, table("found, lost, gone, elsewhere, never_seen, past or not_found.")]
     cluster: Annotated[str | None, table("Cluster.")] = None
     node: Annotated[str | None, table("Node.")] = None
-    machine: Annotated[str | None, wide("The cloud's or machine's own name of the node.")] = None
+    machine: Annotated[str | None, wide("The cloud's or machine's own name for the node.")] = None
     serial: Annotated[str | None, table("Serial of the board.")] = None
     uuid: Annotated[str | None, wide("UUID of the GPU.")] = None
     model: Annotated[str | None, wide("Product name.")] = None
@@ -61,39 +61,39 @@ class LookupRow(Row, frozen=True, kw_only=True):
     slot: Annotated[Numbered | None, wide("Slot of the chassis.")] = None
     module: Annotated[Numbered | None, wide("Module on the board.")] = None
     pci_bus_id: Annotated[str | None, wide("PCI bus address.")] = None
-    since: Annotated[Time | None, table("Since when it is, or was, on the node.")] = None
+    since: Annotated[Time | None, table("Since when it has been, or was, on the node.")] = None
     until: Annotated[Time | None, table("When it left; null while it is there.")] = None
     confirmed_at: Annotated[Time | None, wide("When it was last read there.")] = None
-    last_known: Annotated[dict[str, Time] | None, rest("Fields no longer reported, and when each was last.")] = None
-    claim: Annotated[bool | None, rest("Whether another node had it first and has not let go of it yet.")] = None
-    mark: Annotated[MarkKind | None, wide("Its mark in force.")] = None
+    last_known: Annotated[dict[str, Time] | None, rest("Fields no longer reported, and when each last was.")] = None
+    claim: Annotated[bool | None, rest("Whether another node had it first and has not been verified yet.")] = None
+    mark: Annotated[MarkKind | None, wide("Its current mark.")] = None
     ticket: Annotated[str | None, wide("Ticket of the mark.")] = None
-    note: Annotated[str, table("What else is to be known; of an id that was not found, what was searched.")] = ""
+    note: Annotated[str, table("Further notes; for an id that was not found, what was searched.")] = ""
 
 
 class LookupResultRow(Row, frozen=True, kw_only=True):
-    """What one id names."""
+    """The matches of one id."""
 
-    id: Annotated[str, rest("The id as it was given.")]
-    found: Annotated[bool, rest("Whether it names anything.")]
-    kind: Annotated[Kind | None, rest("As what it was found first.")]
-    total: Annotated[int, rest("Matches, also those beyond the first 100.")]
+    id: Annotated[str, rest("The id as given.")]
+    found: Annotated[bool, rest("Whether there is any match.")]
+    kind: Annotated[Kind | None, rest("Kind of the first match.")]
+    total: Annotated[int, rest("Number of matches, including those beyond the first 100.")]
     matches: Annotated[list[LookupRow], rest("The matches.")]
     note: Annotated[str, rest("What was searched, if nothing was found.")] = ""
 
 
 class SearchedRow(Row, frozen=True, kw_only=True):
-    """Where a look-up has looked."""
+    """Where a look-up searched."""
 
     clusters: Annotated[int, rest("Clusters whose present state was searched.")]
     nodes: Annotated[int, rest("Nodes in them.")]
     gpus: Annotated[int, rest("GPUs on them.")]
-    clusters_down: Annotated[list[str], rest("Clusters that cannot be reached: what was last known was searched.")]
-    nodes_unread: Annotated[int, rest("Nodes whose GPUs cannot be read, or have not been yet.")]
+    clusters_down: Annotated[list[str], rest("Unreachable clusters, whose last known state was searched.")]
+    nodes_unread: Annotated[int, rest("Nodes whose GPUs cannot be read, or have not been read yet.")]
     history: Annotated[bool, rest("Whether the history was searched.")]
     history_since: Annotated[Time | None, rest("How far it goes back.")]
     history_error: Annotated[str | None, rest("Why it could not be searched.")]
-    text: Annotated[str, rest("All that as sentences.")]
+    text: Annotated[str, rest("All of this as sentences.")]
 
 
 class LookupAnswer(Row, frozen=True, kw_only=True):
@@ -102,11 +102,11 @@ class LookupAnswer(Row, frozen=True, kw_only=True):
     results: Annotated[list[LookupResultRow], rest("One for each id, in the given order.")]
     found: Annotated[int, rest("Ids that were found.")]
     not_found: Annotated[int, rest("Ids that were not.")]
-    searched: Annotated[SearchedRow, rest("Where was looked.")]
+    searched: Annotated[SearchedRow, rest("Where the look-up searched.")]
 
 
 def lookup_rows(view: LookupView, answer: Lookup) -> Iterator[LookupRow]:
-    """Yield the rows of a look-up, in the order of the ids; an id that was not found has a row as well."""
+    """Yield the rows of a look-up, in the order of the ids; an id that was not found also has a row."""
     for result in answer.results:
         if not result.matches:
             note = describe_no(result, answer.searched)
@@ -118,7 +118,7 @@ def lookup_rows(view: LookupView, answer: Lookup) -> Iterator[LookupRow]:
 
 
 def match_row(view: LookupView, text: str, match: Match, note: str = "") -> LookupRow:
-    """Return the row of one match; `note` is what is to be said besides what the match itself says."""
+    """Return the row of one match, with an additional `note`."""
     if match.gpu is not None:
         return _present(view, text, match, note)
     if match.former_gpu is not None:
@@ -217,7 +217,7 @@ def _marked(mark: Mark | None) -> dict[str, Any]:
 def _claim_words(view: LookupView, uuid: str, place: Place) -> str:
     homes = [one.place for one in view.inventory.find(uuid=uuid) if not one.claim and one.place != place]
     named = enumerated([f"{one.node} ({one.cluster})" for one in homes], MAX_NAMED_PLACES)
-    return f"being verified: {named or 'another node'} had it first, and has not let go of it yet"
+    return f"being verified: {named or 'another node'} had it first and has not been verified yet"
 
 
 def _joined(*parts: str) -> str:
@@ -225,8 +225,8 @@ def _joined(*parts: str) -> str:
 
 
 def describe_no(result: LookupResult, searched: Searched) -> str:
-    """Return why an id was not found: exactly what was searched, as sentences."""
-    whole = "" if result.whole == searched.limit else result.whole  # which is among what was searched
+    """Return why an id was not found, with what exactly was searched, as sentences."""
+    whole = "" if result.whole == searched.limit else result.whole  # included in what was searched
     own = [_sentence(one) for one in (result.term.note, whole) if one]
     return " ".join([*describe_searched(searched), *own])
 
@@ -236,12 +236,12 @@ def _sentence(text: str) -> str:
 
 
 def describe_searched(searched: Searched) -> list[str]:
-    """Return where a look-up that found nothing has looked, as sentences."""
+    """Return where an unsuccessful look-up searched, as sentences."""
     fleet = (
         f"{counted(searched.gpus, 'GPU')} on {counted(searched.nodes, 'node')} across "
         f"{counted(searched.clusters, 'cluster')}"
     )
-    known = "that were recorded last" if searched.recorded else "that are known now"
+    known = "in the last recorded state" if searched.recorded else "currently known"
     if searched.history_error:
         said = [
             f"Not among the {fleet} {known}.",
@@ -250,26 +250,26 @@ def describe_searched(searched: Searched) -> list[str]:
     elif not searched.history:
         said = [
             f"Not among the {fleet} {known}.",
-            "This collector keeps no history: its configuration has no [store], so what is gone is unknown.",
+            "This collector keeps no history: its configuration has no [store], so former GPUs are unknown.",
         ]
     elif searched.history_since is None:
-        said = [f"Not among the {fleet} {known}, nor in the history, which is empty."]
+        said = [f"Not among the {fleet} {known}or in the history, which is empty."]
     else:
         since = rfc3339(searched.history_since, "seconds")
-        said = [f"Not among the {fleet} {known}, nor in the history, which goes back to {since}."]
+        said = [f"Not among the {fleet} {known}or in the history, which goes back to {since}."]
     if searched.limit:
         said.append(_sentence(searched.limit))
     if searched.recorded:
         said.append(
-            "This is as the store has it: which clusters cannot be reached and which nodes cannot be read now, only a "
-            "running collector knows; ask it with --url."
+            "This is the state in the store: only a running collector knows which clusters cannot be reached and which "
+            "nodes cannot be read now; query it with --url."
         )
         return said
     if searched.down:
         down = enumerated(searched.down, MAX_NAMED_CLUSTERS)
         said.append(
-            f"{counted(len(searched.down), 'cluster')} cannot be reached ({down}): what was last known of "
-            f"{'it' if len(searched.down) == 1 else 'them'} was searched."
+            f"{counted(len(searched.down), 'cluster')} cannot be reached ({down}): "
+            f"{'its' if len(searched.down) == 1 else 'their'} last known state was searched."
         )
     if searched.never:
         never = enumerated(searched.never, MAX_NAMED_CLUSTERS)
@@ -288,7 +288,7 @@ def describe_searched(searched: Searched) -> list[str]:
 
 
 async def lookup_answer(view: LookupView, answer: Lookup) -> LookupAnswer:
-    """Return a look-up as JSON has it, giving other tasks their turn."""
+    """Return a look-up as decoded JSON, letting other tasks run."""
     results = [_result(view, one, answer.searched) async for one in yielding(answer.results)]
     searched = answer.searched
     found = sum(one.found for one in results)

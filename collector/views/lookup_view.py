@@ -1,4 +1,4 @@
-"""What a look-up looks at: a running collector, or a store that no collector has open."""
+"""The view that a look-up needs: a running collector, or a store that no collector has open."""
 
 from collections.abc import Collection, Mapping
 from typing import Protocol
@@ -13,7 +13,7 @@ __all__ = ["LookupView"]
 
 
 class LookupView(Protocol):
-    """The part of `collector.views.collector_view.CollectorView` that a look-up needs, which says what each is."""
+    """The part of `collector.views.collector_view.CollectorView`, documented there, that a look-up needs."""
 
     @property
     def inventory(self) -> Inventory:
@@ -21,11 +21,11 @@ class LookupView(Protocol):
 
     @property
     def marks(self) -> Marks:
-        """The marks of GPUs that are in force."""
+        """The current marks of GPUs."""
 
     @property
     def statuses(self) -> Mapping[str, ClusterStatus]:
-        """The status of each cluster, by name; without those of which nothing is known."""
+        """The status of each cluster, by name; without unknown ones."""
 
     @property
     def recent_changes(self) -> RecentChanges:
@@ -42,4 +42,4 @@ class LookupView(Protocol):
         """Wait until the store has committed what is known."""
 
     def now(self) -> float:
-        """Return the present time (Unix seconds)."""
+        """Return the current time (Unix seconds)."""

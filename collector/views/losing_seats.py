@@ -1,4 +1,4 @@
-"""Seats that lose GPUs again and again, and GPUs that drop out again and again: whether it is the slot or the card."""
+"""Seats that repeatedly lose GPUs and GPUs that repeatedly drop out: whether the slot or the card is at fault."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,28 +9,28 @@ from collector.views.placements import FormerGpu, PlacementPeriod, in_words
 
 __all__ = ["LosingSeat", "dropouts", "losing_seats"]
 
-MAX_LEFT_TOGETHER = 2  # GPUs that leave at one time by themselves: a board's; more are a tray, or a machine that moved
+MAX_LEFT_TOGETHER = 2  # most GPUs of a board that leave at one time; more are a tray or a machine that moved
 MIN_LOSSES = 2
 
 
 class LosingSeat(NamedTuple):
-    """A seat that GPUs left by themselves, more than once."""
+    """A seat that GPUs left on their own, more than once."""
 
-    name: str  # for people: "tray 3, slot 4, module 2", or the bus address
-    losses: list[FormerGpu]  # the last to leave first
+    name: str  # in words: "tray 3, slot 4, module 2", or the bus address
+    losses: list[FormerGpu]  # last to leave first
 
     @property
     def gpus(self) -> list[tuple[FormerGpu, int]]:
-        """Each GPU that left, and how often; the last to leave first."""
+        """Each GPU that left and how often; last to leave first."""
         times = Counter(one.uuid for one in self.losses)
         last = {one.uuid: one for one in reversed(self.losses)}
         return [(last[uuid], times[uuid]) for uuid in times]
 
 
 def dropouts(periods: Sequence[PlacementPeriod]) -> Counter[Place]:
-    """Return how often one GPU left a node and was next in the same one, or is in none yet; by node.
+    """Return by node how often a GPU left it and next returned to it, or is still in none.
 
-    `periods` are where it was, the newest first.
+    `periods` are its places, newest first.
     """
     found: Counter[Place] = Counter()
     for index, period in enumerate(periods):
@@ -40,9 +40,9 @@ def dropouts(periods: Sequence[PlacementPeriod]) -> Counter[Place]:
 
 
 def losing_seats(former: Iterable[FormerGpu]) -> list[LosingSeat]:
-    """Return the seats that lost GPUs repeatedly, the one with the most losses first.
+    """Return the seats that repeatedly lost GPUs, most losses first.
 
-    `former` are the GPUs that left one node, the last to leave first. What left with others says nothing of its seat.
+    `former` are the GPUs that left one node, last to leave first. GPUs that left with others say nothing about a seat.
     """
     known = list(former)
     together = Counter(one.until for one in known)

@@ -1,4 +1,4 @@
-"""Marks as the API, the page and the metrics show them."""
+"""Marks as shown by the API, the page and the metrics."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,7 +13,7 @@ __all__ = ["AbsentMarkedGpu", "absent_marked", "marked_gpus", "placements_of"]
 
 
 class AbsentMarkedGpu(NamedTuple):
-    """A marked GPU that is in no node, and how and where it was when it was seen last, as far as that is known."""
+    """A marked GPU in no node, with its last known condition and place."""
 
     serial: str  # empty where it is not known
     uuid: str  # empty where it is not known
@@ -23,9 +23,9 @@ class AbsentMarkedGpu(NamedTuple):
 
 
 def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[MarkedGpu]:
-    """Yield every marked GPU once, also one that is absent or was never seen; `now` is in Unix seconds."""
+    """Yield every marked GPU once, including absent and never seen ones; `now` is in Unix seconds."""
     found: set[tuple[str, str]] = set()
-    for mark in sorted(marks.all(now), key=lambda one: one.uuid is None):  # a UUID's own mark comes before its serial's
+    for mark in sorted(marks.all(now), key=lambda one: one.uuid is None):  # a UUID's mark overrides its serial's
         for serial, uuid in _identities(inventory, mark):
             if (serial, uuid) not in found:
                 found.add((serial, uuid))
@@ -33,7 +33,7 @@ def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[Mark
 
 
 def placements_of(inventory: Inventory, marks: Marks, mark: Mark, now: float) -> list[Placement]:
-    """Return where the GPUs are for which a mark counts: one with a UUID's own mark is not marked by its serial."""
+    """Return where the GPUs are to which a mark applies; a UUID's mark overrides its serial's."""
     if mark.uuid is not None:
         return inventory.find(uuid=mark.uuid)
     found = inventory.find(serial=mark.serial) if mark.serial is not None else []
@@ -41,9 +41,9 @@ def placements_of(inventory: Inventory, marks: Marks, mark: Mark, now: float) ->
 
 
 async def absent_marked(inventory: Inventory, marks: Marks, now: float) -> list[AbsentMarkedGpu]:
-    """Return the marked GPUs that are in no node or were never seen, those marked last first.
+    """Return the marked GPUs that are in no node or were never seen, most recently marked first.
 
-    Other tasks get their turn.
+    Lets other tasks run.
     """
     found = []
     async for mark in yielding(marks.all(now)):
@@ -59,7 +59,7 @@ async def absent_marked(inventory: Inventory, marks: Marks, now: float) -> list[
 
 
 def _identities(inventory: Inventory, mark: Mark) -> list[tuple[str, str]]:
-    """Return the serial and UUID of the GPUs that a mark is of; what its own lacks is the inventory's, if known."""
+    """Return the serials and UUIDs of a mark's GPUs, completed from the inventory where known."""
     if mark.uuid is None:
         serial = mark.serial or ""
         return sorted({(serial, one.gpu.uuid) for one in inventory.find(serial=serial)}) or [(serial, "")]

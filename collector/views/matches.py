@@ -1,4 +1,4 @@
-"""What a look-up finds: for each id its matches, and for a "no" what was searched."""
+"""The results of a look-up: the matches of each id, and what was searched."""
 
 from collections.abc import Hashable
 from enum import StrEnum
@@ -14,7 +14,7 @@ __all__ = ["Hunt", "Kind", "Lookup", "LookupResult", "Match", "Searched"]
 
 
 class Kind(StrEnum):
-    """As what an id was found: the closed set of `kind`."""
+    """How an id was matched: the closed set of `kind`."""
 
     SERIAL = "serial"
     UUID = "uuid"
@@ -26,11 +26,11 @@ class Kind(StrEnum):
     PART_NUMBER = "part_number"
     MODEL = "model"
     TICKET = "ticket"  # of a mark
-    PARTIAL = "partial"  # it is a part of what was found
+    PARTIAL = "partial"  # a substring of the match
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU, node or cluster that an id names; exactly one of the first five says which."""
+    """One GPU, node or cluster that an id names; exactly one of the first five fields is set."""
 
     kind: Kind
     gpu: Placement | None = None  # that is present
@@ -38,12 +38,12 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeState | None = None
     former_node: PastPlacement | None = None  # the last placement on a node that is gone
     cluster: str = ""
-    mark: Mark | None = None  # of the GPU; the only thing that is known of one that was never seen
-    now: tuple[Place, ...] = ()  # where a former GPU is now, if it is anywhere
+    mark: Mark | None = None  # of the GPU; all that is known of one never seen
+    now: tuple[Place, ...] = ()  # where a former GPU is now, if anywhere
 
     @property
     def uuid(self) -> str | None:
-        """The UUID of the GPU; None for what is none, and for a marked serial that was never seen."""
+        """The UUID of the GPU; None for anything else, and for a marked serial that was never seen."""
         if self.gpu is not None:
             return self.gpu.gpu.uuid
         if self.former_gpu is not None:
@@ -52,14 +52,14 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LookupResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one id found."""
+    """The result of one id."""
 
     term: Term
     kind: Kind | None = None  # of the first match; None: nothing was found
     matches: tuple[Match, ...] = ()
-    total: int = 0  # matches, also those beyond the limit
-    more: bool = False  # than `total`, at which counting ended
-    whole: str = ""  # why it was looked for as a whole only; empty: parts were looked for as well
+    total: int = 0  # number of matches, including those beyond the limit
+    more: bool = False  # than `total`, where counting stopped
+    whole: str = ""  # why only exact matches were searched; empty: partial ones were, too
 
     @property
     def cut(self) -> bool:
@@ -73,25 +73,25 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     clusters: int
     nodes: int
     gpus: int
-    down: tuple[str, ...] = ()  # clusters that cannot be reached, whose last-known state was searched
-    never: tuple[str, ...] = ()  # clusters of which nothing was ever known
-    limit: str = ""  # why what the ids are parts of was not looked for everywhere
-    recorded: bool = False  # whether a store was searched alone, which does not know how the clusters are now
-    unread: int = 0  # nodes whose GPUs cannot be read, or have not been yet
+    down: tuple[str, ...] = ()  # unreachable clusters, whose last known state was searched
+    never: tuple[str, ...] = ()  # clusters that were never read
+    limit: str = ""  # why partial matches were not searched everywhere
+    recorded: bool = False  # whether only a store was searched, which does not know the clusters' current state
+    unread: int = 0  # nodes whose GPUs cannot be read, or have not been read yet
     history: bool = False  # False without a store
-    history_since: float | None = None  # Unix seconds of the first change that it has
+    history_since: float | None = None  # Unix seconds of its first change
     history_error: str = ""  # why it could not be searched
 
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
-    """The results in the order of the ids, and where was looked."""
+    """The results in the order of the ids, and where the look-up searched."""
 
     results: tuple[LookupResult, ...]
     searched: Searched
 
 
 class Hunt:
-    """What has been found of one term so far; at most `most` matches are kept."""
+    """The matches of one term so far; at most `most` are kept."""
 
     def __init__(self, term: Term, most: int) -> None:
         self.term = term
@@ -102,7 +102,7 @@ class Hunt:
         self._seen: set[Hashable] = set()
 
     def add(self, key: Hashable, match: Match) -> None:
-        """Count a match that is not there yet, and keep it while there is room."""
+        """Count a new match, and keep it if there is room."""
         if key in self._seen:
             return
         self.total += 1
@@ -111,7 +111,7 @@ class Hunt:
             self.matches.append(match)
 
     def has(self, key: Hashable) -> bool:
-        """Return whether a match is there already."""
+        """Return whether a match is already there."""
         return key in self._seen
 
     @property
@@ -121,12 +121,12 @@ class Hunt:
 
     @property
     def partial(self) -> bool:
-        """Whether the term is but a part of what was found."""
+        """Whether the term is only a part of the matches."""
         return bool(self.matches) and self.matches[0].kind is Kind.PARTIAL
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is kept."""
+        """Whether no more matches are kept."""
         return len(self.matches) >= self._most
 
     def add_gpu(self, kind: Kind, placement: Placement) -> None:
@@ -139,13 +139,13 @@ class Hunt:
         self.add(entry.place, Match(kind=kind, node=entry))
 
     def _ends_otherwise(self, match: Match) -> bool:
-        """Return what puts the GPUs first whose serial ends with the term: nobody reads the middle of a sticker out."""
+        """Return a sort key that puts serials ending with the term first: people read out the end of a sticker."""
         gpu = match.gpu.gpu if match.gpu is not None else match.former_gpu
         serial = (gpu.serial or "") if gpu is not None else ""
         return not any(serial.lower().endswith(reading.lower()) for reading in self.term.readings)
 
     def result(self, whole: str = "") -> LookupResult:
-        """Return what was found; `whole` says why no parts were looked for."""
+        """Return the result; `whole` says why no partial matches were searched."""
         return LookupResult(
             term=self.term,
             kind=self.matches[0].kind if self.matches else None,

@@ -1,4 +1,4 @@
-"""Which GPUs a node lacks: those that were in it last, are in no node now, and whose seats are empty."""
+"""The GPUs missing from a node: last seen there, in no node now, and with an empty seat."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ __all__ = ["MissingGpu", "missing_from"]
 
 
 class MissingGpu(NamedTuple):
-    """A GPU that a node lacks, as it was when it was there; times are Unix seconds."""
+    """A GPU missing from a node, as it was there; times are Unix seconds."""
 
-    gpu: Gpu  # as far as it is known: what identifies it, and where it sat
-    last_seen: float | None  # when a reading found it last; None: before anything that is remembered
+    gpu: Gpu  # as far as known: identity and position
+    last_seen: float | None  # when a reading last found it; None: before the first record
     left: float | None  # when a reading no longer found it
 
 
 def missing_from(inventory: Inventory, entry: NodeState) -> list[MissingGpu]:
-    """Return the GPUs that a node lacks, the last to leave first; fewer than it lacks where not all were ever seen."""
+    """Return the GPUs missing from a node, last to leave first; only those that were ever seen."""
     return list(itertools.islice(_candidates(inventory, entry), missing_gpus(entry)))
 
 
 def _candidates(inventory: Inventory, entry: NodeState) -> Iterator[MissingGpu]:
-    """Yield what left the node and may be missing: no other GPU has taken its seat."""
+    """Yield GPUs that left the node and may be missing, since no other GPU has taken their seats."""
     taken = {seat for gpu in entry.gpus for seat in _seats(gpu)}
     taken |= {canonical_bus_id(one.pci_bus_id) for one in entry.silent}
     for uuid, absent in reversed(list(inventory.absent_from(entry.place).items())):
@@ -35,7 +35,7 @@ def _candidates(inventory: Inventory, entry: NodeState) -> Iterator[MissingGpu]:
 
 
 def _seats(gpu: Gpu) -> Iterator[object]:
-    """Yield what names the place of a GPU in its node, each by itself."""
+    """Yield the values that each identify a GPU's position in its node."""
     if gpu.pci_bus_id:
         yield canonical_bus_id(gpu.pci_bus_id)
     if gpu.module:

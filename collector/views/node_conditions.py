@@ -1,4 +1,4 @@
-"""The conditions in which somebody looks for nodes: unread, short of GPUs, at odds with other nodes and so on."""
+"""The conditions by which nodes are filtered: unread, missing GPUs, in conflict with other nodes and so on."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -17,14 +17,14 @@ ANY_CONDITION = "wrong"  # stands for all conditions
 
 
 class NodesAtOdds(NamedTuple):
-    """The nodes whose GPUs other nodes report, too."""
+    """The nodes whose GPUs are also reported by other nodes."""
 
     contested: set[Place]
     claimed: set[Place]
 
 
 def nodes_at_odds(view: CollectorView, clusters: Collection[str] = ()) -> NodesAtOdds:
-    """Return those of some clusters, or of all."""
+    """Return those of some or all clusters."""
     inventory = view.inventory
     odds = NodesAtOdds(set(), set())
     for name in clusters or inventory.clusters():
@@ -34,7 +34,7 @@ def nodes_at_odds(view: CollectorView, clusters: Collection[str] = ()) -> NodesA
 
 
 def node_test(view: CollectorView, wanted: Collection[str], odds: NodesAtOdds) -> Callable[[NodeState], bool]:
-    """Return what tells whether a node is in one of some conditions; without any, every node passes."""
+    """Return a predicate for nodes in any of some conditions; without conditions, every node passes."""
     conditions: dict[str, Callable[[NodeState], bool]] = {
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
         NodeCondition.LOST: lambda entry: entry.lost > 0,

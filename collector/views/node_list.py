@@ -1,4 +1,4 @@
-"""The nodes of a cluster or of all as a list: which of them, in which order."""
+"""The list of nodes, of one cluster or all: filters and order."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ NODE_SORTS: Mapping[str, Callable[[NodeState], Any]] = {
 
 
 class NodeFilter(NamedTuple):
-    """Which nodes are wanted; what is empty admits all."""
+    """Filters for nodes; empty ones match all."""
 
     cluster: str = ""
     show: str = ""  # a condition of collector.views.node_conditions
@@ -35,7 +35,7 @@ class NodeFilter(NamedTuple):
 
 
 async def filtered_nodes(view: CollectorView, wanted: NodeFilter, odds: NodesAtOdds) -> list[NodeState]:
-    """Return the nodes that a filter admits, giving other tasks their turn."""
+    """Return the nodes that match a filter, letting other tasks run."""
     passes = node_test(view, [wanted.show] if wanted.show else [], odds)
     name = wanted.name.lower()
     clusters = {wanted.cluster} if wanted.cluster else None

@@ -1,4 +1,4 @@
-"""The fleet at a time: where GPUs were and, as far as the store knows it, how they were and what was noted of them."""
+"""The fleet at a past time: where GPUs were and, as far as recorded, their condition and marks."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -19,15 +19,15 @@ __all__ = ["LookBack", "NotRecordedError", "PastGpu", "look_back"]
 
 
 class NotRecordedError(GpuidError):
-    """There is no history, or it does not reach back to the time that was asked for."""
+    """There is no history, or it does not go back to the requested time."""
 
 
 class PastGpu(NamedTuple):
-    """One GPU at a time."""
+    """One GPU at a past time."""
 
     placement: PastPlacement
-    confirmed: float | None  # Unix seconds of the last reading before; None: a later one is all that is recorded
-    condition: Condition | None  # None: how it was is not known
+    confirmed: float | None  # Unix seconds of the last reading before; None: only a later one is recorded
+    condition: Condition | None  # None: unknown
     mark: Mark | None
 
     @property
@@ -37,17 +37,17 @@ class PastGpu(NamedTuple):
 
 
 class LookBack:
-    """The fleet at one time; all methods raise StoreError."""
+    """The fleet at a past time; all methods raise StoreError."""
 
     def __init__(self, time: float, past: Past, health_begins: float, view: CollectorView | None) -> None:
         self.time = time  # Unix seconds
         self._past = past
-        self._health_begins = health_begins  # from when on (Unix seconds) readings had how GPUs were
-        self._view = view  # which knows how GPUs are now; None: the store says it
+        self._health_begins = health_begins  # since when (Unix seconds) readings include conditions
+        self._view = view  # which knows the current conditions; None: use the store's
         self._marks: Marks | None = None
 
     async def counts(self) -> dict[str, ClusterCount]:
-        """Return how much was in each cluster that had GPUs, whether it is configured now or not."""
+        """Return the totals of each cluster that had GPUs, whether or not it is configured now."""
         return await self._past.counts(self.time)
 
     async def nodes(
@@ -95,7 +95,7 @@ class LookBack:
         return {name: one for name, one in counts.items() if "cluster" not in where or name in where["cluster"]}
 
     async def _conditions(self, found: Sequence[PastPlacement]) -> dict[tuple[str, int], Condition | None]:
-        """Return how these GPUs were, by UUID and placement: as they are now, without what has changed of it since."""
+        """Return the conditions of these GPUs, by UUID and placement: the current ones with later changes undone."""
         if self.time < self._health_begins or not found:
             return {}
         uuids = sorted({one.uuid for one in found})
@@ -104,7 +104,7 @@ class LookBack:
         else:
             known = [(uuid, last_condition(self._view, uuid)) async for uuid in yielding(uuids)]
             now = {uuid: one for uuid, one in known if one is not None}
-            await self._view.wait_committed()  # or a change that they contain would not be taken back
+            await self._view.wait_committed()  # otherwise a change they include would not be undone
         changes = await self._past.health_changes(self.time, uuids)
         stays = await self._past.stays(list(changes))
         return {
@@ -120,7 +120,7 @@ class LookBack:
 
 
 async def look_back(past: Past | None, time: float, view: CollectorView | None = None) -> LookBack:
-    """Return the fleet at a time (Unix seconds), for one answer; raises NotRecordedError and StoreError."""
+    """Return the fleet at a time (Unix seconds), for one response; raises NotRecordedError and StoreError."""
     if past is None:
         raise NotRecordedError("this collector keeps no history: its configuration has no [store]")
     if view is not None:
@@ -129,10 +129,10 @@ async def look_back(past: Past | None, time: float, view: CollectorView | None =
     if begins is None:
         raise NotRecordedError("the history is empty: nothing has been recorded yet")
     if time < begins:
-        raise NotRecordedError(f"the history begins at {rfc3339(begins)}: nothing is known of {as_of(time)}")
+        raise NotRecordedError(f"the history begins at {rfc3339(begins)}and has nothing for {as_of(time)}")
     return LookBack(time, past, health_begins, view)
 
 
 def _as_then(placement: PastPlacement, time: float) -> PastPlacement:
-    """Return a placement in which a fact is merely last known only if it was not reported any more by then."""
+    """Return a placement in which a value is marked last known only if it was no longer reported by then."""
     return msgspec.structs.replace(placement, last_known=tuple(one for one in placement.last_known if one.time < time))

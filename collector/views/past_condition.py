@@ -1,8 +1,8 @@
-"""How a GPU was at a time: what was recorded of its health before and after, or nothing where that does not tell.
+"""A GPU's condition at a past time, from the health changes before and after it, or unknown if they do not tell.
 
-A change says what was before it and what after it. Between two changes nothing was noticed, unless the collector had
-forgotten the GPU meanwhile, as it does with a cluster that is taken out of the configuration. Where both sides
-disagree, what was recorded during the same stay on a node counts; without that, nothing is known.
+A change has the values before and after it. Between two changes nothing was noticed, unless the collector had
+forgotten the GPU, as it does when a cluster is removed from the configuration. If both sides disagree, records from
+the same stay on a node count; without any, the condition is unknown.
 """
 
 import itertools
@@ -23,14 +23,14 @@ def condition_at(
     stays: Sequence[Stay],
     now: Condition | None,
 ) -> Condition | None:
-    """Return how a GPU was at a time (Unix seconds) at which it was in `stay`; None if that is not known.
+    """Return a GPU's condition at a time (Unix seconds) during `stay`; None if unknown.
 
-    `changes` are those of its health, oldest first: all since then, and those before by which errors may be growing.
-    `stays` are all that it had, oldest first; they are not needed without changes. `now` is how it is, or was when it
-    was read last; None: that is not known.
+    `changes` are its health changes, oldest first: all since then, and earlier ones that affect the growth of errors.
+    `stays` are all of its stays, oldest first; they are not needed without changes. `now` is its current or last read
+    condition; None: unknown.
     """
     health = None if now is None else now.health if stay.until is None else of_card(now.health)
-    if not changes:  # of nearly every GPU
+    if not changes:  # true of nearly every GPU
         return None if now is None else Condition(health, now.lost, None, time)
     state: dict[str, Any] = {name: getattr(health, name, None) for name in HEALTH_FIELDS}
     state["lost"] = now is not None and now.lost
@@ -70,11 +70,11 @@ def _value_at(
 def _growth_at(
     time: float, stay: Stay, changes: Iterable[PastHealthChange], stays: Sequence[Stay]
 ) -> tuple[float | None, bool]:
-    """Return when (Unix seconds) errors had grown last within the window before a time, and whether that is known."""
+    """Return when (Unix seconds) errors last grew within the window before a time, and whether that is known."""
     came = {
         later.since
         for earlier, later in itertools.pairwise(stays)
-        if earlier.place.cluster != later.place.cluster  # whose errors are another one's to tell
+        if earlier.place.cluster != later.place.cluster  # whose errors belong to another field
     }
     grown = [
         change.time

@@ -1,4 +1,4 @@
-"""Lists of the fleet at a time, page by page, filtered as those of the present are."""
+"""Lists of the fleet at a past time, paged and filtered like those of the present."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -13,17 +13,17 @@ from collector.views.past_rows import past_cluster_row, past_gpu_row, past_node_
 
 __all__ = ["cursor_time", "list_past_clusters", "list_past_gpus", "list_past_nodes"]
 
-ROWS_PER_QUERY = 1000  # what is made of them is made in one go
-ORDER = "past"  # in a cursor, in place of the column that a list is sorted by
+ROWS_PER_QUERY = 1000  # processed without yielding
+ORDER = "past"  # in a cursor, instead of the sort column
 
-_GPU_COLUMNS = ("cluster", "node", "machine", "chassis", "serial", "uuid", "model")  # what the store filters by
+_GPU_COLUMNS = ("cluster", "node", "machine", "chassis", "serial", "uuid", "model")  # filters applied by the store
 _NODE_COLUMNS = ("cluster", "node", "machine", "chassis")
 _GPU_NAMES = (*_GPU_COLUMNS, "pci_bus_id")
 _T = TypeVar("_T", GpuRow, NodeRow)
 
 
 def cursor_time(after: Cursor, now: float) -> float:
-    """Return the time (Unix seconds) of the page before, at which the following ones are too; raises ValueError."""
+    """Return the time (Unix seconds) of the previous page, which the following ones share; raises ValueError."""
     if after.sort != ORDER or not isinstance(after.value, int | float) or not 0 <= after.value <= now:
         raise ValueError("expected the `next` value of a page with `at`")
     return float(after.value)
@@ -69,7 +69,7 @@ async def list_past_gpus(
 ) -> Listed[GpuRow]:
     """Return one page of the GPUs, by cluster, node and UUID; raises StoreError and ValueError.
 
-    A GPU of which it is not known how it was has none of the conditions that the filters choose.
+    A GPU whose condition is unknown matches no condition filter.
     """
     where = {name: filters[name] for name in _GPU_COLUMNS if name in filters}
     start = None if after is None else GpuPosition(*after.named(3, ORDER))
@@ -80,7 +80,7 @@ async def list_past_gpus(
     def admits(row: GpuRow) -> bool:
         return _is_so(filters, row) and _has_words(words, row, _GPU_NAMES)
 
-    counted = not words and where.keys() == filters.keys()  # the store alone chooses
+    counted = not words and where.keys() == filters.keys()  # the store does all filtering
     most = limit + 1 if counted else ROWS_PER_QUERY
     rows = _rows(page, start, lambda row: GpuPosition(row.cluster, row.node, row.uuid), most)
     total = await then.total_gpus(where) if counted else None
@@ -90,7 +90,7 @@ async def list_past_gpus(
 async def _rows(
     page: Callable[[Any, int], Awaitable[list[_T]]], start: Any, position: Callable[[_T], Any], most: int
 ) -> AsyncIterator[_T]:
-    """Yield the rows of page after page, each with at most so many."""
+    """Yield rows page by page, with at most this many per page."""
     most = min(most, ROWS_PER_QUERY)
     while rows := await page(start, most):
         for row in rows:
@@ -118,7 +118,7 @@ async def _page(
 
 
 def _is_so(filters: Filters, row: GpuRow) -> bool:
-    """Return whether a GPU's condition and mark are as the filters have it."""
+    """Return whether a GPU's condition and mark match the filters."""
     degraded = "" if row.degraded is None else "true" if row.degraded else "false"
     return (
         ("degraded" not in filters or degraded in filters["degraded"])

@@ -1,4 +1,4 @@
-"""Rows of the fleet at a time, with the columns of the present; what is not recorded is null."""
+"""Rows of the fleet at a past time, with the columns of the present; unrecorded values are null."""
 
 from collector.store import ClusterCount, PastNode
 from collector.timestamps import rfc3339
@@ -10,7 +10,7 @@ __all__ = ["past_cluster_row", "past_gpu_row", "past_node_row"]
 
 
 def past_cluster_row(name: str, count: ClusterCount) -> ClusterRow:
-    """Return how much was in a cluster."""
+    """Return a cluster with its totals."""
     return ClusterRow(cluster=name, nodes=count.nodes, gpus=count.gpus)
 
 

@@ -1,4 +1,4 @@
-"""The paths of the pages that several read models point to, below the prefix that a proxy may add."""
+"""The paths of pages that several read models link to, below the prefix that a proxy may add."""
 
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
@@ -24,13 +24,13 @@ def gpu_url(uuid: str) -> str:
 
 
 def address(path: str, query: Mapping[str, object]) -> str:
-    """Return a path with a query; what is empty or None is left out."""
+    """Return a path with a query, without empty values and None."""
     given = {key: value for key, value in query.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 
 
 def anchor(text: str) -> str:
-    """Return a text as a fragment of an address and as the id that it leads to."""
+    """Return a text as a URL fragment, which is also the id of its target."""
     kept = (
         letter if letter.isascii() and (letter.isalnum() or letter in "_-.:") else f"-{ord(letter):x}-"
         for letter in text

@@ -1,4 +1,4 @@
-"""Where one GPU was, and which GPUs were in one node: from the history, or else from the recent changes."""
+"""The places of a GPU and the former GPUs of a node, from the history or else from recent changes."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -30,26 +30,26 @@ __all__ = [
 
 
 class PlacementPeriod(NamedTuple):
-    """From when to when one GPU was on one node, in Unix seconds."""
+    """A period in which a GPU was on a node, in Unix seconds."""
 
     place: Place
-    since: float | None  # None: before anything that is remembered
+    since: float | None  # None: before the first record
     until: float | None  # None while it is there
     confirmed: float | None = None
     machine: str = ""
-    claim: bool = False  # another node had it first and has not let go of it yet
-    seat: str = ""  # where in its machine, for people; empty where that is not known
+    claim: bool = False  # another node had it first and has not been verified yet
+    seat: str = ""  # its position in the machine, in words; empty if unknown
 
 
 class FormerGpu(NamedTuple):
     """A GPU that was on a node, and where it is now."""
 
-    gpu: Gpu  # as it was then, as far as that is recorded: what identifies it, and where it sat
+    gpu: Gpu  # as it was then, as far as recorded: identity and position
     place: Place
-    since: float | None  # Unix seconds; None: before anything that is remembered
+    since: float | None  # Unix seconds; None: before the first record
     until: float
     now: list[Placement]
-    condition: Condition | None = None  # now, or when it was read last; None: nothing is known of it
+    condition: Condition | None = None  # current or last read; None: unknown
 
     @property
     def back(self) -> bool:
@@ -58,7 +58,7 @@ class FormerGpu(NamedTuple):
 
     @property
     def uuid(self) -> str:
-        """What the GPU is keyed by."""
+        """The GPU's UUID."""
         return self.gpu.uuid
 
     @property
@@ -68,26 +68,26 @@ class FormerGpu(NamedTuple):
 
     @property
     def last_known(self) -> tuple[LastReport, ...]:
-        """The fields that only earlier readings had."""
+        """The fields reported only by earlier readings."""
         return self.gpu.last_known
 
 
 def placement_periods(
     view: CollectorView, uuid: str, present: Sequence[Placement], history: HistoryAnswer[PastPlacement]
 ) -> list[PlacementPeriod]:
-    """Return where a GPU is and was, newest first."""
+    """Return a GPU's current and former places, newest first."""
     if history.available:
         return periods_from_history(history.rows, present)
     return periods_from_memory(list(view.recent_changes.newest()), uuid, present)
 
 
 def periods_from_history(past: Iterable[PastPlacement], present: Sequence[Placement]) -> list[PlacementPeriod]:
-    """Return the periods of the history and those of now, which may not be committed yet; newest first."""
+    """Return the periods in the history and the current ones, which may not be committed yet; newest first."""
     here = {placement.place for placement in present}
     periods = []
     for row in past:
         place = Place(row.cluster, row.node)
-        # A store that accepts no writes still says "there"; the GPU was last known there when it was confirmed.
+        # A store that does not accept writes still has it there; the GPU was last known there when last confirmed.
         until = row.confirmed if row.until is None and place not in here else row.until
         periods.append(PlacementPeriod(place, row.since, until, row.confirmed, row.machine, seat=in_words(as_gpu(row))))
     return _with_present(periods, present)
@@ -96,7 +96,7 @@ def periods_from_history(past: Iterable[PastPlacement], present: Sequence[Placem
 def periods_from_memory(
     groups: Sequence[ChangeGroup], uuid: str, present: Iterable[Placement]
 ) -> list[PlacementPeriod]:
-    """Return the periods that the latest changes, given newest first, and the present imply; newest first."""
+    """Return the periods implied by the present and the latest changes, given newest first; newest first."""
     began: dict[Place, float] = {}
     periods: list[PlacementPeriod] = []
     for group in reversed(groups):
@@ -112,14 +112,14 @@ def periods_from_memory(
 
 
 def _left(periods: Iterable[PlacementPeriod], place: Place) -> bool:
-    """Return whether a GPU is known to have left a place: one that moves from there was in no node meanwhile."""
+    """Return whether a GPU is known to have left a place; a GPU that moved was not in no node in between."""
     return any(period.place == place for period in periods)
 
 
 def known_gpu(
     view: CollectorView, uuid: str, present: Sequence[Placement], history: HistoryAnswer[PastPlacement]
 ) -> Gpu | None:
-    """Return a GPU as it was last seen, in whatever case its UUID is given; None if it never was."""
+    """Return a GPU as last seen, by UUID in any case; None if it never was."""
     if present:
         return present[0].gpu
     recorded = [as_gpu(row) for row in history.rows[:1]]
@@ -132,7 +132,7 @@ def known_gpu(
 
 
 def _seated(gpu: Gpu, known: Iterable[Gpu]) -> Gpu:
-    """Return a GPU with where it sat: a change that was read from the history does not say that."""
+    """Return a GPU with its position, which a change from the history does not have."""
     if any(getattr(gpu, field) is not None for field in SEAT_FIELDS):
         return gpu
     seats = ({field: getattr(one, field) for field in SEAT_FIELDS} for one in known)
@@ -140,7 +140,7 @@ def _seated(gpu: Gpu, known: Iterable[Gpu]) -> Gpu:
 
 
 def last_condition(view: CollectorView, uuid: str) -> Condition | None:
-    """Return what a GPU is judged by, now or when it was seen last; None if nothing is known of it."""
+    """Return a GPU's current or last seen condition; None if unknown."""
     here = view.inventory.find(uuid=uuid)
     if here:
         return min(here, key=lambda placement: placement.claim).condition
@@ -150,7 +150,7 @@ def last_condition(view: CollectorView, uuid: str) -> Condition | None:
 def alterations(
     view: CollectorView, uuid: str, history: HistoryAnswer[PastPlacement], *, limit: int
 ) -> list[Alteration]:
-    """Return what was altered of a GPU, the newest first."""
+    """Return the alterations of a GPU, newest first."""
     if history.available:
         found = {(one.time, one.changes): one for row in history.rows for one in row.altered}
         return sorted(found.values(), key=lambda one: one.time, reverse=True)[:limit]
@@ -166,7 +166,7 @@ def alterations(
 def former_gpus(
     view: CollectorView, place: Place, history: HistoryAnswer[PastPlacement], *, limit: int
 ) -> list[FormerGpu]:
-    """Return the GPUs that left a node, the last to leave first."""
+    """Return the GPUs that left a node, last to leave first."""
     if history.available:
         return [former_gpu(view, row) for row in history.rows]
     left = (
@@ -179,7 +179,7 @@ def former_gpus(
 
 
 def former_gpu(view: CollectorView, row: PastPlacement) -> FormerGpu:
-    """Return what the history has of a GPU that left a node, and where it is now."""
+    """Return the history's record of a GPU that left a node, and where it is now."""
     return FormerGpu(
         as_gpu(row),
         Place(row.cluster, row.node),
@@ -191,7 +191,7 @@ def former_gpu(view: CollectorView, row: PastPlacement) -> FormerGpu:
 
 
 def as_gpu(row: PastPlacement) -> Gpu:
-    """Return a GPU as the history has it: what identifies it, and where in its machine it sat."""
+    """Return a GPU as recorded in the history: identity and position."""
     return Gpu(
         uuid=row.uuid,
         serial=row.serial,
@@ -206,7 +206,7 @@ def as_gpu(row: PastPlacement) -> Gpu:
 
 
 def in_words(gpu: Gpu) -> str:
-    """Return where in its machine a GPU is, for people: "tray 3, slot 4, module 2"; empty where it is not reported."""
+    """Return a GPU's position in words: "tray 3, slot 4, module 2"; empty if not reported."""
     return ", ".join(f"{name} {value}" for name in ("tray", "slot", "module") if (value := getattr(gpu, name)))
 
 

@@ -1,4 +1,4 @@
-"""The latest changes, kept in memory for the page and its live stream."""
+"""Keeps the latest changes in memory for the page and its live stream."""
 
 import heapq
 import itertools
@@ -21,37 +21,37 @@ GROUPS_KEPT = 500  # of each event
 
 
 class Folded(StrEnum):
-    """What several events are together."""
+    """Events that combine several changes."""
 
-    REPLACED = "replaced"  # GPUs left a node, and others came instead
+    REPLACED = "replaced"  # GPUs left a node and others took their place
     FIRST_SEEN = "first seen"  # nodes were read for the first time
 
 
 class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of one kind, and of the same fields, to GPUs of one node at one instant: what one reading found.
+    """Changes of one kind and the same fields to GPUs of one node at one instant: the result of one reading.
 
-    Of a replacement, `gpus` are those that came and `left` those that they replaced. First sights are of the nodes of
-    one cluster on one day, and have no GPUs but a number of them.
+    For a replacement, `gpus` are those that came and `left` those they replaced. First sights combine the nodes of one
+    cluster on one day and have only a number of GPUs.
     """
 
-    id: int  # grows in the order in which they happened, also over restarts
+    id: int  # increases in order of occurrence, even across restarts
     event: Event | Folded
     time: float  # Unix seconds
     place: Place
     previous: Place | None
     gpus: tuple[Gpu, ...]
-    altered: tuple[tuple[FieldChange, ...], ...] = ()  # beside `gpus`: what was altered of each
-    times: int = 1  # how many changes it stands for
-    began: float | None = None  # Unix seconds, of the first of them
+    altered: tuple[tuple[FieldChange, ...], ...] = ()  # parallel to `gpus`: alterations of each
+    times: int = 1  # number of changes combined
+    began: float | None = None  # Unix seconds of the first one
     left: tuple[Gpu, ...] = ()  # of a replacement
-    origins: tuple[Place | None, ...] = ()  # of a replacement, beside `gpus`: from where each moved
-    returned: int = 0  # of a replacement: GPUs that were gone meanwhile and are back
+    origins: tuple[Place | None, ...] = ()  # of a replacement, parallel to `gpus`: where each moved from
+    returned: int = 0  # of a replacement: GPUs that were gone in between and are back
     nodes: int = 1  # of first sights; with several nodes, `place` is one of them
     counted: int | None = None  # of first sights: GPUs
 
     @property
     def key(self) -> str:
-        """What tells it from all others, wherever it is listed, and stays while it grows."""
+        """A key that identifies it in any list and stays the same while it grows."""
         if self.event == Folded.FIRST_SEEN and self.nodes > 1:
             return f"{self.event} {self.time // 86400.0:.0f} {self.place.cluster}"
         first = min((gpu.uuid for gpu in self.gpus), default="")
@@ -59,19 +59,19 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """How many GPUs it concerns; of a replacement, those that left or those that came, whichever are more."""
+        """The number of GPUs; for a replacement, those that left or came, whichever is greater."""
         return max(len(self.gpus), len(self.left)) if self.counted is None else self.counted
 
     @property
     def summary(self) -> str:
-        """What was altered of all the GPUs, as text; empty for other events."""
+        """The alterations common to the GPUs, as text; empty for other events."""
         return describe_common_changes(self.altered)
 
 
 class RecentChanges:
     """A bounded memory of the latest changes.
 
-    Each event has room of its own: a first inventory lets thousands of GPUs appear, which must not push out the moves.
+    Each kind of event has its own limit: the thousands of new GPUs in a first inventory must not push out moves.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class RecentChanges:
             self._added.pulse()
 
     def newest(self, event: Event | None = None, *, after: int | None = None) -> Iterator[ChangeGroup]:
-        """Yield the groups, newest first; with `after` only those that are newer than the group of that id."""
+        """Yield the groups, newest first; with `after`, only those newer than the group with that id."""
         kept = self._groups.values() if event is None else [self._groups[event]]
         groups = heapq.merge(*map(reversed, kept), key=lambda group: group.id, reverse=True)
         return groups if after is None else itertools.takewhile(lambda group: group.id > after, groups)
@@ -103,7 +103,7 @@ class RecentChanges:
 
 
 def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGroup]:
-    """Yield neighbouring changes of one kind, node and instant, and of the same fields, as one group each."""
+    """Group adjacent changes of one kind, node, instant and set of fields."""
     for (event, moment, place, previous), group in itertools.groupby(
         changes, key=lambda change: (change.event, change.time, change.place, change.previous)
     ):
@@ -119,14 +119,14 @@ def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGro
 
 
 def current_place(group: ChangeGroup, inventory: Inventory) -> Place | None:
-    """Return the one place in which all GPUs of a group are now; None if one is absent or they are in several."""
+    """Return the single place of all GPUs of a group now; None if one is absent or they are in several."""
     places = {placement.place for gpu in group.gpus for placement in inventory.find(uuid=gpu.uuid)}
     all_present = all(inventory.find(uuid=gpu.uuid) for gpu in group.gpus)
     return places.pop() if all_present and len(places) == 1 else None
 
 
 def as_change(recorded: HistoricChange) -> Change:
-    """Return a change of the history as the change that it was, with those of the GPU's facts that are recorded."""
+    """Convert a change from the history, with the GPU's facts as far as recorded."""
     gpu = Gpu(
         uuid=recorded.uuid,
         serial=recorded.serial,

@@ -1,4 +1,4 @@
-"""Which boards a technician is to pull out of a node, and which others are in it."""
+"""The boards that a technician should pull from a node, and the others in it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,19 +16,19 @@ __all__ = ["Board", "boards", "doubts"]
 
 
 class Board(NamedTuple):
-    """One board: a GPU, or those that share its serial."""
+    """One board: a GPU, or several that share its serial."""
 
     gpus: list[Gpu]  # in the order of their modules
-    why: tuple[str, ...] = ()  # why it should be pulled; empty where nothing says that it should
+    why: tuple[str, ...] = ()  # why it should be pulled; empty if it should not
     last_seen: float | None = None  # Unix seconds, of one that is missing
 
     @property
     def serial(self) -> str | None:
-        """The number on its sticker, as far as it is known."""
+        """The number on its sticker, if known."""
         return self.gpus[0].serial
 
     def each(self, field: str) -> str:
-        """Return what its GPUs have in a field, each value once: "3, 4"."""
+        """Return the distinct values of a field of its GPUs: "3, 4"."""
         values = (getattr(gpu, field) for gpu in self.gpus)
         return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
@@ -39,9 +39,9 @@ def boards(
     missing: Sequence[MissingGpu] = (),
     silent: Sequence[SilentGpu] = (),
 ) -> list[Board]:
-    """Return the boards of a node: first those to be pulled, each in their order.
+    """Return the boards of a node, those to pull first.
 
-    Those that are `missing` are among them, and those of GPUs that never said more than their address (`silent`).
+    This includes `missing` ones, and those of GPUs known only by address (`silent`).
     """
     absent = {one.gpu.uuid: one for one in missing}
     by_board: dict[str, list[Gpu]] = {}
@@ -55,29 +55,29 @@ def boards(
         seen = max((one.last_seen for one in gone if one.last_seen is not None), default=None)
         found.append(Board(members, tuple(dict.fromkeys(why)), seen))
     found += [
-        Board([Gpu(uuid="", pci_bus_id=one.pci_bus_id)], ("it does not answer, and was never read",)) for one in silent
+        Board([Gpu(uuid="", pci_bus_id=one.pci_bus_id)], ("does not respond and was never read",)) for one in silent
     ]
     return sorted(found, key=lambda board: not board.why)
 
 
 def doubts(entry: NodeState, missing: Sequence[MissingGpu]) -> list[str]:
-    """Say why a node may have other boards to pull than are known, each in a sentence; `missing` are those known."""
+    """Return sentences on why a node may have other boards to pull; `missing` are those known."""
     return list(_doubts(entry, missing))
 
 
 def _doubts(entry: NodeState, missing: Sequence[MissingGpu]) -> Iterator[str]:
     if (unnamed := missing_gpus(entry) - len(missing)) > 0:
-        yield f"{counted(unnamed, 'more GPU')} of the node's capacity not found, and not known by serial."
-    read = "It was never read." if entry.time is None else f"Listed is what was read at {utc(int(entry.time))}."
+        yield f"{counted(unnamed, 'more GPU')} of the node's capacity not found, with unknown serials."
+    read = "It was never read." if entry.time is None else f"Listed: the reading at {utc(int(entry.time))}."
     if entry.uncovered is not None:
-        yield f"The node cannot be read now: {describe_unread(entry.uncovered.reason)}. {read}"
+        yield f"The node cannot be read: {describe_unread(entry.uncovered.reason)}. {read}"
     elif entry.failing is not None:
         why = describe_failure(entry.failing.reason)
         yield f"The node has been unreadable since {utc(int(entry.failing.since))}: {why}. {read}"
 
 
 def _missing(gone: Sequence[MissingGpu], members: Sequence[Gpu]) -> str:
-    """Say that GPUs of a board are missing, and which of them where others are there."""
+    """Describe the missing GPUs of a board, naming them if others are present."""
     if len(gone) == len(members):
         return "missing"
     return f"missing: {', '.join(in_words(one.gpu) or one.gpu.pci_bus_id or one.gpu.uuid for one in gone)}"

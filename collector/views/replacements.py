@@ -1,4 +1,4 @@
-"""Which GPUs of a node were replaced by others: some left, and others came within the hour."""
+"""Finds GPUs of a node that were replaced: some left, and others came within the hour."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +16,21 @@ REPLACED_WITHIN_SECONDS = 3600.0  # from when GPUs left a node to when others ca
 
 
 class Exchange(NamedTuple):
-    """One GPU that left a seat, and the one that came; where the seats are not known, only one of them."""
+    """A GPU that left a seat and the one that came; only one of them if the seats are unknown."""
 
     seat: str  # "module 3", "tray 4 module 3", or empty
     left: Gpu | None
     came: Gpu | None
-    origin: Place | None = None  # from where it moved
+    origin: Place | None = None  # where it moved from
 
 
 def replaced(
     groups: Sequence[ChangeGroup], around: Iterable[ChangeGroup] = (), *, chosen: bool = False
 ) -> list[ChangeGroup]:
-    """Return groups, newest first, in which a replacement is one group, in the place of what came.
+    """Return groups, newest first, with each replacement merged into one group at the time of arrival.
 
-    `around` are further groups of the same nodes: what is only in them completes a replacement and is not returned.
-    What left and was replaced by what is only in them is left out, since it is in the list above; unless the groups
-    were `chosen` by their GPUs, so that it may not be there.
+    `around` are further groups of the same nodes, which only complete replacements and are not returned. Departures
+    replaced by arrivals in `around` are omitted, since those are listed above, unless the groups were `chosen` by GPU.
     """
     shown = {_key(group): group.id for group in groups}
     by_place: dict[Place, dict[tuple[object, ...], ChangeGroup]] = {}
@@ -50,7 +49,7 @@ def replaced(
 
 
 def exchanges(group: ChangeGroup) -> list[Exchange]:
-    """Return what a replacement exchanged, seat by seat where both are known, then what is not known."""
+    """Return the exchanges of a replacement, seat by seat where known, then the rest."""
     origins = dict(zip((gpu.uuid for gpu in group.gpus), group.origins, strict=False))
     came = {seat: gpu for gpu in sorted(group.gpus, key=position) if (seat := _seat(gpu))}
     left = {seat: gpu for gpu in sorted(group.left, key=position) if (seat := _seat(gpu))}
@@ -64,7 +63,7 @@ def exchanges(group: ChangeGroup) -> list[Exchange]:
 
 
 def _is_told_by(moved: Mapping[tuple[str, Place | None], float], group: ChangeGroup) -> bool:
-    """Return whether all that vanished was found elsewhere within the hour: that it moved from there says it all."""
+    """Return whether all GPUs that vanished were found elsewhere within the hour, so that their moves suffice."""
     if group.event is not Event.VANISHED:
         return False
     times = [moved.get((gpu.uuid, group.place), math.inf) for gpu in group.gpus]
@@ -77,9 +76,9 @@ def _pair(
     instead: dict[tuple[object, ...], ChangeGroup | None],
     chosen: bool,
 ) -> None:
-    """Note, by their keys, what is to be told instead of groups of one node; None: nothing."""
+    """Record by key the replacements for groups of one node; None: nothing."""
     arrivals = sorted({one.time for one in ones if one.event is not Event.VANISHED})
-    leaving: dict[float, list[ChangeGroup]] = {}  # by the time at which others came
+    leaving: dict[float, list[ChangeGroup]] = {}  # by the time of arrival
     for one in ones:
         if one.event is Event.VANISHED:
             times = (time for time in arrivals if one.time <= time <= one.time + REPLACED_WITHIN_SECONDS)
@@ -91,7 +90,7 @@ def _pair(
         here = {gpu.uuid: (gpu, one.previous) for one in came for gpu in one.gpus}
         back = gone.keys() & here.keys()
         if not gone.keys() - back or not here.keys() - back:
-            continue  # they only were away
+            continue  # they were only away
         new = [(gpu, origin) for uuid, (gpu, origin) in here.items() if uuid not in back]
         head = next((one for one in (*came, *(left if chosen else ())) if _key(one) in shown), None)
         for one in (*left, *came):
@@ -116,7 +115,7 @@ def _key(group: ChangeGroup) -> tuple[object, ...]:
 
 
 def _seat(gpu: Gpu) -> str:
-    """Return where in its node a GPU sits, as far as that is known."""
+    """Return a GPU's position in its node, if known."""
     tray = f"tray {gpu.tray} " if gpu.tray else ""
     if gpu.module:
         return f"{tray}module {gpu.module}"

@@ -1,4 +1,4 @@
-"""Makes the rows of the API, of CSV files and of the command line, whose types are in collector.views.columns."""
+"""Builds the rows of the API, CSV files and the command line; their types are in collector.views.columns."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,12 +59,12 @@ __all__ = [
     "recorded_columns",
 ]
 
-MAX_LOST_GPUS = 100  # that a cluster's row names
+MAX_LOST_GPUS = 100  # named in a cluster's row
 _NO_HEALTH = Health()
 
 
 def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | None = None) -> ClusterRow:
-    """Return one cluster: its status, and how much is in it; its degraded GPUs are counted unless they are given."""
+    """Return one cluster with its status and totals; degraded GPUs are counted unless given."""
     entries = view.inventory.nodes(name).values()
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
@@ -159,7 +159,7 @@ def _by_level(counts: Mapping[Level, int]) -> dict[str, int]:
 
 
 def _lost_gpus(entry: NodeState) -> Iterator[LostGpu]:
-    """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
+    """Yield the unresponsive GPUs of a node; only the address is known of those never read."""
     node, unlisted = entry.place.node, entry.unlisted_uuids
     for one in entry.placements() if entry.unseen else ():
         if one.lost:
@@ -186,7 +186,7 @@ def gpu_row(view: CollectorView, placement: Placement) -> GpuRow:
 
 
 def placed_gpu_row(placement: Placement, entry: NodeState | None, mark: Mark | None) -> GpuRow:
-    """Return one GPU on its node, with its mark in force; `entry` is None where the node is not known."""
+    """Return one GPU on its node, with its current mark; `entry` is None if the node is unknown."""
     gpu = placement.gpu
     return GpuRow(
         cluster=placement.place.cluster,
@@ -223,12 +223,12 @@ def placed_gpu_row(placement: Placement, entry: NodeState | None, mark: Mark | N
 
 
 def numbered(text: str | None) -> int | str | None:
-    """Return what the tool prints of a slot, tray, host or module: a number where it is one, else its text."""
+    """Return a slot, tray, host or module as a number if it is one, else as the tool's text."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
 def recorded_columns(placement: PastPlacement) -> dict[str, Any]:
-    """Return what the history records of a GPU on a node, by the columns of its row."""
+    """Return the history's record of a GPU on a node, by column."""
     return {
         "uuid": placement.uuid,
         "serial": placement.serial,
@@ -244,7 +244,7 @@ def recorded_columns(placement: PastPlacement) -> dict[str, Any]:
 
 
 def condition_columns(condition: Condition | None) -> dict[str, Any]:
-    """Return how a GPU was, by the columns of its row; all are None where that is not known."""
+    """Return a GPU's condition by column; all are None if unknown."""
     if condition is None:
         return {"degraded": None, "level": None, "health": None}
     return {
@@ -255,7 +255,7 @@ def condition_columns(condition: Condition | None) -> dict[str, Any]:
 
 
 def mark_summary(mark: Mark | None) -> MarkSummary | None:
-    """Return a mark as the row of a GPU has it; None for none."""
+    """Return a mark for a GPU's row; None without one."""
     if mark is None:
         return None
     return MarkSummary(
@@ -269,7 +269,7 @@ def mark_summary(mark: Mark | None) -> MarkSummary | None:
 
 
 def mark_row(mark: Mark) -> MarkRow:
-    """Return one mark, in force or ended."""
+    """Return one mark, current or ended."""
     return MarkRow(
         id=mark.id,
         serial=mark.serial,
@@ -288,7 +288,7 @@ def mark_row(mark: Mark) -> MarkRow:
 def placement_row(
     placement: PastPlacement, condition: Condition | None = None, mark: Mark | None = None
 ) -> PlacementRow:
-    """Return one GPU's time on one node, past or present; with its condition and its mark as they are now."""
+    """Return one GPU's time on one node, past or present, with its current condition and mark."""
     return PlacementRow(
         id=placement.id,
         **recorded_columns(placement),
@@ -310,7 +310,7 @@ def _alteration_rows(altered: Iterable[Alteration]) -> list[AlterationRow]:
 
 
 def changed_fields(changes: Sequence[FieldChange]) -> dict[str, ChangedField] | None:
-    """Return what was altered, by field; None for nothing."""
+    """Return alterations by field; None if there are none."""
     return {
         one.field: ChangedField(before=one.before, after=one.after, went_back=one.went_back) for one in changes
     } or None

@@ -1,4 +1,4 @@
-"""How the delivery to each sink stands, kept in memory."""
+"""Keeps the delivery status of each sink in memory."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -15,40 +15,40 @@ class SinkStatus:
     sink: str
     backlog: SinkBacklog = field(default_factory=lambda: SinkBacklog(records=0, oldest=None))
     failure: str = ""  # the reason; empty while deliveries succeed
-    message: str = ""  # the same in the words of the receiver, in one line without secrets
-    failing_since: float | None = None  # Unix seconds of the first of the failures in a row
+    message: str = ""  # the receiver's own message, on one line without secrets
+    failing_since: float | None = None  # Unix seconds of the first of consecutive failures
 
 
 class SinkStatuses:
-    """The status of every sink, as the delivery reports it."""
+    """The status of every sink, as reported by the delivery."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, SinkStatus] = {}
 
     def by_name(self) -> list[SinkStatus]:
-        """Return the status of each sink that was reported, sorted by name."""
+        """Return the status of each reported sink, sorted by name."""
         return sorted(self._statuses.values(), key=lambda status: status.sink)
 
     def delivered(self, sink: str) -> None:
-        """Note that a batch was delivered."""
+        """Record a delivered batch."""
         self._clear_failure(self._of(sink))
 
     def failed(self, sink: str, reason: str, time: float, message: str = "") -> None:
-        """Note that a delivery attempt failed, at `time` in Unix seconds, and how."""
+        """Record a failed delivery attempt at `time` (Unix seconds) and its reason."""
         status = self._of(sink)
         status.failure, status.message = reason, message
         if status.failing_since is None:
             status.failing_since = time
 
     def set_backlog(self, sink: str, backlog: SinkBacklog) -> None:
-        """Note a sink's backlog; if it is empty, this or another replica has delivered everything."""
+        """Record a sink's backlog; if empty, this or another replica has delivered everything."""
         status = self._of(sink)
         status.backlog = backlog
         if not backlog.records:
             self._clear_failure(status)
 
     def retain(self, sinks: Collection[str]) -> None:
-        """Forget every sink that is not among these."""
+        """Forget all sinks except these."""
         self._statuses = {name: status for name, status in self._statuses.items() if name in sinks}
 
     def _of(self, sink: str) -> SinkStatus:

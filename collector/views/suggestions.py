@@ -1,4 +1,4 @@
-"""What a half-typed id may become: names that begin with it first, then those that contain it."""
+"""Completions of a partially typed id: names that begin with it first, then those that contain it."""
 
 import time
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from collector.views.terms import parse_term
 __all__ = ["MAX_SUGGESTIONS", "Suggestion", "suggest"]
 
 MAX_SUGGESTIONS = 10
-MAX_SECONDS = 0.3  # of walking the fleet for one of them: who types does not wait for longer
-MIN_NAME_LENGTH = 2  # characters, from which on clusters, nodes and models are suggested
+MAX_SECONDS = 0.3  # spent searching the fleet; nobody waits longer while typing
+MIN_NAME_LENGTH = 2  # fewest characters for which clusters, nodes and models are suggested
 MIN_GPU_LENGTH = 3
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that may be meant."""
+    """One suggestion."""
 
-    text: str  # to be looked up in place of what was typed
+    text: str  # to look up instead of the typed text
     kind: Kind
-    detail: str  # what tells it from others, such as where it is
+    detail: str  # distinguishes it from others, such as its place
     uuid: str | None = None  # of a GPU
     place: Place | None = None  # of a node, or where a GPU is
     cluster: str | None = None
 
 
 async def suggest(view: CollectorView, text: str, *, most: int = MAX_SUGGESTIONS) -> list[Suggestion]:
-    """Return at most `most` things whose names begin with a text or contain it, in any case; the former first."""
+    """Return at most `most` names that begin with or contain a text, case-insensitively; the former first."""
     parts = [reading.lower() for reading in parse_term(text).readings] if text.strip() else []
     parts = sorted(dict.fromkeys(part for part in parts if len(part) >= MIN_NAME_LENGTH), key=len)[:2]
     if not parts:
@@ -64,7 +64,7 @@ def _within(parts: list[str], name: str | None) -> bool:
 
 
 def _of_node(entry: NodeState, parts: list[str]) -> Iterator[tuple[Suggestion, str]]:
-    """Yield what a node and its GPUs have to suggest, each with the name that was typed."""
+    """Yield suggestions from a node and its GPUs, each with the name that matched."""
     place, machine = entry.place, entry.node.machine
     whole = f"{place.cluster}/{place.node}"
     slashed = [part for part in parts if "/" in part]

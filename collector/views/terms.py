@@ -1,4 +1,4 @@
-"""Reads what people paste to look GPUs up: serials, UUIDs, nodes, addresses; in any separation, with labels."""
+"""Parses pasted text for look-ups: serials, UUIDs, nodes and addresses, with any separators and labels."""
 
 import re
 import unicodedata
@@ -11,39 +11,39 @@ from collector.text import one_line
 
 __all__ = ["MAX_TERMS", "MAX_TERM_LENGTH", "Term", "is_digits", "parse_term", "parse_terms", "short_bus"]
 
-MAX_TERMS = 10_000  # that are looked up at once
-MAX_TERM_LENGTH = 500  # characters; the longest provider ids have some 300
-MAX_WORDS = 8  # of a text with blanks that may be one name, such as a model's
-MAX_PLACE_WORDS = 3  # of a text that may be a node with its cluster and nothing else
-MAX_GROUP_LENGTH = 7  # digits of a group within a serial that is written with blanks
+MAX_TERMS = 10_000  # looked up at once
+MAX_TERM_LENGTH = 500  # characters; the longest provider ids have about 300
+MAX_WORDS = 8  # of a text with blanks that may be one name, such as a model
+MAX_PLACE_WORDS = 3  # of a text that may only be a node with its cluster
+MAX_GROUP_LENGTH = 7  # digits per group of a serial written with blanks
 MAX_SHOWN_LENGTH = 120  # characters of a term in an error
 
 
 class Term(NamedTuple):
-    """One id as it was given, and everything that may be meant by it."""
+    """One id as given, and everything it may mean."""
 
     text: str
-    readings: tuple[str, ...] = ()  # the most likely first
-    places: tuple[Place, ...] = ()  # what "cluster/node" may mean
-    bus: str = ""  # a PCI bus address in capitals; with its domain of eight digits, if it has one
-    node: str = ""  # that the address is on, if one is named with it
-    at: str = ""  # the time that an address of ours asks for
-    words: tuple["Term", ...] = ()  # what it is if it means nothing as a whole
+    readings: tuple[str, ...] = ()  # most likely first
+    places: tuple[Place, ...] = ()  # possible meanings of "cluster/node"
+    bus: str = ""  # a PCI bus address in upper case, with its eight-digit domain if it has one
+    node: str = ""  # of the address, if given with it
+    at: str = ""  # the time in one of our URLs
+    words: tuple["Term", ...] = ()  # its words, in case it means nothing as a whole
     note: str = ""  # why it may not be found
 
     @property
     def grouped(self) -> bool:
-        """Whether it is digits in groups, and so rather one serial with blanks than several ids."""
+        """Whether it is groups of digits, and so likely one serial with blanks instead of several ids."""
         return bool(self.words) and all(
             is_digits(word.text) and len(word.text) <= MAX_GROUP_LENGTH for word in self.words
         )
 
 
 def parse_terms(text: str, *, most: int = MAX_TERMS) -> list[Term]:
-    """Return the ids in a text: lines, cells or lists of them, in the order and as often as they stand there.
+    """Return the ids in a text of lines, cells or lists, in order and including repetitions.
 
-    Blanks separate ids as well, unless the words are one name: what that is, only the fleet tells, so such a term has
-    `words`. A heading ("Serial") and empty cells are left out. Raises ValueError, also for more than `most`.
+    Blanks also separate ids, unless the words are one name: only the fleet can tell, so such a term has `words`.
+    Headers ("Serial") and empty cells are skipped. Raises ValueError, also for more than `most`.
     """
     terms: list[Term] = []
     count = 0
@@ -53,35 +53,35 @@ def parse_terms(text: str, *, most: int = MAX_TERMS) -> list[Term]:
         for term in _split(cell, count + 1):
             count += max(1, len(term.words))
             if count > most:
-                raise ValueError(f"expected at most {most:,} ids at once, got more; look them up in several parts")
+                raise ValueError(f"expected at most {most:,} ids at once, got more; split them into several requests")
             terms.append(term)
     return terms
 
 
 def parse_term(text: str, number: int = 1) -> Term:
-    """Return the one id that a text is, whatever it contains; raises ValueError."""
+    """Return a whole text as one id, whatever it contains; raises ValueError."""
     cell, cells = _clean(text), list(_cells(text))
     _check_length(cell, number)
     if not cells:
         return Term(one_line(text, MAX_SHOWN_LENGTH))
     if len(cells) > 1:
         return _term(cell.replace("\0", " "), number)
-    term = _term(cells[0], number)  # without quotes, commas and what a scanner puts around it
+    term = _term(cells[0], number)  # without quotes, commas and scanner prefixes
     return term if cell == cells[0] or "\0" in cell else term._replace(readings=(cell, *term.readings))
 
 
 def is_digits(text: str) -> bool:
-    """Return whether a text is ASCII digits alone."""
+    """Return whether a text consists of ASCII digits only."""
     return text.isascii() and text.isdigit()
 
 
 def short_bus(address: str) -> str:
-    """Return a PCI bus address in capitals without its domain."""
+    """Return a PCI bus address in upper case without its domain."""
     return ":".join(address.upper().rsplit(":", 2)[-2:])
 
 
 def _cells(text: str) -> Iterator[str]:
-    """Yield the cells of a text; those that name nothing only where there is nothing else."""
+    """Yield the cells of a text; headers only if there is nothing else."""
     cells = [cell for cell in map(_clean, _SEPARATORS.split(text)) if cell and cell not in _ENVELOPE]
     naming = [cell for cell in cells if not _NAMELESS.fullmatch(cell)]
     yield from naming or cells
@@ -135,7 +135,7 @@ def _term(cell: str, number: int) -> Term:
 
 
 def _readings(cell: str) -> Iterator[str]:
-    """Yield what an id may be, in its own spelling first."""
+    """Yield possible readings of an id, its own spelling first."""
     yield cell
     plain = unicodedata.normalize("NFKC", cell).translate(_DASHES)
     yield plain
@@ -187,7 +187,7 @@ def _bus(text: str) -> str:
 
 
 def _address(cell: str, number: int) -> Term | None:
-    """Return what an address of ours leads to, whatever its host and below any prefix; None for another one."""
+    """Return the target of one of our URLs, with any host and prefix; None for any other URL."""
     try:
         url = urlsplit(cell if "://" in cell or cell.startswith("/") else f"//{cell}")
     except ValueError:  # such as an IPv6 address without its end
@@ -206,20 +206,20 @@ def _address(cell: str, number: int) -> Term | None:
     for key in _QUERIED:
         if key in query:
             return _term(_clean(query[key][0]), number)._replace(at=at)
-    return Term(cell, (cell,), note="the address is none of a GPU, node or cluster") if "://" in cell else None
+    return Term(cell, (cell,), note="this URL is not the page of a GPU, node or cluster") if "://" in cell else None
 
 
 def _note(cell: str) -> str:
     if _ROUNDED.fullmatch(cell):
-        return "a spreadsheet has rounded it: format the column as text, and copy it again"
+        return "a spreadsheet rounded it: format the column as text and copy it again"
     if cell.upper().startswith("MIG-") and not cell.upper().startswith("MIG-GPU-"):
-        return "it is the UUID of a MIG instance; only those of GPUs are recorded"
+        return "this is the UUID of a MIG instance; only those of GPUs are recorded"
     return ""
 
 
-_SEPARATORS = re.compile("[\r\n\t\v\f\0\x04\x1c-\x1f\x85\u2028\u2029,;|\"'`“”„‟‘’‚‛«»、，；]+")  # noqa: RUF001  what spreadsheets, chats and scanners put between
+_SEPARATORS = re.compile("[\r\n\t\v\f\0\x04\x1c-\x1f\x85\u2028\u2029,;|\"'`“”„‟‘’‚‛«»、，；]+")  # noqa: RUF001  separators from spreadsheets, chats and scanners
 _ENVELOPE = frozenset({"[)>", "06", "[", "]", "-"})  # of a Data Matrix code of ISO/IEC 15434, and of lists
-# What no one sees: hyphens for breaks, joiners, marks of direction, a byte order mark.
+# Invisible characters: soft hyphens, joiners, direction marks, a byte order mark.
 _UNSEEN = dict.fromkeys([0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 _DASHES = dict.fromkeys((*range(8208, 8214), 8722), "-")
 _PROVIDED = re.compile(r"\w+://|nodes?/", re.IGNORECASE)  # an id of a cloud, or kubectl's "node/NAME"
@@ -241,7 +241,7 @@ _ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+?\d+", re.ASCII | re.IGNORECASE)
 _HEX = r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"
 _UUID = re.compile(rf"(?:MIG-)?(?:GPU-)?({_HEX})(?:/\d+){{0,2}}", re.IGNORECASE)
 _LISTED = re.compile(r"\(UUID: ([\w/-]+)\)")  # in a line of `nvidia-smi -L`
-_NAMED = re.compile(r"(?:on )?(\S+) \((.+)\)")  # "gpu-0003 (sim-0)", as the page writes it
+_NAMED = re.compile(r"(?:on )?(\S+) \((.+)\)")  # "gpu-0003 (sim-0)", as on the page
 _NODE_OF = re.compile(r"(?:on |in )?(\S+) (?:of|·|in) (\S+)")
 _BUS = re.compile(r"(?:([0-9a-f]{8}|[0-9a-f]{4}):)?([0-9a-f]{2}:[0-9a-f]{2})(\.[0-7])?", re.ASCII | re.IGNORECASE)
 _COLLECTIONS = frozenset({"gpus", "nodes", "clusters", "chassis"})

@@ -1,4 +1,4 @@
-"""Where the GPUs of a node sit: trays, the positions in them, and which of those are empty."""
+"""The positions of a node's GPUs: trays, their seats, and which of these are empty."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ class Tray(NamedTuple):
 
 
 class Seat(NamedTuple):
-    """One position in a tray, or several whose numbers are unknown."""
+    """One position in a tray, or several with unknown numbers."""
 
     name: str
-    gpu: Gpu | None  # None where the capacity includes one that the reading did not find, or one does not answer
+    gpu: Gpu | None  # None if the reading did not find one of the capacity, or one does not respond
     positions: int = 1
-    silent: bool = False  # the GPU does not answer and was never read; the name is its bus address
-    missing: MissingGpu | None = None  # the GPU that was here last, and is in no node now
+    silent: bool = False  # the GPU does not respond and was never read; the name is its bus address
+    missing: MissingGpu | None = None  # the GPU that was last here and is in no node now
 
 
 def seats_by_tray(entry: NodeState, missing: Sequence[MissingGpu] = ()) -> list[tuple[Tray, list[Seat]]]:
-    """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing.
+    """Return the trays of a node with their seats; with several trays, the tray of a missing GPU is unknown.
 
-    `missing` are the GPUs that `collector.views.missing.missing_from` named: they stand in the seats that they had.
+    `missing` are the GPUs from `collector.views.missing.missing_from`, placed in their former seats.
     """
     found = trays(entry.gpus)
     if len(found) != 1:
@@ -45,7 +45,7 @@ def seats_by_tray(entry: NodeState, missing: Sequence[MissingGpu] = ()) -> list[
 
 
 def last_known_chassis(gpus: Sequence[Gpu]) -> dict[str, float]:
-    """Return the chassis that none of these GPUs reports any more, with when one did last (Unix seconds)."""
+    """Return the chassis that none of these GPUs reports any longer, with when it was last reported (Unix seconds)."""
     found: dict[str, float] = {}
     for gpu in gpus:
         for field, time in gpu.last_known or ():
@@ -56,7 +56,7 @@ def last_known_chassis(gpus: Sequence[Gpu]) -> dict[str, float]:
 
 
 def trays(gpus: Sequence[Gpu]) -> list[Tray]:
-    """Return GPUs grouped by tray, in their order; none if the hardware reports no position at all."""
+    """Return GPUs grouped by tray, in order; empty if the hardware reports no positions."""
     if not any(gpu.chassis or gpu.tray or gpu.slot or gpu.module for gpu in gpus):
         return []
 
@@ -67,11 +67,11 @@ def trays(gpus: Sequence[Gpu]) -> list[Tray]:
 
 
 def seats(gpus: Sequence[Gpu], missing: int, named: Sequence[MissingGpu] = ()) -> list[Seat]:
-    """Return the seats of one tray in their order; `missing` of them are empty, and `named` are GPUs that had them."""
+    """Return the seats of one tray in order; `missing` of them are empty, and `named` are their former GPUs."""
     taken = [Seat(_seat_name(gpu), gpu) for gpu in gpus]
     modules = {int(gpu.module) for gpu in gpus if gpu.module and _natural(gpu.module)[0] >= 0}
     gaps = sorted(set(range(min(modules), max(modules))) - modules) if modules else []
-    if len(modules) < len(gpus) or len(gaps) != missing:  # a seat that is empty at either end leaves no gap
+    if len(modules) < len(gpus) or len(gaps) != missing:  # an empty seat at either end leaves no gap
         known = [Seat(_seat_name(one.gpu), None, missing=one) for one in named]
         unknown = missing - len(known)
         ordered = sorted([*taken, *known], key=_seat_order) if known else taken
@@ -87,7 +87,7 @@ def _seat_order(seat: Seat) -> tuple[tuple[int, str], ...]:
 
 
 def position(gpu: Gpu) -> tuple[tuple[int, str], ...]:
-    """Return a key that sorts GPUs by chassis, tray, slot, host and module, then in the order of the bus."""
+    """Return a key that sorts GPUs by chassis, tray, slot, host and module, then by bus address."""
     minor = None if gpu.minor_number is None else str(gpu.minor_number)
     parts = (gpu.chassis, gpu.tray, gpu.slot, gpu.host, gpu.module, minor, gpu.pci_bus_id, gpu.uuid)
     return tuple(_natural(text or "") for text in parts)

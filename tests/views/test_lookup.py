@@ -156,7 +156,7 @@ async def test_a_claim_that_is_not_settled_is_told(fleet: Site) -> None:
     assert told["gpu-0007"] == (False, "")
     assert told["n8"] == (
         True,
-        "being verified: gpu-0007 (prod-a) had it first, and has not let go of it yet",
+        "being verified: gpu-0007 (prod-a) had it first and has not been verified yet",
     )
 
 
@@ -180,12 +180,12 @@ async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> 
     fleet.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     answer = await lookup(fleet.collector, parse_terms("999"))
     assert describe_no(answer.results[0], answer.searched) == (
-        "Not among the 6 GPUs on 4 nodes across 2 clusters that are known now, nor in the history, which goes back to "
-        "2025-11-24T16:00:00Z. 1 cluster cannot be reached (prod-b): what was last known of it was searched. 1 node "
-        "cannot be read or has not been read yet: GPUs on it may be unknown. Parts are looked for from 4 characters on."
+        "Not among the 6 GPUs on 4 nodes across 2 clusters currently knownor in the history, which goes back to "
+        "2025-11-24T16:00:00Z. 1 cluster cannot be reached (prod-b): it last known state was searched. 1 node "
+        "cannot be read or has not been read yet: GPUs on it may be unknown. Parts are looked for from 4 characters."
     )
     many = await lookup(fleet.collector, parse_terms("\n".join(f"nothing-{number}" for number in range(11))))
-    assert "Of more than 10 ids, parts are looked for in the present fleet only." in describe_no(
+    assert "Of more than 10 ids, partial matches are searched only in the present fleet." in describe_no(
         many.results[0], many.searched
     )
     assert fleet.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE
@@ -195,7 +195,7 @@ async def test_a_cluster_that_was_never_read_is_unknown(fleet: Site) -> None:
     fleet.cluster("prod-c", ClusterState.UNREACHABLE)
     answer = await lookup(fleet.collector, parse_terms("9999"))
     told = describe_no(answer.results[0], answer.searched)
-    assert "1 cluster cannot be reached (prod-b): what was last known of it was searched." in told
+    assert "1 cluster cannot be reached (prod-b): it last known state was searched." in told
     assert "1 cluster cannot be reached and has never been read (prod-c): its GPUs are unknown." in told
 
 

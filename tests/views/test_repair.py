@@ -50,7 +50,7 @@ class TestState:
                 GpuState(lost=True, degraded=degraded(Degradation.LOST, Level.RESET)),
                 "bad",
                 "lost",
-                ("it does not answer",),
+                ("does not respond",),
             ),
         ],
     )
@@ -74,7 +74,7 @@ class TestBoards:
     def test_a_gpu_that_never_said_more_than_its_address_is_a_board_to_pull(self) -> None:
         found = boards([gpu(1)], {}, silent=[SilentGpu("00000000:4E:00.0", 1.0, "boot")])
         assert [(board.serial, board.each("pci_bus_id"), board.why) for board in found] == [
-            (None, "00000000:4E:00.0", ("it does not answer, and was never read",)),
+            (None, "00000000:4E:00.0", ("does not respond and was never read",)),
             ("S-1", "", ()),
         ]
 

@@ -1,4 +1,4 @@
-"""What is wrong with one cluster: itself, its nodes and their GPUs; a cause swallows its consequences."""
+"""The troubles of one cluster, its nodes and their GPUs; a cause absorbs its consequences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,7 +19,7 @@ MarkedRma = Mapping[Place, Sequence[Gpu]]  # the GPUs in service that are marked
 
 
 async def cluster_troubles(view: CollectorView, summary: ClusterSummary, marked: MarkedRma) -> Troubles:
-    """Return what is wrong with a cluster, its nodes and their GPUs, giving other tasks their turn."""
+    """Return the troubles of a cluster, its nodes and their GPUs, letting other tasks run."""
     found = Troubles(_own(summary))
     walk = NodeWalk(view, summary.name, marked)
     async for entry in yielding(list(view.inventory.nodes(summary.name).values())):
@@ -30,7 +30,7 @@ async def cluster_troubles(view: CollectorView, summary: ClusterSummary, marked:
 
 
 async def marked_rma(view: CollectorView) -> MarkedRma:
-    """Return the GPUs that are marked rma and on a node, giving other tasks their turn."""
+    """Return the GPUs that are marked rma and on a node, letting other tasks run."""
     found: dict[Place, dict[str, Gpu]] = {}
     now = view.now()
     async for mark in yielding(view.marks.all(now)):
@@ -42,7 +42,7 @@ async def marked_rma(view: CollectorView) -> MarkedRma:
 
 
 def _own(summary: ClusterSummary) -> Iterator[Trouble]:
-    """Yield what is wrong with the cluster as a whole."""
+    """Yield the troubles of the cluster as a whole."""
     if not summary.up:
         yield _down(summary)
     yield from _unread(summary)
@@ -63,7 +63,7 @@ def _down(summary: ClusterSummary) -> Trouble:
 
 
 def _unread(summary: ClusterSummary) -> Iterator[Trouble]:
-    """Yield why no GPU node can be read, or none is looked for where it should be."""
+    """Yield why no GPU node can be read, or why sources or selectors match nothing."""
     name, survey, idle = summary.name, summary.survey, summary.idle_sources
     size = max(summary.capacity, summary.gpus)
     if survey is not None and not survey.nodes and summary.node_selector:
@@ -85,12 +85,12 @@ def _unread(summary: ClusterSummary) -> Iterator[Trouble]:
 
 
 def _view(summary: ClusterSummary) -> Iterator[Trouble]:
-    """Yield what makes it doubtful that what is published of the cluster is all, up to date, and once."""
+    """Yield doubts that the cluster's published data is complete, current and free of duplicates."""
     name = summary.name
     if summary.up and (summary.survey is None or summary.synced is None):
         yield Trouble(ProblemKind.CLUSTER_NOT_LISTED, cluster=name)
     elif summary.up and summary.stale:
-        reason = f"no proof for {duration(MAX_SYNCED_AGE_SECONDS)} that its list is current"
+        reason = f"its list was not confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
         yield Trouble(ProblemKind.CLUSTER_STALE, size=summary.gpus, cluster=name, since=summary.synced, reason=reason)
     slices = summary.slices if summary.up else None
     if slices is not None and (slices.lost or slices.state is SliceState.FAILING):
@@ -102,7 +102,7 @@ def _view(summary: ClusterSummary) -> Iterator[Trouble]:
             ", ".join(group),
             keys=tuple(group),
             cluster=name,
-            reason="they show nodes with the same uids, and nothing proves that they are one cluster",
+            reason="they show nodes with the same UIDs, but there is no proof that they are one cluster",
         )
 
 

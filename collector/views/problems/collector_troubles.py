@@ -1,4 +1,4 @@
-"""What is wrong with the collector itself: its configuration, its store and its sinks."""
+"""The troubles of the collector itself: its configuration, store and sinks."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,11 +13,11 @@ from collector.views.sink_status import SinkStatus
 
 __all__ = ["collector_troubles"]
 
-BACKLOG_AGE_LIMIT_SECONDS = 300.0  # that a record may wait for a sink that does not fail
+BACKLOG_AGE_LIMIT_SECONDS = 300.0  # for which a record may wait for a working sink
 
 
 def collector_troubles(view: CollectorView) -> Iterator[Trouble]:
-    """Yield what is wrong with a collector, but for its clusters."""
+    """Yield the troubles of a collector, without its clusters."""
     yield from _config(view.config_status)
     yield from _store(view.store_status)
     yield from _lead(view.lead_status)
@@ -29,7 +29,7 @@ def _config(status: ConfigStatus) -> Iterator[Trouble]:
         variant = "" if status.readable else "unreadable"
         yield Trouble(ProblemKind.CONFIG_REJECTED, variant, since=status.failing_since, reason=status.error)
     if status.restart:
-        reason = f"changes of {status.tables} take effect at the next start"
+        reason = f"changes to {status.tables} take effect after a restart"
         yield Trouble(ProblemKind.CONFIG_RESTART, since=status.restart_since, reason=reason)
 
 
@@ -42,9 +42,9 @@ def _store(status: StoreStatus) -> Iterator[Trouble]:
 
 
 def _lead(status: LeadStatus | None) -> Iterator[Trouble]:
-    """Yield that no collector records into the store; None: there is no store."""
+    """Yield the trouble that no collector records in the store; None: there is no store."""
     if status is not None and not status.has_leader:
-        yield Trouble(ProblemKind.NO_LEADER, reason=f"{status.holder} had the lead last" if status.holder else "")
+        yield Trouble(ProblemKind.NO_LEADER, reason=f"{status.holder} was the last leader" if status.holder else "")
 
 
 def _sinks(sinks: Iterable[SinkStatus], now: float) -> Iterator[Trouble]:

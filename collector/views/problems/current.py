@@ -1,4 +1,4 @@
-"""The problems of a running collector: found, folded, ranked, and put into words."""
+"""The problems of a running collector: found, merged, ranked and worded."""
 
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +24,7 @@ __all__ = ["FleetProblems", "cluster_problems", "node_problems", "problem_of", "
 
 
 class FleetProblems:
-    """The problems of all clusters; walking takes at most a tenth of a core, however often they are asked for."""
+    """The problems of all clusters; finding them takes at most a tenth of a core, however often they are requested."""
 
     def __init__(self, view: CollectorView, summaries: ClusterSummaries) -> None:
         self._view = view
@@ -35,13 +35,13 @@ class FleetProblems:
         self._fresh_until = 0.0
 
     async def all(self) -> list[Problem]:
-        """Return all problems, the worst first, as they are ranked."""
+        """Return all problems, worst first."""
         await self._refresh()
         own = [problem_of(row) for row in Troubles(collector_troubles(self._view))]
         return ranked([*own, *self._fleet])
 
     async def of(self, clusters: Collection[str]) -> list[Problem]:
-        """Return the problems of some clusters alone, the worst first."""
+        """Return the problems of only some clusters, worst first."""
         await self._refresh()
         return ranked(await _problems(self._view, (self._clusters.get(name, Troubles()) for name in clusters)))
 
@@ -58,23 +58,23 @@ class FleetProblems:
 
 
 async def cluster_problems(view: CollectorView, summary: ClusterSummary) -> list[Problem]:
-    """Return the problems of one cluster as it is now, the worst first."""
+    """Return the current problems of one cluster, worst first."""
     return ranked(await _problems(view, [await cluster_troubles(view, summary, await marked_rma(view))]))
 
 
 async def node_problems(view: CollectorView, entry: NodeState) -> list[Problem]:
-    """Return the problems of one node and its GPUs as it is now, the worst first."""
+    """Return the current problems of one node and its GPUs, worst first."""
     walk = NodeWalk(view, entry.place.cluster, await marked_rma(view))
     return ranked(await _problems(view, [Troubles(walk.troubles(entry))]))
 
 
 def ranked(problems: Iterable[Problem]) -> list[Problem]:
-    """Return problems in the order in which they matter."""
+    """Return problems in order of importance."""
     return sorted(problems, key=lambda problem: problem.rank)
 
 
 def problem_of(row: TroubleRow) -> Problem:
-    """Return what the troubles of a row are as one problem."""
+    """Return the troubles of a row as one problem."""
     gpus = sorted(row.gpus, key=lambda gpu: (natural_key(gpu.cluster), natural_key(gpu.node)))
     return Problem(
         id=problem_id(row),
@@ -104,7 +104,7 @@ async def _problems(view: CollectorView, clusters: Iterable[Troubles]) -> list[P
 
 
 async def _dated(view: CollectorView, problem: Problem) -> Problem:
-    """Return a problem of degraded GPUs with since when they are, which the history knows."""
+    """Return a problem of degraded GPUs with its start time from the history."""
     if problem.kind is not ProblemKind.GPU_DEGRADED:
         return problem
     times = await degraded_times(view, _placed(view, problem.gpus))

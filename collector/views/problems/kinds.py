@@ -1,4 +1,4 @@
-"""The kinds of problems, how severe each is, what it is a consequence of, and what to do about it."""
+"""The kinds of problems: severity, causes and remedy of each."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,7 +11,7 @@ __all__ = ["CAUSES", "DOWN", "KINDS", "OF_ALL", "Kind", "NodeCondition", "Proble
 
 
 class Severity(StrEnum):
-    """How severe a problem is, in the words of Prometheus' alerts; the worst first."""
+    """The severity of a problem, in the terms of Prometheus alerts; worst first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
 
 class NodeCondition(StrEnum):
-    """What can be wrong with a node, as the cluster's page filters by it."""
+    """Problems of a node by which the cluster's page filters."""
 
     FAILING = "failing"
     LOST = "lost"
@@ -33,7 +33,7 @@ class NodeCondition(StrEnum):
 
 
 class ProblemKind(StrEnum):
-    """What is wrong: a closed set."""
+    """Kinds of problems: a closed set."""
 
     CONFIG_REJECTED = "config_rejected"
     CONFIG_RESTART = "config_restart"
@@ -78,75 +78,76 @@ class Kind(NamedTuple):
     """How problems of one kind are treated."""
 
     severity: Severity
-    remedy: str  # {check} stands for the command that checks the cluster or clusters
-    nodes: NodeCondition | None = None  # by which a cluster's page shows the nodes that have it
+    remedy: str  # {check} is replaced by the command that checks the clusters
+    nodes: NodeCondition | None = None  # filter for affected nodes on a cluster's page
 
 
 _K = ProblemKind
 _CRITICAL, _WARNING, _INFO = Severity.CRITICAL, Severity.WARNING, Severity.INFO
-_CREDENTIALS = "Renew the credentials of the kubeconfig context; `{check}` shows what the API server says to them."
-_PLUGIN = "Run the context's credential plugin by hand where gpuid runs; `{check}` runs it as gpuid does."
+_CREDENTIALS = "Renew the credentials of the kubeconfig context; `{check}` shows the API server's response."
+_PLUGIN = "Run the context's credential plugin manually where gpuid runs; `{check}` runs it as gpuid does."
 
 KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
     {
         _K.CONFIG_REJECTED: Kind(
             _WARNING,
-            "Correct the file; gpuid takes it as soon as it is valid. Until then the previous configuration stays in"
-            " force, and the next start would fail.",
+            "Correct the file; gpuid loads it as soon as it is valid. Until then the previous configuration stays in"
+            " effect, and the next start would fail.",
         ),
-        _K.CONFIG_RESTART: Kind(_INFO, "Restart gpuid. All other changes are in force."),
+        _K.CONFIG_RESTART: Kind(_INFO, "Restart gpuid. All other changes are in effect."),
         _K.STORE_DOWN: Kind(
-            _CRITICAL, "`gpuid check` tries the store. Changes are held in memory until it accepts writes again."
+            _CRITICAL, "`gpuid check` tests the store. Changes are kept in memory until it accepts writes again."
         ),
-        _K.STORE_DAMAGED: Kind(_WARNING, "Recover what the files hold or delete them; gpuid never does."),
+        _K.STORE_DAMAGED: Kind(_WARNING, "Recover data from the files or delete them; gpuid does neither."),
         _K.NO_LEADER: Kind(
-            _CRITICAL, "Start a collector that can reach the store: without one nothing is recorded or delivered."
+            _CRITICAL, "Start a collector that can reach the store: without one, nothing is recorded or delivered."
         ),
         _K.SINK_FAILING: Kind(
-            _WARNING, "`gpuid check` tries the sink. Its records wait in the outbox and are sent when it accepts them."
+            _WARNING, "`gpuid check` tests the sink. Its records stay in the outbox and are sent when it accepts them."
         ),
-        _K.SINK_BEHIND: Kind(_WARNING, "See `gpuid outbox` for its backlog; the receiver takes batches too slowly."),
+        _K.SINK_BEHIND: Kind(_WARNING, "See `gpuid outbox` for its backlog; the receiver accepts batches too slowly."),
         _K.DEAD_LETTERS: Kind(
             _WARNING,
             "`gpuid outbox letters` lists the rejected batches, `gpuid outbox replay` sends them again.",
         ),
-        _K.CLUSTER_STARTING: Kind(_INFO, "Wait for the first response; `{check}` shows what it waits for."),
-        _K.CLUSTER_BAD_CONTEXT: Kind(_CRITICAL, "Correct the context in the kubeconfig; `{check}` tries it."),
+        _K.CLUSTER_STARTING: Kind(_INFO, "Wait for the first response; `{check}` shows what is pending."),
+        _K.CLUSTER_BAD_CONTEXT: Kind(_CRITICAL, "Correct the context in the kubeconfig; `{check}` tests it."),
         _K.CLUSTER_CREDENTIAL_PLUGIN_MISSING: Kind(
-            _CRITICAL, "Install the context's credential plugin where gpuid runs; `{check}` tries it."
+            _CRITICAL, "Install the context's credential plugin where gpuid runs; `{check}` tests it."
         ),
         _K.CLUSTER_CREDENTIAL_PLUGIN_FAILED: Kind(_CRITICAL, _PLUGIN),
         _K.CLUSTER_UNAUTHORIZED: Kind(_CRITICAL, _CREDENTIALS),
         _K.CLUSTER_FORBIDDEN: Kind(
-            _CRITICAL, "`{check}` names the right that is missing, and `gpuid grant` makes the role that has it."
+            _CRITICAL, "`{check}` names the missing right, and `gpuid grant` creates a role that has it."
         ),
         _K.CLUSTER_UNREACHABLE: Kind(
-            _CRITICAL, "Check the network and the API server; `{check}` tries to connect. What was last known is shown."
+            _CRITICAL,
+            "Check the network and the API server; `{check}` connects. The last known state is shown.",
         ),
-        _K.CLUSTER_SERVER_ERROR: Kind(_CRITICAL, "Look at the API server's own log; `{check}` shows what it answers."),
+        _K.CLUSTER_SERVER_ERROR: Kind(_CRITICAL, "Look at the API server's log; `{check}` shows its response."),
         _K.CLUSTER_LIMIT_EXCEEDED: Kind(
-            _CRITICAL, "Raise the limit that is named in the configuration, if the cluster is meant to be so large."
+            _CRITICAL, "Raise the named limit in the configuration if the cluster is meant to be this large."
         ),
-        _K.CLUSTER_DUPLICATE: Kind(_WARNING, "Remove one of the two from the configuration."),
+        _K.CLUSTER_DUPLICATE: Kind(_WARNING, "Remove one of them from the configuration."),
         _K.CLUSTER_NOT_LISTED: Kind(_INFO, "Wait until all of its nodes and pods are listed."),
         _K.CLUSTER_STALE: Kind(
-            _WARNING, "Its watches may be stuck behind a proxy; `{check}` lists and watches as gpuid does."
+            _WARNING, "Its watches may be stuck behind a proxy; `{check}` lists and watches like gpuid."
         ),
         _K.CLUSTER_UNREAD: Kind(
             _CRITICAL, "`{check}` reads one of its nodes and says what fails.", NodeCondition.UNREAD
         ),
         _K.NO_MATCHING_NODES: Kind(_CRITICAL, "Correct node_selector in the configuration."),
         _K.NO_GPU_PODS: Kind(
-            _CRITICAL, "`{check}` shows which preset would fit; set it in the configuration.", NodeCondition.UNREAD
+            _CRITICAL, "`{check}` suggests a preset; set it in the configuration.", NodeCondition.UNREAD
         ),
-        _K.SOURCE_WITHOUT_PODS: Kind(_WARNING, "`{check}` shows which preset would fit; correct or remove the source."),
+        _K.SOURCE_WITHOUT_PODS: Kind(_WARNING, "`{check}` suggests a preset; correct or remove the source."),
         _K.RESEMBLANCE: Kind(
             _WARNING,
-            "All of them are published. If they are one cluster, remove one from the configuration, or let both verify"
+            "All of them are published. If they are one cluster, remove one from the configuration, or have both verify"
             " the API server at the same address; if not, one of them copies the other.",
         ),
-        _K.SLICES_UNSEEN: Kind(_WARNING, "`{check}` names the right to watch ResourceSlices, if that is missing."),
-        _K.LABELS_FAILING: Kind(_WARNING, "`{check}` names the right to patch nodes, if that is missing."),
+        _K.SLICES_UNSEEN: Kind(_WARNING, "`{check}` reports whether the right to watch ResourceSlices is missing."),
+        _K.LABELS_FAILING: Kind(_WARNING, "`{check}` reports whether the right to patch nodes is missing."),
         _K.NODE_FAILING: Kind(
             _WARNING,
             "Run nvidia-smi in the pod that is read; `{check}` does. The last reading is shown.",
@@ -154,18 +155,18 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
         ),
         _K.NODE_UNREAD: Kind(
             _WARNING,
-            "See why the GPU pod is not there or not ready: kubectl get pods -o wide. The last reading is shown.",
+            "Find out why the GPU pod is absent or not ready: kubectl get pods -o wide. The last reading is shown.",
             NodeCondition.UNREAD,
         ),
         _K.NODE_PENDING: Kind(_INFO, "Wait for the first reading.", NodeCondition.UNREAD),
         _K.NODE_OVERDUE: Kind(
             _WARNING,
-            "The limits of the cluster (exec_concurrency, exec_timeout) may be too low for the number of its nodes.",
+            "The limits of the cluster (exec_concurrency, exec_timeout) may be too low for its number of nodes.",
             NodeCondition.OVERDUE,
         ),
         _K.GPU_MISSING: Kind(
             _WARNING,
-            "Look for Xid 79 in the node's kernel log, restart the node, and check the seat that is named.",
+            "Look for Xid 79 in the node's kernel log, restart the node, and check the named seat.",
             NodeCondition.MISSING,
         ),
         _K.GPU_LOST: Kind(
@@ -180,19 +181,21 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
         ),
         _K.CONFLICT: Kind(
             _WARNING,
-            "Two nodes report the same GPU: look for a cloned machine, a copied log or two boards with one serial.",
+            "Two nodes report the same GPU: look for a cloned machine, a copied log or boards with the same serial.",
             NodeCondition.CONFLICT,
         ),
         _K.CLAIM: Kind(
-            _INFO, "Wait for the next reading of the node that had it first; it settles the claim.", NodeCondition.CLAIM
+            _INFO,
+            "Wait for the next reading of the node that had it first; it settles the claim.",
+            NodeCondition.CLAIM,
         ),
     }
 )
 
-# What concerns all that is known, whatever is wrong with it: it stops the history or the deliveries.
+# These affect the whole fleet: they stop the history or the deliveries.
 OF_ALL = frozenset({_K.STORE_DOWN, _K.NO_LEADER, _K.SINK_FAILING})
 
-# The kind of problem that a cluster has in each state but UP.
+# The kind of problem for each cluster state except UP.
 DOWN: Mapping[ClusterState, ProblemKind] = MappingProxyType(
     {state: ProblemKind(f"cluster_{state}") for state in ClusterState if state is not ClusterState.UP}
 )
@@ -208,7 +211,7 @@ _UNREAD_CLUSTER = _UNREAD_NODES | {
     _K.SLICES_UNSEEN,
     _K.LABELS_FAILING,
 }
-# What each cause explains in the same cluster; a kind is swallowed by the first cause that explains it.
+# Consequences of each cause in the same cluster; a kind is absorbed by the first cause that explains it.
 CAUSES: Mapping[ProblemKind, frozenset[ProblemKind]] = MappingProxyType(
     {
         **dict.fromkeys(DOWN.values(), _UNREAD_CLUSTER),

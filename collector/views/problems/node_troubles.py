@@ -1,4 +1,4 @@
-"""What is wrong with one node and its GPUs, each thing once: a node that is not read is not overdue as well."""
+"""The troubles of one node and its GPUs, each only once: an unread node is not overdue as well."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _UNLISTED = "no longer in its ResourceSlices"
 
 
 class NodeWalk:
-    """Finds the troubles of the nodes of one cluster, one after the other."""
+    """Finds the troubles of one cluster's nodes, node by node."""
 
     def __init__(self, view: CollectorView, cluster: str, marked_rma: Mapping[Place, Sequence[Gpu]]) -> None:
         self._view = view
@@ -40,12 +40,12 @@ class NodeWalk:
         self._sound: dict[int, Health] = {}
 
     def troubles(self, entry: NodeState) -> Iterator[Trouble]:
-        """Yield what is wrong with a node and its GPUs."""
+        """Yield the troubles of a node and its GPUs."""
         accused = _accused(entry)
         found = list(self._of_gpus(entry))
         own = [one for one in found if one.kind is ProblemKind.GPU_LOST and one.gpus[0].pci_bus_id in accused]
         for trouble in self._reading(entry):
-            if own and trouble.kind is ProblemKind.NODE_FAILING:  # for these GPUs: they are no problems beside it
+            if own and trouble.kind is ProblemKind.NODE_FAILING:  # caused by these GPUs: they are not separate problems
                 gpus = tuple(gpu for one in own for gpu in one.gpus)
                 explained = sum(one.count + one.consequences for one in own)
                 yield msgspec.structs.replace(trouble, gpus=gpus, consequences=explained)
@@ -59,7 +59,7 @@ class NodeWalk:
             yield from self._disputed(entry)
 
     def _of_gpus(self, entry: NodeState) -> Iterator[Trouble]:
-        """Yield the GPUs that do not answer, need something or are marked."""
+        """Yield the GPUs that do not respond, need action or are marked."""
         reported: set[str] = set()
         for one in degraded_in(entry, self._sound):
             if not one.placement.claim:  # a claimed GPU counts where it was first
@@ -126,7 +126,7 @@ class NodeWalk:
         )
 
     def _degraded(self, entry: NodeState, one: DegradedGpu) -> Trouble:
-        """Return what a GPU needs; one that merely does not answer is lost, also if a reset would do for the rest."""
+        """Return the action that a GPU needs; an unresponsive one counts as lost, even if it also needs a reset."""
         placement, uuid = one.placement, one.placement.gpu.uuid
         lost = Degradation.LOST in one.reasons and one.level is not Level.REPLACE
         words = [REASON_WORDS[reason] for reason in one.reasons if not (lost and reason is Degradation.LOST)]
@@ -146,7 +146,7 @@ class NodeWalk:
         return msgspec.structs.replace(trouble, keys=keys, consequences=explained)
 
     def _disputed(self, entry: NodeState) -> Iterator[Trouble]:
-        """Yield the GPUs of a node that another place has as well."""
+        """Yield the GPUs of a node that another place also reports."""
         for gpu in entry.gpus:
             if gpu.uuid in self._contested and gpu.uuid not in entry.claims:
                 conflict = conflict_of(self._view.inventory, _homes_first(self._view, gpu))
@@ -160,21 +160,21 @@ class NodeWalk:
     def _shared(self, kind: ProblemKind, entry: NodeState, gpu: Gpu, places: Sequence[Placement]) -> Trouble:
         others = [one.place for one in places if one.place != entry.place]
         reason = f"also on {', '.join(f'{other.node} ({other.cluster})' for other in others)}" if others else ""
-        since = max((one.since for one in places), default=None)  # both have had it since the later one came
+        since = max((one.since for one in places), default=None)  # both have reported it since the later one did
         described = ProblemGpu.of(entry.place, gpu, entry.time, reason)
         return msgspec.structs.replace(_of_gpu(kind, entry, described, since), keys=(gpu.uuid,), reason="")
 
 
 def describe_attempts(tries: int | None, next_try: float | None) -> str:
-    """Return how often something was tried and when it is tried next: "3 attempts, the next one at …"."""
+    """Return the number of attempts and the next one: "3 attempts, next at …"."""
     if tries is None:
         return ""
-    next_one = "" if next_try is None else f", the next one at {rfc3339(next_try, 'seconds')}"
+    next_one = "" if next_try is None else f", next at {rfc3339(next_try, 'seconds')}"
     return f"{counted(tries, 'attempt')}{next_one}"
 
 
 def _accused(entry: NodeState) -> set[str | None]:
-    """Return the bus addresses that the message of a failing node names, as its GPUs write them."""
+    """Return the bus addresses in a failing node's message, in the form that its GPUs use."""
     if entry.failing is None or not (entry.unseen or entry.silent):
         return set()
     named = {canonical_bus_id(address) for address in _BUS_ADDRESS.findall(entry.failing.message)}

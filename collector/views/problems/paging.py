@@ -1,4 +1,4 @@
-"""The list of problems page by page, in which no problem is skipped or repeated while others come and go."""
+"""Pages of problems in which none is skipped or repeated while others come and go."""
 
 import bisect
 import math
@@ -10,11 +10,11 @@ from collector.views.problems.problem import Problem
 
 __all__ = ["list_problems"]
 
-ORDER = "rank"  # in a cursor: what the list is sorted by
+ORDER = "rank"  # in a cursor: the sort column
 
 
 def list_problems(ranked: Sequence[Problem], *, after: Cursor | None = None, limit: int) -> Listed[Problem]:
-    """Return one page of the problems, which are in the order of their ranks; raises ValueError for a bad cursor."""
+    """Return one page of the problems, sorted by rank; raises ValueError for a bad cursor."""
     start = 0 if after is None else bisect.bisect_right(ranked, _rank(after), key=lambda problem: problem.rank)
     shown = list(ranked[start : start + limit])
     more = start + limit < len(ranked)

@@ -1,4 +1,4 @@
-"""One problem as page, API and command line show it; all values, times are Unix seconds."""
+"""One problem as shown by page, API and command line; times are Unix seconds."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ class ProblemNode(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     since: float | None = None
     reason: str = ""
-    tries: int | None = None  # attempts to read it that failed since then; None where none was made
+    tries: int | None = None  # failed reading attempts since then; None if there were none
     next_try: float | None = None
 
     @property
@@ -30,7 +30,7 @@ class ProblemNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProblemGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU that has a problem, and where it sits or sat, as far as that is known."""
+    """A GPU that has a problem, and its current or last position, as far as known."""
 
     cluster: str
     node: str
@@ -70,34 +70,34 @@ class ProblemGpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One problem: the same trouble of any number of GPUs, nodes or clusters."""
+    """One problem, shared by any number of GPUs, nodes or clusters."""
 
     id: str  # stays the same while the problem lasts
     severity: Severity
     kind: ProblemKind
     title: str  # a whole sentence, without a full stop
-    count: int  # of what the title counts: GPUs, nodes, clusters, dead letters
-    gpus_affected: int = 0  # GPUs that it concerns, as far as they are known
-    consequences: int = 0  # troubles that it explains, and that are no problems of their own
+    count: int  # number in the title: of GPUs, nodes, clusters or dead letters
+    gpus_affected: int = 0  # affected GPUs, as far as known
+    consequences: int = 0  # consequences that are not separate problems
     clusters: Sequence[str] = ()  # all of them
     nodes: Sequence[ProblemNode] = ()  # the first MAX_LISTED
     nodes_total: int = 0
     gpus: Sequence[ProblemGpu] = ()  # the first MAX_LISTED
     gpus_total: int = 0
-    since: float | None = None  # of what has lasted for longest
-    reason: str = ""  # in the words of what failed
+    since: float | None = None  # of several, the earliest
+    reason: str = ""  # in the words of the component that failed
     remedy: str = ""
-    url: str = ""  # path of the page that shows more
+    url: str = ""  # path of the page with details
 
     @property
     def breaks(self) -> bool:
-        """Whether its GPUs are gone or to be replaced: every page shows that in the same colour."""
+        """Whether its GPUs are gone or need replacement, which every page shows in the same colour."""
         worn_out = f"{ProblemKind.GPU_DEGRADED}:{Level.REPLACE}"
         return self.kind in (ProblemKind.GPU_MISSING, ProblemKind.GPU_LOST) or self.id == worn_out
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What problems are sorted by: severity, what stops the history first, what a reset cures last, size, age."""
+        """The sort key: severity, then what stops the history first and what a reset cures last, size, age."""
         since = float("inf") if self.since is None else self.since
         severity, size = list(Severity).index(self.severity), max(self.gpus_affected, 1)
         mild = self.id == f"{ProblemKind.GPU_DEGRADED}:{Level.RESET}"

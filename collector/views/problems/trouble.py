@@ -1,4 +1,4 @@
-"""Single troubles, and the rows that those of one kind share however many nodes and clusters have them."""
+"""Single troubles, and rows of troubles of one kind, however many nodes and clusters have them."""
 
 import re
 from collections import Counter
@@ -17,24 +17,24 @@ MAX_REASONS = 20  # different ones that a row keeps
 MAX_REASON_LENGTH = 300  # characters
 
 
-# The address of an API server that begins a reason, and the pod that a right is missing for.
+# The API server's address at the start of a reason, and the pod for which a right is missing.
 _PLACES = re.compile(r'^https?://[^\s"]+: |(?<=\bpods) "[^"]*"')
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """One thing that is wrong of one cluster, node, sink or of the collector."""
+    """One trouble of a cluster, node, sink or the collector."""
 
     kind: ProblemKind
     variant: str = ""  # only troubles of one kind and variant share a row
-    count: int = 1  # of what the kind counts: GPUs, nodes, clusters, dead letters
-    keys: tuple[str, ...] = ()  # in place of the count: what it counts, wherever else that is reported as well
-    size: int = 0  # GPUs that it concerns; of each key, where there are keys
+    count: int = 1  # in the unit of the kind: GPUs, nodes, clusters, dead letters
+    keys: tuple[str, ...] = ()  # instead of the count: the identities counted, so that duplicates count once
+    size: int = 0  # affected GPUs; per key, if there are keys
     cluster: str = ""
     node: ProblemNode | None = None
     gpus: tuple[ProblemGpu, ...] = ()
     since: float | None = None  # Unix seconds
     reason: str = ""
-    consequences: int = 0  # other troubles that it explains
+    consequences: int = 0  # consequences it explains
 
 
 class TroubleRow:
@@ -43,7 +43,7 @@ class TroubleRow:
     def __init__(self, kind: ProblemKind, variant: str) -> None:
         self.kind = kind
         self.variant = variant
-        self.plain = 0  # count of the troubles without keys
+        self.plain = 0  # count of troubles without keys
         self.keys: set[str] = set()
         self.plain_size = 0  # likewise
         self.key_size = 0
@@ -53,28 +53,28 @@ class TroubleRow:
         self.nodes_total = 0
         self.gpus: list[ProblemGpu] = []
         self.gpus_total = 0
-        self.counted_reasons: Counter[str] = Counter()  # without what tells one place from another
-        self.texts: dict[str, str] = {}  # of each as it was given; empty: in several ways
+        self.counted_reasons: Counter[str] = Counter()  # without names of places
+        self.texts: dict[str, str] = {}  # of each as given; empty: several variants
         self.consequences = 0
         self._last: Place | None = None
 
     @property
     def count(self) -> int:
-        """How many of what the kind counts."""
+        """The count, in the unit of the kind."""
         return self.plain + len(self.keys)
 
     @property
     def reasons(self) -> Counter[str]:
-        """How often each reason was given; without addresses and names where only these differ."""
+        """The frequency of each reason; without addresses and names if only these differ."""
         return Counter({self.texts[folded] or folded: count for folded, count in self.counted_reasons.items()})
 
     @property
     def size(self) -> int:
-        """How many GPUs the troubles concern."""
+        """The number of GPUs affected."""
         return self.plain_size + self.key_size * len(self.keys)
 
     def add(self, trouble: Trouble) -> None:
-        """Add a trouble; those of one node are added one after the other."""
+        """Add a trouble; those of one node are added consecutively."""
         if trouble.keys:
             self.keys.update(trouble.keys)
             self.key_size = trouble.size
@@ -98,7 +98,7 @@ class TroubleRow:
             self._give(one_line(trouble.reason, MAX_REASON_LENGTH), 1)
 
     def merge(self, other: "TroubleRow") -> None:
-        """Add the troubles of another row, which are of other nodes."""
+        """Add the troubles of another row, for different nodes."""
         self.plain += other.plain
         self.plain_size += other.plain_size
         self.keys |= other.keys
@@ -114,11 +114,11 @@ class TroubleRow:
             self._count(folded, other.texts[folded], count)
 
     def swallow(self, consequence: "TroubleRow") -> None:
-        """Take over what this row explains."""
+        """Absorb a consequence of this row."""
         self.consequences += consequence.count + consequence.consequences
         if self.since is None:
             self.since = consequence.since
-        if self.kind is ProblemKind.CLUSTER_UNREAD:  # which has no reason but those of its nodes
+        if self.kind is ProblemKind.CLUSTER_UNREAD:  # whose only reasons are those of its nodes
             for folded in consequence.counted_reasons:
                 self._count(folded, consequence.texts[folded], 1)  # it counts clusters
 
@@ -141,7 +141,7 @@ class TroubleRow:
 
 
 class Troubles:
-    """The troubles of any number of nodes and clusters, in rows."""
+    """The troubles of any number of nodes and clusters, by row."""
 
     def __init__(self, troubles: Iterable[Trouble] = ()) -> None:
         self._rows: dict[tuple[ProblemKind, str], TroubleRow] = {}
@@ -162,7 +162,7 @@ class Troubles:
             self._row(row.kind, row.variant).merge(row)
 
     def swallow(self, causes: Mapping[ProblemKind, frozenset[ProblemKind]] = CAUSES) -> None:
-        """Let each cause take over its consequences; all troubles are those of one cluster."""
+        """Let each cause absorb its consequences; all troubles belong to one cluster."""
         for cause, explained in causes.items():
             row = next((row for row in self if row.kind is cause), None)
             if row is not None:

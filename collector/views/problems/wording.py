@@ -1,4 +1,4 @@
-"""Problems in words: a sentence for a title, the reason as what failed gave it, the remedy, and where to look."""
+"""The texts of problems: a title sentence, the reason from the failed component, the remedy, and a link."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -19,7 +19,7 @@ MAX_NAMED_CLUSTERS = 3  # in a title
 MAX_SHOWN_REASONS = 3
 
 _K = ProblemKind
-# What is said of one cluster, and of several.
+# Predicates for one cluster and for several.
 _OF_CLUSTERS: Mapping[ProblemKind, tuple[str, str]] = MappingProxyType(
     {
         _K.CLUSTER_STARTING: ("is starting", "are starting"),
@@ -33,7 +33,7 @@ _OF_CLUSTERS: Mapping[ProblemKind, tuple[str, str]] = MappingProxyType(
         _K.CLUSTER_FORBIDDEN: ("denies a required permission", "deny a required permission"),
         _K.CLUSTER_UNREACHABLE: ("is unreachable", "are unreachable"),
         _K.CLUSTER_SERVER_ERROR: ("responds with errors", "respond with errors"),
-        _K.CLUSTER_LIMIT_EXCEEDED: ("exceeds a limit of the configuration", "exceed a limit of the configuration"),
+        _K.CLUSTER_LIMIT_EXCEEDED: ("exceeds a configured limit", "exceed a limit of the configuration"),
         _K.CLUSTER_DUPLICATE: ("is skipped: it is configured twice", "are skipped: they are configured twice"),
         _K.CLUSTER_NOT_LISTED: ("has not been listed completely yet", "have not been listed completely yet"),
         _K.CLUSTER_STALE: ("has not been confirmed as current", "have not been confirmed as current"),
@@ -53,12 +53,12 @@ _LEVEL_REMEDIES = MappingProxyType(
 
 
 def problem_id(row: TroubleRow) -> str:
-    """Return what stays the same while the trouble of a row lasts."""
+    """Return an id that stays the same while the problem lasts."""
     return f"{row.kind}:{row.variant}" if row.variant else row.kind.value
 
 
 def title(row: TroubleRow) -> str:
-    """Return what is wrong as a whole sentence."""
+    """Return the title as a whole sentence."""
     if row.kind in _OF_CLUSTERS:
         why = f": {UNREAD_WORDS[_unread_reason(row.variant)]}" if row.kind is _K.CLUSTER_UNREAD and row.variant else ""
         return f"{_clusters(row)} {_OF_CLUSTERS[row.kind][len(row.clusters) > 1]}{why}"
@@ -66,9 +66,9 @@ def title(row: TroubleRow) -> str:
 
 
 def reason(row: TroubleRow) -> str:
-    """Return why, in the words of what failed; the most frequent reasons of many, with how many have them."""
+    """Return the reason in the words of the failed component; of many, the most frequent ones with their counts."""
     if row.kind is _K.GPU_MISSING and row.nodes_total > 1:
-        return ""  # how many each node has is no reason
+        return ""  # the number per node is not a reason
     told = row.reasons.most_common(MAX_SHOWN_REASONS)
     texts = [text for text, _count in told]
     only_of_some = bool(told) and row.kind is _K.GPU_LOST and told[0][1] < row.count
@@ -97,7 +97,7 @@ def remedy(row: TroubleRow) -> str:
 
 
 def url(row: TroubleRow) -> str:
-    """Return the path of the page that shows more: of the node, of the cluster, or of all that have the problem."""
+    """Return the path of the page with details: of the node, the cluster or everything affected."""
     condition = KINDS[row.kind].nodes
     cluster = next(iter(row.clusters)) if len(row.clusters) == 1 else ""
     if row.kind in (_K.STORE_DOWN, _K.STORE_DAMAGED, _K.NO_LEADER):
@@ -129,7 +129,7 @@ def _of_clusters(row: TroubleRow) -> str:
 
 
 def _nodes(row: TroubleRow) -> str:
-    """Return which nodes: the only one by its name, else how many of how many clusters."""
+    """Return the nodes: a single one by name, else how many of how many clusters."""
     if row.nodes_total == 1:
         place: Place = row.nodes[0].place
         return f"{place.node} ({place.cluster})"
@@ -160,10 +160,10 @@ def _unreadable(row: TroubleRow) -> str:
 _TITLES: Mapping[ProblemKind, Callable[[TroubleRow], str]] = MappingProxyType(
     {
         _K.CONFIG_REJECTED: lambda row: f"The configuration file {'is unreadable' if row.variant else 'was rejected'}",
-        _K.CONFIG_RESTART: lambda _row: "Changes of the configuration wait for a restart",
+        _K.CONFIG_RESTART: lambda _row: "Configuration changes require a restart",
         _K.STORE_DOWN: lambda _row: "The store does not accept writes; changes are held in memory",
-        _K.STORE_DAMAGED: lambda _row: "The store was damaged and began a new history",
-        _K.NO_LEADER: lambda _row: "No collector records into the store or delivers to the sinks",
+        _K.STORE_DAMAGED: lambda _row: "The store was damaged, and a new history was started",
+        _K.NO_LEADER: lambda _row: "No collector is recording to the store or delivering to the sinks",
         _K.SINK_FAILING: lambda row: f"The sink {row.variant} is failing",
         _K.SINK_BEHIND: lambda row: f"The sink {row.variant} is behind",
         _K.DEAD_LETTERS: lambda row: f"The sink {row.variant} has {counted(row.count, 'dead letter')}",
@@ -177,7 +177,7 @@ _TITLES: Mapping[ProblemKind, Callable[[TroubleRow], str]] = MappingProxyType(
         _K.NODE_PENDING: lambda row: f"{_nodes(row)} {_verb(row, 'waits', 'wait')} for the first reading",
         _K.NODE_OVERDUE: lambda row: f"{_nodes(row)} {_verb(row, 'is', 'are')} overdue for a reading",
         _K.GPU_MISSING: lambda row: f"{_gpus(row)} missing on {_nodes(row)}",
-        _K.GPU_LOST: lambda row: f"{_gpus(row)} on {_nodes(row)} {_verb(row, 'does', 'do')} not answer",
+        _K.GPU_LOST: lambda row: f"{_gpus(row)} on {_nodes(row)} {_verb(row, 'does', 'do')} not respond",
         _K.GPU_DEGRADED: lambda row: (
             f"{_gpus(row)} on {_nodes(row)} {_verb(row, 'needs', 'need')} {_NEEDS[Level(row.variant)]}"
         ),

@@ -108,7 +108,7 @@ async def test_a_failing_node_is_told_in_the_commands_own_words_with_the_attempt
         site.publish(step)
     problem = await the_only(site, "a")
     assert problem.title == "n1 (a) is unreadable: nvidia-smi exited with an error"
-    assert problem.reason == f"{NO_HANDLE}; 2 attempts, the next one at 2025-11-24T16:08:20Z"
+    assert problem.reason == f"{NO_HANDLE}; 2 attempts, next at 2025-11-24T16:08:20Z"
     assert problem.since == 1764000100.0
 
 
@@ -128,7 +128,7 @@ async def test_a_gpu_for_which_its_node_cannot_be_read_is_named_there_and_nowher
         site.inventory.read_failed(Place("a", "n2"), ReadFailure.EXIT_STATUS, 1764000100.0, "x", [GpuRef(None, other)])
     )
     found = await everything(site)
-    assert [one.title for one in found if one.kind == "gpu_lost"] == ["1 GPU on n2 (a) does not answer"]
+    assert [one.title for one in found if one.kind == "gpu_lost"] == ["1 GPU on n2 (a) does not respond"]
 
 
 async def test_a_node_is_counted_once() -> None:
@@ -178,7 +178,7 @@ async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
     told = [(one.title, one.reason, one.count, one.consequences) for one in await of(site, "prod-a")]
     assert told == [
         ("1 GPU on n1 (prod-a) needs replacement", "row remapping failed", 1, 0),
-        ("1 GPU on n1 (prod-a) does not answer", "", 1, 1),  # and is marked rma
+        ("1 GPU on n1 (prod-a) does not respond", "", 1, 1),  # and is marked rma
         ("2 GPUs on n1 (prod-a) need a reset or drain", "row remapping pending", 2, 0),
     ]
 

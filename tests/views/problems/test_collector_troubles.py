@@ -27,18 +27,23 @@ def test_they_are_told_the_severe_ones_first() -> None:
     told = [(one.severity, one.title, one.reason, one.since) for one in problems(site)]
     assert told == [
         ("critical", "The store does not accept writes; changes are held in memory", "disk full", 5.0),
-        ("critical", "No collector records into the store or delivers to the sinks", "host-1 had the lead last", None),
+        (
+            "critical",
+            "No collector is recording to the store or delivering to the sinks",
+            "host-1 was the last leader",
+            None,
+        ),
         (
             "warning",
-            "The store was damaged and began a new history",
+            "The store was damaged, and a new history was started",
             "2 damaged files (1.5 MB), newest: /data/gpuid.db.damaged-20261126T012345Z",
             None,
         ),
         ("warning", "The configuration file was rejected", "bad", 6.0),
         (
             "info",
-            "Changes of the configuration wait for a restart",
-            "changes of [server] take effect at the next start",
+            "Configuration changes require a restart",
+            "changes of [server] take effect after a restart",
             7.0,
         ),
     ]
