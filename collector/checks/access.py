@@ -1,4 +1,4 @@
-"""Asks an API server who we are and which version it has; a server that does not say is not at fault."""
+"""Asks an API server for its version and our identity; a server need not answer either."""
 
 from kubernetes_asyncio.client import AuthenticationV1Api, V1SelfSubjectReview, VersionApi
 
@@ -10,7 +10,7 @@ __all__ = ["server_version", "user_name"]
 
 
 async def server_version(api: ApiClient) -> str:
-    """Return the version of the API server, empty if it does not tell us; raises ClusterError if it is unreachable."""
+    """Return the API server's version, empty if not disclosed; raises ClusterError if it is unreachable."""
     try:
         return str((await VersionApi(api).get_code()).git_version)
     except (ForbiddenError, MalformedError):
@@ -18,7 +18,7 @@ async def server_version(api: ApiClient) -> str:
 
 
 async def user_name(api: ApiClient) -> str:
-    """Return the user that the server takes us for, empty if it does not tell us or is too old to."""
+    """Return our user name on the server, empty if not disclosed or not supported."""
     try:
         review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
     except (ForbiddenError, ServerError, MalformedError):

@@ -1,4 +1,4 @@
-"""How a check runs: with a deadline, beside others, and with every failure as a problem in its finding."""
+"""Runs checks: with a deadline, concurrently, and with every failure as a problem in the finding."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ from collector.redaction import redact
 __all__ = ["CONCURRENT_CLUSTERS", "Check", "plugin_timeout", "run_checks"]
 
 CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
-MAX_ERROR_LENGTH = 300  # characters of an error that nobody expected
-_PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
+MAX_ERROR_LENGTH = 300  # characters of an unexpected error
+_PLUGIN_TIME = 0.9  # share of a check's time, for a credential plugin
 
 
 class Check(ABC):
@@ -23,12 +23,12 @@ class Check(ABC):
 
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
-        self.step = ""  # what it is doing, for the message when that fails: "listing its nodes"
-        self.timeout_hint = ""  # what to do when the present step takes too long
+        self.step = ""  # current step, for error messages: "listing its nodes"
+        self.timeout_hint = ""  # what to do if the current step takes too long
 
     @abstractmethod
     async def run(self) -> None:
-        """Check the subject; raises GpuidError for what ends the check, and adds other problems itself."""
+        """Check the subject; raises GpuidError for problems that end the check, and adds others itself."""
 
     def hint(self, error: GpuidError) -> str:  # noqa: ARG002
         """Return how to fix an error that `run` raised, or an empty string."""
@@ -36,7 +36,7 @@ class Check(ABC):
 
 
 def plugin_timeout(timeout: float) -> float:
-    """Return the seconds for a credential plugin: less than what the check may take, as one that hangs may say why."""
+    """Return the timeout of a credential plugin: less than the check's, so that a hanging one can be reported."""
     return min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
 
 
@@ -47,7 +47,7 @@ async def run_checks(
     concurrency: float = math.inf,
     on_done: Callable[[], None] = lambda: None,
 ) -> list[Finding]:
-    """Run checks beside each other, each for at most `timeout` seconds, and return their findings in order.
+    """Run checks concurrently, each for at most `timeout` seconds, and return their findings in order.
 
     `on_done` is called after each.
     """
@@ -72,7 +72,7 @@ async def _run_check(check: Check, timeout: float) -> None:
         check.finding.add_problem(f"no answer within {timeout:g} s{_while(check)}", check.timeout_hint)
     except GpuidError as error:
         check.finding.add_problem(error, check.hint(error))
-    except Exception as error:  # one failure never stops the other checks
+    except Exception as error:  # a failure never stops other checks
         check.finding.add_problem(
             f"unexpected error{_while(check)}: {redact(_first(error), MAX_ERROR_LENGTH)}", "please report this"
         )

@@ -1,4 +1,4 @@
-"""Checks on each cluster, step by step, what the collector will do there."""
+"""Checks on each cluster, step by step, everything the collector will do there."""
 
 import contextlib
 import os
@@ -50,24 +50,24 @@ from collector.tls import Validity
 __all__ = ["check_clusters"]
 
 _EXEC_HINTS = {
-    ReadFailure.FORBIDDEN: "gpuid grant --apply gives all that is needed",
+    ReadFailure.FORBIDDEN: "gpuid grant --apply grants everything needed",
     ReadFailure.NO_CONTAINER: "set `container` of the source to a container of this pod",
     ReadFailure.NO_BINARY: "set `command`, or choose pods whose container has nvidia-smi",
     ReadFailure.TIMEOUT: "nvidia-smi hangs on that node, or exec_timeout is too short",
     ReadFailure.EXIT_STATUS: "the node's driver may be broken; kubectl exec shows the full output",
-    ReadFailure.BAD_OUTPUT: "`command` must print what `nvidia-smi -q -x` prints",
+    ReadFailure.BAD_OUTPUT: "`command` must print the output of `nvidia-smi -q -x`",
 }
 _LOG_HINTS = {
     ReadFailure.FORBIDDEN: "pods/log needs get",
-    ReadFailure.NO_CONTAINER: "set `container` of the source to the container of this pod that prints",
+    ReadFailure.NO_CONTAINER: "set `container` of the source to the container of this pod that prints the output",
     ReadFailure.TIMEOUT: "exec_timeout is too short for this log",
-    ReadFailure.BAD_OUTPUT: "kubectl logs shows what the pod prints; it must be what `nvidia-smi -q -x` prints",
-    ReadFailure.NO_DOCUMENT: "a pod that was just started, or whose log was just rotated, prints one within minutes",
+    ReadFailure.BAD_OUTPUT: "kubectl logs shows the pod's output, which must be that of `nvidia-smi -q -x`",
+    ReadFailure.NO_DOCUMENT: "a pod that just started, or whose log was just rotated, prints one within minutes",
     ReadFailure.STALE: "kubectl logs shows whether the pod still prints; restart it, or have it print every 5 minutes",
 }
 _HINTS = {SourceMethod.EXEC: _EXEC_HINTS, SourceMethod.LOG: _LOG_HINTS}
-_OWN_POLICY = "ValidatingAdmissionPolicy 'gpuid-"  # of `gpuid grant`, which can change what it admits
-_ADMISSION_HINT = "the cluster's own admission control denies it; ask who runs the cluster to admit it"
+_OWN_POLICY = "ValidatingAdmissionPolicy 'gpuid-"  # of `gpuid grant`, which can change it
+_ADMISSION_HINT = "the cluster's admission control denies it; ask the cluster's administrators to allow it"
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 _ISSUER_HINT = (
     "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
@@ -75,9 +75,9 @@ _ISSUER_HINT = (
 
 
 async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
-    """Check clusters at the same time, each for at most `timeout` seconds, and return their findings in order.
+    """Check clusters concurrently, each for at most `timeout` seconds, and return their findings in order.
 
-    A cluster that the collector would skip, because one before it is the same cluster, has that as a problem.
+    A cluster that the collector would skip as a duplicate of an earlier one has that as a problem.
     """
     checks = [ClusterCheck(cluster, timeout) for cluster in clusters]
     findings = await run_checks(checks, timeout, concurrency=CONCURRENT_CLUSTERS)
@@ -94,7 +94,7 @@ def _report_duplicates(checks: Sequence["ClusterCheck"]) -> None:
         detector.prove(name, check.proofs)
         for node in check.nodes:
             detector.claim(name, node)
-    # One that is compared later may show that a proof is shared, which ends a duplicate.
+    # A later comparison may show that the proof is shared, which refutes a duplicate.
     found = [detector.complete(name) for name in findings]
     for verdict in found:
         for duplicate in verdict.duplicates:
@@ -113,16 +113,16 @@ class ClusterCheck(Check):
         self.step = "loading its context"
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
         self.scope = cluster.scope
-        self.proofs: frozenset[Proof] = frozenset()  # of which server it is
-        self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
+        self.proofs: frozenset[Proof] = frozenset()  # proof of the server's identity
+        self._gpu_nodes: Sequence[NodeObject] = ()  # those with GPUs in Kubernetes
         self._slices: SliceReport | None = None
         self._cluster = cluster
         self._plugin_timeout = plugin_timeout(timeout)
         self._plugin = ""  # the kubeconfig's credential plugin
-        self._anonymous = False  # the kubeconfig names no credentials
+        self._anonymous = False  # the kubeconfig has no credentials
 
     async def run(self) -> None:
-        """Go through the steps; raises ClusterError for what ends the check."""
+        """Run the steps; raises ClusterError for problems that end the check."""
         session = Session(
             self._cluster,
             on_credential_expiry=self._note_expiry,
@@ -156,11 +156,11 @@ class ClusterCheck(Check):
         kubectl = self._kubectl()
         match error:
             case ServerError() if error.status == 200:
-                return "a sign-in page or a proxy may answer instead of the API server; check the address"
+                return "a sign-in page or proxy may be responding instead of the API server; check the address"
             case UnauthorizedError() | ForbiddenError() if self._anonymous:
                 return "give the user a token, a certificate or an exec plugin (kubectl config set-credentials)"
             case ExpiredTokenError():
-                return "make another with `gpuid grant CLUSTER --kubeconfig FILE`"
+                return "create a new one with `gpuid grant CLUSTER --kubeconfig FILE`"
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
@@ -188,7 +188,7 @@ class ClusterCheck(Check):
         command = f"kubectl --context {shell_word(context)} get nodes"
         if files is None:
             return command
-        if os.pathsep in files:  # of which the option takes one alone
+        if os.pathsep in files:  # the option accepts only one
             return f"KUBECONFIG={shell_word(files)} {command}"
         return command.replace("kubectl", f"kubectl --kubeconfig {shell_word(files)}", 1)
 
@@ -206,7 +206,7 @@ class ClusterCheck(Check):
     async def _reach_server(self, client: ApiClient) -> None:
         self.step = "reaching its API server"
         await server_version(client)
-        started = time.perf_counter()  # from here on, a connection is open
+        started = time.perf_counter()  # a connection is open from here on
         self.details.version = client.session.secrets.redact(await server_version(client)) or None
         self.details.latency_seconds = round(time.perf_counter() - started, 4)
         self.step = "authenticating"
@@ -250,10 +250,10 @@ class ClusterCheck(Check):
             )
 
     async def _check_exec_limit(self, client: ApiClient) -> None:
-        """Say so if the account that `gpuid grant` made is not limited to the commands of the sources."""
+        """Report if the account created by `gpuid grant` is not limited to the sources' commands."""
         namespaces = [one.namespace for one in self._cluster.active_sources if one.method is SourceMethod.EXEC]
         if self.details.user == USER and namespaces:
-            self.step = "trying whether its exec is limited"
+            self.step = "testing whether its exec is limited"
             if await look_at_exec(client, namespaces[0]) is ExecLimit.NOT_IN_FORCE:
                 self.finding.add_note(NOT_IN_FORCE)
 
@@ -266,7 +266,7 @@ class ClusterCheck(Check):
             found, _version = await list_all(client, watcher.nodes(client, self._cluster))
             with_pod = {candidate.pod.node for candidate in candidates if not lacks_container(candidate)}
             self.nodes = [node.facts for node in found.values() if node.key in with_pod]
-            self.step = "looking at its ResourceSlices"
+            self.step = "listing its ResourceSlices"
             slices = await look_at_slices(client, list(filter(self._is_denied, SLICE_RIGHTS)))
             self.details.resource_slices = one_line(slices.text)
             self._slices = slices
@@ -275,7 +275,7 @@ class ClusterCheck(Check):
             self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign or node.key in slices.gpus]
 
     async def _explain_unreadable(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:
-        """Report why no pod can be read though there are some."""
+        """Report why no pod can be read although there are some."""
         for candidate in candidates:
             if ready(candidate.pod) and lacks_container(candidate):
                 text = f'{candidate.pod.key}: the pod has no container named "{candidate.source.container}"'
@@ -297,11 +297,11 @@ class ClusterCheck(Check):
             await self._report_unfit(
                 client,
                 f"{len(lacking)} of {counted(len(self._gpu_nodes), 'GPU node')} without a ready GPU pod: {names}",
-                "each needs a ready pod of a source; node_selector can leave nodes out",
+                "each needs a ready pod of a source; node_selector can exclude nodes",
             )
 
     async def _report_no_pods(self, client: ApiClient) -> None:
-        if not self.details.pods:  # none may be listed, which has been reported
+        if not self.details.pods:  # listing is not allowed, which is already reported
             with contextlib.suppress(ClusterError):
                 hint = await self._fit_hint(client, "")
                 if self.details.fit is not None:
@@ -317,18 +317,18 @@ class ClusterCheck(Check):
         await self._report_unfit(client, text, hint)
 
     async def _report_unfit(self, client: ApiClient, text: str, hint: str) -> None:
-        """Report a problem with the pods of the configured sources, and what would fit the cluster better."""
+        """Report a problem with the pods of the configured sources, and a better fit for the cluster."""
         step, self.step = self.step, "looking for pods of other presets"
         try:
             hint = await self._fit_hint(client, hint)
         except ClusterError as error:
-            hint = f"{hint}; other presets were not looked for: {error}"
-        finally:  # also when there is no time left to look
+            hint = f"{hint}; could not look for other presets: {error}"
+        finally:  # even if there is no time left to look
             self.finding.add_problem(text, hint)
         self.step = step
 
     async def _fit_hint(self, client: ApiClient, hint: str) -> str:
-        """Return what would cover more GPU nodes, which is also put into the details; `hint` if nothing would."""
+        """Return what would cover more GPU nodes, and add it to the details; `hint` if nothing would."""
         cluster = self._cluster
         groups, namespaces = await look_for_pods(client, cluster.active_sources)
         denied = self._is_denied(Right("list", "nodes"))
@@ -350,7 +350,7 @@ class ClusterCheck(Check):
         return "; ".join(filter(None, (hint, fit.remedy, survey.limits if fit.uncovered or not better else "")))
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
-        """Return a source's pods and note their number, neither without the right to list them."""
+        """Return a source's pods and record their number, or nothing without the right to list them."""
         self.step = f"listing the pods of {source.namespace}"
         if self._is_denied(Right("list", "pods", source.namespace)):
             return []
@@ -407,7 +407,7 @@ class ClusterCheck(Check):
     def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:
         for ref in dict.fromkeys(lost):
             which = " ".join(filter(None, (ref.uuid, f"at {ref.pci_bus_id}" if ref.pci_bus_id else "")))
-            self.finding.add_problem(f"{name}: the GPU {which} does not answer", "reset it, or replace the card")
+            self.finding.add_problem(f"{name}: the GPU {which} does not respond", "reset it, or replace the card")
 
     def _capacity(self, name: str) -> int | None:
         return next((node.capacity for node in self.nodes if node.name == name), None)

@@ -1,4 +1,4 @@
-"""What a check found out: one shape for clusters, the store and sinks."""
+"""The result of a check: one type for clusters, the store and sinks."""
 
 from enum import StrEnum
 
@@ -19,7 +19,7 @@ class Subject(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What is wrong, and how to fix it where that is known."""
+    """A problem, and how to fix it if known."""
 
     text: str
     hint: str = ""
@@ -36,7 +36,7 @@ class PodCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FitDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What would cover more GPU nodes than what is configured."""
+    """What would cover more GPU nodes than the configuration."""
 
     setting: str  # as TOML
     presets: tuple[str, ...]
@@ -44,25 +44,25 @@ class FitDetails(msgspec.Struct, frozen=True, kw_only=True):
     covered: int  # GPU nodes that it covers
     gpu_nodes: int | None  # None without the right to list nodes
     uncovered: tuple[str, ...]  # GPU nodes on which no known pod was seen
-    namespaces: tuple[str, ...] | None  # in which was looked; None is all
+    namespaces: tuple[str, ...] | None  # namespaces searched; None: all
 
 
 class TokenDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """A bound service-account token that a cluster is watched by."""
+    """A bound service-account token with which a cluster is watched."""
 
     user: str
     expiry: str | None  # RFC 3339
-    renewable: bool | None  # by gpuid; None if the server does not say
-    kept: bool  # a renewed one is written to the token file, and not only in memory
+    renewable: bool | None  # by gpuid; None if the server does not tell
+    kept: bool  # a renewed one is written to the token file, not only kept in memory
 
 
 class ClusterDetails(msgspec.Struct, kw_only=True):
-    """What was learned about a cluster; what the check did not get to is None or empty."""
+    """Details of a cluster; those the check did not reach are None or empty."""
 
     context: str | None
     server: str | None = None
     version: str | None = None
-    latency_seconds: float | None = None  # of one small request on a connection that is already open
+    latency_seconds: float | None = None  # of one small request on an open connection
     user: str | None = None
     rights: dict[str, bool] = {}  # "verb resource in namespace" -> granted
     pods: list[PodCount] = []
@@ -71,9 +71,9 @@ class ClusterDetails(msgspec.Struct, kw_only=True):
     gpus: int | None = None
     driver_version: str | None = None
     fit: FitDetails | None = None
-    resource_slices: str | None = None  # whether the ResourceSlices of a DRA driver are seen, and what they list
+    resource_slices: str | None = None  # whether a DRA driver's ResourceSlices are visible, and what they list
     token: TokenDetails | None = None
-    credential_expiry: str | None = None  # RFC 3339; when credentials end that gpuid cannot renew by itself
+    credential_expiry: str | None = None  # RFC 3339; when credentials expire that gpuid cannot renew itself
 
 
 class Finding(msgspec.Struct, kw_only=True):
@@ -82,7 +82,7 @@ class Finding(msgspec.Struct, kw_only=True):
     subject: Subject
     name: str
     type: str = ""  # the store's engine or the sink's type
-    summary: str = ""  # what the subject says about itself when nothing is wrong
+    summary: str = ""  # the summary if nothing is wrong
     problems: list[Problem] = []
     details: ClusterDetails | None = None
 
@@ -93,15 +93,15 @@ class Finding(msgspec.Struct, kw_only=True):
 
     @property
     def text(self) -> str:
-        """All problems with their hints in one line, or the summary if there are none."""
+        """All problems with their hints on one line, or the summary if there are none."""
         if self.ok:
             return self.summary
         return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in self.problems)
 
     def add_note(self, text: str) -> None:
-        """Add to what the subject says about itself, as one line."""
+        """Add to the summary, as one line."""
         self.summary = "; ".join(filter(None, (self.summary, one_line(text))))
 
     def add_problem(self, text: object, hint: str = "") -> None:
-        """Add what is wrong, each part as one line."""
+        """Add a problem, each part as one line."""
         self.problems.append(Problem(one_line(text), one_line(hint)))

@@ -1,4 +1,4 @@
-"""Decides which presets or sources fit a cluster, from the pods of every known source that are there. No I/O."""
+"""Decides which presets or sources fit a cluster, given its pods of every known source. No I/O."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -9,74 +9,74 @@ from collector.text import counted, enumerated
 
 __all__ = ["MAX_NAMES", "READER", "Fit", "PodGroup", "PodSurvey", "command_hint", "find_fit"]
 
-READER = "reader"  # the preset of the DaemonSet for nodes that have no other pod to read
-MAX_PARTS = 8  # presets or sources that are combined
-MAX_ELSEWHERE = 100  # sources in other namespaces than those of the presets, those on most nodes, that are considered
-MAX_NAMES = 5  # of nodes and namespaces that a text names
+READER = "reader"  # the preset of the DaemonSet for nodes without another pod to read
+MAX_PARTS = 8  # presets or sources combined at most
+MAX_ELSEWHERE = 100  # sources considered in namespaces other than those of the presets, those on most nodes
+MAX_NAMES = 5  # of nodes and namespaces named in a text
 
-_Key = tuple[str, str, str, SourceMethod]  # a source but for its command
+_Key = tuple[str, str, str, SourceMethod]  # a source without its command
 
 _LOOK_ELSEWHERE = (
-    "to look for pods in other namespaces, run gpuid check or gpuid init as a user who may list pods in all of them"
+    "to search other namespaces, run gpuid check or gpuid init as a user who may list pods in all namespaces"
 )
 _READER_PLACE = "config/kubernetes/reader, see docs/clusters.md"
 
 
 class PodGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """The pods of one source that have its container, in the namespace that the source then names."""
+    """The pods of one source that have its container, in the source's namespace."""
 
     source: PodSource
     ready: int
     total: int
-    nodes: frozenset[str]  # that they are on
-    ready_nodes: frozenset[str]  # that ready ones are on
+    nodes: frozenset[str]  # with such pods
+    ready_nodes: frozenset[str]  # with ready pods
 
 
 class PodSurvey(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen in a cluster; the groups are in the order of PRESETS."""
+    """The pods seen in a cluster; the groups are in the order of PRESETS."""
 
     groups: tuple[PodGroup, ...] = ()
-    gpu_nodes: frozenset[str] | None = None  # what Kubernetes says has GPUs; None where nodes may not be listed
+    gpu_nodes: frozenset[str] | None = None  # those with GPUs in Kubernetes; None if nodes may not be listed
     namespaces: tuple[str, ...] | None = None  # in which was looked; None is all
 
     @property
     def blind(self) -> bool:
-        """Whether no pod could be seen anywhere."""
+        """Whether no pods could be listed anywhere."""
         return self.namespaces is not None and not self.namespaces
 
     @property
     def limits(self) -> str:
-        """What could not be looked at, as one clause; empty where all could."""
+        """What could not be searched, as one clause; empty if nothing."""
         missing = []
         if self.gpu_nodes is None:
             missing.append("may not list nodes")
         if self.blind:
-            missing.append("may not list pods in all namespaces, nor in any that a preset names")
+            missing.append("may not list pods in all namespaces or in any namespace of a preset")
         elif self.namespaces:
             missing.append(
-                f"may not list pods in all namespaces: looked only in {enumerated(self.namespaces, MAX_NAMES)}"
+                f"may not list pods in all namespaces: searched only {enumerated(self.namespaces, MAX_NAMES)}"
             )
         return "; ".join(missing)
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """What to read in a cluster: presets, or sources where their pods are in other namespaces."""
+    """What to read in a cluster: presets, or sources if the pods are in other namespaces."""
 
     presets: tuple[str, ...] = ()
     sources: tuple[PodSource, ...] = ()  # instead of presets
     groups: tuple[PodGroup, ...] = ()  # of pods that were seen
-    covered: int = 0  # GPU nodes that have one of them; where GPU nodes are unknown, nodes
-    uncovered: tuple[str, ...] = ()  # GPU nodes that have none
-    unnamed: tuple[str, ...] = ()  # namespaces of sources that neither the configuration nor a known source names
+    covered: int = 0  # GPU nodes with one of them; if GPU nodes are unknown, nodes
+    uncovered: tuple[str, ...] = ()  # GPU nodes without
+    unnamed: tuple[str, ...] = ()  # namespaces named by neither the configuration nor a known source
     survey: PodSurvey = PodSurvey()
 
     def is_among(self, sources: Iterable[PodSource]) -> bool:
-        """Return whether no other pods are read than those of some sources."""
+        """Return whether it only reads pods of some sources."""
         return {_key(group.source) for group in self.groups} <= set(map(_key, sources))
 
     @property
     def setting(self) -> str:
-        """The key and value for the configuration, as TOML; empty where nothing fits."""
+        """The key and value for the configuration, as TOML; empty if nothing fits."""
         if self.sources:
             return f"sources = [{', '.join(map(_inline_table, self.sources))}]"
         if not self.presets:
@@ -85,24 +85,24 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def setting_block(self) -> str:
-        """The same with several sources on a line each."""
+        """The same, with several sources on separate lines."""
         if len(self.sources) < 2:
             return self.setting
         return "\n".join(("sources = [", *(f"  {_inline_table(source)}," for source in self.sources), "]"))
 
     @property
     def seen(self) -> str:
-        """What was seen of it, as one clause."""
+        """What it covers, as one clause."""
         known = self.survey.gpu_nodes
         if not self.groups:
             return self._nothing_seen
         nodes = f"{self.covered:,} of {counted(len(known), 'GPU node')}" if known else counted(self.covered, "node")
-        unsigned = "; no node says that it has GPUs" if known is not None and not known else ""
+        unsigned = "; no node reports GPUs to Kubernetes" if known is not None and not known else ""
         return f"{nodes} covered by {' and '.join(map(_describe, self.groups))}{unsigned}"
 
     @property
     def lacking(self) -> str:
-        """Which GPU nodes have no pod that could be read, as one clause; empty where all have one, or none is known."""
+        """The GPU nodes without a readable pod, as one clause; empty if all have one, or none is known."""
         if not self.uncovered or self.survey.blind:
             return ""
         seen = "" if self.survey.namespaces is None else " seen"
@@ -111,10 +111,10 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def remedy(self) -> str:
-        """What to do for those, as one clause; empty where there is nothing to do."""
+        """What to do about those, as one clause; empty if nothing."""
         if not self.uncovered:
             return ""
-        if self.survey.namespaces is not None:  # they may have pods that we may not see
+        if self.survey.namespaces is not None:  # they may have pods that we cannot see
             return _LOOK_ELSEWHERE
         apply = f"for GPU nodes without a known GPU pod, apply the reader ({_READER_PLACE})"
         if self.sources:
@@ -125,13 +125,13 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def caution(self) -> str:
-        """What to make sure of before it is used, as one clause; empty where all its namespaces are known."""
+        """What to ensure before using it, as one clause; empty if all its namespaces are known."""
         if not self.unnamed:
             return ""
         namespaces = f"{'namespace' if len(self.unnamed) == 1 else 'namespaces'} {', '.join(self.unnamed)}"
         return (
-            f"make sure that only administrators can create pods in {namespaces}, which no preset names: its pods say"
-            " what GPUs there are"
+            f"make sure that only administrators can create pods in {namespaces}, which no preset uses: its pods"
+            " determine which GPUs are reported"
         )
 
     @property
@@ -150,12 +150,12 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Option(msgspec.Struct, frozen=True):
-    """What can be chosen as a whole: what is configured, a preset, or one of its sources in another namespace."""
+    """A choice: the configuration, a preset, or one of its sources in another namespace."""
 
-    presets: tuple[str, ...]  # empty where it has to be written as sources
+    presets: tuple[str, ...]  # empty if it must be written as sources
     groups: tuple[PodGroup, ...]
     configured: bool = False
-    elsewhere: bool = False  # in a namespace that neither the configuration nor a known source names
+    elsewhere: bool = False  # in a namespace named by neither the configuration nor a known source
 
     @property
     def preference(self) -> int:
@@ -175,12 +175,12 @@ class _Option(msgspec.Struct, frozen=True):
 
 
 def find_fit(survey: PodSurvey, *, presets: Sequence[str] = (), sources: Sequence[PodSource] = ()) -> Fit:
-    """Return what covers most GPU nodes with few parts; of equals what is configured, logs, the first of PRESETS.
+    """Return what covers most GPU nodes with few parts; ties go to the configuration, logs, the first of PRESETS.
 
-    Logs go before execs: they need fewer rights, and somebody has deployed the reader to be read. Pods in namespaces
-    that nobody names only cover what no others do: anyone who can create pods there could dictate what is read.
-    `presets` or `sources` are what is configured. Pods that are not ready only cover what no ready ones do, and a
-    source without any ready one counts only where no other has one.
+    Logs come before exec: they need fewer rights, and the reader was deployed on purpose. Pods in unnamed namespaces
+    only cover nodes that no others do: anyone who can create pods there could control the readings. `presets` or
+    `sources` are the configured ones. Pods that are not ready only cover nodes that no ready ones do, and a source
+    without ready pods counts only if no other source has any.
     """
     options = _options(survey.groups, presets, sources)
     known = _with_ready([option for option in options if not option.elsewhere])
@@ -193,7 +193,7 @@ def find_fit(survey: PodSurvey, *, presets: Sequence[str] = (), sources: Sequenc
             left = wanted - frozenset[str]().union(*(option.nodes for option in chosen))
             chosen += _cover([option for option in among if option not in chosen], left, only_ready)
     chosen = [option for option in known + others if option in chosen][:MAX_PARTS]
-    if not chosen:  # there may be pods that are not on a node yet
+    if not chosen:  # pods may not be scheduled yet
         chosen = [option for option in known + others if not option.nodes][:1]
     groups = tuple(dict.fromkeys(group for option in chosen for group in option.groups))
     by_name = all(option.presets for option in chosen)
@@ -216,9 +216,9 @@ def find_fit(survey: PodSurvey, *, presets: Sequence[str] = (), sources: Sequenc
 
 
 def command_hint(source: PodSource) -> str:
-    """Return which command the pods of a source need, if they are known and it is another; else an empty string."""
-    presets = [(f', as preset = "{name}" has it', one) for name, sources in PRESETS.items() for one in sources]
-    others = [(", as docs/clusters.md has it", one) for one in OTHER_SOURCES]
+    """Return the command that the pods of a known source need, if it differs; else an empty string."""
+    presets = [(f', as in preset = "{name}"', one) for name, sources in PRESETS.items() for one in sources]
+    others = [(", as in docs/clusters.md", one) for one in OTHER_SOURCES]
     for where, known in presets + others:
         same = _key(msgspec.structs.replace(known, namespace=source.namespace)) == _key(source)
         if same and known.command != source.command:
@@ -227,7 +227,7 @@ def command_hint(source: PodSource) -> str:
 
 
 def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequence[PodSource]) -> list[_Option]:
-    """Return what there are pods for, in the order in which it is written."""
+    """Return the choices with pods, in the order in which they are written."""
     by_source: dict[_Key, PodGroup] = {}
     for group in groups:
         by_source.setdefault(_key(group.source), group)
@@ -243,17 +243,17 @@ def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequen
     known = set(map(_key, OTHER_SOURCES))
     options += [_Option((), (group,)) for key, group in by_source.items() if key in known - placed]
     elsewhere = [group for key, group in by_source.items() if key not in known | placed]
-    elsewhere.sort(key=lambda group: -len(group.nodes))  # of equals, those of the first preset stay the first
+    elsewhere.sort(key=lambda group: -len(group.nodes))  # ties keep the order of the presets
     return options + [_Option((), (group,), elsewhere=True) for group in elsewhere[:MAX_ELSEWHERE]]
 
 
 def _with_ready(options: list[_Option]) -> list[_Option]:
-    """Return the options that have a ready pod, or all if none has one."""
+    """Return the options with a ready pod, or all if none has one."""
     return [option for option in options if option.has_ready] or options
 
 
 def _cover(options: Sequence[_Option], wanted: Collection[str], only_ready: bool) -> list[_Option]:
-    """Return few options that together cover as many nodes as all do, with ready pods or with any."""
+    """Return few options that together cover as many nodes as all do, with ready or any pods."""
     left, chosen = frozenset(wanted), list[int]()
     nodes = [option.ready_nodes if only_ready else option.nodes for option in options]
 
@@ -266,7 +266,7 @@ def _cover(options: Sequence[_Option], wanted: Collection[str], only_ready: bool
             break
         chosen.append(best)
         left -= nodes[best]
-    for index in list(chosen):  # the first ones may have become superfluous
+    for index in list(chosen):  # the first ones may have become redundant
         others = frozenset[str]().union(*(nodes[other] for other in chosen if other != index))
         if nodes[index] & frozenset(wanted) <= others:
             chosen.remove(index)
@@ -283,7 +283,7 @@ def _describe(group: PodGroup) -> str:
 
 
 def _inline_table(source: PodSource) -> str:
-    """Return a source as an inline table of TOML, without the keys that have their default."""
+    """Return a source as an inline TOML table, without keys that have their default."""
     table: dict[str, object] = {key: getattr(source, key) for key in ("namespace", "selector", "container")}
     if source.method is not SourceMethod.EXEC:
         table["method"] = source.method.value
@@ -295,4 +295,4 @@ def _inline_table(source: PodSource) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
-    return msgspec.json.encode(value).decode()  # a string of JSON is one of TOML
+    return msgspec.json.encode(value).decode()  # a JSON string is also a TOML string

@@ -1,4 +1,4 @@
-"""Looks for the pods of every known source in one cluster: in all namespaces, or else in those it may."""
+"""Searches one cluster for the pods of every known source, in all namespaces or else in the permitted ones."""
 
 import functools
 import re
@@ -27,10 +27,10 @@ from collector.kube.wire import MalformedError, decode, decode_page
 
 __all__ = ["MAX_NAMESPACES", "FitCheck", "find_fits", "look_for_pods"]
 
-MAX_NAMESPACES = 100  # that are asked for one by one, without the right to list pods in all
+MAX_NAMESPACES = 100  # searched one by one, without the right to list pods in all
 
-_ALL = ""  # namespaces, as Kubernetes writes it
-_LIVING = "status.phase!=Failed,status.phase!=Succeeded"  # pods that run or may run yet; not an evicted one
+_ALL = ""  # namespaces, in the form of Kubernetes
+_LIVING = "status.phase!=Failed,status.phase!=Succeeded"  # pods that run or may still run; not evicted ones
 _FURTHER_NAMESPACES = ("nvidia",)  # of the chart and of the DRA driver, in Amazon's user guide
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -47,7 +47,7 @@ _NAMESPACE_DECODER = msgspec.json.Decoder(_Namespace)
 
 
 class FitCheck(Check):
-    """Finds out what fits one cluster; `fit` stays None where nothing could be learned, and a problem says why."""
+    """Finds what fits one cluster; `fit` stays None if nothing could be learned, with a problem that says why."""
 
     def __init__(self, cluster: ClusterSettings, timeout: float) -> None:
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
@@ -57,7 +57,7 @@ class FitCheck(Check):
         self._plugin_timeout = plugin_timeout(timeout)
 
     async def run(self) -> None:
-        """Look at nodes and pods; raises ClusterError."""
+        """Examine nodes and pods; raises ClusterError."""
         session = Session(self._cluster, plugin_timeout=self._plugin_timeout)
         async with ApiClient(session) as client:
             self.step = "obtaining credentials"
@@ -72,7 +72,7 @@ class FitCheck(Check):
 async def find_fits(
     clusters: Sequence[ClusterSettings], timeout: float, on_done: Callable[[], None] = lambda: None
 ) -> list[FitCheck]:
-    """Find out what fits each cluster, all at the same time, each for at most `timeout` seconds."""
+    """Find what fits each cluster, concurrently, each for at most `timeout` seconds."""
     checks = [FitCheck(cluster, timeout) for cluster in clusters]
     await run_checks(checks, timeout, concurrency=CONCURRENT_CLUSTERS, on_done=on_done)
     return checks
@@ -81,9 +81,9 @@ async def find_fits(
 async def look_for_pods(
     client: ApiClient, sources: Sequence[PodSource] = ()
 ) -> tuple[list[PodGroup], tuple[str, ...] | None]:
-    """Return the pods of some sources and of all known ones, and the namespaces looked in, None if in all.
+    """Return the pods of some sources and all known ones, and the namespaces searched (None: all).
 
-    Selector by selector, so that no more is kept at a time than the pods of one. Raises ClusterError.
+    Works selector by selector, to keep only the pods of one at a time. Raises ClusterError.
     """
     presets = (source for preset in PRESETS.values() for source in preset)
     wanted = dict.fromkeys((*sources, *presets, *OTHER_SOURCES))
@@ -94,7 +94,7 @@ async def look_for_pods(
     groups: dict[PodSource, PodGroup] = {}
     for selector, alike in by_selector.items():
         places = (_ALL,) if namespaces is None else namespaces
-        if not selector:  # every pod, so only those of the namespaces that the sources name
+        if not selector:  # every pod, so only in the sources' namespaces
             named = dict.fromkeys(source.namespace for source in alike)
             places = tuple(name for name in named if namespaces is None or name in namespaces)
         for namespace in places:
@@ -118,7 +118,7 @@ async def _gpu_nodes(client: ApiClient, cluster: ClusterSettings) -> frozenset[s
 
 
 async def _namespaces(client: ApiClient, sources: Iterable[PodSource]) -> tuple[str, ...] | None:
-    """Return in which namespaces pods can be looked for: None for all, else those that are known and we may list."""
+    """Return the namespaces to search: None for all, else the known ones that we may list."""
     if await _may_list(client, _ALL):
         return None
     known = (*(source.namespace for source in sources), *_FURTHER_NAMESPACES, client.session.namespace)
@@ -136,7 +136,7 @@ async def _namespaces(client: ApiClient, sources: Iterable[PodSource]) -> tuple[
 
 
 async def _existing(client: ApiClient) -> list[str]:
-    """Return the names of up to MAX_NAMESPACES namespaces; none where we may not list them."""
+    """Return the names of up to MAX_NAMESPACES namespaces; none if we may not list them."""
     if not await is_granted(client, Right("list", "namespaces")):
         return []
     try:
@@ -147,7 +147,7 @@ async def _existing(client: ApiClient) -> list[str]:
 
 
 async def _may_list(client: ApiClient, namespace: str) -> bool:
-    """Return whether pods may be listed; of a server that does not tell us, one is asked for."""
+    """Return whether pods may be listed; if the server does not tell, try to list one."""
     granted = await is_granted(client, Right("list", "pods", namespace))
     if granted is None:
         try:

@@ -1,4 +1,4 @@
-"""Finds out whether an API server enforces the admission policy that limits exec; that it is stored does not say so."""
+"""Tests whether an API server enforces the admission policy that limits exec, which being stored does not prove."""
 
 import functools
 from enum import StrEnum
@@ -19,18 +19,18 @@ _COMMAND = "gpuid-no-such-command"
 
 
 class ExecLimit(StrEnum):
-    """What becomes of an exec that only a policy denies."""
+    """The outcome of an exec that only a policy denies."""
 
     IN_FORCE = "in_force"
     NOT_IN_FORCE = "not_in_force"
-    NO_RIGHT = "no_right"  # RBAC denies it before
+    NO_RIGHT = "no_right"  # RBAC already denies it
     UNKNOWN = "unknown"
 
 
 async def look_at_exec(client: ApiClient, namespace: str, *, as_user: str = "") -> ExecLimit:
-    """Try to run a command that no source has in a pod that does not exist: policies are asked before it is looked up.
+    """Try to run a command of no source in a nonexistent pod: policies are evaluated before the pod is looked up.
 
-    `as_user` is whom to impersonate. Raises nothing.
+    `as_user` is the user to impersonate. Raises nothing.
     """
     headers = {"Impersonate-User": as_user} if as_user else {}
     run: ApiMethod = CoreV1Api(client).connect_get_namespaced_pod_exec

@@ -1,4 +1,4 @@
-"""What a collector must be allowed to do in a cluster, from its settings: what `check` asks for and `grant` gives."""
+"""The rights that a collector's settings need in a cluster, as tested by `check` and granted by `grant`."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from collector.kube.access import Right
 
 __all__ = ["ACCOUNT", "METHOD_RIGHTS", "NAMESPACE", "SLICE_RIGHTS", "USER", "needed_rights"]
 
-NAMESPACE = "gpuid"  # of the service account that `gpuid grant` makes
+NAMESPACE = "gpuid"  # of the service account that `gpuid grant` creates
 ACCOUNT = "gpuid"
 USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 
@@ -22,7 +22,7 @@ SLICE_RIGHTS = tuple(
 
 
 def needed_rights(cluster: ClusterSettings) -> list[Right]:
-    """Return the rights that the sources of a cluster need, those in the whole cluster first."""
+    """Return the rights that a cluster's sources need, cluster-wide ones first."""
     return list(dict.fromkeys(_needed(cluster)))
 
 

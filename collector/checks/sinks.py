@@ -14,14 +14,14 @@ _CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 class SinkCheck(Check):
-    """Is a sink reachable and writable? No record of a GPU is sent."""
+    """Checks that a sink is reachable and writable, without sending a record."""
 
     def __init__(self, name: str, settings: SinkSettings) -> None:
         super().__init__(Finding(subject=Subject.SINK, name=name, type=str(settings.__struct_config__.tag)))
         self._settings = settings
 
     async def run(self) -> None:
-        """Note what the sink says about itself; raises SinkError."""
+        """Record the sink's summary; raises SinkError."""
         sink = open_sink(self.finding.name, self._settings)
         try:
             self.finding.summary = one_line(await sink.check())

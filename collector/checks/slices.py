@@ -1,4 +1,4 @@
-"""Whether a collector would see the ResourceSlices of a cluster, and the GPUs that they list."""
+"""Checks whether a collector can see a cluster's ResourceSlices, and the GPUs in them."""
 
 from collections.abc import Collection, Mapping
 
@@ -15,21 +15,19 @@ from collector.text import counted
 
 __all__ = ["SliceReport", "look_at_slices"]
 
-_WITHOUT = (
-    "without them, GPU nodes that only a DRA driver knows have no capacity, and losses there show in readings alone"
-)
+_WITHOUT = "without them, GPU nodes known only to a DRA driver have no capacity, and losses there show only in readings"
 
 
 class SliceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found; `text` is one line."""
+    """The result; `text` is one line."""
 
     text: str
-    seen: bool = True  # False where there may be slices that are not seen
-    gpus: Mapping[str, int] = {}  # that they list, by node
+    seen: bool = True  # False if there may be slices that are not visible
+    gpus: Mapping[str, int] = {}  # listed, by node
 
 
 async def look_at_slices(client: ApiClient, denied: Collection[Right]) -> SliceReport:
-    """List the slices of a cluster, of which the server has `denied` rights; whatever fails is in the report."""
+    """List a cluster's slices, given the `denied` rights; failures are in the report."""
     try:
         api = await find_slice_api(client)
         if api is None:
@@ -38,10 +36,10 @@ async def look_at_slices(client: ApiClient, denied: Collection[Right]) -> SliceR
         if missing:
             right = SLICE_RIGHTS[0]
             what = f"may not {' or '.join(missing)} {right.resource}.{right.group}"
-            return SliceReport(text=f"ResourceSlices are not seen: {what}; {_WITHOUT}", seen=False)
+            return SliceReport(text=f"ResourceSlices are not visible: {what}; {_WITHOUT}", seen=False)
         found, _version = await list_all(client, slices(client, api(client).list_resource_slice))
     except ClusterError as error:
-        return SliceReport(text=f"ResourceSlices are not seen: {error}", seen=False)
+        return SliceReport(text=f"ResourceSlices are not visible: {error}", seen=False)
     nodes: dict[str, NodeDevices | None] = {}
     book = SliceBook(nodes.__setitem__)
     for one in found.values():

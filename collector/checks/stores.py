@@ -10,7 +10,7 @@ __all__ = ["StoreCheck"]
 
 
 class StoreCheck(Check):
-    """Is the store reachable and writable? Nothing is written to it."""
+    """Checks that the store is reachable and writable, without writing to it."""
 
     def __init__(self, settings: StoreSettings) -> None:
         engine = "postgresql" if isinstance(locate(settings.url), PostgresLocation) else "sqlite"
@@ -18,5 +18,5 @@ class StoreCheck(Check):
         self._settings = settings
 
     async def run(self) -> None:
-        """Note what the store says about itself; raises StoreError."""
+        """Record the store's summary; raises StoreError."""
         self.finding.summary = one_line(await store.check(self._settings))

@@ -1,4 +1,4 @@
-"""Finds out whose token a cluster is watched by, when it ends and whether gpuid renews it."""
+"""Finds out with whose token a cluster is watched, when it expires and whether gpuid renews it."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,16 @@ __all__ = ["FoundToken", "look_at_token"]
 
 
 class FoundToken(NamedTuple):
-    """A service account's token that ends."""
+    """A service account's token that expires."""
 
     details: TokenDetails
     text: str
 
 
 async def look_at_token(client: ApiClient) -> FoundToken | None:
-    """Return what there is to say of the token in use; None if it is none that ends; raises ClusterError.
+    """Return details of the token in use; None if it does not expire; raises ClusterError.
 
-    Where it may be renewed, it is: an admission policy can deny what RBAC allows. The new token is forgotten.
+    If renewal is allowed, it is tried, since an admission policy can deny what RBAC allows. The new token is discarded.
     """
     tokens = client.session.tokens
     if tokens is None or (token := tokens.token) is None:
@@ -33,18 +33,18 @@ async def look_at_token(client: ApiClient) -> FoundToken | None:
             await request_token(client, token)
         except ForbiddenError as error:
             tokens.may_renew, denial = False, str(error)
-        except BadTokenError:  # one that is as new as the present one ends no later
+        except BadTokenError:  # one as new as the current token expires no later
             pass
     if denial:
         outcome = f"gpuid cannot renew it: {denial}"
     elif tokens.may_renew is None:
-        outcome = "the server does not say whether gpuid may renew it"
+        outcome = "the server does not tell whether gpuid may renew it"
     elif not tokens.may_renew:
-        outcome = "gpuid cannot renew it: it may not create serviceaccounts/token of itself"
+        outcome = "gpuid cannot renew it: it may not create serviceaccounts/token for itself"
     elif tokens.obstacle:
-        outcome = f"gpuid renews it in memory alone: {tokens.where}: {tokens.obstacle}"
+        outcome = f"gpuid renews it only in memory: {tokens.where}: {tokens.obstacle}"
     else:
         outcome = "gpuid renews it"
     expiry = rfc3339(token.validity.ends, "seconds")
     details = TokenDetails(user=token.user, expiry=expiry, renewable=tokens.may_renew, kept=not tokens.obstacle)
-    return FoundToken(details, f"its token ends on {expiry}; {outcome}")
+    return FoundToken(details, f"its token expires on {expiry}; {outcome}")

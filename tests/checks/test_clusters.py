@@ -144,7 +144,7 @@ class TestReading:
         [
             (ExecFaultKind.EXIT_STATUS, "the node's driver may be broken; kubectl exec shows the full output"),
             (ExecFaultKind.NO_BINARY, "set `command`, or choose pods whose container has nvidia-smi"),
-            (ExecFaultKind.GARBAGE, "`command` must print what `nvidia-smi -q -x` prints"),
+            (ExecFaultKind.GARBAGE, "`command` must print the output of `nvidia-smi -q -x`"),
         ],
     )
     async def test_a_failed_reading_names_the_pod_and_a_remedy(self, clusters: Clusters, how: ExecFaultKind, hint: str):
@@ -196,7 +196,7 @@ class TestReading:
             clusters.configure(f'command = ["nvidia-smi", "-q", "-x"]\n{more}')
             ((text, hint),) = await clusters.problems("sim-0")
         assert "executable file not found" in text
-        assert hint == f'set command = {json.dumps(list(preset.command))}, as preset = "{shape}" has it for these pods'
+        assert hint == f'set command = {json.dumps(list(preset.command))}, as in preset = "{shape}" for these pods'
 
     @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
     async def test_a_gpu_that_does_not_answer_is_a_problem(self, clusters: Clusters, how: dict[str, bool]):
@@ -204,7 +204,7 @@ class TestReading:
         for node in cluster.nodes:
             cluster.lose_gpu(node, None, **how)
         ((text, hint),) = await clusters.problems("sim-0")
-        assert re.fullmatch(r".*: the GPU at 0{8}:[0-9A-F]{2}:00\.0 does not answer", text)
+        assert re.fullmatch(r".*: the GPU at 0{8}:[0-9A-F]{2}:00\.0 does not respond", text)
         assert hint == "reset it, or replace the card"
 
     async def test_the_gpus_of_a_node_of_which_none_answers_are_problems(self, clusters: Clusters):
@@ -215,7 +215,7 @@ class TestReading:
         texts = [text.partition(": ")[2] for text, _hint in await clusters.problems("sim-0")]
         assert texts[0].startswith("the command ended with exit status 255: Unable to determine the device handle")
         assert len(texts) > 2
-        assert all(re.fullmatch(r"the GPU at [0-9A-F:.]{16} does not answer", text) for text in texts[1:])
+        assert all(re.fullmatch(r"the GPU at [0-9A-F:.]{16} does not respond", text) for text in texts[1:])
 
     async def test_a_container_that_the_pod_lacks_is_a_problem(self, clusters: Clusters):
         source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'
@@ -377,7 +377,7 @@ class TestOtherServers:
         ((text, hint),) = await clusters.problems("x")
         await runner.cleanup()
         assert text.startswith(f"{url}: not an answer of the Kubernetes API: ")
-        assert hint == "a sign-in page or a proxy may answer instead of the API server; check the address"
+        assert hint == "a sign-in page or proxy may be responding instead of the API server; check the address"
 
 
 class TestRights:
@@ -511,7 +511,7 @@ class TestPods:
         assert seen == (
             "3 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
             " nvidia-device-plugin-ctr in namespace nvidia; make sure that only administrators can create pods in"
-            " namespace nvidia, which no preset names: its pods say what GPUs there are"
+            " namespace nvidia, which no preset uses: its pods determine which GPUs are reported"
         )
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{setting}')
         ((text, _hint),) = await clusters.problems("x")
@@ -531,7 +531,7 @@ class TestPods:
     @pytest.mark.parametrize(
         ("error", "hint"),
         [
-            (UnreachableError("lost"), "nvidia-smi; other presets were not looked for: lost"),
+            (UnreachableError("lost"), "nvidia-smi; could not look for other presets: lost"),
             (None, "set `preset` or `sources` to the pods that can run nvidia-smi"),
         ],
     )
@@ -644,14 +644,14 @@ class TestResourceSlices:
         assert problem.text.endswith("; ResourceSlices list 12 GPUs on 3 nodes")
         clusters["sim-0"].deny("list", "resourceslices")
         (problem,) = (await clusters.check())["sim-0"].problems
-        assert "; ResourceSlices are not seen: may not list" in problem.text
+        assert "; ResourceSlices are not visible: may not list" in problem.text
 
     @pytest.mark.parametrize("verb", ["list", "watch"])
     async def test_a_missing_right_is_said_and_no_problem(self, clusters: Clusters, verb: str):
         clusters["sim-0"].publish_slices()
         clusters["sim-0"].deny(verb, "resourceslices")
         finding = (await clusters.check())["sim-0"]
-        text = f"ResourceSlices are not seen: may not {verb} resourceslices.resource.k8s.io; without them, "
+        text = f"ResourceSlices are not visible: may not {verb} resourceslices.resource.k8s.io; without them, "
         assert finding.ok
         assert finding.text.startswith(text)
 
@@ -669,7 +669,7 @@ class TestServiceAccountTokens:
         clusters.name_token_file()
         finding = (await clusters.check())["sim-0"]
         token, slices, *_ = finding.text.split("; ResourceSlices ")
-        assert (finding.ok, "its token ends on " in token, "not seen" in slices) == (True, True, True)
+        assert (finding.ok, "its token expires on " in token, "not seen" in slices) == (True, True, True)
 
     async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
@@ -680,7 +680,7 @@ class TestServiceAccountTokens:
         assert token is not None
         assert finding.ok
         assert (token.user, token.renewable, token.kept) == ("system:serviceaccount:gpuid:gpuid", True, True)
-        assert finding.text == f"its token ends on {token.expiry}; gpuid renews it; {NOT_IN_FORCE}"
+        assert finding.text == f"its token expires on {token.expiry}; gpuid renews it; {NOT_IN_FORCE}"
         assert finding.details.credential_expiry is None
 
     async def test_one_in_the_kubeconfig_is_renewed_in_memory_alone(self, clusters: Clusters):
@@ -701,7 +701,7 @@ class TestServiceAccountTokens:
         assert finding.details.token is not None
         assert finding.ok
         assert finding.details.token.renewable is False
-        assert "; gpuid cannot renew it: it may not create serviceaccounts/token of itself" in finding.text
+        assert "; gpuid cannot renew it: it may not create serviceaccounts/token for itself" in finding.text
         assert finding.details.credential_expiry == finding.details.token.expiry
 
     async def test_it_is_said_beside_what_else_there_is_to_say(self, clusters: Clusters):
@@ -709,14 +709,14 @@ class TestServiceAccountTokens:
         clusters["sim-0"].publish_slices()
         clusters["sim-0"].deny("list", "resourceslices")
         token, slices = (await clusters.check())["sim-0"].text.split("; ResourceSlices ")
-        assert token.startswith("its token ends on ")
+        assert token.startswith("its token expires on ")
         assert slices.startswith("are not seen")
 
     async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600, age=7200)
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.endswith(" and cannot renew itself; it has to be replaced")
-        assert hint == "make another with `gpuid grant CLUSTER --kubeconfig FILE`"
+        assert hint == "create a new one with `gpuid grant CLUSTER --kubeconfig FILE`"
 
     async def test_a_token_without_an_end_is_not_spoken_of(self, clusters: Clusters):
         finding = (await clusters.check())["sim-0"]

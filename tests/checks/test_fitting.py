@@ -14,9 +14,7 @@ from collector.config import OTHER_SOURCES, PRESETS, PodSource
 OPERATOR, PLUGIN, HELM, GKE, READER = (
     PRESETS[name][0] for name in ("gpu-operator", "device-plugin", "helm", "gke", "reader")
 )
-ELSEWHERE = (
-    "to look for pods in other namespaces, run gpuid check or gpuid init as a user who may list pods in all of them"
-)
+ELSEWHERE = "to search other namespaces, run gpuid check or gpuid init as a user who may list pods in all namespaces"
 APPLY_READER = "apply the reader (config/kubernetes/reader, see docs/clusters.md)"
 CUSTOM = PodSource(namespace="mine", selector="app=smi", container="smi")
 
@@ -88,8 +86,8 @@ def test_pods_in_another_namespace_replace_none_of_a_preset():
     )
     assert [source.namespace for source in found.sources] == ["gpu-operator", "tenant"]
     assert found.caution == (
-        "make sure that only administrators can create pods in namespace tenant, which no preset names: its pods say"
-        " what GPUs there are"
+        "make sure that only administrators can create pods in namespace tenant, which no preset uses: its pods"
+        " determine which GPUs are reported"
     )
     found = fit(group(PLUGIN, "b", namespace="x"), group(OTHER_SOURCES[1], "c"))
     assert "in namespace x, which" in found.caution
@@ -178,7 +176,7 @@ def test_what_is_added_to_own_sources_is_written_with_them():
                 "4 GPU nodes with unknown pods",
                 "",
                 ELSEWHERE,
-                "may not list pods in all namespaces, nor in any that a preset names",
+                "may not list pods in all namespaces or in any namespace of a preset",
             ),
         ),
         (
@@ -187,7 +185,7 @@ def test_what_is_added_to_own_sources_is_written_with_them():
                 "nothing is known",
                 "",
                 "",
-                "may not list nodes; may not list pods in all namespaces, nor in any that a preset names",
+                "may not list nodes; may not list pods in all namespaces or in any namespace of a preset",
             ),
         ),
         (
@@ -196,7 +194,7 @@ def test_what_is_added_to_own_sources_is_written_with_them():
                 "no GPU node",
                 "",
                 "",
-                "may not list pods in all namespaces, nor in any that a preset names",
+                "may not list pods in all namespaces or in any namespace of a preset",
             ),
         ),
         (
