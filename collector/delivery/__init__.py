@@ -1,1 +1,1 @@
-"""From the outbox to the sinks: batches, their order, retries and dead letters."""
+"""Delivers from the outbox to the sinks: batches, order, retries and dead letters."""

@@ -1,4 +1,4 @@
-"""Supervises one worker per configured sink, and reports what waits for each."""
+"""Supervises one worker per configured sink, and reports each backlog."""
 
 import logging
 import random
@@ -18,16 +18,16 @@ from collector.store import Store, StoreError, Subscription
 
 __all__ = ["Delivery", "DeliveryObserver"]
 
-REPORT_SECONDS = 10.0  # between two reports of the backlogs
+REPORT_SECONDS = 10.0  # between two reports of backlogs
 
 log = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Runs a task per sink; a failing sink delays no other and loses nothing.
+    """Runs a task per sink; a failing sink neither delays others nor loses records.
 
-    Of several collectors on one store, the leader delivers. A collector that loses the lead during a batch may send
-    that batch at the same time as the next leader, under the same idempotency key.
+    Among several collectors on one store, the leader delivers. A collector that loses the lead during a batch may send
+    it at the same time as the next leader, with the same idempotency key.
 
     `clock` returns Unix seconds and `wait` sleeps, as `SinkWorker` says; tests replace both together.
     """
@@ -58,9 +58,9 @@ class Delivery:
         self._tasks: TaskGroup | None = None
 
     async def reconcile(self, sinks: Mapping[str, SinkSettings]) -> None:
-        """Make the workers those of a configuration's sinks; the workers of unchanged sinks keep running.
+        """Adapt the workers to a configuration's sinks; those of unchanged sinks keep running.
 
-        A new sink gets what is recorded from this call on. Raises StoreError.
+        A new sink gets records from this call on. Raises StoreError.
         """
         await self._store.reconcile({name: Subscription(one.emit, one.backfill) for name, one in sinks.items()})
         for name in [name for name, worker in self._workers.items() if sinks.get(name) != worker.settings]:
@@ -70,7 +70,7 @@ class Delivery:
             self._start(self._workers[name])
 
     async def run(self) -> None:
-        """Deliver until cancelled, then what still waits, as long as the end leaves time for it. May be called once."""
+        """Deliver until cancelled, then drain the outbox while shutdown leaves time. May be called once."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run_workers, name="sinks")
             tasks.start_soon(self._report_backlogs, name="sinks: backlog")
@@ -110,7 +110,7 @@ class Delivery:
             await self._report_undelivered()
 
     async def _report_undelivered(self) -> None:
-        """Log what waits for each sink: it is not lost."""
+        """Log each sink's backlog, which is not lost."""
         with anyio.move_on_after(self._deadline.left(Stage.STORE)), suppress(StoreError):
             for name in self._workers if self._store.leadership.leads else ():
                 if records := (await self._outbox.backlog(name)).records:
@@ -121,7 +121,7 @@ class Delivery:
             try:
                 for name in list(self._workers):
                     backlog = await self._outbox.backlog(name)
-                    if name in self._workers:  # it may have been removed meanwhile
+                    if name in self._workers:  # it may have been removed
                         self._observer.on_backlog(name, backlog)
             except StoreError as error:
                 self._health.failed("outbox", str(error))
@@ -131,7 +131,7 @@ class Delivery:
 
 
 class _WorkersView:
-    """What the workers see of the store; the one place that knows where the store keeps it."""
+    """The workers' view of the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""What the delivery reports to the rest of the collector."""
+"""The interface through which the delivery reports to the rest of the collector."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,8 +17,8 @@ class DeliveryObserver(Protocol):
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str, message: str = "") -> None:
         """Handle a failed attempt; `records` counts its records by cluster, `reason` is one of a small closed set.
 
-        `message` is how it failed, in one line without secrets.
+        `message` is the error, on one line without secrets.
         """
 
     def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
-        """Handle a report of what waits to be delivered to a sink."""
+        """Handle a report of a sink's backlog."""

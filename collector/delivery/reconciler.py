@@ -15,13 +15,13 @@ from collector.store import StoreError
 __all__ = ["SinkReconciler"]
 
 RETRY_BACKOFF = Backoff(initial=1.0, maximum=30.0)
-PATIENCE_SECONDS = 1.0  # that a change of the configuration waits for the store
+PATIENCE_SECONDS = 1.0  # for which a configuration change waits for the store
 
 log = logging.getLogger(__name__)
 
 
 class SinkReconciler:
-    """Reconciles a delivery with the sinks that were requested last.
+    """Reconciles a delivery with the most recently requested sinks.
 
     `on_reconciled` is called with the names of the sinks whenever they have been applied.
     """

@@ -1,7 +1,7 @@
-"""Delivers the outbox's batches to one sink: in order, each until the sink takes or rejects it.
+"""Delivers the outbox's batches to one sink: in order, each until the sink accepts or rejects it.
 
-A worker knows neither the other sinks nor what supervises it. A batch leaves the outbox only when the sink has taken it
-(it is confirmed) or rejected it (it becomes a dead letter); after a crash in between it is sent again under its key.
+A worker knows neither other sinks nor its supervisor. A batch leaves the outbox only when the sink has accepted it (it
+is confirmed) or rejected it (it becomes a dead letter); after a crash in between it is sent again with the same key.
 """
 
 import functools
@@ -25,14 +25,14 @@ from collector.text import one_line
 
 __all__ = ["CLOSE_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
 
-POLL_SECONDS = 2.0  # until the outbox is read again without a commit: for replayed dead letters and the lead
+POLL_SECONDS = 2.0  # until the outbox is read again without a commit, for replayed dead letters and changes of the lead
 SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a batch
-CLOSE_SECONDS = 5.0  # that a sink has to close
+CLOSE_SECONDS = 5.0  # for a sink to close
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
-GROW_AFTER_BATCHES = 100  # that are delivered in a row before a sink that found one too large gets larger ones again
+GROW_AFTER_BATCHES = 100  # consecutive deliveries after which a reduced batch size is raised again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
-INTERNAL_REASON = "internal"  # an error of our own, beside the values of sinks.Reason
+INTERNAL_REASON = "internal"  # an internal error, in addition to the values of sinks.Reason
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +40,34 @@ Wait = Callable[..., Awaitable[None]]
 
 
 class StoreView(Protocol):
-    """What a worker needs to know of the store beside the outbox."""
+    """What a worker needs from the store in addition to the outbox."""
 
     @property
     def leads(self) -> bool:
         """Whether this collector is the one that delivers."""
 
     def next_commit(self) -> anyio.Event:
-        """Return the event that the next commit sets."""
+        """Return an event that the next commit sets."""
 
     async def flushed(self, timeout: float) -> bool:
-        """Wait until everything recorded so far is committed; return whether it was within `timeout` seconds."""
+        """Wait until everything recorded so far is committed; return whether that took at most `timeout` seconds."""
 
 
 def closes_in(waiting: BatchState, settings: SinkSettings, now: float, limit: int | None = None) -> float | None:
     """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send.
 
-    `limit` is of its records, if it is another one than the settings'.
+    `limit` is the maximum number of records, if different from the settings'.
     """
     if waiting.closed or waiting.records >= (limit or settings.batch_records):
         return 0.0
     if waiting.oldest is None:
         return None
-    # A clock that was set back must not delay a batch by more than its age.
+    # A clock set back must not delay a batch by more than its age.
     return min(max(0.0, waiting.oldest + settings.batch_age - now), settings.batch_age)
 
 
 async def wait_for_any(seconds: float, *events: anyio.Event) -> None:
-    """Return when one of the events is set, at the latest after `seconds`."""
+    """Return when one of the events is set, but at most after `seconds`."""
     with anyio.move_on_after(seconds):
         await wait_any(*events)
 
@@ -108,11 +108,11 @@ class SinkWorker:
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
-        self._unanswered = ""  # the key of a batch that the sink may have, although it did not say so
-        self._leading = False  # a batch was begun since this process got the lead
+        self._unanswered = ""  # the key of a batch that the sink may have without confirming it
+        self._leading = False  # a batch was started since this process became leader
         self._trouble = ""  # the text of the last attempt's error; empty after a success
-        self._limit = settings.batch_records  # of the records of a batch; less where the sink found one too large
-        self._delivered = 0  # batches, since the limit was changed
+        self._limit = settings.batch_records  # of records per batch; reduced if the sink found one too large
+        self._delivered = 0  # batches since the limit was changed
 
     async def run(self) -> None:
         """Deliver until stopped, or until the delivery ends and the outbox is drained; then close the sink."""
@@ -136,7 +136,7 @@ class SinkWorker:
             await self._close()
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Run a step; after an error of the store or of our own, log it and pause."""
+        """Run a step; after a store or internal error, log it and pause."""
         try:
             await step()
         except StoreError as error:
@@ -153,7 +153,7 @@ class SinkWorker:
             self._leading = False
             await self._wait(POLL_SECONDS, self._ending)
             return
-        committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
+        committed = self._store.next_commit()  # before reading the outbox, so that no commit is missed
         waiting = await self._outbox.next_batch_state(self.name, self._limit)
         seconds = closes_in(waiting, self.settings, self._clock(), self._limit)
         if seconds == 0.0:
@@ -166,7 +166,7 @@ class SinkWorker:
             await self._wait(SETTLE_SECONDS, self._ending)
 
     async def _drain(self) -> None:
-        """Deliver everything that waits, full batches or not, until an attempt fails."""
+        """Deliver the whole backlog, in full or partial batches, until an attempt fails."""
         await self._store.flushed(self._deadline.left(Stage.DELIVER))
         while not self._trouble and self._store.leads:
             waiting = await self._outbox.next_batch_state(self.name, self._limit)
@@ -176,10 +176,10 @@ class SinkWorker:
             await self._deliver(batch, begun=waiting.closed)
 
     async def _deliver(self, batch: Batch, *, begun: bool = False) -> None:
-        """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends.
+        """Send a batch until the sink accepts or rejects it, the lead is lost or the delivery ends.
 
-        One that was `begun` before this process got the lead may have been sent by another one.
-        Of a batch that is too large, the first half is sent instead; the second is the next batch.
+        One that was `begun` before this process became leader may have been sent by another process.
+        If a batch is too large, its first half is sent instead; the second half is the next batch.
         """
         records = Counter(record.cluster for record in batch.records)
         if begun and not self._leading and not batch.rejected:
@@ -212,16 +212,16 @@ class SinkWorker:
                 return
 
     def _known(self, batch: Batch, error: KnownKeyError) -> SinkError | None:
-        """Return what it means that the receiver knows a batch's key: None if it has the batch."""
+        """Return the error if the receiver knows a batch's key; None if it has the batch."""
         if batch.key != self._unanswered:
-            # It may well know the key of what it rejected.
+            # It may also know the key of a batch that it rejected.
             rejected = RejectedError(f"{error}; it rejected a batch with this key before")
             return rejected if batch.rejected else error
-        log.warning("receiver has batch already: %s", error, extra={"sink": self.name, "key": batch.key})
+        log.warning("receiver already has batch: %s", error, extra={"sink": self.name, "key": batch.key})
         return None
 
     async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> None:
-        """Deliver the first half of a batch, and send no larger ones for a while; raises StoreError."""
+        """Deliver the first half of a batch, and limit the batch size for a while; raises StoreError."""
         self._observer.on_export_failure(self.name, records, error.reason.value, one_line(error))
         half = await self._outbox.halve(batch, str(error))
         if half is None:
@@ -231,7 +231,7 @@ class SinkWorker:
         await self._deliver(half)
 
     async def _send(self, batch: Batch) -> Exception | None:
-        """Make one attempt; return the error that it failed with."""
+        """Make one attempt; return its error, if any."""
         try:
             await self._sink.send(batch.records, key=batch.key)
         except Exception as error:
@@ -239,7 +239,7 @@ class SinkWorker:
         return None
 
     async def _acknowledge(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write a batch's outcome to the outbox; retried here, because the batch must not be sent again."""
+        """Write a batch's outcome to the outbox, retrying here because the batch must not be sent again."""
         for attempt in itertools.count():
             try:
                 await write()
@@ -261,7 +261,7 @@ class SinkWorker:
     def _failed(self, records: Mapping[str, int], error: Exception) -> None:
         expected = isinstance(error, SinkError)
         text = f"{type(error).__name__}: {error}"
-        if self._trouble != text:  # the same error of the next attempts is not logged again
+        if self._trouble != text:  # the same error is not logged again for later attempts
             log.warning("delivery failed: %s", error, extra={"sink": self.name}, exc_info=None if expected else error)
         self._trouble = text
         reason = error.reason.value if isinstance(error, SinkError) else INTERNAL_REASON

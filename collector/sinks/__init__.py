@@ -1,4 +1,4 @@
-"""Destinations of records: each sink takes batches and raises an error that says whether to retry."""
+"""Destinations of records: each sink accepts batches and raises errors that say whether to retry."""
 
 from collector.sinks.errors import KnownKeyError, Reason, RejectedError, SinkError, TooLargeError, UnavailableError
 from collector.sinks.sink import Sink, open_sink

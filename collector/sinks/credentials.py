@@ -1,4 +1,4 @@
-"""Secrets, certificates and proxies of sinks, read from where the settings point at the moment they are used."""
+"""Secrets, certificates and proxies of sinks, read when they are used."""
 
 import os
 import ssl
@@ -24,9 +24,9 @@ _T = TypeVar("_T")
 
 
 async def ask_files(sink: str, work: Callable[[], _T]) -> _T:
-    """Return what `work` returns, which asks a sink's files, from a thread: a file system that hangs stops only it.
+    """Run `work`, which reads a sink's files, in a thread and return its result: a hanging file system blocks only it.
 
-    Raises what `work` raises, and UnavailableError for a file system that does not answer.
+    Raises the errors of `work`, and UnavailableError for a file system that does not respond.
     """
     try:
         asked = partial(files.in_time, f"sinks.{sink}", work)
@@ -39,8 +39,8 @@ async def ask_files(sink: str, work: Callable[[], _T]) -> _T:
 def read_secret(sink: str, key: str, file: Path | None, variable: str | None, secrets: Secrets) -> str | None:
     """Return the secret in `file` or the environment's `variable`; None if neither is configured.
 
-    It is read on each call, so that a rotated secret is used immediately, and added to `secrets`. Raises
-    UnavailableError, whose text names the configuration key, if there is none.
+    It is read on each call, so that a rotated secret takes effect immediately, and added to `secrets`. Raises
+    UnavailableError, whose text names the configuration key, if it is missing.
     """
     if file is not None:
         where = f"sinks.{sink}.{key}_file: {file}"
@@ -54,7 +54,7 @@ def read_secret(sink: str, key: str, file: Path | None, variable: str | None, se
     else:
         return None
     if not secret:
-        raise UnavailableError(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
+        raise UnavailableError(f"{where}: expected a secret, but it is empty", Reason.MISCONFIGURED)
     secrets.add_renewed(secret)
     return secret
 
@@ -69,9 +69,9 @@ def tls_context(sink: str, ca: Path | None, cert: Path | None, key: Path | None)
 
 
 def choose_proxy(proxy: str | None, url: str) -> URL | None:
-    """Return the proxy to a URL, the key `proxy` or else the environment's; None for a direct connection.
+    """Return the proxy for a URL, from the key `proxy` or else the environment; None for a direct connection.
 
-    An empty key means none, whatever the environment says. Raises ProxyUrlError and InvalidUrlError.
+    An empty key means no proxy, regardless of the environment. Raises ProxyUrlError and InvalidUrlError.
     """
     if proxy is None:
         return choose(parse_url(url), os.environ)

@@ -1,7 +1,8 @@
-"""Connections of httpx that hear what a receiver answers while a request is still being sent.
+"""Connections for httpx that notice a response while the request is still being sent.
 
-A receiver may answer at once, such as 413, and hang up or take no more. httpcore reads an answer only when the whole
-request is written or cannot be, and a transport of asyncio that fails to write drops what has come. A socket keeps it.
+A receiver may respond early, such as with 413, and hang up or stop reading. httpcore reads the response only after
+writing the whole request or failing to, and an asyncio transport that fails to write drops received data. A socket
+keeps it.
 """
 
 import asyncio
@@ -28,18 +29,18 @@ from collector.proxies import describe, is_socks
 
 __all__ = ["Transport"]
 
-_ANSWER = re.compile(rb"(?:\A|\r\n\r\n)HTTP/1\.[01] ([2-9])")  # none of 1xx, which another one follows
-_ACCEPTED_SECONDS = 1.0  # to take the rest of a request after an answer of 2xx
-_EARLY_LIMIT = 1 << 16  # bytes that are kept while a request is being sent
-_HAPPY_EYEBALLS_SECONDS = 0.25  # until the next address is tried as well
+_ANSWER = re.compile(rb"(?:\A|\r\n\r\n)HTTP/1\.[01] ([2-9])")  # not 1xx, which precede another one
+_ACCEPTED_SECONDS = 1.0  # to send the rest of a request after a 2xx response
+_EARLY_LIMIT = 1 << 16  # bytes buffered while a request is being sent
+_HAPPY_EYEBALLS_SECONDS = 0.25  # until the next address is tried in parallel
 _KEEPALIVE_SECONDS = 15.0
 
 
 class Transport(httpx.AsyncHTTPTransport):
-    """What httpx sends requests with, through `proxy` if there is one."""
+    """The transport for httpx, through `proxy` if there is one."""
 
     def __init__(self, context: ssl.SSLContext, proxy: URL | None) -> None:
-        # httpx itself has no way to hand a network backend to httpcore.
+        # httpx itself cannot pass a network backend to httpcore.
         options: dict[str, Any] = {
             "ssl_context": context,
             "keepalive_expiry": _KEEPALIVE_SECONDS,
@@ -60,7 +61,7 @@ class Transport(httpx.AsyncHTTPTransport):
 
 
 class _HttpProxy(httpcore.AsyncHTTPProxy):
-    """Is asked for IPv6 addresses in brackets, which httpcore leaves out."""
+    """Puts IPv6 addresses in brackets, which httpcore omits."""
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         if b":" in request.url.host:
@@ -108,7 +109,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class _Socket(ByteStream):
-    """A socket that can be read after it could not be written."""
+    """A socket that can still be read after writing failed."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.connected = connected
@@ -121,7 +122,7 @@ class _Socket(ByteStream):
             try:
                 received = self.connected.recv(max_bytes)
             except BlockingIOError:
-                # To wait first and then to read makes sure that nothing is lost by cancelling.
+                # Waiting before reading ensures that cancelling loses nothing.
                 await anyio.wait_readable(self.connected)
             else:
                 if not received:
@@ -129,7 +130,7 @@ class _Socket(ByteStream):
                 return received
 
     async def send(self, item: bytes) -> None:
-        """Send all, or set `cut` and return: an error would be the end of TLS, also for reading."""
+        """Send everything, or set `cut` and return: an error would also end TLS for reading."""
         rest = memoryview(item)
         try:
             with anyio.CancelScope(deadline=self.deadline) as self._sending:
@@ -143,7 +144,7 @@ class _Socket(ByteStream):
         self.cut = self.cut or bool(rest)
 
     def stop_sending(self, seconds: float) -> None:
-        """Cut what is not sent within this time."""
+        """Drop data that is not sent within this time."""
         self.deadline = self._sending.deadline = anyio.current_time() + seconds
 
     async def send_eof(self) -> None:
@@ -154,13 +155,13 @@ class _Socket(ByteStream):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that is read while it is written; `stream` is its socket, or TLS on it."""
+    """A connection that is read while being written; `stream` is its socket or TLS on it."""
 
     def __init__(self, plain: _Socket, stream: ByteStream) -> None:
         self._socket = plain
         self._stream = stream
-        self._early = bytearray()  # what came while something was written
-        self._failure: Exception | None = None  # what ended that
+        self._early = bytearray()  # received while writing
+        self._failure: Exception | None = None  # the error that ended receiving
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self._socket.deadline = math.inf
@@ -177,7 +178,7 @@ class _Stream(httpcore.AsyncNetworkStream):
                 return b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write all; raise WriteError, upon which httpcore reads the answer, if the receiver takes no more."""
+        """Write all; raise WriteError, after which httpcore reads the response, if the receiver stops reading."""
         if not buffer:
             return
         try:
@@ -197,7 +198,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise httpcore.WriteError("the connection was closed")
 
     async def _listen(self) -> None:
-        """Keep what comes; stop sending at an answer or the end, but not at once where the rest may be taken."""
+        """Buffer received data; stop sending on a response or end, with a delay if the rest may be accepted."""
         try:
             while len(self._early) < _EARLY_LIMIT:
                 self._early += await self._stream.receive()
@@ -230,7 +231,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         await self._socket.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return whether there is something to read, which an idle connection that is still good has not."""
+        """Return whether there is data to read, which a healthy idle connection does not have."""
         if info != "is_readable":
             return None
         poll = select.poll()
@@ -242,7 +243,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 def _translated(
     failed: type[httpcore.NetworkError], late: type[httpcore.TimeoutException], place: str = ""
 ) -> Iterator[None]:
-    """Raise errors as those of httpcore, in words without secrets."""
+    """Raise errors as httpcore's, without secrets in their text."""
     try:
         yield
     except anyio.EndOfStream:

@@ -1,4 +1,4 @@
-"""What can go wrong at a sink: an error says whether to try again later or never again."""
+"""Errors of sinks, which say whether to retry later or never."""
 
 import re
 from collections.abc import Container
@@ -17,7 +17,7 @@ __all__ = [
     "from_status",
 ]
 
-TEXT_LIMIT = 200  # characters of a receiver's text that an error repeats
+TEXT_LIMIT = 200  # characters of a receiver's text that an error quotes
 
 
 class Reason(StrEnum):
@@ -29,11 +29,11 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error"
     UNAUTHORIZED = "unauthorized"
     MISSING = "missing"  # the endpoint, bucket, table or column does not exist (yet)
-    MISCONFIGURED = "misconfigured"  # a person has to fix the settings, a secret's file or the receiver
-    REJECTED = "rejected"  # the records themselves are refused
+    MISCONFIGURED = "misconfigured"  # someone must fix the settings, a secret file or the receiver
+    REJECTED = "rejected"  # the records themselves are rejected
 
 
-# What a status below 500 means; any other is for a person to fix, at either end or in between.
+# Meaning of statuses below 500; any other must be fixed by someone, at either end or in between.
 _REASONS = {
     401: Reason.UNAUTHORIZED,
     403: Reason.UNAUTHORIZED,
@@ -43,14 +43,14 @@ _REASONS = {
     408: Reason.TIMEOUT,
     409: Reason.SERVER_ERROR,
     410: Reason.MISSING,
-    413: Reason.THROTTLED,  # with a time to try again: RFC 9110 has it for a limit that will not last
+    413: Reason.THROTTLED,  # with a retry time: RFC 9110 defines it for temporary limits
     423: Reason.SERVER_ERROR,
     424: Reason.SERVER_ERROR,
     425: Reason.SERVER_ERROR,
     429: Reason.THROTTLED,
 }
-# What servers and proxies answer with 400 before they look at a body: nginx, Go, Apache, Tomcat, HTTP.sys, HAProxy and
-# uvicorn, and Starlette, Django and Werkzeug for a host that they do not serve.
+# Bodies of 400 responses that are independent of the request body: from nginx, Go, Apache, Tomcat, HTTP.sys, HAProxy
+# and uvicorn, and from Starlette, Django and Werkzeug for a host that they do not serve.
 _NOT_OF_THE_BODY = (
     "plain http request was sent to https port",
     "sent an http request to an https server",
@@ -81,9 +81,9 @@ class SinkError(GpuidError):
 
 
 class UnavailableError(SinkError):
-    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time.
+    """The sink cannot accept the batch now: retry it, after `retry_after` seconds if the sink named a time.
 
-    With `outcome_unknown` the receiver was sent the whole batch, and may have it.
+    With `outcome_unknown`, the whole batch was sent and the receiver may have it.
     """
 
     def __init__(
@@ -99,23 +99,23 @@ class KnownKeyError(UnavailableError):
 
 
 class RejectedError(SinkError):
-    """The sink will never take this batch, however often it is sent."""
+    """The sink will never accept this batch."""
 
     def __init__(self, text: str, reason: Reason = Reason.REJECTED) -> None:
         super().__init__(text, reason)
 
 
 class TooLargeError(RejectedError):
-    """The sink will never take a batch of this size, but perhaps the halves of it."""
+    """The sink will never accept a batch of this size, but perhaps its halves."""
 
 
 def from_status(
     status: int, text: str, retry_after: float | None = None, *, about_records: Container[int] = ()
 ) -> SinkError:
-    """Return the error for an HTTP status other than 2xx; `text` repeats what the receiver said.
+    """Return the error for an HTTP status other than 2xx; `text` quotes the receiver.
 
-    A batch is refused for good only by a status of `about_records`. Whatever else it is, somebody can fix it at either
-    end or in between without changing the records, and the sink waits until then.
+    Only a status in `about_records` rejects a batch permanently. Everything else can be fixed at either end or in
+    between without changing the records, and the sink waits until then.
     """
     if status in about_records and not (
         status == 400 and any(re.search(words, text.lower()) for words in _NOT_OF_THE_BODY)
@@ -126,5 +126,5 @@ def from_status(
             return TooLargeError(text)
     fallback = Reason.MISCONFIGURED if status < 500 else Reason.SERVER_ERROR
     reason = _REASONS.get(status, fallback)
-    # A proxy says 502, 503 or 504 also of a request that a receiver took and did not answer.
+    # A proxy also returns 502, 503 or 504 for a request that the receiver accepted without responding.
     return UnavailableError(text, reason, retry_after=retry_after, outcome_unknown=status >= 500)

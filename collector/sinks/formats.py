@@ -1,4 +1,4 @@
-"""Records as bytes: JSON, JSON Lines, CSV and Parquet."""
+"""Encodes records as JSON, JSON Lines, CSV and Parquet."""
 
 import gzip as gzip_module
 import io
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 FIELDS: tuple[str, ...] = SinkRecord.__struct_fields__
-# Without what files of older versions have no columns for; two of these are objects.
+# Without fields for which files of older versions have no columns; two of them are objects.
 COLUMNS: tuple[str, ...] = tuple(field for field in FIELDS if field not in ("changes", "last_known", "mark"))
-GO_GPUID_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its order
+GO_GPUID_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # those of the Go program, in its order
 
 _encode = msgspec.json.Encoder().encode
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -38,20 +38,20 @@ _NEEDS_QUOTES = re.compile(r'[,"]|^ | \Z')
 
 
 def json_array(records: Sequence[SinkRecord]) -> bytes:
-    """Return one JSON array of objects, with escapes for what does not print."""
+    """Return a JSON array of objects, with unprintable characters escaped."""
     return printable_json(_encode(records))
 
 
 def json_lines(records: Sequence[msgspec.Struct]) -> bytes:
-    """Return one JSON object per line, with escapes for what does not print."""
+    """Return one JSON object per line, with unprintable characters escaped."""
     return printable_json(b"".join(_encode(record) + b"\n" for record in records))
 
 
 def csv(records: Sequence[msgspec.Struct], *, columns: Sequence[str] = COLUMNS, header: bool = False) -> bytes:
-    """Return RFC 4180 in UTF-8 with bare line feeds, which consumers of the Go program's files expect.
+    """Return RFC 4180 CSV in UTF-8 with bare line feeds, as consumers of the Go program's files expect.
 
-    Characters that do not print are left out, and what a spreadsheet would take for a formula begins with an
-    apostrophe; names, serials and models do neither.
+    Unprintable characters are dropped, and text that a spreadsheet would treat as a formula starts with an apostrophe;
+    real names, serials and models contain neither.
     """
     rows = [columns] if header else []
     rows.extend([getattr(record, column) for column in columns] for record in records)
@@ -61,7 +61,7 @@ def csv(records: Sequence[msgspec.Struct], *, columns: Sequence[str] = COLUMNS, 
 def parquet(records: Sequence[SinkRecord]) -> bytes:
     """Return a Parquet file; raises UnavailableError without pyarrow.
 
-    `time` is a UTC timestamp, all else text: what is an object in JSON is JSON text or null.
+    `time` is a UTC timestamp and everything else text; objects are JSON text or null.
     """
     body = io.BytesIO()
     with ParquetFile(body) as file:
@@ -72,8 +72,8 @@ def parquet(records: Sequence[SinkRecord]) -> bytes:
 class ParquetFile:
     """Writes a Parquet file piece by piece; raises UnavailableError if pyarrow is not installed.
 
-    `columns` are attributes of the rows; `times` become UTC timestamps, those of `kinds` numbers and truth values where
-    these are ints and bools, all others text. `get` returns the value of a column of a row.
+    `columns` are attributes of the rows; `times` become UTC timestamps, those in `kinds` numbers or booleans for ints
+    and bools, all others text. `get` returns the value of a row's column.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ParquetFile:
 
 
 def gzip(body: bytes) -> bytes:
-    """Return the body compressed; equal bodies give equal bytes."""
+    """Return the compressed body; equal bodies give equal bytes."""
     return gzip_module.compress(body, compresslevel=6, mtime=0)
 
 
@@ -137,7 +137,7 @@ def parse_time(time: str) -> datetime:
 
 
 def _text(value: object) -> str | None:
-    """Return the value of a cell: a list joined by commas, an object as JSON."""
+    """Return the value of a cell: lists separated by commas, objects as JSON."""
     if isinstance(value, list | tuple):
         return ",".join(value)
     return value if value is None or isinstance(value, str) else printable_json(_encode(value)).decode()

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for a library that reads files on it: what hangs there delays nothing else."""
+"""An event loop in its own thread, for a library that reads files on it: a hang there delays nothing else."""
 
 import asyncio
 import concurrent.futures
@@ -13,13 +13,13 @@ from collector.model import GpuidError
 
 __all__ = ["HangingError", "LoopThread"]
 
-CLOSE_TIMEOUT_SECONDS = 2.0  # for the last work, and again for the end of the thread
+CLOSE_TIMEOUT_SECONDS = 2.0  # for the last work, and again for the thread to end
 
 _T = TypeVar("_T")
 
 
 class HangingError(GpuidError):
-    """The thread does not come back from a file system or a program that does not answer."""
+    """The thread hangs in a file system or a program."""
 
 
 class _Running(NamedTuple):
@@ -29,18 +29,18 @@ class _Running(NamedTuple):
 
 
 class LoopThread:
-    """Runs coroutines in its thread, which starts with the first one and does not keep the process from ending."""
+    """Runs coroutines in its thread, which starts with the first one and does not keep the process alive."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._running: _Running | None = None
-        self._answered: threading.Event | None = None  # set when a thread that hung comes back
+        self._answered: threading.Event | None = None  # set when a hanging thread returns
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, _T]], *, timeout: float) -> _T:
-        """Return what `work` returns in the thread; cancelling this cancels it there.
+        """Run `work` in the thread and return its result; cancelling this cancels it there.
 
-        `work` has to end in time by itself. Raises HangingError if the thread does not answer within `timeout` seconds,
-        and at once while it still does not, so that nothing piles up in it; OSError if it cannot start.
+        `work` must end in time by itself. Raises HangingError if the thread does not respond within `timeout` seconds,
+        and immediately while it still hangs, so that nothing piles up; OSError if it cannot start.
         """
         if self._answered is not None and not self._answered.is_set():
             raise HangingError("still no answer")
@@ -54,7 +54,7 @@ class LoopThread:
             raise HangingError(f"no answer within {timeout:g} s") from None
 
     async def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `last` in the thread and end it; a thread that hangs is left behind. A later `run` starts another."""
+        """Run `last` in the thread and end it; a hanging thread is abandoned. A later `run` starts another."""
         running, self._running = self._running, None
         hanging, self._answered = self._answered, None
         if running is None:
@@ -73,23 +73,23 @@ class LoopThread:
             stop = asyncio.Event()
             started.set_result(_Running(asyncio.get_running_loop(), stop, ended))
             await stop.wait()
-            # What was cancelled has something to end, such as a program.
+            # Cancelled work may need to clean up, such as ending a program.
             if rest := asyncio.all_tasks() - {asyncio.current_task()}:
                 await asyncio.wait(rest, timeout=CLOSE_TIMEOUT_SECONDS)
 
         def run() -> None:
             try:
                 asyncio.run(serve())
-            except BaseException as error:  # for the one who waits
+            except BaseException as error:  # for the waiter
                 if not started.done():
                     started.set_exception(error)
             finally:
-                with contextlib.suppress(concurrent.futures.InvalidStateError):  # nobody waits any more
+                with contextlib.suppress(concurrent.futures.InvalidStateError):  # nobody is waiting any longer
                     ended.set_result(None)
 
         try:
             threading.Thread(target=run, name=self._name, daemon=True).start()
-        except RuntimeError:  # a limit of processes or memory, which Python does not name
+        except RuntimeError:  # a limit on processes or memory, which Python does not name
             raise OSError(f"no thread for {self._name}") from None
         return started.result()
 

@@ -1,4 +1,4 @@
-"""The postgres sink: COPY into the Go program's table, or into one of its layout with more columns."""
+"""The postgres sink: writes to the Go program's table, or to one of its layout with more columns."""
 
 import os
 import ssl
@@ -22,10 +22,10 @@ from collector.sinks.formats import parse_time
 
 __all__ = ["PostgresSink"]
 
-_NO_TLS = "rejected SSL upgrade"  # as asyncpg says it, which has no type for it
+_NO_TLS = "rejected SSL upgrade"  # asyncpg's text, which has no type for it
 _CLOSE_SECONDS = 5.0
-_SERVER_FIRST_SECONDS = 5.0  # that the client waits longer than the server's own statement timeout
-# What `check` inserts in a transaction that is rolled back.
+_SERVER_FIRST_SECONDS = 5.0  # by which the client waits longer than the server's statement timeout
+# Inserted by `check` in a transaction that is rolled back.
 _CHECK_RECORD = SinkRecord(
     cluster="gpuid-check",
     node="gpuid-check",
@@ -38,11 +38,11 @@ _CHECK_RECORD = SinkRecord(
     model="",
     event="",
 )
-# By the whole code, or else by its class (the first two characters).
+# By the full code, or else by its class (the first two characters).
 _REASON_BY_SQLSTATE = {
     "08": Reason.CONNECTION,
     "0A": Reason.MISCONFIGURED,
-    # Of these classes, only what speaks of a value is refused for good.
+    # Of these classes, only errors about a value are permanent.
     "22": Reason.MISCONFIGURED,
     "22000": Reason.REJECTED,
     "22001": Reason.REJECTED,  # too long for its column
@@ -54,7 +54,7 @@ _REASON_BY_SQLSTATE = {
     "22P05": Reason.REJECTED,
     "23": Reason.MISCONFIGURED,
     "23502": Reason.MISCONFIGURED,  # the table requires a column that records do not have
-    "23503": Reason.MISSING,  # what a foreign key points to
+    "23503": Reason.MISSING,  # the target of a foreign key
     "23505": Reason.REJECTED,
     "23514": Reason.REJECTED,
     "23P01": Reason.REJECTED,
@@ -85,7 +85,7 @@ class PostgresSink:
         self._table: postgres_table.Table | None = None
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  the rows are their own key
-        """Write the batch's rows, except those that are in the table already by its unique constraint."""
+        """Write the batch's rows, except those already in the table according to its unique constraint."""
         if not records:
             return
         times = [parse_time(record.time) for record in records]
@@ -101,7 +101,7 @@ class PostgresSink:
                         self._table.name, schema_name=self._table.schema, columns=columns, records=rows
                     )
             except (AttributeError, TypeError, OverflowError) as error:  # as asyncpg encodes for other types
-                text = f"sinks.{self._name}: table {self._settings.table}: a column is of another type than text"
+                text = f"sinks.{self._name}: table {self._settings.table}: a column has a type other than text"
                 raise UnavailableError(f"{text} ({error})", Reason.MISCONFIGURED) from None
             except asyncpg.UniqueViolationError:
                 # An earlier attempt succeeded, or two GPUs have one serial, which the Go program's table cannot hold.
@@ -109,7 +109,7 @@ class PostgresSink:
                     await connection.execute(self._table.insert, *map(list, zip(*rows, strict=True)))
 
     async def check(self) -> str:
-        """Do everything that a first batch does, in a transaction that is rolled back."""
+        """Do everything that a first batch would, in a transaction that is rolled back."""
         async with self._connected() as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -119,7 +119,7 @@ class PostgresSink:
             await connection.execute(table.insert, *([value] for value in row))
             await transaction.rollback()
         absent = [column for column in ("uuid", "model", "event") if column not in table.columns]
-        without = f"; it has no columns {', '.join(absent)}, which are left out" if absent else ""
+        without = f"; it lacks the columns {', '.join(absent)}, which are omitted" if absent else ""
         return f"table {self._settings.table} is writable{without}"
 
     async def aclose(self) -> None:
@@ -157,7 +157,7 @@ class PostgresSink:
             password=password,
             ssl=tls,
             command_timeout=settings.statement_timeout + _SERVER_FIRST_SECONDS,
-            statement_cache_size=0,  # works behind a connection pooler
+            statement_cache_size=0,  # works with a connection pooler
         )
 
     async def _prepare(self, connection: asyncpg.Connection) -> postgres_table.Table:
@@ -187,29 +187,29 @@ class PostgresSink:
             yield
 
     async def _set_timeout(self, connection: asyncpg.Connection) -> None:
-        # For the transaction, not the session: a pooler may give the session to other clients.
+        # For the transaction, not the session, which a pooler may share with other clients.
         await connection.execute(f"SET LOCAL statement_timeout = {int(self._settings.statement_timeout * 1000)}")
 
     def _map_error(self, error: BaseException) -> SinkError | None:
-        """Return our error for a failure of the sink; None for anything else."""
+        """Return our error for a sink failure; None for anything else."""
         said = self.secrets.redact(str(error), TEXT_LIMIT) or type(error).__name__
         text = f"sinks.{self._name}: table {self._settings.table}: {said}"
         if isinstance(error, SinkError):
             return None
         if isinstance(error, asyncpg.PostgresError):
             if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
-                return UnavailableError(text, Reason.MISSING)  # no partition of the table takes the row
+                return UnavailableError(text, Reason.MISSING)  # no partition of the table accepts the row
             return _from_state(error.sqlstate or "", text)
         if isinstance(error, TimeoutError):
-            return UnavailableError(f"sinks.{self._name}: no answer from the server in time", Reason.TIMEOUT)
+            return UnavailableError(f"sinks.{self._name}: the server timed out", Reason.TIMEOUT)
         if isinstance(error, asyncpg.DataError):
             return RejectedError(text)
         if isinstance(error, asyncpg.ClientConfigurationError):
             return UnavailableError(text, Reason.MISCONFIGURED)
         if isinstance(error, ConnectionError) and _NO_TLS in str(error):
-            return UnavailableError(f"{text}; turn TLS on there, or change sslmode", Reason.MISCONFIGURED)
+            return UnavailableError(f"{text}; enable TLS on the server, or change sslmode", Reason.MISCONFIGURED)
         if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
-            return UnavailableError(text, Reason.MISCONFIGURED)  # a column of the table is of another type
+            return UnavailableError(text, Reason.MISCONFIGURED)  # a column of the table has a different type
         if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
             return UnavailableError(text, Reason.CONNECTION)
         return None
@@ -222,6 +222,6 @@ def _from_state(state: str, text: str) -> SinkError:
 
 
 def _row(record: SinkRecord, time: datetime, columns: Sequence[str]) -> tuple[object, ...]:
-    # The Go program writes an absent chassis as "unknown" here, and here only.
+    # The Go program writes an absent chassis as "unknown" only here.
     own = {"read_time": time, "chassis": record.chassis or "unknown"}
     return tuple(own.get(column) or getattr(record, column) or "" for column in columns)

@@ -1,4 +1,4 @@
-"""The postgres sink's table: its columns, and how it is created or migrated."""
+"""The postgres sink's table: its columns, creation and migration."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ __all__ = ["NoSuchTableError", "Table", "prepare"]
 
 _GO_GPUID_COLUMNS = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
 _OWN_COLUMNS = ("uuid", "model", "event")
-_LATER_COLUMNS = ("mark",)  # written where a table has them; one that lacks only these is not altered
+_LATER_COLUMNS = ("mark",)  # written if the table has them; a table that lacks only these is not altered
 _UNIQUE = ("cluster", "node", "machine", "source", "chassis", "gpu", "uuid", "event", "read_time")
 _INDEXED = ("cluster", "node", "gpu", "read_time", "created_at")
 _TEXT_WIDTH = 255
@@ -25,20 +25,20 @@ class NoSuchTableError(GpuidError):
 
 
 class Table(NamedTuple):
-    """A table that records can be written to."""
+    """A table to which records can be written."""
 
     schema: str
     name: str
-    columns: tuple[str, ...]  # those that are written: the Go program's in its order, then our own
+    columns: tuple[str, ...]  # those to write: the Go program's in its order, then our own
 
     @property
     def insert(self) -> str:
-        """The statement that takes one array per column and skips rows that exist already."""
+        """The statement that takes one array per column and skips existing rows."""
         arrays = ", ".join(
             f"${place}::{'timestamptz' if column == 'read_time' else 'text'}[]"
             for place, column in enumerate(self.columns, 1)
         )
-        # The names come from the catalogue and from a closed set, never from a record.
+        # The names come from the catalogue and a closed set, never from a record.
         return (
             f'INSERT INTO "{self.schema}"."{self.name}" ({", ".join(self.columns)}) '  # noqa: S608
             f"SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 
 async def prepare(connection: asyncpg.Connection, table: str, *, create: bool) -> Table:
-    """Return the table; with `create`, create it or add missing columns. To be called within a transaction.
+    """Return the table; with `create`, create it or add missing columns. Call this within a transaction.
 
     Raises NoSuchTableError.
     """
@@ -99,7 +99,7 @@ async def _create(connection: asyncpg.Connection, schema: str, name: str) -> Non
 
 
 async def _migrate(connection: asyncpg.Connection, found: Table) -> None:
-    """Add our columns, and widen the Go program's unique constraint by them so that GPUs of one serial both fit."""
+    """Add our columns to the table and its unique constraint, so that GPUs with the same serial both fit."""
     table = f'"{found.schema}"."{found.name}"'
     for column in _OWN_DEFINITIONS:
         await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column}")

@@ -1,4 +1,4 @@
-"""The s3 sink: one object per batch, under a key that nothing else ever has."""
+"""The s3 sink: one object per batch, with a unique key."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ from collector.timestamps import rfc3339
 
 __all__ = ["S3Sink", "object_key"]
 
-HANGING_GRACE_SECONDS = 5.0  # after the settings' timeout, at which a call ends by itself unless a file hangs
+HANGING_GRACE_SECONDS = 5.0  # after the settings' timeout, when a call ends by itself unless a file hangs
 
 _DIGEST_LETTERS = 32  # of the SHA-256 in an object's key
 _CONTENT_TYPES = {
@@ -33,11 +33,11 @@ _CONTENT_TYPES = {
     "jsonl": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
-# The next try takes what AWS's files, variables and programs say then.
+# The next attempt uses the state of AWS's files, variables and programs at that time.
 _FORGOTTEN_AFTER = frozenset({Reason.UNAUTHORIZED, Reason.MISCONFIGURED})
 
-# At level debug these log whole requests, session tokens included; at info, where credentials were found. What they
-# warn of while getting credentials comes with a traceback, and is the sink's own error when it matters.
+# These log whole requests at debug, including session tokens, and the source of credentials at info. Their warnings
+# about credentials have tracebacks, and if they matter, the sink reports the error itself.
 for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
     logging.getLogger(_library).setLevel(logging.WARNING)
     logging.getLogger(f"{_library}.credentials").setLevel(logging.ERROR)
@@ -50,7 +50,7 @@ def object_key(settings: S3Settings, time: str, key: str, lines: bytes) -> str:
     object; different batches never share one.
     """
     first = formats.parse_time(time)
-    # Without the fields that records of releases before did not have: a batch keeps its key over an upgrade.
+    # Without fields that older releases lacked, so that a batch keeps its key across an upgrade.
     for field in (b"changes", b"last_known", b"mark"):
         lines = lines.replace(b',"' + field + b'":null', b"")
     digest = hashlib.sha256(f"{len(key)}:{key}".encode() + lines).hexdigest()[:_DIGEST_LETTERS]
@@ -78,7 +78,7 @@ def _trial_record(time: str) -> SinkRecord:
 
 
 class S3Sink:
-    """Keeps one client open; retrying is up to the caller, the libraries' own retries are off."""
+    """Keeps one client open; retries are up to the caller, the libraries' own retries are disabled."""
 
     def __init__(self, name: str, settings: S3Settings, *, grace: float = HANGING_GRACE_SECONDS) -> None:
         self.secrets = Secrets()
@@ -96,7 +96,7 @@ class S3Sink:
             await self._put(await anyio.to_thread.run_sync(self._put_arguments, records, key))
 
     async def check(self) -> str:
-        """Put one small object as a batch is put, and delete it; a delivery does not need the right to delete."""
+        """Put a small object like a batch and delete it; deliveries do not need the right to delete."""
         settings = self._settings
         records = [_trial_record(rfc3339(time.time(), "seconds"))]
         arguments = await anyio.to_thread.run_sync(self._put_arguments, records, "gpuid-check")
@@ -111,7 +111,7 @@ class S3Sink:
             await self._thread.close(self._client.close)
 
     async def _remove(self, key: str, version: str | None) -> str:
-        """Delete an object with its version, or else without; return what is left of it and why."""
+        """Delete an object with its version, or else without; return what is left and why."""
         try:
             await self._call(
                 "DeleteObject", self._client.delete, Key=key, **({"VersionId": version} if version else {})
@@ -123,11 +123,11 @@ class S3Sink:
         if version is not None:
             with contextlib.suppress(SinkError):
                 await self._call("DeleteObject", self._client.delete, Key=key)
-                return f"the trial object {key} is deleted, but its version stays: {reason}"
-        return f"the trial object {key} stays there: {reason}"
+                return f"the test object {key} was deleted, but its version remains: {reason}"
+        return f"the test object {key} remains: {reason}"
 
     def _put_arguments(self, records: Sequence[SinkRecord], key: str) -> dict[str, Any]:
-        """Return a batch's object and what describes it; to be called in a thread, for a large batch takes a while."""
+        """Return a batch's object and its parameters; call this in a thread, as a large batch takes a while."""
         lines = formats.json_lines(records)
         return {
             "Body": self._body(records, lines),
@@ -172,7 +172,7 @@ class S3Sink:
         return {key: value for key, value in named.items() if value is not None}
 
     async def _put(self, arguments: dict[str, Any]) -> str | None:
-        """Put an object; return its version in a bucket that keeps versions. S3's own answer is the proof."""
+        """Put an object; return its version in a versioned bucket. Only S3's own response counts as success."""
         answer = await self._call("PutObject", self._client.put, **arguments, **self._encryption())
         if problem := not_stored(answer, self._foreign):
             raise UnavailableError(self._text(problem), Reason.MISCONFIGURED)

@@ -1,6 +1,6 @@
-"""AWS's client of the s3 sink: made of what AWS's files say now, and asking nobody for anything.
+"""The AWS client of the s3 sink: built from AWS's current files, and never interactive.
 
-botocore reads files and runs programs on the event loop, so all of this happens in the sink's own thread.
+botocore reads files and runs programs on the event loop, so all of this runs in the sink's own thread.
 """
 
 import asyncio
@@ -50,15 +50,15 @@ from collector.sinks.s3_proxy import with_proxy
 
 __all__ = ["ANSWER", "CredentialsError", "S3Client"]
 
-ANSWER = "GpuidAnswer"  # of what a call returns, and of a ClientError's response: the body as it came
+ANSWER = "GpuidAnswer"  # key in a call's result and in a ClientError's response: the raw body
 
-MAX_PROGRAM_BYTES = 1 << 20  # that a credential_process may print
-PROGRAM_END_SECONDS = 0.02  # between two looks at whether a program that closed its output has ended
+MAX_PROGRAM_BYTES = 1 << 20  # of a credential_process's output
+PROGRAM_END_SECONDS = 0.02  # between two checks whether a program that closed its output has ended
 
-_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone; its names end so, and those of its access points
+_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone: suffix of its buckets and access points
 
 
-# What gives credentials, by botocore's name for it, and what leads there.
+# Providers of credentials, by botocore's name, and the variable that configures each.
 _SOURCES = {
     "assume-role": ("STS", "AWS_ENDPOINT_URL_STS"),
     "assume-role-with-web-identity": ("STS", "AWS_ENDPOINT_URL_STS"),
@@ -70,24 +70,24 @@ _SOURCES = {
 
 
 class CredentialsError(GpuidError):
-    """AWS's chain gives no credentials; the text says which part of it failed."""
+    """AWS's chain provides no credentials; the text says which part of it failed."""
 
 
 class S3Client:
-    """One client of S3, which is made when it is needed and whenever a file that it comes from has changed."""
+    """An S3 client, created on demand and again whenever one of its files has changed."""
 
     def __init__(self, name: str, settings: S3Settings, secrets: Secrets) -> None:
         self._name = name
         self._settings = settings
         self._secrets = secrets
-        self._stamps: dict[str, object] = {}  # of the files that the client was made of
+        self._stamps: dict[str, object] = {}  # of the files from which the client was made
         self._checksum: Literal["md5", "crc32", "none"] = "none"
         self._credentials: Any = None
         self._opening: Any = None
         self._client: Any = None
 
     async def put(self, **parameters: Any) -> Any:
-        """Put an object, with the checksum that the settings or the kind of bucket ask for."""
+        """Put an object, with the checksum required by the settings or the kind of bucket."""
         client = await self._open()
         return await client.put_object(Bucket=self._settings.bucket, **parameters, **self._digest(parameters["Body"]))
 
@@ -97,7 +97,7 @@ class S3Client:
         return await client.delete_object(Bucket=self._settings.bucket, **parameters)
 
     async def close(self) -> None:
-        """Forget the client and its credentials, and close its connections."""
+        """Discard the client and its credentials, and close its connections."""
         opening, self._opening, self._client, self._credentials = self._opening, None, None, None
         if opening is not None:
             await opening.__aexit__(None, None, None)
@@ -118,13 +118,13 @@ class S3Client:
         session = _unattended(settings.profile)
         session.set_default_client_config(self._default_config())  # STS and SSO
         session.register("before-parse", _keep_answer)
-        # Before they are read: what changes meanwhile is seen at the next call.
+        # Before reading them: changes during that are noticed at the next call.
         own = [session.get_config_variable(name) for name in ("config_file", "credentials_file")]
         self._stamps = _stamps([*own, settings.ca_file])
         self._stamps |= _stamps(_other_files(session))
         self._checksum = _suitable_checksum(settings, session)
         if settings.ca_file is not None:
-            tls_context(self._name, settings.ca_file, None, None)  # whose errors name the key
+            tls_context(self._name, settings.ca_file, None, None)  # its errors name the key
         self._credentials = await session.get_credentials()
         if self._credentials is None:
             raise NoCredentialsError
@@ -150,10 +150,10 @@ class S3Client:
         return AioConfig(
             s3={
                 "addressing_style": "path" if self._settings.path_style else "auto",
-                # Without it a body with a checksum of its own is not part of the signature over TLS.
+                # Otherwise, over TLS, a body with its own checksum is not part of the signature.
                 "payload_signing_enabled": True,
             },
-            # botocore's own checksums are trailers over TLS, which many an S3 API refuses. Ours are headers.
+            # Over TLS, botocore sends checksums as trailers, which many S3 APIs reject. Ours are headers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -169,7 +169,7 @@ class S3Client:
 
 
 class _Config(AioConfig):  # type: ignore[misc]
-    """A configuration that keeps its way to HTTP when it is merged with another, which aiobotocore's does not."""
+    """A configuration that keeps its HTTP session class when merged with another, unlike aiobotocore's."""
 
     def merge(self, other_config: Any) -> Any:
         merged = super().merge(other_config)
@@ -178,10 +178,10 @@ class _Config(AioConfig):  # type: ignore[misc]
 
 
 def _suitable_checksum(settings: S3Settings, session: Any) -> Literal["md5", "crc32", "none"]:
-    """Return the checksum of the settings or, for "auto", the one that the kind of service takes.
+    """Return the checksum of the settings or, for "auto", the one that the service supports.
 
-    Every S3 API knows Content-MD5, and it is enough for Object Lock; but directory buckets take none. Many other
-    services refuse or ignore CRC32, which AWS's variable and key ask for by "when_supported".
+    Every S3 API supports Content-MD5, which is enough for Object Lock, but directory buckets do not. Many other
+    services reject or ignore CRC32, which AWS's variable and key select with "when_supported".
     """
     if settings.checksum != "auto":
         return settings.checksum
@@ -201,7 +201,7 @@ def _keep_answer(
     operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
 ) -> None:
     customized_response_dict[ANSWER] = response_dict["body"]
-    # Where S3's parser makes an error of the status, that of STS fails.
+    # S3's parser turns the status into an error, where that of STS fails.
     if operation_model.service_model.service_name == "sts" and response_dict["status_code"] >= 300:
         try:
             ElementTree.fromstring(response_dict["body"])  # noqa: S314  as botocore does
@@ -218,7 +218,7 @@ def _stamps(files: list[Any]) -> dict[str, object]:
 
 
 def _other_files(session: Any) -> list[Any]:
-    """Return the files that AWS's environment and shared configuration name."""
+    """Return the files named in AWS's environment and shared configuration."""
     profiles = session.full_config.get("profiles", {}).values()
     return [
         session.get_config_variable("ca_bundle"),
@@ -232,33 +232,33 @@ def _other_files(session: Any) -> list[Any]:
 
 
 async def _retrieved(get: Any, method: str) -> Any:
-    """Return the credentials; raises CredentialsError, or the error of a service that was asked for them."""
+    """Return the credentials; raises CredentialsError, or the error of a credential service."""
     source, variable = _SOURCES.get(method, (f"AWS's {method}", ""))
     try:
         return await get()
     except (ClientError, ConnectionError, HTTPClientError, InvalidConfigError) as error:
         if isinstance(cause := getattr(error, "kwargs", {}).get("error"), UnusableAnswerError):
-            what, _, _ = str(cause).partition(";")  # without what to do about S3's
+            what, _, _ = str(cause).partition(";")  # without the advice for S3
             raise CredentialsError(f"{source} {what}; check {variable}") from None
         raise
     except (BotoCoreError, CredentialsError) as error:
         raise CredentialsError(str(error)) from None
     except KeyError as error:
-        raise CredentialsError(f"{source} gave an answer that has no {error.args[0]}") from None
+        raise CredentialsError(f"{source} returned a response without {error.args[0]}") from None
     except (AttributeError, TypeError):
-        raise CredentialsError(f"{source} gave an answer of another form than AWS's") from None
-    except Exception as error:  # the chain raises whatever its many parts do
+        raise CredentialsError(f"{source} returned a response in an unexpected format") from None
+    except Exception as error:  # the parts of the chain may raise anything
         raise CredentialsError(f"{source} failed: {error or type(error).__name__}") from None
 
 
 def _check(frozen: Any, method: str) -> None:
-    """Raise CredentialsError for what cannot sign: botocore takes whatever a service answers."""
+    """Raise CredentialsError for credentials that cannot sign: botocore accepts any response."""
     source, _ = _SOURCES.get(method, (f"AWS's {method}", ""))
     for name, value in (("AccessKeyId", frozen.access_key), ("SecretAccessKey", frozen.secret_key)):
         if not isinstance(value, str) or not value:
-            raise CredentialsError(f"{source} gave an answer whose {name} is {_kind(value)}")
+            raise CredentialsError(f"{source} returned a response whose {name} is {_kind(value)}")
     if frozen.token is not None and not isinstance(frozen.token, str):
-        raise CredentialsError(f"{source} gave an answer whose Token is {_kind(frozen.token)}")
+        raise CredentialsError(f"{source} returned a response whose Token is {_kind(frozen.token)}")
 
 
 def _kind(value: object) -> str:
@@ -266,7 +266,7 @@ def _kind(value: object) -> str:
 
 
 def _unattended(profile: str | None) -> Any:
-    """Return a session that neither asks on a terminal nor lets a program do so."""
+    """Return a session that never prompts on a terminal, directly or through a program."""
     session = AioSession(profile=profile)
     session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     for provider in session.get_component("credential_provider").providers:
@@ -293,12 +293,12 @@ def _unattended(profile: str | None) -> Any:
 
 @functools.cache
 def _loader(data_path: str | None) -> Any:
-    """Return what reads botocore's descriptions of services, which take most of the time of a new client."""
+    """Return a loader of botocore's service descriptions, which take most of the time of creating a client."""
     return create_loader(data_path)
 
 
 def _refuse_to_ask(prompt: str) -> NoReturn:
-    text = f'it would ask "{prompt.strip()}", and nobody is there to answer; use a role without mfa_serial'
+    text = f'it prompts for "{prompt.strip()}", which cannot be answered here; use a role without mfa_serial'
     raise CredentialRetrievalError(provider="assume-role", error_msg=text)
 
 
@@ -317,9 +317,9 @@ async def _whole(reader: asyncio.StreamReader) -> bytes:
 
 
 class _Program:
-    """A `credential_process` without input and without a terminal, which is killed when its time is over.
+    """A `credential_process` without input or terminal, killed on timeout.
 
-    An agent that it starts may hold its output open for ever: what waits for that can be cancelled and leaves nothing.
+    An agent that it starts may hold its output open forever: waiting for that can be cancelled without leaks.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -334,7 +334,7 @@ class _Program:
         return self._process.returncode
 
     async def communicate(self) -> tuple[bytes, bytes]:
-        """Return what it wrote to its output and to its errors, once it has ended and nothing holds these open."""
+        """Return its stdout and stderr, once it has ended and nothing holds them open."""
         loop = asyncio.get_running_loop()
         readers = []
         with contextlib.ExitStack() as pipes:
@@ -347,7 +347,7 @@ class _Program:
                     pipes.callback(transport.close)
                     readers.append(reader)
                 output, errors = await asyncio.gather(*map(_whole, readers))
-                while self._process.poll() is None:  # noqa: ASYNC110  nothing tells that it has ended
+                while self._process.poll() is None:  # noqa: ASYNC110  there is no event for its end
                     await asyncio.sleep(PROGRAM_END_SECONDS)
             except BaseException:
                 self._kill()
@@ -359,5 +359,5 @@ class _Program:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(RuntimeError):  # no thread: Python itself takes notice of the end, some time later
+        with contextlib.suppress(RuntimeError):  # no thread: Python notices the end itself, some time later
             threading.Thread(target=self._process.wait, name="gpuid credential_process", daemon=True).start()

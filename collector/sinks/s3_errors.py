@@ -1,4 +1,4 @@
-"""What went wrong at S3: botocore's errors, and the answers of what is no S3, as a reason and a line for a person."""
+"""Maps botocore's errors, and responses that are not from S3, to a reason and a one-line text."""
 
 import ssl
 import time
@@ -40,7 +40,7 @@ from collector.text import one_line, without_markup
 __all__ = ["Failure", "describe_failure", "not_stored"]
 
 _S3_OPERATIONS = frozenset({"PutObject", "DeleteObject", "CreateSession", "HeadBucket"})
-# The three that speak of the batch alone are REJECTED; others say more than their status, which mostly is 400.
+# Codes about the batch itself are REJECTED; others are more specific than their status, which is mostly 400.
 _REASON_BY_CODE = {
     "AuthorizationHeaderMalformed": Reason.MISCONFIGURED,
     "BadDigest": Reason.CONNECTION,
@@ -93,18 +93,18 @@ _UNAUTHORIZED_ERRORS = (
 
 
 class Failure(NamedTuple):
-    """Why a call did not do what it should; REJECTED means that no later one can."""
+    """Why a call failed; REJECTED means that no later call can succeed."""
 
     text: str
     reason: Reason
     retry_after: float | None = None  # seconds, if the service named a time
-    too_large: bool = False  # halves of the batch may be taken
+    too_large: bool = False  # halves of the batch may be accepted
 
 
 def describe_failure(error: BaseException, operation: str, foreign: Callable[[str], str]) -> Failure | None:
-    """Return what an error of a call means; None for one that neither botocore nor the network raises.
+    """Return the meaning of a call's error; None for errors from neither botocore nor the network.
 
-    `foreign` makes one short line without secrets of what others say.
+    `foreign` turns foreign text into one short line without secrets.
     """
     match error:
         case ClientError():
@@ -123,12 +123,12 @@ def describe_failure(error: BaseException, operation: str, foreign: Callable[[st
 
 
 def _not_answered(error: Any, operation: str, foreign: Callable[[str], str]) -> Failure:
-    """Return why a request got no answer, or none that is to be used."""
+    """Return why a request got no usable response."""
     match error.kwargs.get("error"):
         case _ if isinstance(error, ConnectTimeoutError):
-            return Failure(_with_places(error, "no connection in time"), Reason.TIMEOUT)
+            return Failure(_with_places(error, "timed out connecting"), Reason.TIMEOUT)
         case _ if isinstance(error, ReadTimeoutError):
-            return Failure(_with_places(error, "no answer in time"), Reason.TIMEOUT)
+            return Failure(_with_places(error, "timed out"), Reason.TIMEOUT)
         case UnusableAnswerError() as cause:
             return Failure(f"{operation} {foreign(str(cause))}", Reason.MISCONFIGURED)
         case ProxyUrlError() as cause:
@@ -145,22 +145,22 @@ def _not_answered(error: Any, operation: str, foreign: Callable[[str], str]) -> 
 
 
 def _with_places(error: Any, words: str) -> str:
-    """Return what went wrong with the server that it went wrong with, and the proxy on the way."""
+    """Return an error with the server concerned and the proxy on the way."""
     server = one_line(urlsplit(error.kwargs.get("endpoint_url") or "").netloc.rpartition("@")[2])
     proxy = error.kwargs.get(PROXY, "")
     return f"{f'{server}: ' if server else ''}{words}{f'; through {proxy}' if proxy and proxy not in words else ''}"
 
 
 def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | None:
-    """Return what is wrong with an answer to PutObject that is no error; None for one that S3 gives.
+    """Return the problem with a successful response to PutObject; None if it is S3's.
 
-    S3 answers 200 with the object's ETag. Weak ETags are those that web servers make for pages.
+    S3 responds with 200 and the object's ETag. Weak ETags come from web servers for pages.
     """
     status, etag = answer["ResponseMetadata"]["HTTPStatusCode"], str(answer.get("ETag") or "")
     body = answer.get(ANSWER) or b""
     if status == HTTPStatus.OK and etag.strip('" ') and not etag.startswith("W/") and b"<html" not in body.lower():
         return None
-    problem = "without an ETag" if status == HTTPStatus.OK and not etag.strip('" ') else "which is not S3's answer"
+    problem = "without an ETag" if status == HTTPStatus.OK and not etag.strip('" ') else "which is not a response of S3"
     words = foreign(without_markup(body.decode(errors="replace")))
     return (
         f"PutObject answered {status} {problem}, so nothing is stored; check endpoint_url{': ' if words else ''}{words}"
@@ -168,20 +168,20 @@ def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | N
 
 
 def _is_local(error: object) -> bool:
-    """Return whether an error in sending is one of a file: the bundle of certificates."""
+    """Return whether a sending error is about a local file: the CA bundle."""
     files = (FileNotFoundError, IsADirectoryError, PermissionError, ssl.SSLError)
     return isinstance(error, files) and not isinstance(error, TransportError)
 
 
 def _answered(error: Any, foreign: Callable[[str], str]) -> Failure:
-    """Return what a service's answer means; one from another service than S3 concerns our credentials."""
+    """Return the meaning of a service's response; one from a service other than S3 is about our credentials."""
     answer = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code, status = str(answer.get("Code") or ""), int(meta.get("HTTPStatusCode", 500))
     if code and not code.isdigit():
         message = foreign(str(answer.get("Message") or ""))
         said = f" {foreign(code)}{': ' if message else ''}{message}"
-    else:  # no answer of S3's: botocore makes a code and a message of the status
+    else:  # not from S3: botocore derived code and message from the status
         code, body = "", error.response.get(ANSWER) or b""
         words = foreign(without_markup(body.decode(errors="replace")))
         said = f": {words}" if words else f"{_phrase(status)} with an empty body"

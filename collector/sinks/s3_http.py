@@ -1,4 +1,4 @@
-"""How the s3 sink's HTTP differs from botocore's: no redirects, no waiting for a 100, no endless or early answers."""
+"""HTTP for the s3 sink, unlike botocore's without redirects, waits for 100 Continue, and endless or early responses."""
 
 import io
 from collections.abc import AsyncIterator
@@ -6,39 +6,39 @@ from typing import Any
 
 import anyio
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-from aiobotocore.utils import _RefCountedSession  # type: ignore[import-untyped]  # what it asks those services by
+from aiobotocore.utils import _RefCountedSession  # type: ignore[import-untyped]  # used for those services
 
 from collector.text import describe_redirect, one_line, without_markup
 
 __all__ = ["CredentialServiceSession", "HttpSession", "UnusableAnswerError"]
 
-_NO_S3 = "with a page instead of S3's answer, so nothing is stored; check endpoint_url"
+_NO_S3 = "with a page instead of S3's response, so nothing is stored; check endpoint_url"
 
-MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer; those of S3 and STS have a few kilobytes
-_MAX_WORDS_LENGTH = 1 << 14  # characters of an answer that an error repeats, before it is shortened
-_PART_BYTES = 1 << 16  # of a request's body that are handed over at once
+MAX_ANSWER_BYTES = 1 << 20  # of a response body; those of S3 and STS have a few kilobytes
+_MAX_WORDS_LENGTH = 1 << 14  # characters of a response that an error quotes, before shortening
+_PART_BYTES = 1 << 16  # of a request body written at a time
 
 
 class UnusableAnswerError(Exception):
-    """An answer is none that S3 gives; the text says why, without anything secret."""
+    """A response that S3 would not send; the text says why, without secrets."""
 
 
 class HttpSession(AIOHTTPSession):  # type: ignore[misc]
-    """botocore's way to HTTP, which follows no redirect: one would take the records and a session token anywhere."""
+    """botocore's HTTP session without redirects, which could send records and a session token anywhere."""
 
     async def _get_session(self, proxy_url: str | None) -> "_Requests":
         return _Requests(await super()._get_session(proxy_url))
 
 
 class CredentialServiceSession(_RefCountedSession):  # type: ignore[misc]
-    """The way to the credential service of a container or an instance: a redirect would have us sign by any key."""
+    """The session for a container's or instance's credential service: a redirect could make us sign with any key."""
 
     async def _get_session(self, proxy_url: str | None) -> "_PlainRequests":
         return _PlainRequests(await super()._get_session(proxy_url))
 
 
 class _PlainRequests:
-    """The requests of a session of aiohttp; raises UnusableAnswerError."""
+    """The requests of an aiohttp session; raises UnusableAnswerError."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -53,14 +53,14 @@ class _PlainRequests:
 class _Requests:
     """The requests of a session of aiohttp; raises UnusableAnswerError.
 
-    An answer of AWS that names another region has no Location, and botocore asks there.
+    A response from AWS that names another region has no Location; botocore then uses that region.
     """
 
     def __init__(self, session: Any) -> None:
         self._session = session
 
     async def request(self, method: str, *, headers: Any, data: Any = None, **options: Any) -> "_Answer":
-        # aiohttp would wait for a 100 without end, and many servers and proxies send none.
+        # aiohttp would wait forever for a 100, which many servers and proxies never send.
         headers.pop("Expect", None)
         taken = anyio.Event()
         if (whole := _bytes(data)) and "Content-Length" in headers:
@@ -73,10 +73,10 @@ class _Requests:
             body = await _read(response)
             _refuse_redirect(response, body)
             if response.ok and not taken.is_set():
-                if (protocol := response._protocol) is not None:  # noqa: SLF001  `connection` is None at the end already
-                    protocol.abort()  # or what waits to be sent would keep it
-                raise UnusableAnswerError(f"answered {response.status} before it had read the whole object")
-        # botocore would take it for an error of the service, or for a success without a look at it.
+                if (protocol := response._protocol) is not None:  # noqa: SLF001  `connection` is already None at the end
+                    protocol.abort()  # otherwise unsent data would keep it open
+                raise UnusableAnswerError(f"responded with {response.status} before reading the whole object")
+        # botocore would treat it as a service error, or as success without looking at it.
         page = body.strip() and not body.lstrip().startswith((b"<?xml", b"<Error"))
         if method in ("PUT", "DELETE") and response.ok and page:
             raise UnusableAnswerError(f"answered {response.status} {_NO_S3}: {_words(body)}")
@@ -84,14 +84,14 @@ class _Requests:
 
 
 def _bytes(data: Any) -> bytes:
-    """Return the body of a request, empty if it has none or is of another kind."""
+    """Return a request's body; empty if it has none or one of another type."""
     if isinstance(data, io.BytesIO):
         return data.getvalue()
     return bytes(data) if isinstance(data, bytes | bytearray) else b""
 
 
 async def _parts(whole: bytes, taken: anyio.Event) -> AsyncIterator[bytes]:
-    """Yield the parts of a body; `taken` is set with the last one: an answer ends the sending at once."""
+    """Yield the parts of a body; `taken` is set with the last one: a response ends sending immediately."""
     view = memoryview(whole)
     for start in range(0, len(whole), _PART_BYTES):
         if start + _PART_BYTES >= len(whole):
@@ -115,9 +115,9 @@ def _words(body: bytes) -> str:
 
 
 def _refuse_redirect(response: Any, body: bytes) -> None:
-    """Raise UnusableAnswerError for a redirect that is not AWS's word that a bucket is in another region.
+    """Raise UnusableAnswerError for a redirect, unless AWS says that the bucket is in another region.
 
-    botocore would ask for the region wherever it is not named, by a request that is redirected again.
+    If the region is not named, botocore would ask for it with a request that is redirected again.
     """
     if response.status // 100 != 3:
         return
@@ -131,7 +131,7 @@ def _refuse_redirect(response: Any, body: bytes) -> None:
 
 
 class _Answer:
-    """What botocore takes from a response of aiohttp, with the body read already."""
+    """The parts of an aiohttp response that botocore uses, with the body already read."""
 
     def __init__(self, response: Any, body: bytes) -> None:
         self.url = response.url

@@ -1,6 +1,6 @@
-"""Lets botocore's requests take the proxy that leads to their server by gpuid's one rule, and check its certificate.
+"""Makes botocore's requests use the proxy chosen by gpuid's rules, and verify the server's certificate.
 
-botocore itself reads NO_PROXY without networks, knows no SOCKS, and behind a proxy aiobotocore checks no certificate.
+botocore ignores networks in NO_PROXY and does not support SOCKS, and aiobotocore verifies no certificates via a proxy.
 """
 
 from contextlib import suppress
@@ -17,13 +17,13 @@ from collector.urls import parse_url
 
 __all__ = ["PROXY", "with_proxy"]
 
-PROXY = "gpuid_proxy"  # of the `kwargs` of botocore's errors: the proxy on the way
+PROXY = "gpuid_proxy"  # key in the `kwargs` of botocore's errors: the proxy on the way
 
 
 def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSession]:
-    """Return the kind of session that takes a sink's `proxy`: None is the environment's, empty is none.
+    """Return a session class that uses a sink's `proxy`: None means the environment's, empty means none.
 
-    What is wrong with a proxy of the environment is the cause of the HTTPClientError: a ProxyUrlError.
+    A problem with a proxy from the environment is a ProxyUrlError, the cause of the HTTPClientError.
     """
 
     class ProxiedSession(kind):  # type: ignore[misc]
@@ -35,7 +35,7 @@ def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSes
             try:
                 return await super().send(request)
             except BotoCoreError as error:
-                if isinstance(error, HTTPClientError):  # which alone does not say where
+                if isinstance(error, HTTPClientError):  # which by itself does not say where
                     error.kwargs.setdefault("endpoint_url", request.url)
                 with suppress(ProxyUrlError):
                     if (chosen := self._proxy_config.proxy_url_for(request.url)) is not None:
@@ -48,7 +48,7 @@ def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSes
                 context = self._get_ssl_context()
                 context.load_verify_locations(get_cert_path(self._verify))
                 return connector(url, context, limit=self._max_pool_connections)
-            return super()._create_connector(None)  # with a proxy it would check no certificate
+            return super()._create_connector(None)  # with a proxy it would not verify certificates
 
         async def _get_session(self, proxy_url: str | None) -> Any:
             session = await super()._get_session(proxy_url)
@@ -58,7 +58,7 @@ def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSes
 
 
 class _Rule:
-    """Chooses the proxy of each request, in place of botocore's ProxyConfiguration."""
+    """Chooses the proxy of each request, instead of botocore's ProxyConfiguration."""
 
     def __init__(self, proxy: str | None) -> None:
         self.settings: dict[str, Any] = {}
@@ -69,12 +69,12 @@ class _Rule:
         return None if chosen is None else str(chosen)
 
     def proxy_headers_for(self, _url: str) -> dict[str, str]:
-        """Return nothing: aiohttp makes the header of the login in the proxy's URL."""
+        """Return nothing: aiohttp builds the header from the login in the proxy's URL."""
         return {}
 
 
 class _SocksRequests:
-    """The requests of a session whose connector leads through the proxy already."""
+    """The requests of a session whose connector already uses the proxy."""
 
     def __init__(self, session: Any) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""What a sink is, and how a `[sinks.NAME]` table of the configuration becomes one."""
+"""The sink interface, and its creation from a `[sinks.NAME]` table of the configuration."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ __all__ = ["RedactingSink", "Sink", "SinkWithSecrets", "open_sink"]
 
 
 class Sink(Protocol):
-    """Takes batches of records, one after the other."""
+    """Accepts batches of records, one at a time."""
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """Deliver one batch; raises UnavailableError (retry it) or RejectedError (never retry it).
@@ -31,13 +31,13 @@ class Sink(Protocol):
 
 
 class SinkWithSecrets(Sink, Protocol):
-    """A sink, and what nothing that its receiver says may repeat."""
+    """A sink, and the secrets that must not appear in its receiver's messages."""
 
     secrets: Secrets
 
 
 class RedactingSink:
-    """Takes the secrets of a sink out of all that it says: the one way to a receiver's words."""
+    """Redacts a sink's secrets from everything it reports."""
 
     def __init__(self, sink: SinkWithSecrets) -> None:
         self.sink = sink
@@ -59,12 +59,12 @@ class RedactingSink:
 
 
 def open_sink(name: str, settings: CommonSinkSettings) -> Sink:
-    """Return the sink that the settings of `[sinks.NAME]` describe; it connects at its first use."""
+    """Return the sink for the settings of `[sinks.NAME]`; it connects on first use."""
     return RedactingSink(_new_sink(name, settings))
 
 
 def _new_sink(name: str, settings: CommonSinkSettings) -> SinkWithSecrets:
-    # Imported on demand: the AWS libraries alone take longer to load than everything else.
+    # Imported on demand: the AWS libraries take longer to load than everything else.
     match settings:
         case StdoutSettings():
             from collector.sinks.stdout import StdoutSink

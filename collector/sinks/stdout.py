@@ -22,14 +22,14 @@ _LINE_FEED = 10
 
 
 class StdoutSink:
-    """Writes to a file descriptor in a thread, so that a full pipe blocks this sink alone."""
+    """Writes to a file descriptor in a thread, so that a full pipe blocks only this sink."""
 
     def __init__(self, name: str, descriptor: int = 1) -> None:
         self.secrets = Secrets()  # it has none
         self._name = name
         self._descriptor = descriptor
         self._lock = anyio.Lock()
-        self._rest_of_line = b""  # of a line that a cancelled or failed write left unfinished
+        self._rest_of_line = b""  # the rest of a line left unfinished by a cancelled or failed write
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  a stream has no keys
         """Write the lines; a repeated batch is written again."""
@@ -49,8 +49,8 @@ class StdoutSink:
         """Do nothing: the descriptor belongs to the process."""
 
     def _write(self, lines: bytes) -> None:
-        # A write of PIPE_BUF bytes after POLLOUT never blocks, so a cancellation is noticed between two of them. Up to
-        # that size it is atomic: neither a log line on the same pipe nor the end of the process tears a line.
+        # A write of PIPE_BUF bytes after POLLOUT never blocks, so cancellation is noticed between two of them. Up to
+        # that size it is atomic: neither a log line on the same pipe nor the end of the process splits a line.
         data, written = memoryview(self._rest_of_line + lines), 0
         poll = select.poll()
         try:
@@ -72,6 +72,6 @@ class StdoutSink:
 
 
 def _next_write(data: memoryview) -> memoryview:
-    """Return the lines at the start that one atomic write can hold, or the start of a line that none can."""
+    """Return the first lines that fit into one atomic write, or the start of a line that does not."""
     start = bytes(data[: select.PIPE_BUF])
     return data[: start.rfind(b"\n") + 1 or select.PIPE_BUF]

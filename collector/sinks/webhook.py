@@ -47,12 +47,12 @@ __all__ = ["WebhookSink", "signature"]
 _BODY_LIMIT = 16384  # bytes of a response that are read
 _BODY_SECONDS = 1.0  # to read a response's body
 _INTERRUPTED_RETRIES = 3
-_PART_BYTES = 1 << 16  # of a request that are handed over at once
-_ABOUT_RECORDS = (400, 413, 422)  # statuses that speak of the records, which are then refused for good
+_PART_BYTES = 1 << 16  # of a request written at a time
+_ABOUT_RECORDS = (400, 413, 422)  # statuses about the records themselves, which are then rejected permanently
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 _log = logging.getLogger(__name__)
-# These log whole URLs and headers, and the path of a webhook's URL is often a secret.
+# These log whole URLs and headers, and a webhook URL's path is often secret.
 for _library in ("httpx", "httpcore"):
     logging.getLogger(_library).setLevel(logging.WARNING)
 
@@ -66,10 +66,10 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class _Files(NamedTuple):
-    """What the files of the settings hold at one attempt."""
+    """The contents of the settings' files for one attempt."""
 
     stamps: Sequence[object]  # of the certificate files
-    context: ssl.SSLContext | None  # None: the client's is still good
+    context: ssl.SSLContext | None  # None: the client's is still valid
     token: str | None
     hmac_secret: str | None
 
@@ -86,11 +86,11 @@ class WebhookSink:
         parts = urlsplit(settings.url)
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
-        self._begun = False  # some of a body has been handed over
+        self._begun = False  # part of a body has been written
         self._sent = False  # all of it
         self._client: httpx.AsyncClient | None = None
-        self._proxy: URL | None = None  # on the way of the client
-        self._stamps: Sequence[object] = ()  # of the certificate files that the client was made with
+        self._proxy: URL | None = None  # used by the client
+        self._stamps: Sequence[object] = ()  # of the client's certificate files
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
@@ -101,7 +101,7 @@ class WebhookSink:
             raise failure
 
     async def check(self) -> str:
-        """POST an empty array, which checks address, certificate and token; rejecting it as empty is fine."""
+        """POST an empty array, to check address, certificate and token; rejecting it as empty is fine."""
         status, failure = await self._post(b"[]", 0, f"check-{time.time_ns()}")
         if failure is None:
             return f"{self._host} accepted an empty batch"
@@ -115,9 +115,9 @@ class WebhookSink:
             await self._close_client()
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
-        """Send one request; return the status, and the error that any status other than 2xx means.
+        """Send one request; return the status, and the error for any status other than 2xx.
 
-        It is repeated at once where the receiver hung up in the middle: its answer, such as 413, may have been lost.
+        It is repeated immediately if the receiver hung up midway: its response, such as 413, may have been lost.
         """
         if self._settings.gzip:
             body = await anyio.to_thread.run_sync(gzip, body)
@@ -139,7 +139,7 @@ class WebhookSink:
         except httpx.ConnectTimeout:
             raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
         except httpx.WriteTimeout:
-            text = f"it took no part of the request within {settings.write_timeout:g} s"
+            text = f"it did not read any of the request within {settings.write_timeout:g} s"
             raise self._timeout(text) from None
         except httpx.TimeoutException:
             raise self._timeout(f"no answer within {settings.read_timeout:g} s") from None
@@ -161,7 +161,7 @@ class WebhookSink:
     ) -> tuple[int, SinkError | None]:
         content = b""
         async with client.stream("POST", self._settings.url, content=self._parts(body), headers=headers) as response:
-            # The status alone counts: the body is read for a person, and to reuse the connection.
+            # Only the status counts: the body is read for messages and to reuse the connection.
             with anyio.move_on_after(_BODY_SECONDS):
                 try:
                     async for chunk in response.aiter_raw():
@@ -174,16 +174,16 @@ class WebhookSink:
         if status == 204 and (
             response.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in response.headers
         ):
-            await self._close_client()  # what comes would be taken for the next answer
+            await self._close_client()  # further data would be mistaken for the next response
         if not response.is_success:
             return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
         if not self._sent:
-            text = self._text(f"answered {status} before it had read the whole batch")
+            text = self._text(f"responded with {status} before reading the whole batch")
             return status, UnavailableError(text, Reason.SERVER_ERROR, outcome_unknown=True)
         return status, None
 
     async def _parts(self, body: bytes) -> AsyncIterator[bytes]:
-        """Yield the parts of a body, each of which has until the write timeout to be taken."""
+        """Yield the parts of a body, each of which must be written within the write timeout."""
         self._begun = True
         view = memoryview(body)
         for start in range(0, len(body), _PART_BYTES):
@@ -191,7 +191,7 @@ class WebhookSink:
         self._sent = True
 
     def _ask_files(self) -> _Files:
-        """Return what the settings' files hold now; to be called in a thread."""
+        """Return the current contents of the settings' files; call this in a thread."""
         settings = self._settings
         stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
         context = None
@@ -205,7 +205,7 @@ class WebhookSink:
         )
 
     def _headers(self, found: _Files, body: bytes, count: int, key: str) -> dict[str, str]:
-        """Return the headers; to be called in a thread, because a large body takes a while to sign."""
+        """Return the headers; call this in a thread, as a large body takes a while to sign."""
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
@@ -215,7 +215,7 @@ class WebhookSink:
             "User-Agent": f"gpuid/{__version__}",
             "X-Records-Count": str(count),
             "X-Timestamp": timestamp,
-            "Idempotency-Key": quote(key, safe=":/+="),  # the letters that a header may hold
+            "Idempotency-Key": quote(key, safe=":/+="),  # the characters allowed in a header
         }
         if settings.gzip:
             headers["Content-Encoding"] = "gzip"
@@ -231,17 +231,17 @@ class WebhookSink:
         return headers
 
     def _map_answer(self, status: int, headers: Mapping[str, str], content: bytes) -> SinkError:
-        """Return the error that an answer other than 2xx means, in the receiver's own words."""
+        """Return the error for a response other than 2xx, quoting the receiver."""
         words = self._foreign(without_markup(content.decode(errors="replace")))
         text = self._text(f"answered {status}{': ' if words else ''}{words}")
         wait = parse_retry_after(headers.get("Retry-After"), time.time())
         if status == 409:
             return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
-        about = _ABOUT_RECORDS if "X-Squid-Error" not in headers else ()  # of a proxy that passed nothing on
+        about = _ABOUT_RECORDS if "X-Squid-Error" not in headers else ()  # from a proxy that forwarded nothing
         return from_status(status, text, wait, about_records=about)
 
     async def _open(self, found: _Files) -> httpx.AsyncClient:
-        """Return the client, a new one if its certificate files have changed."""
+        """Return the client, recreated if its certificate files have changed."""
         settings = self._settings
         if self._client is None or found.context is not None:
             await self._close_client()
@@ -252,7 +252,7 @@ class WebhookSink:
                 raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISCONFIGURED) from None
             self._client = httpx.AsyncClient(
                 transport=Transport(found.context, self._proxy),
-                trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc holds no secrets of ours
+                trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc is not ours
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 event_hooks={"response": [self._refuse_redirect]},
                 timeout=httpx.Timeout(
@@ -271,7 +271,7 @@ class WebhookSink:
             await client.aclose()
 
     async def _refuse_redirect(self, response: httpx.Response) -> None:
-        """Raise UnavailableError for an answer that redirects, before httpx looks at where to."""
+        """Raise UnavailableError for a redirect, before httpx looks at its target."""
         if response.status_code in _REDIRECTS:
             text = describe_redirect(response.status_code, response.headers.get("Location"), "url")
             raise self._unavailable(text, Reason.MISCONFIGURED)
@@ -289,7 +289,7 @@ class WebhookSink:
         return UnavailableError(self._text(self._with_proxy(text)), Reason.TIMEOUT, outcome_unknown=self._sent)
 
     def _with_proxy(self, text: str) -> str:
-        """Return a text that names the proxy on the way, which may be the one that it is about."""
+        """Return a text with the name of the proxy on the way, which may be at fault."""
         if self._proxy is None or (name := describe(self._proxy)) in text:
             return text
         return f"{text}; through {name}"
@@ -300,7 +300,7 @@ class _InterruptedError(UnavailableError):
 
 
 def _describe(error: httpx.HTTPError) -> str:
-    """Return why a request got no answer; what httpx and httpcore say may hold headers and URLs."""
+    """Return why a request got no response; messages of httpx and httpcore may contain headers and URLs."""
     text = str(error)
     if isinstance(error, httpx.NetworkError):  # from early_answer.py
         return text
@@ -308,5 +308,5 @@ def _describe(error: httpx.HTTPError) -> str:
         return proxy_answer(int(text[:3]))
     if isinstance(error, httpx.RemoteProtocolError):
         gone = text.startswith("Server disconnected")
-        return "the server closed the connection" if gone else "the answer is not HTTP as expected"
+        return "the server closed the connection" if gone else "the response is not valid HTTP"
     return f"the request failed ({type(error).__name__})"

@@ -123,7 +123,7 @@ async def test_the_go_programs_own_table_is_written_as_it_is(
     twins = [record(gpu="1", uuid="a"), record(gpu="1", uuid="b"), record(gpu="2", chassis="")]
     async with table(postgres, tmp_path) as sink:
         assert await sink.check() == (
-            "table serials is writable; it has no columns uuid, model, event, which are left out"
+            "table serials is writable; it lacks the columns uuid, model, event, which are omitted"
         )
         await sink.send(twins, key="k")
         await sink.send(twins, key="k")

@@ -198,7 +198,7 @@ async def test_a_bucket_with_default_retention_takes_batches(server: str, aws: A
         await sink.send([record()], key="k")
         said = await sink.check()
     assert said.startswith(
-        "s3://locked is writable; the trial object gpuid-check.csv is deleted, but its version stays: "
+        "s3://locked is writable; the test object gpuid-check.csv was deleted, but its version remains: "
     )
     assert "AccessDenied" in said
     assert len(objects(aws, "locked")) == 1

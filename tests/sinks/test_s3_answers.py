@@ -80,15 +80,18 @@ class TestADelivery:
         ("answer", "said"),
         [
             ({"status": 200}, "answered 200 without an ETag, so nothing is stored; check endpoint_url$"),
-            ({"status": 204}, "answered 204 which is not S3's answer, so nothing is stored"),
-            ({"status": 204, "headers": {"ETag": '"5d41"'}}, "answered 204 which is not S3's answer"),
+            ({"status": 204}, "answered 204 which is not a response of S3, so nothing is stored"),
+            ({"status": 204, "headers": {"ETag": '"5d41"'}}, "answered 204 which is not a response of S3"),
             ({"status": 201, "headers": {"ETag": '"5d41"'}, "text": "Created"}, "answered 201 with a page.*: Created$"),
             ({"status": 202, "text": "queued"}, "answered 202 with a page.*: queued$"),
             ({"status": 200, "headers": {"ETag": '""'}}, "without an ETag"),
-            ({"status": 200, "headers": {"ETag": 'W/"5d41"'}}, "which is not S3's answer"),
+            ({"status": 200, "headers": {"ETag": 'W/"5d41"'}}, "which is not a response of S3"),
             ({"status": 200, "text": LOGIN, "content_type": "text/html"}, "with a page.*: Sign in; Wi-Fi of; Hotel$"),
             ({"status": 200, "text": LOGIN, "headers": {"ETag": '"5d41"'}}, "with a page.*: Sign in; Wi-Fi of; Hotel$"),
-            ({"status": 200, "text": XHTML, "headers": {"ETag": '"5d41"'}}, "which is not S3's answer.*: Sign in$"),
+            (
+                {"status": 200, "text": XHTML, "headers": {"ETag": '"5d41"'}},
+                "which is not a response of S3.*: Sign in$",
+            ),
             ({"status": 200, "text": "OK", "headers": {"ETag": 'W/"2-nOO9QiTI"'}}, "with a page.*: OK$"),
             ({"status": 200, "text": '{"ok": true}', "headers": {"ETag": '"5d41"'}}, r'with a page.*: {"ok": true}$'),
             ({"status": 200, "text": "<html>Sign in<![foo[x"}, "with a page.*: Sign in$"),
@@ -167,7 +170,7 @@ class TestARequest:
     async def test_an_answer_before_the_object_was_read_delivers_nothing(self, record: MakeRecord) -> None:
         async with answering_at_once() as url, lake(url) as sink:
             reason, text = await failure_of(sink, [record(number) for number in range(100_000)])
-        assert (reason, text) == (Reason.MISCONFIGURED, "PutObject answered 200 before it had read the whole object")
+        assert (reason, text) == (Reason.MISCONFIGURED, "PutObject answered 200 before reading the whole object")
 
     async def test_nothing_waits_for_a_100_that_never_comes(self, record: MakeRecord) -> None:
         async with reading_bodies_at_once() as (url, heads), lake(url) as sink:
@@ -193,7 +196,7 @@ class TestARequest:
             return stored(exchange) if exchange.method == "PUT" else web.Response(text=LOGIN)
 
         async with answering(answer) as (url, _), lake(url, prefix="p") as sink:
-            assert "the trial object p/gpuid-check.csv stays there: DeleteObject answered 200" in await sink.check()
+            assert "the test object p/gpuid-check.csv remains: DeleteObject answered 200" in await sink.check()
 
     async def test_a_missing_right_to_delete_is_only_said(self) -> None:
         def answer(exchange: Exchange) -> web.StreamResponse:
@@ -204,7 +207,7 @@ class TestARequest:
 
         async with answering(answer) as (url, _), lake(url, prefix="p") as sink:
             assert await sink.check() == (
-                "s3://gpu-serials is writable; the trial object p/gpuid-check.csv stays there:"
+                "s3://gpu-serials is writable; the test object p/gpuid-check.csv stays there:"
                 " DeleteObject answered 403 AccessDenied: no s3:DeleteObject"
             )
 

@@ -391,14 +391,14 @@ class TestCredentialServices:
     @pytest.mark.parametrize(
         ("answer", "said"),
         [
-            (KEYS | {"AccessKeyId": None}, "gave an answer whose AccessKeyId is empty"),
-            (KEYS | {"SecretAccessKey": 5}, "gave an answer whose SecretAccessKey is not a text"),
-            (KEYS | {"Token": ["t"]}, "gave an answer whose Token is not a text"),
+            (KEYS | {"AccessKeyId": None}, "returned a response whose AccessKeyId is empty"),
+            (KEYS | {"SecretAccessKey": 5}, "returned a response whose SecretAccessKey is not a text"),
+            (KEYS | {"Token": ["t"]}, "returned a response whose Token is not a text"),
             ({"AccessKeyId": "EVIL"}, "gave an answer that has no SecretAccessKey"),
-            (KEYS | {"Expiration": 5}, "gave an answer of another form than AWS's"),
+            (KEYS | {"Expiration": 5}, "returned a response in an unexpected format"),
             (KEYS | {"Expiration": "tomorrow"}, "failed: "),
-            ([], "gave an answer of another form than AWS's"),
-            (None, "gave an answer of another form than AWS's"),
+            ([], "returned a response in an unexpected format"),
+            (None, "returned a response in an unexpected format"),
         ],
     )
     async def test_an_odd_answer_is_a_line_that_names_the_service(
@@ -416,7 +416,7 @@ class TestCredentialServices:
     @pytest.mark.parametrize(
         ("page", "said"),
         [
-            ("<html><body>Welcome</body></html>", "STS gave an answer that has no AssumeRoleWithWebIdentityResult"),
+            ("<html><body>Welcome</body></html>", "STS returned a response without AssumeRoleWithWebIdentityResult"),
             ("Welcome", "STS failed: Unable to parse response"),
         ],
     )

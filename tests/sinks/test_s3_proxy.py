@@ -241,7 +241,7 @@ async def test_what_tls_fails_for_comes_first(trusting: bool, record: MakeRecord
     [
         ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failure: "),
         ("http", b"", "the server closed the connection"),
-        ("http", b"SSH-2.0-OpenSSH\r\n", "the answer is not HTTP as expected"),
+        ("http", b"SSH-2.0-OpenSSH\r\n", "the response is not valid HTTP"),
     ],
 )
 async def test_a_server_of_another_kind_is_named_without_the_object(
