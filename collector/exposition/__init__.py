@@ -1,4 +1,4 @@
-"""Exposition: from the inventory to the text that Prometheus scrapes."""
+"""Exposition: renders the inventory as the text that Prometheus scrapes."""
 
 from collector.exposition.exposition import CLASSIC, OPENMETRICS, Body, Exposition
 from collector.exposition.metrics import Metrics

@@ -1,8 +1,8 @@
 """Keeps the inventory's series ready as bytes: a change costs its node, a scrape costs its bytes.
 
 The nodes of a cluster are grouped in shards. When a node changes, its lines are rendered, and its shard compresses only
-the families whose lines differ. A scrape concatenates the compressed blocks. Only those are kept in memory: a client
-that does not accept gzip gets them inflated one by one, which is rare, because every scraper accepts it.
+the families whose lines differ. A scrape concatenates the compressed blocks, which are all that is kept in memory: for
+a client that does not accept gzip, which is rare among scrapers, they are inflated one by one.
 """
 
 import functools
@@ -29,8 +29,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _RENDER_SLICE_SECONDS = 0.005  # of rendering between two turns of the event loop
 _MAX_UNCOMPRESSED_NODES = 8192  # rendered before they are compressed, 15 MB; a restart renders the whole fleet
-_MAX_REFRESH_SECONDS = 0.1  # that a scrape waits for the latest changes; it is sent without them after that
-_REFRESH_INTERVAL_SECONDS = 1.0  # between two refreshes in the background; a scrape does not wait for them
+_MAX_REFRESH_SECONDS = 0.1  # for which a scrape waits for the latest changes; then it is sent without them
+_REFRESH_INTERVAL_SECONDS = 1.0  # between two background refreshes, for which a scrape does not wait
 
 _FAMILY_HEADERS = [compressed(header(family)) for family in NODE_FAMILIES]
 
@@ -54,23 +54,23 @@ class Exposition:
         cluster_label: str = "cluster",
         node_labels: Sequence[str] = (),
     ) -> None:
-        self.gpu_counts = GpuCounts()  # of the nodes that are published
+        self.gpu_counts = GpuCounts()  # of published nodes
         self._metrics = metrics
         metrics.count_gpus(self.gpu_counts.of)
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
         self._stores: dict[str, ClusterTextStore] = {}  # by cluster
-        self._dirty: dict[str, dict[str, NodeState | None]] = {}  # nodes to be rendered, by cluster and name
-        self._uncompressed: set[str] = set()  # clusters with rendered lines that are not compressed yet
-        self._compressed: dict[str, ClusterText] = {}  # texts that are not in the snapshot yet
-        self._snapshot: Mapping[str, ClusterText] = {}  # what scrapes are sent
+        self._dirty: dict[str, dict[str, NodeState | None]] = {}  # nodes to render, by cluster and name
+        self._uncompressed: set[str] = set()  # clusters with rendered lines not yet compressed
+        self._compressed: dict[str, ClusterText] = {}  # texts not yet in the snapshot
+        self._snapshot: Mapping[str, ClusterText] = {}  # sent to scrapers
         self._published = False  # there has been a snapshot
-        self._behind_since: float | None = None  # when the oldest change that is not in the snapshot came
+        self._behind_since: float | None = None  # time of the oldest change not in the snapshot
         self._running = False  # the snapshot is refreshed in the background
         self._changed = ResettableEvent()
         self._lock = anyio.Lock()
 
     def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
-        """Publish these states of nodes from the next refresh on; None: the node is gone."""
+        """Publish these node states from the next refresh on; None: the node is gone."""
         self.gpu_counts.update(nodes)
         for place, state in nodes.items():
             self._dirty.setdefault(place.cluster, {})[place.node] = state
@@ -87,9 +87,9 @@ class Exposition:
             await anyio.sleep(_REFRESH_INTERVAL_SECONDS)
 
     async def refresh(self) -> None:
-        """Update the text to the nodes as they are at one instant.
+        """Update the text to a consistent state of the nodes.
 
-        While the lines of one cluster are compressed, those of the next are rendered.
+        While one cluster's lines are compressed, the next one's are rendered.
         """
         async with self._lock:
             async with anyio.create_task_group() as tasks:
@@ -108,7 +108,7 @@ class Exposition:
             self._publish()
 
     async def _render_nodes(self, cluster: str) -> None:
-        """Render the nodes of a cluster that changed, in slices; another task may change more in between."""
+        """Render a cluster's changed nodes, in slices; other tasks may change more in between."""
         rendered = 0
         while (nodes := self._dirty.get(cluster)) and rendered < _MAX_UNCOMPRESSED_NODES:
             deadline = time.perf_counter() + _RENDER_SLICE_SECONDS
@@ -120,8 +120,8 @@ class Exposition:
             await anyio.lowlevel.checkpoint()
 
     async def _compress(self, cluster: str, done: anyio.Event) -> None:
-        """Compress the rendered lines of a cluster in a thread, which no other may do at the same time."""
-        # Shielded, because the scrape that waits for it may be cancelled, and half of it is no use to the next.
+        """Compress a cluster's rendered lines in a thread, one at a time."""
+        # Shielded, because the waiting scrape may be cancelled, and a partial result would be useless.
         with anyio.CancelScope(shield=True):
             self._compressed[cluster] = await anyio.to_thread.run_sync(self._stores[cluster].refreshed)
         self._uncompressed.discard(cluster)
@@ -144,7 +144,7 @@ class Exposition:
     async def scrape(
         self, *, clusters: Collection[str] | None = None, openmetrics: bool = False, gzip: bool = False
     ) -> Body:
-        """Return every series, or only those of some clusters."""
+        """Return all series, or only those of some clusters."""
         started = time.perf_counter()
         with anyio.move_on_after(_MAX_REFRESH_SECONDS if self._published and self._running else None):
             await self.refresh()
@@ -156,21 +156,21 @@ class Exposition:
         return body
 
     async def scrape_collector(self, *, openmetrics: bool = False, gzip: bool = False) -> Body:
-        """Return the series that belong to no cluster: those of the process and its work as a whole."""
+        """Return the series that belong to no cluster: those of the process as a whole."""
         own = await self._own_text(clusters=(), with_process=True, openmetrics=openmetrics)
         return _body(None, own, openmetrics=openmetrics, gzip=gzip)
 
     async def _own_text(
         self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool
     ) -> DeflatedText:
-        """Return the series that gpuid keeps of its own work."""
+        """Return the series about gpuid itself."""
         self._metrics.exposition_age(0.0 if self._behind_since is None else time.monotonic() - self._behind_since)
         if with_process:
             self._metrics.look_at_marks()
         render = functools.partial(
             self._metrics.render, clusters=clusters, with_process=with_process, openmetrics=openmetrics
         )
-        # prometheus-client takes about 4 µs for a series, too long for the event loop with a hundred clusters.
+        # prometheus-client takes about 4 µs per series, too long for the event loop with a hundred clusters.
         return await anyio.to_thread.run_sync(lambda: compressed(render()))
 
     def _render_node(self, cluster: str, node: str, state: NodeState | None) -> None:
@@ -183,12 +183,12 @@ class Exposition:
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
-    """Return the families of some clusters that have samples, then `own`; `chosen` None leaves them all out."""
+    """Return the families of some clusters that have samples, then `own`; `chosen` None omits all families."""
     texts: list[DeflatedText] = []
     if chosen is not None:
         for family, header in enumerate(_FAMILY_HEADERS):
             samples = [text for cluster in chosen for text in cluster[family] if text.deflated]
-            if samples:  # as prometheus-client has it: a family without samples has no header
+            if samples:  # as in prometheus-client: a family without samples has no header
                 texts += [header, *samples]
     texts.append(own)
     content_type = OPENMETRICS if openmetrics else CLASSIC

@@ -1,7 +1,7 @@
-"""The table of all metric families that gpuid publishes, and the rendering of a node as samples of them.
+"""The table of all metric families, and the rendering of a node as samples.
 
-The README, dashboards and alert rules are checked against the table. Nodes are rendered here because prometheus-client
-renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
+The documentation, dashboards and alert rules are checked against the table. Nodes are rendered here because
+prometheus-client renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 """
 
 import functools
@@ -21,7 +21,7 @@ _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
 class Family(NamedTuple):
-    """One metric family as users see it; the label `cluster` stands for the configured name of that label."""
+    """One metric family as users see it; the label `cluster` stands for its configured name."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -34,7 +34,7 @@ NODE_FAMILIES = (
         "gpuid_gpu_info",
         "gauge",
         ("cluster", "node", "serial", "uuid", "model", "chassis"),
-        "A GPU that is present in a node; always 1.",
+        "A GPU present in a node; always 1.",
     ),
     Family(
         "gpuid_node_info",
@@ -46,7 +46,7 @@ NODE_FAMILIES = (
         "gpuid_node_gpus",
         "gauge",
         ("cluster", "node", "state"),
-        "GPUs of a node by state: found by the last reading, lost (only where any do not answer), capacity, "
+        "GPUs of a node by state: found by the last reading, lost (only if any do not respond), capacity, and "
         "allocatable (the last two are absent with MIG).",
     ),
     Family(
@@ -59,43 +59,43 @@ NODE_FAMILIES = (
         "gpuid_vgpu_info",
         "gauge",
         ("cluster", "node", "uuid", "model"),
-        "A virtual GPU that is present in a node, a share of a board of its host's; always 1.",
+        "A virtual GPU present in a node, a share of one of its host's boards; always 1.",
     ),
     Family(
         "gpuid_gpu_last_reported_timestamp_seconds",
         "gauge",
         ("cluster", "node", "serial", "uuid", "field"),
-        "When a GPU last reported a field, such as its serial, that it no longer reports; the last known value stays.",
+        "When a GPU last reported a field, such as its serial, that is no longer reported; the last value is kept.",
     ),
     Family(
         "gpuid_gpu_degraded",
         "gauge",
         ("cluster", "node", "serial", "uuid", "reason", "level"),
-        "A reason why a GPU is degraded, and what it calls for: replace, or reset (a reset, or a drain and a reboot);"
+        "A reason why a GPU is degraded, and the action: replace, or reset (a reset, or a drain and a reboot);"
         " always 1.",
     ),
     Family(
         "gpuid_gpu_remapped_rows",
         "gauge",
         ("cluster", "node", "serial", "uuid", "kind"),
-        "Remapped rows of a GPU's memory by kind: correctable and uncorrectable, by the error that was the cause, and"
-        " inactive remappings of either; absent where zero.",
+        "Remapped rows of a GPU's memory by kind: correctable and uncorrectable, after the error that caused them, and"
+        " inactive remappings of either; absent if zero.",
     ),
     Family(
         "gpuid_gpu_retired_pages",
         "gauge",
         ("cluster", "node", "serial", "uuid", "cause"),
-        "Pages of a GPU's memory that were retired for single-bit or double-bit errors; absent where zero.",
+        "Retired pages of a GPU's memory, for single-bit or double-bit errors; absent if zero.",
     ),
     Family(
         "gpuid_gpu_ecc_errors",
         "gauge",
         ("cluster", "node", "serial", "uuid", "memory", "kind"),
-        "ECC errors over a GPU's life by memory (dram, sram) and kind (correctable, uncorrectable); absent where zero.",
+        "Lifetime ECC errors of a GPU by memory (dram, sram) and kind (correctable, uncorrectable); absent if zero.",
     ),
 )
 
-# The last of NODE_FAMILIES, of how GPUs are: the fields of Health that are counts, and their own labels.
+# The last of NODE_FAMILIES, on health: the fields of Health that are counts, and their labels.
 _COUNTS = (
     (
         "gpuid_gpu_remapped_rows",
@@ -130,12 +130,12 @@ _GPUS = Family(
     "gpuid_gpus",
     "gauge",
     ("cluster", "model", "state"),
-    "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
-    " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for every"
-    " model, the others where not zero.",
+    "Known GPUs by model and state, each in one state: degraded (including lost ones), unreadable (present, but the"
+    " node or cluster cannot be read), healthy, or missing (of the capacity, neither found nor lost). Healthy is always"
+    " present for each model, the others if not zero.",
 )
 
-# All but those of nodes and gpuid_gpus are kept by prometheus-client, which `metrics` sets up from these rows.
+# All families except those of nodes and gpuid_gpus are kept by prometheus-client, created in `metrics`.
 FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
@@ -149,42 +149,42 @@ FAMILIES = (
         "gpuid_cluster_synced_timestamp_seconds",
         "gauge",
         ("cluster",),
-        "When an event, a bookmark, a list or the end of a watch last proved that the view of the cluster is current.",
+        "When an event, bookmark, list or end of a watch last confirmed that the view of the cluster is current.",
     ),
     Family(
         "gpuid_credential_expiry_timestamp_seconds",
         "gauge",
         ("cluster",),
-        "When the first of a cluster's credentials ends that gpuid cannot renew by itself: the client certificate of"
-        " the kubeconfig or of its exec plugin, or a token with an end in it. Absent if none ends; token files, and"
-        " tokens of exec plugins and OIDC, are renewed. A service account's token counts unless gpuid renews it in time"
-        " and in its file.",
+        "When the first of a cluster's credentials expires that gpuid cannot renew itself: the client certificate of"
+        " the kubeconfig or its exec plugin, or a token with an expiry time. Absent if none expires; token files, and"
+        " tokens of exec plugins and OIDC, are renewed. A service account's token counts unless gpuid renews it in"
+        " time and in its file.",
     ),
     Family(
         "gpuid_credential_lifetime_seconds",
         "gauge",
         ("cluster",),
-        "The credential's total lifetime; absent if it does not state one.",
+        "The credential's total lifetime; absent if unknown.",
     ),
     Family(
         "gpuid_cluster_resemblances",
         "gauge",
         ("cluster",),
-        "Other clusters that show nodes with the same uids, without proof that they are the same cluster.",
+        "Other clusters that show nodes with the same UIDs, without proof that they are the same cluster.",
     ),
     Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs confirmed in two places."),
     Family(
         "gpuid_gpu_claims",
         "gauge",
         ("cluster",),
-        "GPUs reported by a second node while the first has not answered yet; published in both.",
+        "GPUs reported by a second node before the first one has been verified; published in both.",
     ),
     _GPUS,
     Family(
         "gpuid_gpu_mark_info",
         "gauge",
         ("serial", "uuid", "mark", "ticket"),
-        "A GPU that is marked (rma, quarantine or watch), whether or not it is present; always 1.",
+        "A marked GPU (rma, quarantine or watch), whether or not it is present; always 1.",
     ),
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
@@ -194,44 +194,44 @@ FAMILIES = (
         "gpuid_gpu_nodes",
         "gauge",
         ("cluster",),
-        "GPU nodes: those that Kubernetes says have GPUs, and those with a GPU pod.",
+        "GPU nodes: nodes with GPUs in Kubernetes, and nodes with a GPU pod.",
     ),
     Family(
         "gpuid_unread_nodes",
         "gauge",
         ("cluster", "reason"),
-        "GPU nodes that cannot be read now or have not been read yet, those of gpuid_read_failing_nodes included.",
+        "GPU nodes that cannot be read now or have not been read yet, including those of gpuid_read_failing_nodes.",
     ),
     Family(
         "gpuid_source_pods",
         "gauge",
         ("cluster", "source"),
-        "Pods that a source selects and that have its container; the source is its namespace and selector.",
+        "Pods selected by a source that have its container; the source is its namespace and selector.",
     ),
     Family(
         "gpuid_resource_slices_watched",
         "gauge",
         ("cluster",),
-        "1 while the ResourceSlices of the NVIDIA DRA driver are watched, 0 while they are not seen; absent where the "
+        "1 while the ResourceSlices of the NVIDIA DRA driver are watched, 0 while they are not visible; absent if the "
         "API server has none.",
     ),
     Family(
         "gpuid_read_duration_seconds",
         "histogram",
         ("cluster",),
-        "Time from the start of the exec, or from asking for the log, to the applied reading.",
+        "Time from the start of the exec or log request to the applied reading.",
     ),
     Family(
         "gpuid_node_label_writes_total",
         "counter",
         ("cluster",),
-        "Writes of node labels that succeeded; absent unless the cluster has `labels = true`.",
+        "Successful writes of node labels; absent unless the cluster has `labels = true`.",
     ),
     Family(
         "gpuid_node_label_failures_total",
         "counter",
         ("cluster", "reason"),
-        "Writes of node labels that failed, and changes of them by another client (contested).",
+        "Failed writes of node labels, and changes to them by another client (contested).",
     ),
     Family(
         "gpuid_watch_restarts_total",
@@ -263,14 +263,14 @@ FAMILIES = (
         "gpuid_sink_credential_expiry_timestamp_seconds",
         "gauge",
         ("sink",),
-        "When the first of a sink's credentials ends that gpuid cannot renew by itself: its client certificate, or a"
-        " token of an environment variable with an end in it. Absent if none ends.",
+        "When the first of a sink's credentials expires that gpuid cannot renew itself: its client certificate, or a"
+        " token with an expiry time in an environment variable. Absent if none expires.",
     ),
     Family(
         "gpuid_sink_credential_lifetime_seconds",
         "gauge",
         ("sink",),
-        "The credential's total lifetime; absent if it does not state one.",
+        "The credential's total lifetime; absent if unknown.",
     ),
     Family("gpuid_store_up", "gauge", (), "Whether the store accepts writes; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records waiting in memory for the store."),
@@ -278,7 +278,7 @@ FAMILIES = (
         "gpuid_store_lost_records_total",
         "counter",
         (),
-        "Changes dropped because the store was unavailable for too long; their outcome is recorded.",
+        "Changes dropped because the store was unavailable for too long; the resulting state is recorded.",
     ),
     Family(
         "gpuid_store_leader",
@@ -290,19 +290,19 @@ FAMILIES = (
         "gpuid_store_has_leader",
         "gauge",
         (),
-        "Whether this collector or one that it stands by for records and delivers; absent without a store.",
+        "Whether this collector or the leader it stands by for records and delivers; absent without a store.",
     ),
     Family(
         "gpuid_store_damaged_files",
         "gauge",
         (),
-        "Damaged files of the store that were set aside and are still in its folder; 0 with PostgreSQL.",
+        "Damaged store files that were set aside and are still in its folder; 0 with PostgreSQL.",
     ),
     Family(
         "gpuid_server_certificate_expiry_timestamp_seconds",
         "gauge",
         (),
-        "When the certificate ends that the collector serves; absent without HTTPS.",
+        "When the collector's server certificate expires; absent without HTTPS.",
     ),
     Family(
         "gpuid_server_certificate_lifetime_seconds",
@@ -314,19 +314,19 @@ FAMILIES = (
         "gpuid_config_last_reload_successful",
         "gauge",
         (),
-        "Whether the configuration file, as it was last read, is in force; 0 if it was rejected or cannot be read.",
+        "Whether the configuration file as last read is in effect; 0 if it was rejected or cannot be read.",
     ),
     Family(
         "gpuid_config_last_reload_success_timestamp_seconds",
         "gauge",
         (),
-        "When the configuration in force was loaded, at the start or since.",
+        "When the current configuration was loaded, at start or later.",
     ),
     Family(
         "gpuid_config_restart_required",
         "gauge",
         (),
-        "Whether changes of [server], [metrics] or [store] in the configuration file wait for the next start.",
+        "Whether changes to [server], [metrics] or [store] in the configuration file require a restart.",
     ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of scrape responses as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to prepare a scrape response."),
@@ -334,14 +334,14 @@ FAMILIES = (
         "gpuid_exposition_age_seconds",
         "gauge",
         (),
-        "How long the oldest change that this scrape does not show yet has waited; 0 if it shows all.",
+        "Age of the oldest change not yet included in this scrape; 0 if all are.",
     ),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),
 )
 
 
 def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
-    """Return the lines of a node, one block of bytes for each of NODE_FAMILIES, in their order.
+    """Return the lines of a node, one block of bytes per family in NODE_FAMILIES, in order.
 
     `node_labels` are pairs of (Kubernetes label, Prometheus label), as `label_names` returns them.
     """
@@ -390,7 +390,7 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
 
 
 def render_gpus(clusters: Mapping[str, Counts], cluster_label: str) -> bytes:
-    """Return the lines of gpuid_gpus with their header; nothing where no GPU is known."""
+    """Return the lines of gpuid_gpus with their header; empty if no GPUs are known."""
     lines = "".join(
         f'gpuid_gpus{{{cluster_label}="{escape(cluster)}",model="{escape(model)}",state="{state}"}} {count}\n'
         for cluster, counts in clusters.items()
@@ -400,18 +400,18 @@ def render_gpus(clusters: Mapping[str, Counts], cluster_label: str) -> bytes:
 
 
 def header(family: Family) -> bytes:
-    """Return the lines that stand before the samples of a family."""
+    """Return the header lines of a family."""
     return f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode()
 
 
 @functools.lru_cache(maxsize=KINDS_HELD)
 def _is_quiet(health: Health | None) -> bool:
-    """Return whether there is nothing to say of a GPU that reports this, and is not lost."""
+    """Return whether a GPU that reports this, and is not lost, has no health series."""
     return health is None or (_count_samples(health) is _NO_COUNTS and not degradations(Condition(health)))
 
 
 def _health(state: NodeState, where: str) -> tuple[bytes, ...]:
-    """Return the lines of how a node's GPUs are, by family; a healthy GPU has none."""
+    """Return the health lines of a node's GPUs, by family; a healthy GPU has none."""
     lines: list[list[str]] | None = None
     for gpu, since in zip(state.gpus, state.since, strict=True):
         condition = state.condition(gpu, since)
@@ -433,7 +433,7 @@ def _health(state: NodeState, where: str) -> tuple[bytes, ...]:
 
 @functools.lru_cache(maxsize=KINDS_HELD)
 def _count_samples(health: Health) -> tuple[tuple[str, ...], ...]:
-    """Return the ends of the lines of a GPU's counts that are not zero, by family of _COUNTS."""
+    """Return the line endings for a GPU's non-zero counts, by family of _COUNTS."""
     samples = tuple(
         tuple(f"{labels}}} {count}\n" for field, labels in fields if (count := getattr(health, field)))
         for _, fields in _COUNTS
@@ -449,7 +449,7 @@ def escape(value: str | None) -> str:
 
 
 def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return Kubernetes labels with their Prometheus names, made as kube-state-metrics does; clashes are numbered."""
+    """Return Kubernetes labels with their Prometheus names, as in kube-state-metrics; clashes are numbered."""
     bare = [f"label_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}" for label in labels]
 
     def numbered() -> Iterator[str]:

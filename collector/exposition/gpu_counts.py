@@ -1,6 +1,6 @@
-"""Counts the known GPUs by cluster, model and state; what share of them is healthy is one number for a fleet.
+"""Counts the known GPUs by cluster, model and state, from which the healthy share follows.
 
-The counts are kept up to date: a change costs its node, and asking for them the models of a cluster.
+The counts are updated incrementally: a change costs its node, and a query costs a cluster's models.
 """
 
 import functools
@@ -14,56 +14,56 @@ from collector.model import GpuRef, NodeState, Place
 
 __all__ = ["MAX_MODELS", "GpuCounts", "GpuState", "Share"]
 
-MAX_MODELS = 64  # counted separately in a cluster; a fleet has a few, and a hostile cluster any number
+MAX_MODELS = 64  # counted separately in a cluster; a fleet has a few, a hostile cluster any number
 
-_KINDS_HELD = 256  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all healthy
-_MODELS_OF_NODE = 4  # counted separately on a node; a real one has one or two, and a hostile one any number
-_SHARED_LENGTH = 2  # counts of a node that is like others; what is longer may be made up
+_KINDS_HELD = 256  # of node counts that are shared: most nodes have the same number of GPUs of one model, all healthy
+_MODELS_OF_NODE = 4  # counted separately on a node; a real one has one or two, a hostile one any number
+_SHARED_LENGTH = 2  # counts of a typical node; longer ones may be made up
 
 
 class GpuState(StrEnum):
-    """What is known of a GPU; each known GPU counts once, in the first of these states that holds."""
+    """The state of a known GPU; each counts once, in the first state that applies."""
 
-    DEGRADED = "degraded"  # present; lost ones too, and addresses that do not answer
-    UNREADABLE = "unreadable"  # present, but its node or its cluster cannot be read now, or has not been read yet
+    DEGRADED = "degraded"  # present, including lost ones and addresses that do not respond
+    UNREADABLE = "unreadable"  # present, but its node or cluster cannot be read or has not been read yet
     HEALTHY = "healthy"  # present, readable and not degraded
-    MISSING = "missing"  # in its node's capacity, and neither found nor lost
+    MISSING = "missing"  # in its node's capacity, but neither found nor lost
 
 
 class Share(NamedTuple):
-    """How many GPUs are known, and how many of these are healthy."""
+    """The number of known GPUs, and how many of them are healthy."""
 
     healthy: int = 0
     known: int = 0
 
     @property
     def ratio(self) -> float | None:
-        """The share of the known GPUs that is healthy, from 0 to 1; None where none is known."""
+        """The healthy share of known GPUs, from 0 to 1; None if none is known."""
         return self.healthy / self.known if self.known else None
 
     def plus(self, other: "Share") -> "Share":
-        """Return both together."""
+        """Return the sum."""
         return Share(self.healthy + other.healthy, self.known + other.known)
 
 
-Counts = dict[tuple[str, GpuState], int]  # by model, which is empty where it is not known
+Counts = dict[tuple[str, GpuState], int]  # by model; empty if unknown
 Tally = tuple[tuple[tuple[str, GpuState], int], ...]
 
 
 class GpuCounts:
-    """The known GPUs by cluster, model and state, as the nodes have them at this instant.
+    """The known GPUs by cluster, model and state, always current.
 
-    Virtual GPUs are shares of boards, and not counted. A GPU that a second node claims counts where it was first, and
-    one in conflict in each place that confirms it.
+    Virtual GPUs are shares of boards and not counted. A claimed GPU counts where it was first, and one in conflict in
+    each place that confirms it.
     """
 
     def __init__(self) -> None:
         self._nodes: dict[str, dict[str, Tally]] = {}  # by cluster and name
         self._clusters: dict[str, Counts] = {}
-        self._models: dict[str, dict[str, str]] = {}  # likewise, that of a node's GPUs when it had any
+        self._models: dict[str, dict[str, str]] = {}  # likewise, of the node's last GPUs
 
     def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
-        """Count these nodes as they are now; None: the node is gone."""
+        """Update the counts of these nodes; None: the node is gone."""
         for place, state in nodes.items():
             before = self._nodes.get(place.cluster, {}).get(place.node, ())
             after = () if state is None else self._tally(state)
@@ -102,12 +102,12 @@ class GpuCounts:
             del self._clusters[cluster], self._nodes[cluster]
 
     def of(self, cluster: str, *, up: bool) -> Counts:
-        """Return the GPUs of a cluster; in one that is not up, the healthy ones are unreadable.
+        """Return the GPUs of a cluster; if it is not up, healthy ones count as unreadable.
 
-        Each model has its healthy GPUs, be it none; the other states are there only where they are not zero. All models
-        but the MAX_MODELS most common ones are counted as unknown.
+        Each model has a count of healthy GPUs, possibly 0; other states are present only if not zero. All models except
+        the MAX_MODELS most common ones count as unknown.
         """
-        counts = self._clusters.get(cluster, {}).copy()  # in one step, since another thread may ask
+        counts = self._clusters.get(cluster, {}).copy()  # in one step, since another thread may read it
         models: dict[str, int] = {}
         for (model, _), count in counts.items():
             models[model] = models.get(model, 0) + count
@@ -124,18 +124,18 @@ class GpuCounts:
 
 
 def _tally(state: NodeState, model_before: str) -> Tally:
-    """Return the known GPUs of a node by model and state; a node without any has those of the model of before."""
+    """Return the known GPUs of a node by model and state; missing GPUs of an empty node have its last model."""
     counts: Counts = {}
     models: set[str] = set()
     silent = {one.pci_bus_id for one in state.silent}
     lost = state.lost_uuids
     fine = GpuState.HEALTHY if state.unread is None else GpuState.UNREADABLE
-    same = state.uniform  # then one is judged for all
+    same = state.uniform  # then one stands for all
     degraded = same and bool(degradations(state.condition(state.gpus[0], state.since[0])))
-    present = 0  # and known by name
+    present = 0  # and identified
     for gpu, since in zip(state.gpus, state.since, strict=True):
         if silent and gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent:
-            continue  # most likely the one that does not answer there
+            continue  # probably the one that does not respond there
         present += 1
         if gpu.virtual or gpu.uuid in state.claims:
             continue
@@ -147,7 +147,7 @@ def _tally(state: NodeState, model_before: str) -> Tally:
         counts[key] = counts.get(key, 0) + 1
     if len(models) > _MODELS_OF_NODE:
         counts = _of_most_common(counts)
-    only = model_before if not state.gpus else models.pop() if len(models) == 1 else ""  # one model, as a rule
+    only = model_before if not state.gpus else models.pop() if len(models) == 1 else ""  # usually one model
     if silent:
         counts[only, GpuState.DEGRADED] = counts.get((only, GpuState.DEGRADED), 0) + len(state.silent)
     if (missing := (state.node.capacity or 0) - present - len(state.silent)) > 0:
@@ -157,7 +157,7 @@ def _tally(state: NodeState, model_before: str) -> Tally:
 
 
 def _of_most_common(counts: Counts) -> Counts:
-    """Return the GPUs of a node with those of its rarest models as of no known one."""
+    """Return the GPUs of a node, counting its rarest models as unknown."""
     models: Counter[str] = Counter()
     for (model, _), count in counts.items():
         models[model] += count
@@ -171,5 +171,5 @@ def _of_most_common(counts: Counts) -> Counts:
 
 @functools.lru_cache(maxsize=_KINDS_HELD)
 def _shared(tally: Tally) -> Tally:
-    """Return one object for all equal ones."""
+    """Return a shared object for equal values."""
     return tally

@@ -24,7 +24,7 @@ FOOTER_BYTES = len(_FINAL_BLOCK) + 8
 
 
 class Checksum(NamedTuple):
-    """What must be known of some bytes to concatenate them with others."""
+    """What is needed to concatenate some bytes with others."""
 
     crc: int  # CRC-32 of the bytes
     length: int  # in bytes
@@ -37,12 +37,12 @@ class Checksum(NamedTuple):
 
     @classmethod
     def concat(cls, checksums: Iterable["Checksum"]) -> "Checksum":
-        """Return the checksum of the bytes one after the other."""
+        """Return the checksum of the concatenated bytes."""
         return reduce(_concat, checksums, EMPTY)
 
 
 def deflate(data: bytes, level: int = 6) -> bytes:
-    """Return bytes as a block that can stand anywhere in a stream of such blocks."""
+    """Return bytes as a block that can appear anywhere in a stream of such blocks."""
     compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
 

@@ -1,4 +1,4 @@
-"""The counters and gauges of gpuid's own work, kept by prometheus-client."""
+"""The counters and gauges about gpuid itself, kept by prometheus-client."""
 
 import contextlib
 import functools
@@ -82,7 +82,7 @@ class Metrics:
         nodes: Callable[[], int] = lambda: 0,
         resemblances: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Create the series of a cluster, so that rates see the first increase.
+        """Create the series of a cluster, so that rates include the first increase.
 
         At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, `claims` how many are in an
         open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
@@ -93,7 +93,7 @@ class Metrics:
         )
 
     def count_gpus(self, count: CountGpus) -> None:
-        """Ask `count` at each scrape for the GPUs of a cluster that is up or not, by model and state."""
+        """Call `count` at each scrape for the GPUs of a cluster, given whether it is up, by model and state."""
         self._count_gpus = count
 
     def remove_cluster(self, cluster: str) -> None:
@@ -108,7 +108,7 @@ class Metrics:
             if metrics.last_state not in (None, state):  # removed last, so that every scrape finds a state
                 metrics.state.remove(cluster, metrics.last_state)
             metrics.last_state = state
-            if state is ClusterState.DUPLICATE:  # it is not watched, so its view will not be confirmed again
+            if state is ClusterState.DUPLICATE:  # it is not watched, so its view is no longer confirmed
                 metrics.synced.clear()
                 metrics.source_pods.clear()
                 metrics.slices.clear()
@@ -136,19 +136,19 @@ class Metrics:
                 metrics.slices.labels(cluster).set(watched)
 
     def credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
-        """Set when a cluster's credentials are good; None if they do not end."""
+        """Set the validity of a cluster's credentials; None if they do not expire."""
         if metrics := self._clusters.get(cluster):
             _set_expiry(metrics.credential_expiry, metrics.credential_lifetime, (cluster,), expiry)
 
     def sink_credential_expiry(self, sink: str, expiry: Validity | None) -> None:
-        """Set when the credentials of a sink are good; None if they do not end, or there is no such sink any more."""
+        """Set the validity of a sink's credentials; None if they do not expire or the sink no longer exists."""
         _set_expiry(self._sink_expiry, self._sink_lifetime, (sink,), expiry)
 
     def server_certificate(self, expiry: Validity | None) -> None:
-        """Set when the certificate that the collector serves is good; None without one."""
+        """Set the validity of the collector's server certificate; None without one."""
         if expiry is None:
             return
-        if self._server_expiry is None:  # without HTTPS there are no such series
+        if self._server_expiry is None:  # no such series without HTTPS
             names = ("gpuid_server_certificate_expiry_timestamp_seconds", "gpuid_server_certificate_lifetime_seconds")
             self._server_expiry = (_gauge(names[0], self.registry), _gauge(names[1], self.registry))
         ends, lifetime = self._server_expiry
@@ -161,7 +161,7 @@ class Metrics:
             metrics.moves.labels(cluster).inc()
 
     def read_succeeded(self, cluster: str, seconds: float) -> None:
-        """Count a successful reading that took some seconds."""
+        """Count a successful reading and its duration in seconds."""
         if metrics := self._clusters.get(cluster):
             metrics.read_success.labels(cluster).inc()
             metrics.read_duration.labels(cluster).observe(seconds)
@@ -177,7 +177,7 @@ class Metrics:
             metrics.watch_restarts.labels(cluster, resource, reason).inc()
 
     def keep_label_series(self, cluster: str, *, keep: bool) -> None:
-        """Create the series of a cluster whose nodes gpuid labels, or remove them for one that it does not."""
+        """Create the label series of a cluster whose nodes gpuid labels, or remove them otherwise."""
         if metrics := self._clusters.get(cluster):
             if keep:
                 metrics.label_writes.labels(cluster)
@@ -193,7 +193,7 @@ class Metrics:
             metrics.label_writes.labels(cluster).inc()
 
     def label_failed(self, cluster: str, reason: LabelFailure) -> None:
-        """Count a write of a node's labels that failed, or a change of them by another client."""
+        """Count a failed write of a node's labels, or a change to them by another client."""
         if metrics := self._clusters.get(cluster):
             metrics.label_failures.labels(cluster, reason).inc()
 
@@ -233,7 +233,7 @@ class Metrics:
         has_leader: Callable[[], bool],
         set_aside: Callable[[], int],
     ) -> None:
-        """Create the series of the store, whose values are asked for at each scrape."""
+        """Create the store's series, whose values are read at each scrape."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
         self.registry.register(_CallbackCounter("gpuid_store_lost_records_total", lost))
@@ -244,31 +244,31 @@ class Metrics:
     def register_config(
         self, *, successful: Callable[[], bool], loaded: Callable[[], float], restart_required: Callable[[], bool]
     ) -> None:
-        """Create the series of the configuration, whose values are asked for at each scrape."""
+        """Create the configuration's series, whose values are read at each scrape."""
         _gauge("gpuid_config_last_reload_successful", self.registry).set_function(successful)
         _gauge("gpuid_config_last_reload_success_timestamp_seconds", self.registry).set_function(loaded)
         _gauge("gpuid_config_restart_required", self.registry).set_function(restart_required)
 
     def register_marks(self, marked: Callable[[], Iterable[MarkedGpu]]) -> None:
-        """Create the series of the marked GPUs, which `look_at_marks` asks for."""
+        """Create the series of marked GPUs, which `look_at_marks` updates."""
         self._marked = marked
         self.registry.register(self._marks)
 
     def look_at_marks(self) -> None:
-        """Set the series of the marked GPUs to those of now; on the event loop, where the inventory is."""
+        """Update the series of marked GPUs; on the event loop, which owns the inventory."""
         self._marks.samples = [(one.serial, one.uuid, one.mark.kind, one.mark.ticket) for one in self._marked()]
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
-        """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
+        """Count a scrape: the bytes of its response as sent, and the seconds taken to prepare it."""
         self._scrape_bytes.labels(encoding).observe(length)
         self._scrape_duration.observe(seconds)
 
     def exposition_age(self, seconds: float) -> None:
-        """Set how long the oldest change waits that the text of the nodes does not show."""
+        """Set the age of the oldest change not yet in the text."""
         self._exposition_age.set(seconds)
 
     def render(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> bytes:
-        """Return the series of some clusters (None: all) as text, `with_process` also those that belong to none."""
+        """Return the series of some clusters (None: all) as text; `with_process` adds those of no cluster."""
         names = list(self._clusters) if clusters is None else clusters
         chosen = {name: metrics for name in names if (metrics := self._clusters.get(name))}
         gpus = {
@@ -387,7 +387,7 @@ def _histogram(
 
 
 def _set_expiry(expiry: Gauge, lifetime: Gauge, labels: tuple[str, ...], found: Validity | None) -> None:
-    """Set when something is good, and for how long in all where its beginning is known."""
+    """Set when something expires, and its total lifetime if its start is known."""
     for gauge, value in (
         (expiry, found.ends if found else None),
         (lifetime, found.ends - found.begins if found and math.isfinite(found.begins) else None),

@@ -21,7 +21,7 @@ _NO_DIGEST = hash(b"")
 
 
 class DeflatedText(msgspec.Struct, frozen=True, gc=False):
-    """Some lines of one family, as blocks that can stand anywhere in a deflate stream."""
+    """Some lines of one family, as blocks that can appear anywhere in a deflate stream."""
 
     deflated: tuple[bytes, ...]
     checksum: Checksum
@@ -29,7 +29,7 @@ class DeflatedText(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def concat(cls, texts: Sequence["DeflatedText"]) -> "DeflatedText":
-        """Return the texts one after the other."""
+        """Return the concatenated texts."""
         return cls(
             tuple(chain.from_iterable(text.deflated for text in texts)),
             Checksum.concat(text.checksum for text in texts),
@@ -37,13 +37,13 @@ class DeflatedText(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-ClusterText = tuple[tuple[DeflatedText, ...], ...]  # by family, as in NODE_FAMILIES: the texts of the groups of shards
+ClusterText = tuple[tuple[DeflatedText, ...], ...]  # by family, as in NODE_FAMILIES: the texts of the shard groups
 
 _EMPTY_TEXT = DeflatedText((), EMPTY, 0)
 
 
 class PendingText(msgspec.Struct, frozen=True, gc=False):
-    """The compressed text of one family in a shard, with the lines that are to replace others in it."""
+    """The compressed text of one family in a shard, with lines to replace."""
 
     text: DeflatedText
     lengths: "array[int]"  # bytes of each slot's lines in `text`
@@ -60,7 +60,7 @@ class PendingText(msgspec.Struct, frozen=True, gc=False):
 
 
 def compressed(plain: bytes) -> DeflatedText:
-    """Return lines as a compressed text."""
+    """Return lines as compressed text."""
     if not plain:
         return _EMPTY_TEXT
     deflated = deflate(plain)
@@ -74,7 +74,7 @@ def inflated(text: DeflatedText) -> Iterator[bytes]:
 
 
 class _Shard:
-    """The lines of a few nodes, by family: each node has a slot, which is its place in the text of every family.
+    """The lines of a few nodes, by family: each node has a slot, its position in the text of every family.
 
     Only the compressed lines are kept, a sixth of the plain ones; a digest shows whether new lines differ from them.
     """
@@ -107,11 +107,11 @@ class _Shard:
         self._free.append(self.slots.pop(node))
 
     def stale(self) -> list[int]:
-        """Return the families whose text lacks new lines."""
+        """Return the families with lines not yet in the text."""
         return [family for family, lines in enumerate(self._changes) if lines]
 
     def take(self, family: int) -> PendingText:
-        """Return the text of a family with its new lines, which count as applied from now on."""
+        """Return the text of a family with its new lines, which then count as applied."""
         lines, lengths = self._changes[family], self._lengths[family]
         pending = PendingText(self.texts[family], lengths[:], lines)
         self._changes[family] = {}
@@ -129,13 +129,13 @@ class _Shard:
 
 
 class _Group:
-    """Some shards whose texts are concatenated."""
+    """Several shards whose texts are concatenated."""
 
     __slots__ = ("_concatenated", "shards", "stale")
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
         self.shards = shards
-        self.stale = set(range(_FAMILIES))  # families of which a shard's text was replaced since they were concatenated
+        self.stale = set(range(_FAMILIES))  # families with a new shard text since they were concatenated
         self._concatenated: list[DeflatedText] = [_EMPTY_TEXT] * _FAMILIES
         for shard in shards:
             shard.group = self
@@ -155,7 +155,7 @@ class ClusterTextStore:
         self._shard_nodes = shard_nodes
         self._group_shards = group_shards
         self._shards: list[_Shard] = []
-        self._changed: dict[_Shard, None] = {}  # those with lines that their texts lack
+        self._changed: dict[_Shard, None] = {}  # those with lines not yet in their texts
         self._by_node: dict[str, _Shard] = {}
         self._groups: list[_Group] = []
         self._open: _Shard | None = None  # takes new nodes

@@ -45,7 +45,7 @@ class TestOneNode:
         bench.read("prod", "n1", H100)
         text = await bench.text()
         assert text.startswith(
-            "# HELP gpuid_gpu_info A GPU that is present in a node; always 1.\n"
+            "# HELP gpuid_gpu_info A GPU present in a node; always 1.\n"
             "# TYPE gpuid_gpu_info gauge\n"
             'gpuid_gpu_info{cluster="prod",node="n1",serial="1652923034028",uuid="GPU-aaaa",'
             'model="NVIDIA H100 80GB HBM3",chassis=""} 1\n'
@@ -53,8 +53,8 @@ class TestOneNode:
             "# TYPE gpuid_node_info gauge\n"
             'gpuid_node_info{cluster="prod",node="n1",machine="i-n1",provider_id="aws:///us-east-1a/i-n1",chassis="",'
             'driver_version="570.148.08",cuda_version="12.8"} 1\n'
-            "# HELP gpuid_node_gpus GPUs of a node by state: found by the last reading, lost (only where any do not "
-            "answer), capacity, allocatable (the last two are absent with MIG).\n"
+            "# HELP gpuid_node_gpus GPUs of a node by state: found by the last reading, lost (only if any do not "
+            "respond), capacity, and allocatable (the last two are absent with MIG).\n"
             "# TYPE gpuid_node_gpus gauge\n"
             'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 1\n'
             'gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8\n'

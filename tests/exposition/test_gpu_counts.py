@@ -80,7 +80,7 @@ TWO = (gpu(0), gpu(1))
         (node(gpu(0, model=None)), {("", H): 1}),
         (node(gpu(0, virtual=True), capacity=1), {}),
         (node(*TWO, claims=frozenset({"GPU-0"})), {(H100, H): 1}),
-        # An address that does not answer is a GPU that is known by nothing else,
+        # An address that does not respond is a GPU that is known by nothing else,
         (node(*TWO, capacity=3, silent=(SilentGpu("00000000:AA:00.0", NOW, "b"),)), {(H100, H): 2, (H100, D): 1}),
         # or most likely the one that was there.
         (
