@@ -50,7 +50,7 @@ def in_time(file: Path | str, work: Callable[[], _T], *, timeout: float = FILE_T
     from ending.
     """
     key = str(file)
-    hangs = OSError(errno.ETIMEDOUT, "its file system does not answer")
+    hangs = OSError(errno.ETIMEDOUT, "its file system does not respond")
     if (earlier := _hanging.get(key)) is not None:
         if earlier.is_alive():
             raise hangs

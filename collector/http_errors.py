@@ -35,7 +35,7 @@ def tls_cause(error: BaseException) -> ssl.SSLError | None:
 def _not_http(error: aiohttp.ClientResponseError) -> str:
     if error.message.startswith(("Got more than", "Too many headers")):  # aiohttp has no type for it
         return "the headers of the answer are too long or too many; a proxy in between may add them"
-    return "the answer is not HTTP as expected"
+    return "the response is not valid HTTP"
 
 
 def proxy_answer(status: int) -> str:

@@ -135,7 +135,7 @@ SEAT_FIELDS = ("tray", "slot", "host", "module", "pci_bus_id", "minor_number")
 class FieldChange(NamedTuple):
     """One field of a GPU or its health that its reading altered, named and typed as there; None: not reported.
 
-    The field `lost` tells whether it did not answer.
+    The field `lost` tells whether it did not respond.
     """
 
     field: str
@@ -327,9 +327,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     started: float | None = None
     ended: float | None = None
     sharing: Sharing | None = None  # what it and the readings before it told of the node's capacity
-    lost: tuple[GpuRef, ...] = ()  # that did not answer
+    lost: tuple[GpuRef, ...] = ()  # that did not respond
     unread: tuple[GpuRef, ...] = ()  # of which this reading says nothing, good or bad
-    partial: bool = False  # a GPU of the node that it does not name did not answer, and is not known to be gone
+    partial: bool = False  # a GPU of the node that it does not name did not respond, and is not known to be gone
 
 
 class Known(NamedTuple):
@@ -349,7 +349,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     confirmed: float
     claim: bool = False  # another node had it first and has not let go of it yet
-    lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
+    lost: bool = False  # it did not respond when its node was read last, or its node no longer lists it
     lost_since: float | None = None  # Unix seconds when that was noticed, if it is known
 
     @property
@@ -549,13 +549,13 @@ class Unseen(NamedTuple):
 
     uuid: str
     confirmed: float  # Unix seconds of the last reading that found it
-    lost: bool  # it did not answer, or its node's ResourceSlices list it no more; else it could not be asked
+    lost: bool  # it did not respond, or its node's ResourceSlices list it no more; else it could not be asked
     unlisted: bool = False  # the ResourceSlices did not list it, which nothing has refuted since
     lost_since: float | None = None  # Unix seconds; None: it is not lost, or an earlier version did not note it
 
 
 class SilentGpu(NamedTuple):
-    """A GPU of a node that does not answer, and of which nvidia-smi has never said more than its address.
+    """A GPU of a node that does not respond, and of which nvidia-smi has never said more than its address.
 
     Or one of a node that was never read, which ResourceSlices have listed, and do not any more.
     """
@@ -634,7 +634,7 @@ class LabelFailure(StrEnum):
     CONFLICT = "conflict"  # the node is another one by now, of the same name
     INVALID = "invalid"
     CONTESTED = "contested"  # another client changes what was written
-    UNAVAILABLE = "unavailable"  # the API server fails or does not answer
+    UNAVAILABLE = "unavailable"  # the API server fails or does not respond
 
 
 class LabelTrouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -666,7 +666,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
     unseen: tuple[Unseen, ...] = ()  # those of `gpus` that the last reading did not find
-    silent: tuple[SilentGpu, ...] = ()  # GPUs that do not answer and are not known, and so not among `gpus`
+    silent: tuple[SilentGpu, ...] = ()  # GPUs that do not respond and are not known, and so not among `gpus`
     partial: bool = False  # its last reading lacks GPUs that may be there
 
     @property
@@ -678,12 +678,12 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def lost(self) -> int:
-        """How many GPUs did not answer when they were read last, whether or not it is known which ones they are."""
+        """How many GPUs did not respond when they were read last, whether or not it is known which ones they are."""
         return len(self.lost_uuids) + len(self.silent)
 
     @property
     def lost_uuids(self) -> frozenset[str]:
-        """The UUIDs of the GPUs that are here and did not answer when they were read last."""
+        """The UUIDs of the GPUs that are here and did not respond when they were read last."""
         if not self.unseen:
             return NO_UUIDS
         return frozenset(one.uuid for one in self.unseen if one.lost) & {gpu.uuid for gpu in self.gpus}
@@ -697,7 +697,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def _doubtful(self) -> int:
-        """How many GPUs are here that may be the ones at the addresses that do not answer."""
+        """How many GPUs are here that may be the ones at the addresses that do not respond."""
         silent = {one.pci_bus_id for one in self.silent}
         lost = self.lost_uuids
         return sum(gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent for gpu in self.gpus)

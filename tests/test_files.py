@@ -66,11 +66,11 @@ def test_a_file_system_that_does_not_answer_costs_its_time_once() -> None:
     def work() -> bool:
         return answers.wait(60)
 
-    with pytest.raises(OSError, match="its file system does not answer"):
+    with pytest.raises(OSError, match="its file system does not respond"):
         in_time("/mnt/hangs", work, timeout=0.05)
     threads = threading.active_count()
     for _ in range(10):
-        with pytest.raises(OSError, match="its file system does not answer"):
+        with pytest.raises(OSError, match="its file system does not respond"):
             in_time("/mnt/hangs", work, timeout=60)
     assert threading.active_count() == threads
     assert in_time("/mnt/other", lambda: 1) == 1

@@ -205,7 +205,7 @@ class CollectObserver:
                 fields["serial"] = gpu.serial
             if placement.lost and gpu.uuid not in was:
                 fields["last_seen"] = rfc3339(placement.confirmed) or ""
-                what = _UNLISTED if gpu.uuid in after.unlisted_uuids else "does not answer"
+                what = _UNLISTED if gpu.uuid in after.unlisted_uuids else "does not respond"
                 text = "GPU lost: the GPU at %s %s: serial %s, UUID %s, last seen %s"
                 log.warning(
                     text,
@@ -236,7 +236,7 @@ class CollectObserver:
         where = {"cluster": after.place.cluster, "node": after.place.node}
         unlisted = {one.pci_bus_id for one in after.silent if one.unlisted}
         for bus in sorted(now - was):
-            what = _UNLISTED if bus in unlisted else "does not answer"
+            what = _UNLISTED if bus in unlisted else "does not respond"
             log.warning("GPU lost: the GPU at %s %s, and was never read", bus, what, extra={**where, "bus": bus})
         if not (ended := was - now):
             return

@@ -84,7 +84,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cuda_version: str | None
     gpus: tuple[Gpu, ...]  # no UUID twice; none of those in `lost`
     unidentified: tuple[UnidentifiedGpu, ...] = ()  # GPUs without a UUID, such as those that the driver has lost
-    lost: tuple[GpuRef, ...] = ()  # GPUs that do not answer, as far as the tool says which
+    lost: tuple[GpuRef, ...] = ()  # GPUs that do not respond, as far as the tool says which
     unread: tuple[GpuRef, ...] = ()  # GPUs whose part of the output is damaged
     partial: bool = False  # it lists fewer GPUs than are attached
     contested: bool = False  # names of processes may imitate GPUs, and only what is before them was read
@@ -92,7 +92,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def named(self) -> int:
-        """How many GPUs it names, those that do not answer included."""
+        """How many GPUs it names, those that do not respond included."""
         listed = [GpuRef.of(gpu) for gpu in self.unidentified]
         silent = [ref for ref in self.lost if ref not in listed and not any(ref.means(gpu) for gpu in self.gpus)]
         return len(self.gpus) + len(listed) + len(silent) + len(self.unread)
@@ -104,7 +104,7 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     What is not read changes nothing, whatever it is: text around the document and between its parts, processes,
     accounted processes, supported clocks, other elements. Of what is read, a value with unreadable characters is
     absent, and a GPU whose part is damaged beyond that is in `unread`. What was repaired is added to `warnings`. `said`
-    is what the tool printed elsewhere, in which it may name a GPU that does not answer.
+    is what the tool printed elsewhere, in which it may name a GPU that does not respond.
 
     Where names of processes may imitate GPUs, only the first GPU is read, which is printed before them; so it is with
     `first_only`, for the output of a command that reads one GPU.

@@ -38,7 +38,7 @@ class Observer(Protocol):
     ) -> None:
         """Handle a failed reading, with why in one line; the node's previous reading remains valid.
 
-        `lost` are GPUs that did not answer, which is what the reading failed for. `wait` is in how many seconds the
+        `lost` are GPUs that did not respond, which is what the reading failed for. `wait` is in how many seconds the
         node is read again if nothing about it changes before; None if that is not known.
         """
 

@@ -1,6 +1,6 @@
 """Run nvidia-smi in a pod, and make one report of what it prints, whatever its exit status.
 
-A complete document counts also when the command says that something is wrong. Where one GPU that does not answer keeps
+A complete document counts also when the command says that something is wrong. Where one GPU that does not respond keeps
 the command from printing any, the others are read one by one.
 """
 
@@ -179,7 +179,7 @@ class _Singles:
         self.lost += report.lost
 
     def add_silent(self, ref: GpuRef, said: Sequence[GpuRef]) -> None:
-        """Add a GPU that printed nothing but that some GPU does not answer: this one, or the one that is named."""
+        """Add a GPU that printed nothing but that some GPU does not respond: this one, or the one that is named."""
         named = [other for other in said if other.pci_bus_id]
         self.lost += named or [ref]
         if named and ref.pci_bus_id not in {other.pci_bus_id for other in named}:

@@ -43,7 +43,7 @@ class SmiReading(NamedTuple):
 
 
 class GpusLostError(ReadError):
-    """No GPU could be read; `lost` are those of which the tool says that they do not answer."""
+    """No GPU could be read; `lost` are those of which the tool says that they do not respond."""
 
     def __init__(self, failure: ReadError, lost: Sequence[GpuRef]) -> None:
         super().__init__(failure.reason, str(failure))

@@ -79,7 +79,7 @@ class Inventory:
     confirms how many they are. For the same reason, what one place of a GPU in conflict reports is never compared with
     what the other one does.
 
-    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
+    A GPU that does not respond stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
     is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
     """
 
@@ -91,7 +91,7 @@ class Inventory:
         self._claims = Claims(self._locations)
         self._verify_backoff = VerifyBackoff()
         self._absent = AbsentGpus(max_absent)
-        self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
+        self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not respond
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
@@ -195,7 +195,7 @@ class Inventory:
     ) -> Step:
         """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
 
-        `lost` are GPUs that did not answer: those of them that are known are in the node all the same, and the others
+        `lost` are GPUs that did not respond: those of them that are known are in the node all the same, and the others
         are kept by their addresses. `next_try` (Unix seconds) is when the node is read again, if that is known.
         """
         step = _Draft()
@@ -245,7 +245,7 @@ class Inventory:
         return step.done()
 
     def unlist_node(self, place: Place, time: float) -> Step:
-        """Remove a node that is to be found again; then it has the GPUs that did not answer, if it is the same one."""
+        """Remove a node that is to be found again; then it has the GPUs that did not respond, if it is the same one."""
         if (node := self.node(place)) is not None and node.silent:
             self._unlisted[place] = node
         return self.remove_node(place, time)
@@ -720,7 +720,7 @@ class Inventory:
         self._conflicts.gpu_moved(gpu, claimant)
 
     def _lose_claimed(self, place: Place, step: "_Draft") -> None:
-        """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
+        """Take from a node that does not respond the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
                 if gpu.uuid not in node.claims and self._claims.is_claimed_within(gpu.uuid, place.cluster):

@@ -1,7 +1,7 @@
 """Decide what the ResourceSlices of a node reveal about GPUs that no reading can ask for.
 
 Where a node is read, its readings decide. Where it cannot be, a GPU that an earlier reading found and that the complete
-slices of the node no longer list is lost: it keeps its place, as one that does not answer does. A node that was never
+slices of the node no longer list is lost: it keeps its place, as one that does not respond does. A node that was never
 read has GPUs that only slices have named; of those that they name no more, the bus address is kept.
 
 Such a GPU is back once they list it, however long nothing was seen of them in between. One that a reading called lost

@@ -46,7 +46,7 @@ def lost_since(known: Unseen | None, time: float) -> float | None:
 
 
 def also_lost(node: NodeState, lost: Collection[GpuRef], time: float) -> tuple[Unseen, ...]:
-    """Return the unseen GPUs of a node that cannot be read, with those that did not answer at `time` (Unix seconds)."""
+    """Return the unseen GPUs of an unreadable node, with those that did not respond at `time` (Unix seconds)."""
     if not lost or node.time is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
         return node.unseen
     seen = {one.uuid: one for one in node.unseen}
@@ -61,7 +61,7 @@ def also_lost(node: NodeState, lost: Collection[GpuRef], time: float) -> tuple[U
 def silent_gpus(
     before: NodeState, reading: Reading, gpus: Sequence[Gpu], unseen: Collection[Unseen]
 ) -> tuple[SilentGpu, ...]:
-    """Return the GPUs of a node that do not answer and that nothing but their bus addresses tells.
+    """Return the GPUs of a node that do not respond and that nothing but their bus addresses tells.
 
     `gpus` and `unseen` are those of the node after the reading. Such a GPU stays until its address answers, or until a
     reading after a reboot no longer names it; without a reboot, as long as the capacity has room for it.

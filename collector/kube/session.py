@@ -498,7 +498,7 @@ def _with_proxy(error: BaseException, transport: Transport) -> BaseException:
 
 
 def _stamps(info: ConnectionInfo, before: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
-    """Return the stamp of each source file, that from before where a file system does not answer."""
+    """Return the stamp of each source file, that from before where a file system does not respond."""
     stamps: dict[str, object] = {}
     for path in info.source_files:
         try:

@@ -361,7 +361,7 @@ async def _recorded_gpus(
 ) -> dict[tuple[str, Place], tuple[Gpu, bool]]:
     """Return the GPUs that the recorded nodes have otherwise than these nodes, or these have no longer.
 
-    Each with whether it did not answer.
+    Each with whether it did not respond.
     """
     found: dict[tuple[str, Place], tuple[Gpu, bool]] = {}
     keys = [(place.cluster, place.node) for place in nodes]

@@ -135,7 +135,7 @@ _UNAVAILABLE_OS = {
 def _postgres_text(error: BaseException, password: str) -> str:
     for cause in _causes(error):
         if isinstance(cause, TimeoutError):
-            return "the server did not answer in time"
+            return "the server did not respond in time"
         state = getattr(cause, "sqlstate", None)
         if isinstance(state, str):
             text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)

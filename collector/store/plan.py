@@ -58,7 +58,7 @@ class OpenPlacement(NamedTuple):
     since: float
     confirmed: float  # Unix seconds
     gpu: Gpu | None = None  # as the history's nodes have it; None: it is the same now, or not in them
-    lost: bool | None = None  # whether it did not answer, by those nodes; None: likewise
+    lost: bool | None = None  # whether it did not respond, by those nodes; None: likewise
 
 
 class Away(NamedTuple):

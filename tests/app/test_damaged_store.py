@@ -73,7 +73,7 @@ async def test_damage_at_the_start_and_while_running(
     await eventually(lambda: history(collector), uuids)
     assert collector.total("gpuid_store_damaged_files") == 1
     page = await anyio.to_thread.run_sync(collector.text, "/problems")
-    assert "The store was damaged and began a new history" in page
+    assert "The store was damaged, and a new history was started" in page
     assert "1 damaged file (" in page
 
     await anyio.to_thread.run_sync(spoil, path)

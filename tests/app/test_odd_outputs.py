@@ -131,9 +131,9 @@ class TestAGpuThatDoesNotAnswer:
         node = await world.node()
         assert (node["found"], node["lost"], node["failing_reason"]) == (3, 1, None)
         page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
-        assert "does not answer" in page
+        assert "does not respond" in page
         assert lost["serial"] in page
-        assert ") does not answer</strong>" in await world.page("/")
+        assert ") does not respond</strong>" in await world.page("/")
         (warning,) = [record for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
         assert lost["serial"] in warning.getMessage()
         assert lost["uuid"] in warning.getMessage()
@@ -184,22 +184,22 @@ class TestAGpuThatWasNeverRead:
                 assert await self.lost_addresses(world, f"/api/v1/nodes?node={NODE}") == {bus}
                 assert await self.lost_addresses(world, "/api/v1/clusters") == {bus}
                 page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
-                assert "does not answer (never read)" in page
+                assert "does not respond (never read)" in page
                 assert bus in page
                 assert "The last reading did not find" not in page  # it is not counted twice
                 for path in ("/problems", "/clusters/sim-0"):
                     page = await world.page(path)
-                    assert ") does not answer</strong>" in page
+                    assert ") does not respond</strong>" in page
                     assert "was never read" in page
                     assert bus in page
         warnings = [record.getMessage() for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
-        assert warnings == [f"GPU lost: the GPU at {bus} does not answer, and was never read"]
+        assert warnings == [f"GPU lost: the GPU at {bus} does not respond, and was never read"]
         async with blank.collecting() as world:
             blank.cluster.reboot_node(NODE)
             counts = {"found": 4} | ({} if mig else {"capacity": 4, "allocatable": 4})
             await eventually(world.counts, counts, seconds=60)
             assert await self.lost_addresses(world, "/api/v1/clusters") == set()
-        assert any(record.getMessage() == "GPU answers again" for record in caplog.records)
+        assert any(record.getMessage() == "GPU responds again" for record in caplog.records)
 
     async def test_all_of_a_node_are_lost_by_their_addresses(
         self, blank: Blank, caplog: pytest.LogCaptureFixture
@@ -213,7 +213,7 @@ class TestAGpuThatWasNeverRead:
             assert await self.lost_addresses(world, f"/api/v1/nodes?node={NODE}") == expected
             assert "4 GPUs on " in await world.page("/")
             page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
-            assert page.count("does not answer (never read)") == 4
+            assert page.count("does not respond (never read)") == 4
         async with blank.collecting() as world:
             await eventually(world.counts, {"lost": 4, "capacity": 4, "allocatable": 0}, seconds=60)
         warnings = [record for record in caplog.records if record.getMessage().startswith("GPU lost: ")]

@@ -184,7 +184,7 @@ def test_a_frozen_leader_is_followed_and_changes_nothing_when_it_thaws(site: Sit
     until(first.published, (0.0, 2.0, GPUS))
     until(lambda: first.total("gpuid_store_has_leader"), 1.0)
     assert "[+]store leader: " in first.text("/readyz?verbose")
-    assert "This collector stands by: " in first.text("/")
+    assert "This collector is a standby: " in first.text("/")
     all_is_told_once(site, moves=3)
     assert site.delivered() == [(change.event, change.uuid) for change in site.recorded()]  # in order
     second.stop(signal.SIGTERM, seconds=30)

@@ -1,6 +1,7 @@
 """Hostile API servers beside healthy clusters: `python -m tests.benchmarks.hostile [KIND …] [--seconds N]`.
 
-The healthy ones must not notice: they are read as often and as fast as without it, /healthz answers in time, and memory
+The healthy ones must not notice: they are read as often and as fast as without it, /healthz responds in time, and
+memory
 stays within the limit of the Deployment. Each kind is alone here; in the tests, several are there at a time.
 """
 

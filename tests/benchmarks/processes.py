@@ -81,7 +81,7 @@ def collector(
 
 
 def wait(process: "subprocess.Popen[Any]", done: Callable[[], bool], *, seconds: float, every: float = 0.05) -> float:
-    """Ask until the answer is yes; returns the seconds that it took. A server that does not answer yet says no."""
+    """Ask until the answer is yes; returns the seconds that it took. A server that does not respond yet says no."""
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
         if process.poll() is not None:

@@ -49,7 +49,7 @@ class TestProof:
         assert verdict == duplicate("dev", of="admin")
         assert detector.duplicates == {"dev": verdict.duplicates[0]}
         assert str(verdict.duplicates[0]) == (
-            'it is the same cluster as "admin" (node a has the same uid in both); remove one of the two from the'
+            'it is the same cluster as "admin" (node a has the same uid in both); remove one of them from the'
             " configuration"
         )
 

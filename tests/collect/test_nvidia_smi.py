@@ -177,7 +177,7 @@ class TestBoards:
 
 
 class TestLostGpus:
-    """GPUs that do not answer are named, as far as the tool names them."""
+    """GPUs that do not respond are named, as far as the tool names them."""
 
     LOST = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
 

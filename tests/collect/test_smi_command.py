@@ -1,4 +1,4 @@
-"""Reading a node whose nvidia-smi prints no document, because one of its GPUs does not answer."""
+"""Reading a node whose nvidia-smi prints no document, because one of its GPUs does not respond."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -52,7 +52,7 @@ def test_all_namespaces_are_searched(east: ControlPlane, tmp_path: Path) -> None
     assert comments == (
         "2 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
         " nvidia-device-plugin-ctr in namespace nvidia. Make sure that only administrators can create pods in namespace"
-        " nvidia, which no preset names: its pods say what GPUs there are."
+        " nvidia, which no preset uses: its pods determine which GPUs are reported."
     )
     config = tmp_path / "gpuid.toml"
     config.write_text(f'[[clusters]]\ncontext = "east"\nkubeconfig = "{east.kubeconfig}"\npreset = "aks"\n')

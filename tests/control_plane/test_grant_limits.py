@@ -269,5 +269,5 @@ def test_two_contexts_of_one_cluster_have_one_set_of_rights(east: ControlPlane, 
     toml = f'[[clusters]]\ncontext = "again"\nkubeconfig = "{tmp_path / "other"}"\n'
     result = grant("--apply", "--all", toml=toml)
     assert result.exit_code == 2
-    assert "east and again lead to the same cluster" in result.output
+    assert "east and again are the same cluster" in result.output
     assert is_gone(east, ACCOUNT)

@@ -566,7 +566,7 @@ def at(name: str, bus: str, **facts: Any) -> Gpu:
 
 
 class TestLostGpus:
-    """A GPU that does not answer stays where it was, named, and is not counted as found."""
+    """A GPU that does not respond stays where it was, named, and is not counted as found."""
 
     ONE, TWO = at("1", "18"), at("2", "3B")
     BUS_OF_TWO = GpuRef(None, "00000000:3B:00.0")

@@ -227,7 +227,7 @@ class TestUncoveredNodes:
         step = world.read(B, node="m", time=30.0)
         assert [(change.event, change.place.node) for change in step.changes] == [
             (Event.MOVED, "m"),
-            (Event.HEALTH, "m"),  # it answers again
+            (Event.HEALTH, "m"),  # it responds again
         ]
         assert [gpu.uuid for gpu in world.node.gpus] == [A]
 

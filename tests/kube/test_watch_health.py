@@ -283,7 +283,7 @@ class TestAVersionThatTheServerHasNotReached:
             assert (play.restarts, set(play.health), play.names) == ([WatchRestart.EXPIRED], {None}, set())
 
     async def test_leads_to_a_list_at_once_whatever_failed_before(self, tmp_path: Path) -> None:
-        """A server that is restored does not answer at first."""
+        """A server that is restored does not respond at first."""
         steep = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.1, maximum=20.0, factor=200.0, jitter=0.0))
         refused, too_large = refusal(503), refusal(504, "Timeout", more=TOO_LARGE)
         async with playing(tmp_path, page(7), refused, too_large, page(3), watch(), timing=steep) as play:

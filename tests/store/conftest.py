@@ -58,7 +58,7 @@ class RecordedFleet:
         both: bool = False,
         lost: Sequence[str] = (),
     ) -> list[Change]:
-        """Apply a reading that found GPUs, given by the last part of their UUIDs; those that are `lost` do not answer.
+        """Apply a reading that found GPUs, given by the last part of their UUIDs; those that are `lost` do not respond.
 
         The nodes that had them no longer have them, unless `both` leaves that unsettled.
         """

@@ -16,7 +16,7 @@ from tests.support.health_replay import Key, replayed_healths
 
 # A fleet small enough that GPUs meet: nodes of two clusters, GPUs that wander, and one whose facts alter.
 CLUSTERS, NODES, GPUS = ("prod", "lab"), ("a", "b"), ("1", "2", "3")
-# What the GPUs of a reading say of themselves; "lost" ones do not answer.
+# What the GPUs of a reading say of themselves; "lost" ones do not respond.
 FORMS = ("plain", "vbios", "silent", "silent", "worn", "worse", "better", "less", "lost")
 
 HEALTHS = {

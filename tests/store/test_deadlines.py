@@ -46,7 +46,7 @@ async def test_a_frozen_server_keeps_no_answer_waiting(
                     for _ in range(20):
                         tasks.start_soon(refused, store)
             assert time.monotonic() - started < 20
-            assert "the server did not answer in time" in await refused(store)
+            assert "the server did not respond in time" in await refused(store)
         await eventually(lambda: answers(store))
         await store.history.changes()  # and the others' connections were never touched
         await eventually(lambda: answerer(store).pool.checkedout(), 0)  # type: ignore[attr-defined]
