@@ -12,9 +12,11 @@ from collector.app import Service, load
 from collector.cli.logs import configure
 from collector.cli.options import config_option, log_options, reworded
 from collector.cli.progress import show_first_inventory
+from collector.cli.shards import check_sharded, shard_options
 from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import Config, ConfigError
 from collector.files import in_time
+from collector.sharding import Shard
 from collector.stop import process_stop
 from collector.text import counted
 
@@ -25,30 +27,35 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @config_option
+@shard_options
 @log_options
-def run(config: Path, log_level: str, log_format: str) -> None:
+def run(config: Path, shard: Shard, log_level: str, log_format: str) -> None:
     r"""Collect from all clusters of a configuration and serve metrics, API and page.
 
     The configuration is reloaded on SIGHUP and when the file changes; clusters that have not changed keep
     running. SIGTERM and Ctrl-C stop the collector within 8 seconds; a second one stops it at once.
 
     \b
-    Example:
+    Examples:
       gpuid run -c gpuid.toml
+      gpuid run -c gpuid.toml --shard 0 --total-shards 3     one of three that share a PostgreSQL store
     """
     configure(log_level, log_format)
-    service = Service(_load(config))
+    service = Service(_load(config, shard), shard=shard)
     process_stop.report = functools.partial(_report_losses, service)
     with reworded(lambda error: f"{config}: {error}"):
         run_until_stopped(_run, service, config)
 
 
-def _load(config: Path) -> Config:
+def _load(path: Path, shard: Shard) -> Config:
     # In a thread, for a signal does not reach Python while the main one hangs in a file system.
     try:
-        return in_time(config, functools.partial(load, config))
+        config = in_time(path, functools.partial(load, path))
     except OSError as error:
-        raise ConfigError(f"{config}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    with reworded(lambda error: f"{path}: {error}"):
+        check_sharded(config, shard)
+    return config
 
 
 async def _run(service: Service, path: Path) -> None:
