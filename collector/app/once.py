@@ -20,6 +20,7 @@ PATIENCE_SECONDS = 30.0  # for which whatever fails is tried again
 NOT_IN_TIME = "not in time"
 PARTIAL = "partial"
 _LABELS_SECONDS = 1.0  # for which a writer of labels must have nothing to do
+_DELIVER_SECONDS = 5.0  # for recording and delivering, at the least
 _INTERVAL_SECONDS = 0.2  # between two looks at what is still to be done
 
 
@@ -186,13 +187,14 @@ async def complete_round(
 ) -> Outcome:
     """Wait until all clusters are read, and what that changed is recorded and delivered; return what came of it.
 
-    After `timeout` seconds, what is left is given up.
+    After `timeout` seconds, no more is read; what was read is still recorded and delivered if that takes seconds.
     """
     deadline = anyio.current_time() + timeout
     with anyio.CancelScope(deadline=deadline):
         while not round_.is_over(clusters, inventory):  # noqa: ASYNC110  what it looks at has many owners
             await anyio.sleep(_INTERVAL_SECONDS)
     found = round_.outcomes(clusters, inventory)
+    deadline = max(deadline, anyio.current_time() + _DELIVER_SECONDS)
     if store is None or delivery is None:
         return Outcome(found, [], round_.changes, "", "")
     unrecorded = NOT_IN_TIME

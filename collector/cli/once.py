@@ -26,7 +26,7 @@ def print_outcome(outcome: Outcome, *, err: bool) -> None:
                 click.echo(f"\n{wrapped(f'{one_line(one.cluster)}: {one_line(one.message)}')}")
         click.echo("")
         for line in _summary(outcome):
-            click.echo(wrapped(line))
+            click.echo(line)  # in one piece: paths and addresses are copied
 
 
 def _result(one: ClusterOutcome) -> str:
