@@ -30,6 +30,7 @@ from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import Change
+from collector.sharding import UNSHARDED, Shard
 from collector.store import Store, StoreError, Unstored
 from collector.views.marks import marked_gpus
 from collector.views.recent_changes import RecentChanges
@@ -50,6 +51,7 @@ class Service:
         self,
         config: Config,
         *,
+        shard: Shard = UNSHARDED,
         listeners: Sequence[Callable[[Change], None]] = (),
         once: Round | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Service:
         )
         self.clusters = CollectedClusters()
         self._config = config
+        self._shard = shard
         self._recent = RecentChanges()
         self._sink_statuses = SinkStatuses()
         self._round = Round() if once is None else once
@@ -229,4 +232,5 @@ class Service:
             mark_follower=self._mark_follower,
             cluster_label=self._config.metrics.cluster_label,
             config_status=lambda: self._reloader.status,
+            shard=self._shard,
         )

@@ -171,7 +171,7 @@ class SinkWorker:
             return
         sooner = () if self._hurry.is_set() else (self._hurry,)
         wait = POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
-        await self._wait(wait, committed, self._ending, *sooner)
+        await self._wait(wait, committed, *sooner, self._ending)
         if committed.is_set():
             await self._wait(SETTLE_SECONDS, self._ending)
 
