@@ -13,10 +13,12 @@ from collector.cli.logs import configure
 from collector.cli.once import print_outcome
 from collector.cli.options import TIMEOUT, config_option, log_options, reworded
 from collector.cli.progress import show_first_inventory
+from collector.cli.shards import check_sharded, shard_options
 from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import Config, ConfigError, Duration
 from collector.config.sinks import StdoutSettings
 from collector.files import in_time
+from collector.sharding import Shard
 from collector.stop import process_stop
 from collector.text import counted
 
@@ -30,11 +32,18 @@ ONCE_SECONDS = 600.0  # that a single round may take
 @click.command()
 @config_option
 @click.option("--once", is_flag=True, help="Read every node, record and deliver what changed, print a summary, exit.")
-@click.option("--timeout", type=TIMEOUT, help="With --once: give up what is not done after this time. Default: 10m.")
+@click.option("--timeout", type=TIMEOUT, help="With --once: give up what is not read after this time. Default: 10m.")
+@shard_options
 @log_options
 @click.pass_context
 def run(
-    ctx: click.Context, config: Path, once: bool, timeout: Duration | None, log_level: str, log_format: str
+    ctx: click.Context,
+    config: Path,
+    once: bool,
+    timeout: Duration | None,
+    shard: Shard,
+    log_level: str,
+    log_format: str,
 ) -> None:
     r"""Collect from all clusters of a configuration and serve metrics, API and page.
 
@@ -50,14 +59,17 @@ def run(
     \b
     Examples:
       gpuid run -c gpuid.toml
-      gpuid run --once --timeout 5m     from cron or as a CronJob
+      gpuid run -c gpuid.toml --shard 0 --total-shards 3     one of three that share a PostgreSQL store
+      gpuid run --once --timeout 5m                          from cron or as a CronJob
     """
     if timeout is not None and not once:
         raise click.UsageError("--timeout needs --once")
+    if once and shard.sharded:
+        raise click.UsageError("--once reads all clusters: use it without --total-shards and $GPUID_TOTAL_SHARDS")
     configure(log_level, log_format)
-    settings = _load(config)
+    settings = _load(config, shard)
     round_ = Round() if once else None
-    service = Service(settings, once=round_)
+    service = Service(settings, shard=shard, once=round_)
     process_stop.report = functools.partial(_report_losses, service)
     process_stop.is_complete = not once
     outcomes: list[Outcome] = []
@@ -71,12 +83,15 @@ def run(
         ctx.exit(0 if outcome.ok else 1)
 
 
-def _load(config: Path) -> Config:
+def _load(path: Path, shard: Shard) -> Config:
     # In a thread, for a signal does not reach Python while the main one hangs in a file system.
     try:
-        return in_time(config, functools.partial(load, config))
+        config = in_time(path, functools.partial(load, path))
     except OSError as error:
-        raise ConfigError(f"{config}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    with reworded(lambda error: f"{path}: {error}"):
+        check_sharded(config, shard)
+    return config
 
 
 async def _run(service: Service, path: Path) -> None:

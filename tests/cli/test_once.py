@@ -73,7 +73,17 @@ def test_an_interrupted_round_is_a_failure_and_its_store_is_in_use(
     assert process.logged("stopping on SIGTERM")
 
 
-def test_a_timeout_without_once_is_refused(gpuid: Run):
-    result = gpuid("run", "--timeout", "5m", "-c", "/dev/null")
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--timeout 5m", "--timeout needs --once"),
+        (
+            "--once --shard 0 --total-shards 2",
+            "--once reads all clusters: use it without --total-shards and $GPUID_TOTAL_SHARDS",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other(gpuid: Run, arguments: str, why: str):
+    result = gpuid("run", "-c", "/dev/null", *arguments.split())
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "gpuid: run: --timeout needs --once; see `gpuid run --help`\n"
+    assert result.stderr == f"gpuid: run: {why}; see `gpuid run --help`\n"
