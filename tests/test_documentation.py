@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and docs/architecture.md say of metrics, rooms and code is so."""
+"""What the documents say of metrics, rooms, code and each other is so."""
 
 import ast
 import functools
@@ -6,18 +6,65 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from collector.exposition.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
+TOPS = (".github", "config", "docs", "grafana", "tests")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+METRICS = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *(path for top in TOPS for path in (ROOT / top).rglob("*.md"))]
+)
 
 
 def test_the_metrics_table_is_the_table_of_the_code() -> None:
     rows = [f"| `{family.name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |" for family in FAMILIES]
     table = "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])
-    assert table in README, f"the table in README.md should be:\n{table}"
+    assert table in METRICS, f"the table in docs/metrics.md should be:\n{table}"
+
+
+def links(document: Path) -> list[str]:
+    """Return where a document links within the repository."""
+    text = without_code(document.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    return [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
+    broken = []
+    for target in links(ROOT / document):
+        path, _, anchor = target.partition("#")
+        found = ((ROOT / document).parent / path).resolve() if path else ROOT / document
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    reached, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        reached.add(document)
+        linked = {(document.parent / target.partition("#")[0]).resolve() for target in links(document)}
+        ahead += [path for path in linked if path.suffix == ".md" and path not in reached]
+    unreached = {document for document in DOCUMENTS if ROOT / document not in reached}
+    assert unreached == set()
 
 
 def layers() -> list[str]:

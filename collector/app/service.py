@@ -29,6 +29,7 @@ from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import Change
+from collector.sharding import UNSHARDED, Shard
 from collector.store import Store, StoreError, Unstored
 from collector.views.marks import marked_gpus
 from collector.views.recent_changes import RecentChanges
@@ -44,7 +45,9 @@ class Service:
     `listeners` get every change of the inventory; they are called on the event loop and must return at once.
     """
 
-    def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
+    def __init__(
+        self, config: Config, *, shard: Shard = UNSHARDED, listeners: Sequence[Callable[[Change], None]] = ()
+    ) -> None:
         self.end = EndDeadline()
         self.inventory = Inventory()
         self.marks = Marks()
@@ -56,6 +59,7 @@ class Service:
         )
         self.clusters = CollectedClusters()
         self._config = config
+        self._shard = shard
         self._recent = RecentChanges()
         self._sink_statuses = SinkStatuses()
         self._publisher = Publisher(self.exposition, self.metrics, self._recent, listeners)
@@ -188,4 +192,5 @@ class Service:
             mark_follower=self._mark_follower,
             cluster_label=self._config.metrics.cluster_label,
             config_status=lambda: self._reloader.status,
+            shard=self._shard,
         )

@@ -1,7 +1,7 @@
 """The table of all metric families that gpuid publishes, and the rendering of a node as samples of them.
 
-The README, dashboards and alert rules are checked against the table. Nodes are rendered here because prometheus-client
-renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
+docs/metrics.md, dashboards and alert rules are checked against the table. Nodes are rendered here because
+prometheus-client renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 """
 
 import functools

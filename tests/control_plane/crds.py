@@ -1,5 +1,6 @@
 """The CRDs of the Prometheus operator and the Gateway API, as `build` takes them from their modules."""
 
+import functools
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,11 @@ def install_crds(plane: ControlPlane) -> None:
                 headers={"Content-Type": "application/apply-patch+yaml"},
             ).raise_for_status()
     for group, version, _, plural in KINDS:
-        until(lambda path=f"/apis/{group}/{version}/{plural}": plane.http.get(path).status_code, 200)
+        until(functools.partial(_status, plane, f"/apis/{group}/{version}/{plural}"), httpx.codes.OK)
+
+
+def _status(plane: ControlPlane, path: str) -> int:
+    return plane.http.get(path).status_code
 
 
 def _file(name: str) -> Path:

@@ -48,7 +48,7 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("document", ["config/README.md", "config/prometheus/runbook.md"])
+@pytest.mark.parametrize("document", ["docs/prometheus.md", "config/prometheus/runbook.md"])
 def test_promtool_accepts_what_the_documentation_shows(promtool: str, document: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
     shown = [block for block in blocks if block.startswith(("groups:", "remote_write:"))]
