@@ -6,8 +6,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
+from collector.cli import gpuid
 from collector.exposition.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +67,28 @@ def test_the_readme_leads_to_every_document() -> None:
         ahead += [path for path in linked if path.suffix == ".md" and path not in reached]
     unreached = {document for document in DOCUMENTS if ROOT / document not in reached}
     assert unreached == set()
+
+
+def test_every_promise_of_security_names_tests_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    promises = text.partition("\n## What gpuid promises\n")[2].partition("\n## ")[0]
+    rows = [row for row in re.findall(r"^\| (.+) \| (.+) \|$", promises, re.MULTILINE) if row[1] != "test"]
+    assert len(rows) > 15
+    for promise, cell in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)`", cell)
+        assert tests, f"no test holds: {promise}"
+        for path in tests:
+            assert "def test_" in (ROOT / path).read_text(encoding="utf-8"), path
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_documented_commands_are_those_of_gpuid() -> None:
+    table = (ROOT / "docs/commands.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    named = {word.split()[1] for cell in first_cells for word in re.findall(r"`(gpuid [^`]+)`", cell)}
+    marks = {"unmark", "marks"}  # in the row of `mark`
+    assert named | marks == set(gpuid.list_commands(click.Context(gpuid)))
 
 
 def layers() -> list[str]:
