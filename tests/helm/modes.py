@@ -56,7 +56,7 @@ MODES: dict[str, tuple[Values, set[str]]] = {
         {"Deployment gpuid"},
     ),
 }
-ALWAYS = {"ConfigMap gpuid", "Service gpuid", "ServiceAccount gpuid", "NetworkPolicy gpuid"}
+ALWAYS = {"ConfigMap gpuid", "Service gpuid", "ServiceAccount gpuid-collector", "NetworkPolicy gpuid"}
 
 
 def write_values(folder: Path, values: Values) -> Path:

@@ -30,9 +30,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* Not `gpuid` either: `gpuid grant` makes that account in the namespace gpuid, for the kubeconfig of a collector. */}}
 {{- define "gpuid.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
-{{ default (include "gpuid.fullname" .) .Values.serviceAccount.name }}
+{{ default (printf "%s-collector" (include "gpuid.fullname" .)) .Values.serviceAccount.name }}
 {{- else -}}
 {{ default "default" .Values.serviceAccount.name }}
 {{- end -}}
