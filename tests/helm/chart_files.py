@@ -46,6 +46,7 @@ OTHER_VALUES: Json = {
     "imagePullSecrets": LIST,
     "nameOverride": STRING,
     "fullnameOverride": STRING,
+    "gpuidToml": STRING,
     "kubeconfig": table(secretNames=TEXTS, key=TEXT),
     "shards": {"type": "integer", "minimum": 1, "maximum": 1000},
     "replicas": {"type": "integer", "minimum": 1, "maximum": 5},

@@ -106,6 +106,34 @@ class TestConfiguration:
         loaded = config(template({"config": {"clusters": [cluster]}}), tmp_path).clusters[0]
         assert (loaded.max_gpus, loaded.request_rate, loaded.loop_share) == (12_345_678, 0.5, 1.0)
 
+    def test_clusters_may_come_from_a_file_that_init_wrote(self, template: Template, tmp_path: Path) -> None:
+        text = """
+            [defaults]
+            kubeconfig = "~/.kube/config"
+            refresh = "2h"
+            grace = "1m"
+            [server]
+            listen = "127.0.0.1:8080"
+            [store]
+            url = "sqlite:gpuid.db"
+            [[clusters]]
+            context = "near"
+            kubeconfig = "near"
+            max_objects = 40_000
+            preset = ["reader", "gke"]
+            [[clusters]]
+            in_cluster = true
+            name = "here"
+        """
+        objects = template({"gpuidToml": text, "config": {"defaults": {"grace": "3m"}}})
+        loaded = config(objects, tmp_path)
+        assert [one.name for one in loaded.clusters] == ["near", "here", "far"]
+        near = loaded.clusters[0]
+        assert (near.max_objects, near.presets, near.refresh, near.grace) == (40_000, ("reader", "gke"), 7200, 180)
+        assert near.kubeconfig == "/etc/gpuid-kubeconfig/gpuid-kubeconfig/config"
+        assert "server" not in toml(objects)
+        assert "ClusterRole gpuid-gpuid" in objects
+
     def test_the_kubeconfigs_are_where_they_are_mounted(self, template: Template, tmp_path: Path) -> None:
         values = {"config": {"clusters": [{"context": "a"}]}, "kubeconfig": {"secretNames": ["one", "two"], "key": "k"}}
         objects = template(values)
@@ -327,8 +355,7 @@ RIGHTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # [defaults], and 
 def test_the_rights_are_those_that_gpuid_grants(helm: Helm, tmp_path: Path, case: str) -> None:
     defaults, cluster = RIGHTS[case]
     document = {"defaults": defaults, "clusters": [{"context": "far", "preset": "openshift"}, IN_CLUSTER | cluster]}
-    file = tmp_path / "values.yaml"
-    file.write_text(json.dumps({"config": document}, ensure_ascii=False))
+    file = write_values(tmp_path, {"config": document, "serviceAccount": {"name": "gpuid"}})
     rendered = documents(helm("template", "gpuid", CHART, "--namespace", "gpuid", "--values", file).stdout)
     (settings,) = (one for one in config(by_name(rendered), tmp_path).clusters if one.in_cluster)
     granted = make_manifests(settings, renewal=False)
@@ -364,6 +391,7 @@ def comparable(manifests: Any) -> dict[tuple[str, str], Any]:
 
 WRONG: dict[str, tuple[Values, str]] = {
     "no clusters": ({"config": {"clusters": []}}, "config.clusters: expected at least one"),
+    "no TOML": ({"gpuidToml": "[[clusters"}, "gpuidToml: "),
     "an unknown value": ({"replicaCount": 2}, "replicaCount"),
     "an unknown key of gpuid.toml": ({"config": {"server": {"listne": "x"}}}, "listne"),
     "an unknown key of a sink": ({"config": {"sinks": {"a": {"type": "stdout", "uri": "x"}}}}, "uri"),

@@ -1,4 +1,23 @@
-{{/* gpuid.toml, from .Values.config. */}}
+{{/* gpuid.toml, from .Values.config and .Values.gpuidToml. */}}
+
+{{- define "gpuid.givenToml" -}}
+{{- $given := .Values.gpuidToml | fromToml }}
+{{- with $given.Error }}{{ fail (printf "gpuidToml: %s" .) }}{{ end }}
+{{- toJson $given }}
+{{- end }}
+
+{{/* [[clusters]], as JSON. Kubeconfigs of whoever wrote the TOML file are not in the pod. */}}
+{{- define "gpuid.clusters" -}}
+{{- $clusters := list }}
+{{- range (include "gpuid.givenToml" . | fromJson).clusters }}{{ $clusters = append $clusters (omit . "kubeconfig") }}{{ end }}
+{{- concat $clusters (.Values.config.clusters | default list) | toJson }}
+{{- end }}
+
+{{/* [defaults], as JSON. */}}
+{{- define "gpuid.defaults" -}}
+{{- $given := (include "gpuid.givenToml" . | fromJson).defaults | default dict }}
+{{- merge (deepCopy (.Values.config.defaults | default dict)) (omit $given "kubeconfig") | toJson }}
+{{- end }}
 
 {{/* A value in one line. A key of a Secret is the path where it is mounted, relative to gpuid.toml. */}}
 {{- define "gpuid.tomlValue" -}}
@@ -33,7 +52,7 @@
 {{- end }}
 
 {{- define "gpuid.toml" -}}
-{{- $defaults := deepCopy (.Values.config.defaults | default dict) }}
+{{- $defaults := include "gpuid.defaults" . | fromJson }}
 {{- if and (include "gpuid.hasContexts" .) (not (hasKey $defaults "kubeconfig")) }}
 {{- $paths := list }}
 {{- range .Values.kubeconfig.secretNames }}
@@ -46,7 +65,7 @@
 {{- include "gpuid.tomlKeys" . }}
 {{ end }}
 {{- include "gpuid.restartToml" . }}
-{{- range .Values.config.clusters }}
+{{- range include "gpuid.clusters" . | fromJsonArray }}
 [[clusters]]
 {{- include "gpuid.tomlKeys" . }}
 {{ end }}
@@ -60,12 +79,12 @@
 
 {{/* Not empty if any cluster is read with a kubeconfig. */}}
 {{- define "gpuid.hasContexts" -}}
-{{- range .Values.config.clusters }}{{ if not .in_cluster }}true{{ end }}{{ end }}
+{{- range include "gpuid.clusters" . | fromJsonArray }}{{ if not .in_cluster }}true{{ end }}{{ end }}
 {{- end }}
 
 {{/* Not empty if any cluster is the chart's own. */}}
 {{- define "gpuid.hasInCluster" -}}
-{{- range .Values.config.clusters }}{{ if .in_cluster }}true{{ end }}{{ end }}
+{{- range include "gpuid.clusters" . | fromJsonArray }}{{ if .in_cluster }}true{{ end }}{{ end }}
 {{- end }}
 
 {{/* memory, sqlite or postgresql. */}}
@@ -91,8 +110,8 @@
 
 {{/* Ends with what is wrong, where values do not fit together. */}}
 {{- define "gpuid.check" -}}
-{{- if not .Values.config.clusters }}
-{{- fail "config.clusters: expected at least one, such as [{context: prod-us-east}] or [{in_cluster: true, name: here}]" }}
+{{- if not (include "gpuid.clusters" . | fromJsonArray) }}
+{{- fail "config.clusters: expected at least one, such as [{context: prod-us-east}] or [{in_cluster: true, name: here}], or --set-file gpuidToml=gpuid.toml" }}
 {{- end }}
 {{- $store := include "gpuid.store" . }}
 {{- if and (or (gt (int .Values.replicas) 1) (gt (int .Values.shards) 1)) (ne $store "postgresql") }}

@@ -1,10 +1,10 @@
 {{/* The sources of the chart's own cluster, as gpuid derives them, as JSON: {"sources": […], "labels": bool}. */}}
 {{- define "gpuid.ownSources" -}}
 {{- $presets := .Files.Get "files/presets.json" | fromJson }}
-{{- $defaults := .Values.config.defaults | default dict }}
+{{- $defaults := include "gpuid.defaults" . | fromJson }}
 {{- $sources := list }}
 {{- $labels := false }}
-{{- range $cluster := .Values.config.clusters }}
+{{- range $cluster := include "gpuid.clusters" . | fromJsonArray }}
 {{- if $cluster.in_cluster }}
 {{- $chosen := ternary $cluster $defaults (or (hasKey $cluster "preset") (hasKey $cluster "sources")) }}
 {{- $command := $cluster.command | default $defaults.command }}
