@@ -1,8 +1,11 @@
 """What the chart installs works: its pods, run as a kubelet would, read clusters and serve the page."""
 
 import contextlib
+import os
 import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from click.testing import CliRunner
 
 from collector.cli import gpuid as command
 from tests.control_plane.conftest import Planes
-from tests.control_plane.plane import ControlPlane
+from tests.control_plane.plane import ControlPlane, binaries
 from tests.control_plane.pods import Pod, kubectl
 from tests.control_plane.releases import CORE, Release, hub, objects, release
 from tests.control_plane.rights import SMI, UPGRADE, exec_status, remove_rights
@@ -24,6 +27,7 @@ from tests.web.test_server import certificate
 
 __all__ = ["hub", "release"]
 
+ROOT = Path(__file__).parents[2]
 SERIALS = {"east": "1650122000001", "west": "1650122000002"}
 LISTEN = "127.0.0.1:8080"  # in the values; the pods of all tests share this machine's network
 TOKENS = ("first-token", "second-token")
@@ -33,8 +37,12 @@ class ChartPod(Pod):
     """A pod of the chart, which listens on a port of its own in place of the container's."""
 
     def _files(self, volume: Any) -> Iterator[tuple[str, bytes]]:
+        own = f"127.0.0.1:{self.port}"
         for path, content in super()._files(volume):
-            yield path, content.replace(LISTEN.encode(), f"127.0.0.1:{self.port}".encode())
+            if path == "gpuid.toml" and b"[server]" not in content:
+                yield path, content + f'\n[server]\nlisten = "{own}"\n'.encode()
+            else:
+                yield path, content.replace(LISTEN.encode(), own.encode())
 
 
 Start = Callable[[], ChartPod]
@@ -64,23 +72,30 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def clusters(planes: Planes, hub: ControlPlane, tmp_path: Path) -> Iterator[None]:
-    """A GPU in each of two clusters, and the Secret with the kubeconfig for both that `gpuid grant` prints."""
-    lines = []
+def nodes(planes: Planes, hub: ControlPlane) -> Iterator[None]:
+    """A GPU in each of two clusters, of which nobody has been given rights."""
     others = [plane for plane in planes.values() if plane is not hub]
     for plane in others:
         remove_rights(plane)
     for number, (name, plane) in enumerate(planes.items(), start=1):
         plane.add_node("gpu-1", [(SERIALS[name], f"GPU-00000000-0000-0000-0000-00000000000{number}")])
-        lines.append(f'[[clusters]]\ncontext = "{name}"\nkubeconfig = "{plane.kubeconfig}"\n')
-    admin = tmp_path / "admin.toml"
-    admin.write_text("".join(lines))
-    granted = CliRunner().invoke(command, ["grant", "-c", str(admin), "--all", "--apply", "--secret"])
-    assert granted.exit_code == 0, granted.output
-    kubectl(hub, "apply", "--server-side", "-f", "-", stdin=granted.stdout)
     yield
     for plane in others:
         remove_rights(plane)
+
+
+@pytest.fixture
+def clusters(planes: Planes, hub: ControlPlane, nodes: None, tmp_path: Path) -> None:
+    """The same with the rights, and the Secret with the kubeconfig for both that `gpuid grant` prints."""
+    admin = tmp_path / "admin.toml"
+    admin.write_text(
+        "".join(
+            f'[[clusters]]\ncontext = "{name}"\nkubeconfig = "{plane.kubeconfig}"\n' for name, plane in planes.items()
+        )
+    )
+    granted = CliRunner().invoke(command, ["grant", "-c", str(admin), "--all", "--apply", "--secret"])
+    assert granted.exit_code == 0, granted.output
+    kubectl(hub, "apply", "--server-side", "-f", "-", stdin=granted.stdout)
 
 
 def put_secret(hub: ControlPlane, name: str, **data: str) -> None:
@@ -156,3 +171,41 @@ def test_its_own_cluster_is_read_with_no_more_rights_than_it_needs(
     patch = {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}
     refused = thief.patch("/api/v1/nodes/gpu-1", json=patch, headers={"Content-Type": "application/merge-patch+json"})
     assert refused.status_code == httpx.codes.FORBIDDEN
+
+
+@pytest.mark.usefixtures("nodes")
+def test_the_documented_commands_install_it(planes: Planes, start: Start, client: Client, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    block = text.partition("```sh\n")[2].partition("```")[0]
+    block = block.replace("create namespace gpuid", "get namespace gpuid")  # the fixture has made it
+    block, _, forwarding = block.partition("kubectl --namespace gpuid port-forward")
+    assert forwarding == " service/gpuid 8080\n"  # which kwok has no part in
+    built, programs = binaries(), tmp_path / "bin"
+    assert built is not None
+    programs.mkdir()
+    (programs / "gpuid").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m collector "$@"\n')
+    (programs / "helm").symlink_to(built / "helm")
+    (programs / "gpuid").chmod(0o755)
+    for name in ("config", "grafana"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "KUBECONFIG": ":".join(str(planes[name].kubeconfig) for name in ("east", "west")),
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    pod = start()
+    page = client(base_url=pod.url)
+
+    def shown() -> set[str]:
+        assert pod.running, pod.tail()
+        with contextlib.suppress(httpx.ConnectError):
+            text = page.get("/gpus").text
+            return {name for name, serial in SERIALS.items() if serial in text}
+        return set()
+
+    until(shown, set(SERIALS), seconds=120)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from collector.config import Config, load
+from collector.config import Config, Duration, load
 from collector.config.sources import PRESETS
 from collector.grant.manifests import make_manifests
 from tests.helm.chart_files import CHART, chart_files
@@ -22,6 +22,13 @@ ROOT = Path(__file__).parents[2]
 FULL = ROOT / "config" / "gpuid.full.toml"
 
 NOTHING: Values = {}
+EXAMPLES = [
+    block.replace("$2b$12$…", "$2b$12$" + "a" * 53).replace("postgresql://…", POSTGRES["url"])
+    for block in re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "deploying.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+]
+
 Objects = dict[str, dict[str, Any]]
 Template = Callable[..., Objects]
 
@@ -129,7 +136,8 @@ class TestConfiguration:
         loaded = config(objects, tmp_path)
         assert [one.name for one in loaded.clusters] == ["near", "here", "far"]
         near = loaded.clusters[0]
-        assert (near.max_objects, near.presets, near.refresh, near.grace) == (40_000, ("reader", "gke"), 7200, 180)
+        assert (near.max_objects, near.presets) == (40_000, ("reader", "gke"))
+        assert (near.refresh, near.grace) == (Duration(7200), Duration(180))
         assert near.kubeconfig == "/etc/gpuid-kubeconfig/gpuid-kubeconfig/config"
         assert "server" not in toml(objects)
         assert "ClusterRole gpuid-gpuid" in objects
@@ -456,3 +464,12 @@ def test_sinks_may_be_any_that_gpuid_has(template: Template, tmp_path: Path) -> 
     }
     loaded = config(template({"config": {"sinks": sinks}}), tmp_path)
     assert sorted(loaded.sinks) == list("abcd")
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_documented_values_are_valid(template: Template, tmp_path: Path, number: int) -> None:
+    config(template(yaml.safe_load(EXAMPLES[number])), tmp_path)
+
+
+def test_the_documentation_has_examples() -> None:
+    assert len(EXAMPLES) >= 5
