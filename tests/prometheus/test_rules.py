@@ -153,7 +153,8 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{degradation}`" in worn
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
-    down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
+    whole = ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate", "GpuidClusterUnowned")
+    down = "".join(map(rows, whole))
     for state in set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}:
         assert f"`{state}`" in down
 
