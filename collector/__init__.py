@@ -4,7 +4,7 @@ __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> str:
-    # On demand: looking it up takes longer than Python takes to start, and signals are not handled before.
+    # On demand: looking it up takes longer than starting Python, and signals are not handled until then.
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,6 +1,6 @@
-"""The `gpuid` command, also as `python -m collector`: handles signals first, and loads everything else then.
+"""The `gpuid` command, also as `python -m collector`: handles signals before loading everything else.
 
-Before Python gets here, a signal does what it does to any program. That takes a few hundredths of a second.
+Until Python gets here, within a few hundredths of a second, signals have their default effect.
 """
 
 import os
@@ -11,7 +11,7 @@ from collector.stop import process_stop
 
 __all__ = ["main"]
 
-# The commands that run until they are stopped, and may be stopped from their first instruction on.
+# The commands that run until stopped, and may be stopped from the start.
 _SERVING = ("run", "demo", "simulate")
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         from collector.cli import main as run_command
 
         run_command()
-    except KeyboardInterrupt:  # while the rest is loaded
+    except KeyboardInterrupt:  # while loading the rest
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if (why := shortage.why_short(error)) is None:

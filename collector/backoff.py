@@ -1,4 +1,4 @@
-"""Delays before a retry: exponential backoff with jitter, and what a server asks for in Retry-After."""
+"""Delays before retries: exponential backoff with jitter, and Retry-After."""
 
 import random
 import re
@@ -9,17 +9,17 @@ import msgspec
 
 __all__ = ["MAX_RETRY_AFTER_SECONDS", "Backoff", "parse_retry_after"]
 
-MAX_RETRY_AFTER_SECONDS = 3600.0  # that a server may make us wait, whatever it asks for
+MAX_RETRY_AFTER_SECONDS = 3600.0  # upper limit on a server's Retry-After
 
-_MAX_EXPONENT = 63  # later attempts wait for the maximum; much larger powers overflow
+_MAX_EXPONENT = 63  # later attempts wait for the maximum; larger powers would overflow
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Backoff(msgspec.Struct, frozen=True):
     """Delays in seconds that grow by `factor` from `initial` to `maximum`.
 
-    `jitter` is the random part of a delay (0.2 is ±20 %), so that clients that failed at the same time do not all retry
-    at the same time.
+    `jitter` is the random part of a delay (0.2 means ±20 %), so that clients that failed together do not all retry
+    together.
     """
 
     initial: float

@@ -1,4 +1,4 @@
-"""Reads a text as what it may encode, with the way back from each piece of that to its place in the text."""
+"""Decodes everything that a text may encode, mapping each decoded piece back to its place in the text."""
 
 import base64
 import html
@@ -12,27 +12,27 @@ from typing import NamedTuple
 __all__ = ["UTF8", "Decoded", "Span", "decodings"]
 
 MIN_BYTES = 6  # of a text that numbers, base64 and the like may encode
-MAX_FORM = 4  # letters that one of the other forms stands for
+MAX_FORM = 4  # letters for which one compatibility form may stand
 
-# A letter in UTF-8, as one character for each byte.
+# A letter in UTF-8, with one character per byte.
 UTF8 = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 Span = tuple[int, int]
 
 
 class Decoded(NamedTuple):
-    """A text that another one may encode."""
+    """A text that may be encoded in another."""
 
     text: str
-    origin: Callable[[int, int], Span]  # from where something starts and ends in it to where that is encoded
-    is_bytes: bool  # one character for each byte, without NUL; of any text, and mostly not one that was encoded
+    origin: Callable[[int, int], Span]  # maps its start and end to where it is encoded
+    is_bytes: bool  # one character per byte, without NUL; made from any text, mostly from ones that encode nothing
 
 
 def decodings(text: str) -> Iterator[Decoded]:
     """Yield what a text may encode.
 
-    Known are escapes (of URLs, JSON, C, Python, Rust, HTML and quoted-printable), tags, letters in the other forms that
-    Unicode has of them, and, with anything between the digits, numbers (decimal, octal, binary), binary and hexadecimal
+    This covers escapes (of URLs, JSON, C, Python, Rust, HTML and quoted-printable), tags, Unicode compatibility forms
+    of letters, and, with anything between the digits, numbers (decimal, octal, binary), binary and hexadecimal
     digits, base32 and base64, wherever they begin and end.
     """
     for pattern, unescape in _ESCAPES:
@@ -54,7 +54,7 @@ def decodings(text: str) -> Iterator[Decoded]:
                 yield _aligned(prepared, alphabet, joined, skip)
 
 
-# Escapes: each stands for a letter, between letters that stand for themselves
+# Escapes: each stands for a letter, among plain letters
 
 
 class _Escapes:
@@ -69,7 +69,7 @@ class _Escapes:
 
     @cached_property
     def _spans(self) -> list[Span]:
-        """Where each letter comes from."""
+        """The origin of each letter."""
         spans: list[Span] = []
         at = 0
         for found in self._pattern.finditer(self._text):
@@ -137,9 +137,9 @@ _NUMBERS = (
 
 class _Alphabet(NamedTuple):
     bits: int  # of one digit
-    run: re.Pattern[str]  # digits without anything between them
-    prefix: str = ""  # of a number, to be left out, which is no digit although it contains one
-    signs: str = ""  # the digits that are punctuation where they stand alone
+    run: re.Pattern[str]  # adjacent digits
+    prefix: str = ""  # of a number, to be skipped: not a digit although it contains one
+    signs: str = ""  # digits that are punctuation when standing alone
 
     def prepared(self, text: str) -> str:
         """Return a text of the same length without the prefixes."""
@@ -159,13 +159,13 @@ class _Alphabet(NamedTuple):
 
 
 class _Aligned:
-    """Digits that were decoded from one of them on."""
+    """Digits decoded from a given offset."""
 
     def __init__(self, text: str, alphabet: _Alphabet, skip: int, decoded: bytes) -> None:
         self._text, self._alphabet, self._skip, self._decoded = text, alphabet, skip, decoded
 
     def origin(self, start: int, end: int) -> Span:
-        """Return where bytes are encoded, with all digits around that nothing separates from those."""
+        """Return where bytes are encoded, including all adjacent digits."""
         bits = self._alphabet.bits
         first = self._skip + self._kept[start] * 8 // bits
         last = self._skip + ((self._kept[end - 1] + 1) * 8 - 1) // bits

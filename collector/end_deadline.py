@@ -1,4 +1,4 @@
-"""The one deadline of a collector's end, and the share of it that each stage has."""
+"""The deadline for a collector's shutdown, and each stage's share of it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,21 +7,21 @@ from enum import Enum
 
 __all__ = ["END_SECONDS", "EndDeadline", "Stage"]
 
-END_SECONDS = 8.0  # for the whole end; Docker kills after 10
+END_SECONDS = 8.0  # for the whole shutdown; Docker kills after 10
 
 
 class Stage(Enum):
-    """What is to be done by when, in seconds since the end began. What runs side by side shares a deadline."""
+    """The deadline of each stage, in seconds since shutdown began. Concurrent stages share a deadline."""
 
-    DELIVER = 5.0  # the sinks get what waits
-    STORE = 6.0  # the last commit; sinks and HTTP connections are closed
-    RELEASE = 6.5  # another collector may lead
-    CLOSE = 7.0  # connections to the store are closed
-    REPORT = 7.5  # what could not be kept is reported; the rest is for the process itself
+    DELIVER = 5.0  # deliver backlogs to the sinks
+    STORE = 6.0  # last commit; close sinks and HTTP connections
+    RELEASE = 6.5  # hand over the lead
+    CLOSE = 7.0  # close connections to the store
+    REPORT = 7.5  # report losses; the rest is for the process itself
 
 
 class EndDeadline:
-    """When the end began; nothing has a deadline before that. `scale` stretches all times, for tests."""
+    """When shutdown began; there is no deadline before. `scale` stretches all times, for tests."""
 
     def __init__(self, *, scale: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._scale = scale
@@ -30,21 +30,21 @@ class EndDeadline:
         self._callbacks: list[Callable[[], None]] = []
 
     def begin(self, since: float | None = None) -> None:
-        """Begin the end, now or at a time of `time.monotonic`, and call what waits for it; later calls do nothing."""
+        """Begin shutdown, now or at a time of `time.monotonic`, and run the callbacks; later calls do nothing."""
         if self._began is None:
             self._began = self._clock() if since is None else since
             for callback in list(self._callbacks):
                 callback()
 
     def left(self, stage: Stage) -> float:
-        """Return the seconds that a stage still has; infinity before the end has begun."""
+        """Return the seconds left for a stage; infinity before shutdown."""
         if self._began is None:
             return float("inf")
         return max(0.0, self._began + stage.value * self._scale - self._clock())
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Have `callback` called when the end begins during the block, or at once if it has begun."""
+        """Call `callback` when shutdown begins during the block, or immediately if it has begun."""
         self._callbacks.append(callback)
         try:
             if self._began is not None:

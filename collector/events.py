@@ -1,4 +1,4 @@
-"""Events that can be cleared again, which asyncio has and anyio has not, and waiting for several of them."""
+"""Events that can be cleared, as in asyncio but not anyio, and waiting for several of them."""
 
 import anyio
 
@@ -6,14 +6,14 @@ __all__ = ["ResettableEvent", "wait_any"]
 
 
 class ResettableEvent:
-    """Wakes the tasks that wait for it, as often as it is set; to be used in one event loop."""
+    """Wakes waiting tasks each time it is set; for use in one event loop."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
 
     @property
     def current(self) -> anyio.Event:
-        """What the next `set` or `pulse` sets: taken before a look, it shows afterwards whether there was one since."""
+        """The event that the next `set` or `pulse` sets: fetched before a check, it shows changes since."""
         return self._event
 
     def is_set(self) -> bool:
@@ -21,26 +21,26 @@ class ResettableEvent:
         return self._event.is_set()
 
     def set(self) -> None:
-        """Wake the tasks that wait, and let those that come later pass until it is cleared."""
+        """Wake waiting tasks, and let later ones pass until it is cleared."""
         self._event.set()
 
     def clear(self) -> None:
-        """Make those that come later wait."""
+        """Make later tasks wait."""
         if self._event.is_set():
             self._event = anyio.Event()
 
     def pulse(self) -> None:
-        """Wake the tasks that wait now; those that come later wait for the next time."""
+        """Wake the tasks that are waiting now; later ones wait for the next time."""
         event, self._event = self._event, anyio.Event()
         event.set()
 
     async def wait(self) -> None:
-        """Wait until it is set or pulsed; return at once while it is set."""
+        """Wait until it is set or pulsed; return immediately while it is set."""
         await self._event.wait()
 
 
 async def wait_any(*events: anyio.Event) -> None:
-    """Wait until one of the events is set; for ever where there is none."""
+    """Wait until one of the events is set; forever without events."""
     async with anyio.create_task_group() as tasks:
 
         async def wait(event: anyio.Event) -> None:

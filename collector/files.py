@@ -1,4 +1,4 @@
-"""What is asked of files: their content, whether one has changed, the secret in it, and to replace it as a whole."""
+"""File operations: read content and secrets, detect changes, and replace atomically."""
 
 import errno
 import os
@@ -14,25 +14,25 @@ from collector.text import describe_os_error
 
 __all__ = ["MAX_FILE_BYTES", "UnreadableFileError", "file_stamp", "in_time", "read_file", "read_secret", "replace_file"]
 
-MAX_FILE_BYTES = 16 << 20  # of what people write by hand, or tools for them: kubeconfigs, certificates, tokens
-FILE_TIMEOUT_SECONDS = 10.0  # after which a file system counts as hanging
+MAX_FILE_BYTES = 16 << 20  # of files written by people or their tools: kubeconfigs, certificates, tokens
+FILE_TIMEOUT_SECONDS = 10.0  # after which a file system is considered hanging
 
 _T = TypeVar("_T")
-_hanging: dict[str, threading.Thread] = {}  # by file: what still waits for its file system
+_hanging: dict[str, threading.Thread] = {}  # by file: threads still waiting for its file system
 
 
 class UnreadableFileError(GpuidError):
-    """A file gives no secret; the text is the reason alone, without the path and without anything of the content."""
+    """A file has no usable secret; the text is only the reason, without path or content."""
 
 
 def read_file(file: Path | str) -> bytes:
-    """Return the content of a file, which is no pipe and not endless; raises OSError, and ValueError for no path."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for somebody to write
+    """Return the content of a regular file of limited size; raises OSError, and ValueError for an invalid path."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for a writer
     with os.fdopen(descriptor, "rb", buffering=0) as opened:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):  # /dev/null is an empty file to many
+        if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):  # many use /dev/null as an empty file
             raise OSError(errno.EINVAL, "not a regular file")
         content = bytearray()
         while chunk := opened.read(1 << 20):
@@ -43,11 +43,11 @@ def read_file(file: Path | str) -> bytes:
 
 
 def in_time(file: Path | str, work: Callable[[], _T], *, timeout: float = FILE_TIMEOUT_SECONDS) -> _T:
-    """Return what `work` returns, which asks something of a file; raises what it raises.
+    """Run `work`, which accesses a file, and return its result; raises its errors.
 
-    Raises OSError if that takes more than `timeout` seconds, as on a network file system whose server is gone, and at
-    once while an earlier one still waits for the same file. Nothing can end such a thread; it does not keep the process
-    from ending.
+    Raises OSError if that takes more than `timeout` seconds, as on a network file system whose server is gone, and
+    immediately while an earlier call still waits for the same file. Such a thread cannot be stopped, but does not keep
+    the process alive.
     """
     key = str(file)
     hangs = OSError(errno.ETIMEDOUT, "its file system does not respond")
@@ -60,7 +60,7 @@ def in_time(file: Path | str, work: Callable[[], _T], *, timeout: float = FILE_T
     def run() -> None:
         try:
             outcome.append((work(), None))
-        except BaseException as error:  # for the one who waits
+        except BaseException as error:  # for the waiter
             outcome.append((None, error))
 
     thread = threading.Thread(target=run, name="gpuid file", daemon=True)
@@ -77,16 +77,16 @@ def in_time(file: Path | str, work: Callable[[], _T], *, timeout: float = FILE_T
 
 
 def file_stamp(file: Path | str) -> tuple[int, int, int] | None:
-    """Return a value that changes when the file is written or replaced; None while there is no file."""
+    """Return a value that changes when the file is written or replaced; None if there is no file."""
     try:
         status = Path(file).stat()
-    except (OSError, ValueError):  # ValueError: no path at all, such as one with a null byte
+    except (OSError, ValueError):  # ValueError: an invalid path, such as one with a null byte
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def read_secret(file: Path | str) -> str:
-    """Return the text of a file without the white space around it, which may be empty; raises UnreadableFileError."""
+    """Return a file's text without surrounding white space, possibly empty; raises UnreadableFileError."""
     try:
         return read_file(file).decode("utf-8").strip()
     except (OSError, ValueError) as error:
@@ -94,8 +94,8 @@ def read_secret(file: Path | str) -> str:
 
 
 def replace_file(file: Path, content: bytes, mode: int) -> None:
-    """Write a file as a whole, also to the disk, or leave it as it was; raises OSError. A link is replaced itself."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:50]}.")  # that nobody else may read
+    """Write a file atomically and to disk; raises OSError. A link itself is replaced."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:50]}.")  # not readable by others
     partial = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as opened:

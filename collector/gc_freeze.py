@@ -1,9 +1,9 @@
-"""Keeps the garbage collector's passes over a whole fleet away from the event loop.
+"""Keeps full garbage collections of a large fleet from blocking the event loop.
 
-A full collection visits every object that could be part of a cycle: a quarter of a second for 100,000 nodes, in which
-nothing else happens. What has survived one is therefore left out of the next ones, until once a day, or until memory
-has grown: what was left out and has become garbage since, such as a failed request with all that it had received, is
-found by nothing else.
+A full collection visits every object that could be part of a cycle: a quarter of a second for 100,000 nodes, during
+which nothing else runs. Survivors are therefore excluded from further collections until once a day, or until memory
+has grown: only a full collection finds excluded objects that have become garbage, such as a failed request with its
+received data.
 """
 
 import ctypes
@@ -18,18 +18,18 @@ import anyio
 __all__ = ["frozen_after", "paused", "run"]
 
 DAY_SECONDS = 86400.0
-CHECK_SECONDS = 10.0  # between two looks at the memory
-GROWTH_BYTES, GROWTH_PART = 48 << 20, 8  # of memory, since all was visited: at least so much, and an eighth
+CHECK_SECONDS = 10.0  # between two checks of memory
+GROWTH_BYTES, GROWTH_PART = 48 << 20, 8  # of memory since the last full collection: at least this much, and an eighth
 
 
 async def run(*, every: float = DAY_SECONDS, check: float = CHECK_SECONDS, growth: int = GROWTH_BYTES) -> None:
     """Keep collections short until cancelled.
 
-    One visits all that lives after `every` seconds, or if the memory, looked at every `check` seconds, has grown since
-    the last one: by an eighth, and `growth` bytes at least.
+    A full collection runs after `every` seconds, or if memory, checked every `check` seconds, has grown since the last
+    one by an eighth and at least `growth` bytes.
     """
     gc.callbacks.append(_leave_out)
-    gc.collect()  # what was imported takes 50 ms: better now than among the first requests
+    gc.collect()  # imported modules take 50 ms: better now than during the first requests
     due, least = anyio.current_time() + every, _memory()
     try:
         while True:
@@ -48,7 +48,7 @@ async def run(*, every: float = DAY_SECONDS, check: float = CHECK_SECONDS, growt
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collect nothing within the block: passes over a heap that only grows would double the time."""
+    """Disable collection within the block: passes over a growing heap would double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -60,10 +60,10 @@ def paused() -> Iterator[None]:
 
 @contextmanager
 def frozen_after() -> Iterator[None]:
-    """Collect nothing within the block, collect once at its end, and leave out what survives from then on."""
+    """Disable collection within the block, collect once at its end, and exclude survivors from then on."""
     with paused():
         yield
-    gc.collect()  # what was left over would else be kept for good
+    gc.collect()  # otherwise leftovers would be kept forever
     gc.freeze()
 
 
@@ -73,7 +73,7 @@ def _leave_out(phase: str, info: dict[str, int]) -> None:
 
 
 def _memory() -> int:
-    """Return the memory of this process in bytes; 0 where the kernel does not say."""
+    """Return the memory of this process in bytes; 0 if the kernel does not report it."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
     except OSError:
@@ -81,7 +81,7 @@ def _memory() -> int:
 
 
 def _return_memory() -> None:
-    """Return what is free to the system, where the C library can: it keeps large blocks for those to come."""
+    """Return free memory to the system if the C library supports it; it keeps large blocks for later use."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

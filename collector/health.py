@@ -1,4 +1,4 @@
-"""How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that calls for."""
+"""A GPU's health: wear and faults reported by `nvidia-smi -q -x`, and the action required."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What the tool reports of a GPU's wear and faults; None: it does not say. Counts are over the card's life."""
+    """A GPU's wear and faults as reported by the tool; None: not reported. Counts are lifetime counts."""
 
     remapped_rows_correctable: int | None = None
     remapped_rows_uncorrectable: int | None = None
@@ -47,42 +47,42 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     retired_pages_double_bit: int | None = None
     page_retirement_pending: bool | None = None
     ecc_sram_correctable: int | None = None
-    ecc_sram_uncorrectable: int | None = None  # the sum, where the driver tells parity from SEC-DED
+    ecc_sram_uncorrectable: int | None = None  # the sum, if the driver distinguishes parity and SEC-DED
     ecc_dram_correctable: int | None = None
     ecc_dram_uncorrectable: int | None = None
     sram_threshold_exceeded: bool | None = None
     channel_repair_pending: bool | None = None
     tpc_repair_pending: bool | None = None
     unrepairable_memory: bool | None = None
-    recovery_action: str | None = None  # as the tool writes it; "None" where nothing is to be done
-    reset_required: bool | None = None  # also where it is said in place of other values
+    recovery_action: str | None = None  # in the tool's words; "None" if no action is needed
+    reset_required: bool | None = None  # also if reported instead of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
     fabric_status: str | None = None  # only of a completed registration
-    fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
+    fabric_health: str | None = None  # the summary, or its equivalent if a driver prints none
     inforom: str | None = None  # version of its image
 
 
-KINDS_HELD = 8192  # values of health that are held once: a fleet of healthy GPUs has few
+KINDS_HELD = 8192  # shared health values: a fleet of healthy GPUs has few
 
 
 @functools.lru_cache(maxsize=KINDS_HELD)
 def shared(health: Health) -> Health:
-    """Return one object for all equal ones: a fleet's GPUs would have hundreds of megabytes of equal values."""
+    """Return a shared object for equal values, which would take hundreds of megabytes in a fleet."""
     return health
 
 
 HEALTH_FIELDS = Health.__struct_fields__
-_OF_PLACE = [field for field in HEALTH_FIELDS if field.startswith("fabric_")]  # of its switches and their manager
+_OF_PLACE = [field for field in HEALTH_FIELDS if field.startswith("fabric_")]  # of the switches and their manager
 
 
 def of_card(health: Health | None) -> Health | None:
-    """Return of a GPU's health what holds wherever the GPU is."""
+    """Return the part of a GPU's health that does not depend on its place."""
     return without(health, _OF_PLACE)
 
 
 def without(health: Health | None, names: Iterable[str]) -> Health | None:
-    """Return a health that does not report some fields; None where it reports nothing else."""
+    """Return a health without some fields; None if nothing else is reported."""
     told = dict.fromkeys(name for name in names if getattr(health, name, None) is not None)
     if health is None or not told:
         return health
@@ -90,27 +90,27 @@ def without(health: Health | None, names: Iterable[str]) -> Health | None:
     return None if left == Health() else shared(left)
 
 
-# What is counted, and says nothing while it is zero.
+# Counts, which are insignificant while zero.
 COUNTERS = frozenset(
     field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
-# Those that only grow while a card, its InfoROM and its driver stay the same. The others may fall as it wears: a bank
-# is in one class of the histogram at a time, and a remapping for a correctable error may give way to another one.
+# Monotonic counts for the same card, InfoROM and driver. The others may fall as a card wears: a bank is in one class
+# of the histogram at a time, and a remapping for a correctable error may give way to another.
 ONLY_GROWING = COUNTERS - {"remapped_rows_correctable", "remapped_rows_inactive", "row_remap_banks_low"}
 UNCORRECTABLE = ("ecc_sram_uncorrectable", "ecc_dram_uncorrectable")
 
 
 class Level(StrEnum):
-    """What is to be done about a degraded GPU, the worst first."""
+    """The action that a degraded GPU requires, worst first."""
 
     REPLACE = "replace"
     RESET = "reset"  # a reset of the GPU, or a drain and a reboot of its node
 
 
 class Degradation(StrEnum):
-    """Why a GPU is degraded: the closed set of the `reason` label, the worst first.
+    """Why a GPU is degraded: the closed set of the `reason` label, worst first.
 
-    What the levels rest on; in brackets the page of NVIDIA, listed below:
+    The basis of the levels, with the pages of NVIDIA listed below in brackets:
 
     row_remap_failure (replace): "the RMA criteria is met when the row-remapping failure flag is set and validated by
         the field diagnostic" [1].
@@ -165,13 +165,13 @@ class Degradation(StrEnum):
     FABRIC = "fabric"
 
 
-GROWTH_WINDOW_SECONDS = 7 * 86400.0  # for which a GPU counts as growing uncorrectable errors after the last growth
+GROWTH_WINDOW_SECONDS = 7 * 86400.0  # for which uncorrectable errors count as growing after the last growth
 RETIRED_PAGES_LIMIT = 63  # of both causes together
 
 _REPLACE = frozenset({Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT})
 
-# What the tool prints when all is well or it has nothing to report; letter case is ignored. Any other word, even an
-# unknown one, means trouble: a new name is more likely to be that of an action or a fault than of good health.
+# The tool's output when all is well or there is nothing to report; case is ignored. Any other word, even an unknown
+# one, means trouble: a new word is more likely an action or fault than good health.
 _UNSAID = frozenset({"", "n/a", "not supported"})
 _NO_ACTION = _UNSAID | {"none"}
 _FABRIC_STATES = _UNSAID | {"completed", "in progress"}
@@ -180,21 +180,21 @@ _FABRIC_HEALTH = _UNSAID | {"healthy"}
 
 
 class Condition(NamedTuple):
-    """All that a GPU is judged by."""
+    """Everything by which a GPU is judged."""
 
     health: Health | None
     lost: bool = False
-    ecc_growth: float | None = None  # Unix seconds of the last reading with more uncorrectable errors than one before
+    ecc_growth: float | None = None  # Unix seconds of the last reading with more uncorrectable errors than before
     read: float = 0.0  # Unix seconds of the last reading
 
 
 def degradations(condition: Condition) -> tuple[Degradation, ...]:
-    """Return why a GPU is degraded, the worst first; nothing for a healthy one, and for one that reports nothing."""
+    """Return why a GPU is degraded, worst first; empty for a healthy one and one that reports nothing."""
     health, lost, growth, read = condition
     found = () if health is None else _reported(health)
     if lost:
         found += (Degradation.LOST,)
-    # Both ways: a clock that steps back does not end the window, and one that was far ahead holds it open no longer.
+    # In both directions: a clock that steps back does not end the window, and one far ahead does not keep it open.
     if growth is not None and abs(read - growth) < GROWTH_WINDOW_SECONDS:
         found += (Degradation.UNCORRECTABLE_ECC_GROWING,)
     return (
@@ -203,7 +203,7 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
 
 
 def grew(before: Health | None, after: Health | None) -> bool:
-    """Return whether a GPU has more uncorrectable ECC errors than before, as far as both say how many."""
+    """Return whether a GPU has more uncorrectable ECC errors than before, as far as both report them."""
     return any(
         (old := getattr(before, name, None)) is not None
         and (new := getattr(after, name, None)) is not None
@@ -213,11 +213,11 @@ def grew(before: Health | None, after: Health | None) -> bool:
 
 
 def growth_follows(before: Health | None, after: Health | None) -> bool:
-    """Return whether the growth of a card's uncorrectable ECC errors goes with it into another cluster.
+    """Return whether the growth of a card's uncorrectable ECC errors follows it to another cluster.
 
-    `before` is what was last known where it was, and `after` its first reading where it has come to, which has to
-    confirm it: each of the counts is reported again, none is less, and not all are zero. More of them in another
-    cluster are no growth by themselves: either of the two may say anything.
+    `before` is its last known health at the former place, and `after` the first reading at the new one, which must
+    confirm it: each count is reported again, none is less, and not all are zero. More errors in another cluster are
+    not growth by themselves, since either cluster may report anything.
     """
     known = [name for name in UNCORRECTABLE if getattr(before, name, None) is not None]
     counts = [(getattr(before, name), getattr(after, name, None)) for name in known]
@@ -225,27 +225,27 @@ def growth_follows(before: Health | None, after: Health | None) -> bool:
 
 
 def level(reason: Degradation, condition: Condition) -> Level:
-    """Return what is to be done about a GPU that is degraded for a reason."""
+    """Return the action required by a reason."""
     if reason is Degradation.REPAIR_PENDING and condition.health is not None and condition.health.unrepairable_memory:
         return Level.REPLACE
     return Level.REPLACE if reason in _REPLACE else Level.RESET
 
 
 def worst_level(condition: Condition) -> Level | None:
-    """Return what is to be done about a GPU, all its reasons taken together; None for one that is not degraded."""
+    """Return the action required by all reasons together; None for a GPU that is not degraded."""
     reasons = degradations(condition)
     return level(reasons[0], condition) if reasons else None
 
 
 def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
-    """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
+    """Return a GPU's health as a JSON object of the reported fields; None if there are none."""
     reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
     return reported or None
 
 
 @functools.lru_cache(maxsize=KINDS_HELD)
 def _reported(health: Health) -> tuple[Degradation, ...]:
-    """Return the reasons that a GPU's own report gives."""
+    """Return the reasons in a GPU's own report."""
     retired = (health.retired_pages_single_bit or 0) + (health.retired_pages_double_bit or 0)
     reset = health.reset_required or health.drain_and_reset_recommended
     repair = health.channel_repair_pending or health.tpc_repair_pending or health.unrepairable_memory
@@ -271,7 +271,7 @@ def _fabric_fails(health: Health) -> bool:
 
 
 def _says_more(text: str | None, fine: frozenset[str]) -> bool:
-    """Return whether the tool says something, and not what is fine."""
+    """Return whether the tool reports something other than good health."""
     return text is not None and text.strip().casefold() not in fine
 
 

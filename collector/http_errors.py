@@ -1,4 +1,4 @@
-"""Why a connection or a request of aiohttp failed, in words without secrets."""
+"""Describes failures of aiohttp connections and requests, without secrets."""
 
 import os
 import ssl
@@ -16,7 +16,7 @@ NO_UPGRADE = "a proxy or load balancer in between may not pass WebSockets"
 
 
 def reason(error: BaseException) -> str:
-    """Return why a request got no answer, without secrets."""
+    """Return why a request got no response, without secrets."""
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words(error)
@@ -24,8 +24,8 @@ def reason(error: BaseException) -> str:
 
 
 def tls_cause(error: BaseException) -> ssl.SSLError | None:
-    """Return the error of TLS that is behind another one, if there is one."""
-    # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
+    """Return the TLS error that caused another one, if any."""
+    # An alert after the handshake is wrapped in a ClientOSError, whose number is then meaningless.
     for one in (error, getattr(error, "os_error", None), error.__cause__):
         if isinstance(one, ssl.SSLError):
             return one
@@ -34,14 +34,14 @@ def tls_cause(error: BaseException) -> ssl.SSLError | None:
 
 def _not_http(error: aiohttp.ClientResponseError) -> str:
     if error.message.startswith(("Got more than", "Too many headers")):  # aiohttp has no type for it
-        return "the headers of the answer are too long or too many; a proxy in between may add them"
+        return "the response headers are too long or too many; a proxy in between may add them"
     return "the response is not valid HTTP"
 
 
 def proxy_answer(status: int) -> str:
-    """Return what it means that a proxy answered a request to connect with this status."""
-    said = f"the proxy answered HTTP status {status}"
-    return f"{said}: it needs a login, in the URL of the proxy" if status == 407 else said
+    """Return the meaning of a proxy's status for a CONNECT request."""
+    said = f"the proxy responded with HTTP status {status}"
+    return f"{said}: it requires a login in the proxy URL" if status == 407 else said
 
 
 def _system(error: OSError) -> str:
@@ -53,7 +53,7 @@ def _system(error: OSError) -> str:
     return "cannot connect"
 
 
-# The first match counts. Never str(error) of an error that holds a URL or headers: both may carry credentials.
+# The first match counts. Never use str(error) of an error with a URL or headers: both may contain credentials.
 _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (SocksProxyError, str),
     (aiohttp.ClientConnectorCertificateError, lambda error: reason(error.certificate_error)),
@@ -65,7 +65,7 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (TimeoutError, lambda _: "timed out"),
     (aiohttp.InvalidURL, lambda _: "not a valid address"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
-    (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
+    (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the response"),
     (aiohttp.ClientConnectionResetError, lambda _: "the connection was closed"),
     (OSError, _system),
     (aiohttp.WSServerHandshakeError, lambda _: f"the server did not upgrade to a WebSocket; {NO_UPGRADE}"),

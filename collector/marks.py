@@ -1,4 +1,4 @@
-"""What people note of GPUs, and which of these marks are in force."""
+"""People's marks on GPUs, and which of them currently apply."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -27,18 +27,18 @@ __all__ = [
     "parse_until",
 ]
 
-MAX_MARKS = 10_000  # that can be in force at the same time
-MAX_ID_LENGTH = 128  # characters of a serial or UUID; no reading has a longer one
+MAX_MARKS = 10_000  # that can apply at the same time
+MAX_ID_LENGTH = 128  # characters of a serial or UUID; readings have shorter ones
 MAX_NOTE_LENGTH = 500  # characters
 MAX_TICKET_LENGTH = 300  # characters; it is the value of a label
 MAX_WHO_LENGTH = 100  # characters
 
 _BARE_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which no browser takes for an address
+_TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which browsers do not mistake for a URL
 
 
 class MarkKind(StrEnum):
-    """What is to become of a marked GPU: the closed set of the `mark` label."""
+    """The kind of mark: the closed set of the `mark` label."""
 
     RMA = "rma"
     QUARANTINE = "quarantine"
@@ -46,15 +46,15 @@ class MarkKind(StrEnum):
 
 
 class NewMark(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be noted of a GPU; ValueError says what was expected."""
+    """A new mark; ValueError says what was expected."""
 
     kind: MarkKind
     note: str = ""
-    ticket: str = ""  # a URL, or what names it elsewhere
-    until: float | None = None  # Unix seconds when it ends by itself; None: never
+    ticket: str = ""  # a URL, or a ticket's name
+    until: float | None = None  # Unix seconds when it expires; None: never
 
     def __post_init__(self) -> None:
-        """Check the values: all of them are shown to others, and the ticket is a link and a label."""
+        """Check the values, which are shown to others; the ticket is a link and a label value."""
         _check_text("note", self.note, MAX_NOTE_LENGTH)
         _check_text("ticket", self.ticket, MAX_TICKET_LENGTH)
         if self.ticket and not (_TICKET_ID.fullmatch(self.ticket) or _is_web_address(self.ticket)):
@@ -63,15 +63,15 @@ class NewMark(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def check_until(self, now: float) -> None:
-        """Make sure that it has not ended already at `now` (Unix seconds)."""
+        """Check that it has not already expired at `now` (Unix seconds)."""
         if self.until is not None and not now < self.until <= MAX_TIME:
             raise ValueError("until: expected a time in the future, before the year 10000")
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """One mark of one GPU, from when it was set until it was removed; times are Unix seconds.
+    """One mark on one GPU, from when it was set until it was removed; times are Unix seconds.
 
-    A GPU that was unknown when it was marked has its UUID or its serial only, as it was given.
+    For a GPU that was unknown when marked, only the given UUID or serial is set.
     """
 
     id: int = 0  # in the store
@@ -79,20 +79,20 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     serial: str | None = None
     kind: MarkKind
     note: str = ""
-    ticket: str = ""  # a URL, or what names it elsewhere
+    ticket: str = ""  # a URL, or a ticket's name
     set_at: float
     set_by: str
-    until: float | None = None  # when it ends by itself; None: never
-    removed_at: float | None = None  # None while nobody has removed it
-    removed_by: str | None = None  # None: it had ended by itself
+    until: float | None = None  # when it expires; None: never
+    removed_at: float | None = None  # None if not removed
+    removed_by: str | None = None  # None: it expired
 
     def in_force(self, now: float) -> bool:
-        """Return whether it is in force at a time (Unix seconds)."""
+        """Return whether it applies at a time (Unix seconds)."""
         return self.removed_at is None and (self.until is None or now < self.until)
 
 
 class MarkedGpu(NamedTuple):
-    """A GPU that is marked; empty where neither its mark nor the inventory says what its serial or UUID is."""
+    """A marked GPU; serial or UUID is empty if neither the mark nor the inventory has it."""
 
     serial: str
     uuid: str
@@ -100,7 +100,7 @@ class MarkedGpu(NamedTuple):
 
 
 class Marks:
-    """The marks in force: one for each GPU, found by its UUID or else by its serial."""
+    """The current marks, one per GPU, by UUID or else by serial."""
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         self._by_uuid: dict[str, Mark] = {}
@@ -108,7 +108,7 @@ class Marks:
         self.replace(marks)
 
     def replace(self, marks: Iterable[Mark]) -> None:
-        """Let exactly these marks be in force."""
+        """Replace all marks with these."""
         by_uuid: dict[str, Mark] = {}
         by_serial: dict[str, Mark] = {}
         for mark in marks:
@@ -119,7 +119,7 @@ class Marks:
         self._by_uuid, self._by_serial = by_uuid, by_serial
 
     def of(self, uuid: str, serial: str | None, now: float) -> Mark | None:
-        """Return the mark of a GPU that is in force at `now` (Unix seconds), if it has one."""
+        """Return the mark that applies to a GPU at `now` (Unix seconds), if any."""
         if not self._by_uuid and not self._by_serial:
             return None
         for mark in (self._by_uuid.get(uuid), self._by_serial.get(serial) if serial is not None else None):
@@ -128,21 +128,21 @@ class Marks:
         return None
 
     def all(self, now: float) -> list[Mark]:
-        """Return all marks that are in force at `now` (Unix seconds), the newest first."""
+        """Return all marks that apply at `now` (Unix seconds), newest first."""
         return sorted((mark for mark in self if mark.in_force(now)), key=lambda mark: mark.set_at, reverse=True)
 
     def __iter__(self) -> Iterator[Mark]:
-        """Return the marks as they were set last, also those that have ended by themselves since."""
+        """Return the marks as last set, including those that have expired since."""
         return iter((*self._by_uuid.values(), *self._by_serial.values()))
 
 
-NO_MARKS = Marks()  # to be filled by nobody
+NO_MARKS = Marks()  # shared and never filled
 
 
 def check_id(text: str) -> str:
-    """Return a serial or UUID of a GPU as gpuid writes it; ValueError says what was expected.
+    """Return a GPU's serial or UUID in gpuid's spelling; ValueError says what was expected.
 
-    A UUID may lack its "GPU-", as other tools print it.
+    A UUID may lack its "GPU-", as in other tools.
     """
     name = text.strip()
     if not name:
@@ -157,7 +157,7 @@ def check_id(text: str) -> str:
 
 
 def parse_until(text: str, now: float) -> float:
-    """Return the Unix seconds of when a mark ends: a time, or how long from now; ValueError says what was expected."""
+    """Return when a mark expires (Unix seconds): a time, or how long from now; ValueError says what was expected."""
     try:
         return parse_end(text, now)
     except ValueError as error:
@@ -165,7 +165,7 @@ def parse_until(text: str, now: float) -> float:
 
 
 def check_who(text: str) -> str:
-    """Return the name of who marks GPUs; ValueError says what was expected."""
+    """Return the author of a mark; ValueError says what was expected."""
     if not text.strip():
         raise ValueError("expected a name")
     _check_text("name", text, MAX_WHO_LENGTH)

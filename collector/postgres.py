@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, host by host as libpq makes them: the driver has one time limit for all of them."""
+"""Connects to PostgreSQL host by host, like libpq: the driver has one time limit for all hosts."""
 
 import asyncio
 from typing import Any
@@ -11,15 +11,15 @@ __all__ = ["Connector"]
 
 
 class Connector:
-    """Connects to the first host that answers within `timeout` seconds and is what target_session_attrs asks for."""
+    """Connects to the first host that responds within `timeout` seconds and matches target_session_attrs."""
 
     def __init__(self, options: ConnectionOptions, *, timeout: float) -> None:
         self._options = options
         self._timeout = timeout
-        self._first = 0  # of the hosts: the one after that which the last attempt was cancelled at
+        self._first = 0  # index of the host after the one at which the last attempt was cancelled
 
     async def connect(self, **driver: Any) -> asyncpg.Connection:
-        """Return a connection; raises what the driver does, if no host answers the error of the last one."""
+        """Return a connection; raises the driver's error, of the last host if none responds."""
         if not self._options.hosts:
             return await self._one(**driver)
         if self._options.target_session_attrs != "prefer-standby":
@@ -37,7 +37,7 @@ class Connector:
             try:
                 connection = await self._one(host=host, port=port, **driver)
             except asyncio.CancelledError:
-                # Otherwise a caller with a shorter time limit would never get past a host that hangs.
+                # Otherwise a caller with a shorter time limit would never get past a hanging host.
                 self._first = (number + 1) % len(hosts)
                 raise
             except (OSError, asyncpg.CannotConnectNowError) as error:

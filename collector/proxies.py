@@ -1,8 +1,8 @@
-"""Which proxy leads to a server: the one that a setting names, else the environment's as Go honours it.
+"""Chooses the proxy for a server: the configured one, else the environment's according to Go's rules.
 
-This is the one rule for all that gpuid connects to: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which may hold networks and
-ports; ALL_PROXY means nothing to Go. An HTTP proxy may speak TLS; a SOCKS5 proxy may be named socks5:// or socks5h://,
-which are the same to Go: the proxy looks up the server's name.
+These rules apply to everything gpuid connects to: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which may contain networks and
+ports; Go ignores ALL_PROXY. An HTTP proxy may use TLS; socks5:// and socks5h:// are the same in Go: the proxy resolves
+the server's name.
 """
 
 import ipaddress
@@ -17,32 +17,32 @@ from collector.urls import parse_url
 
 __all__ = ["SOCKS_PORT", "ProxyUrlError", "choose", "describe", "is_socks", "parse_proxy"]
 
-SOCKS_PORT = 1080  # where a URL names none
+SOCKS_PORT = 1080  # if the URL has none
 _SOCKS = ("socks5", "socks5h")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ProxyUrlError(GpuidError):
-    """The URL of a proxy cannot be used; the text names the setting or variable, and never repeats the URL."""
+    """A proxy URL cannot be used; the text names the setting or variable but never the URL."""
 
 
 def choose(server: URL, environment: Mapping[str, str], *, host: str | None = None) -> URL | None:
     """Return the environment's proxy to a server, None for a direct connection; raises ProxyUrlError.
 
-    It may hold a password. `host` is the server's as it is written, if that is known: only `localhost` in lower case is
-    always direct.
+    It may contain a password. `host` is the server's name as written, if known: only lower-case `localhost` is always
+    direct.
     """
     name = f"{server.scheme}_proxy"
     found = environment.get(name.upper()) or environment.get(name)
     excluded = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-    # Go takes what begins with a blank for no proxy at all.
+    # Go treats a value that begins with a blank as no proxy.
     if not found or found[0].isspace() or not _applies(host or server.raw_host or "", server.port or 0, excluded):
         return None
     return parse_proxy(found if "://" in found else f"http://{found}", name.upper())
 
 
 def is_socks(proxy: URL | None) -> bool:
-    """Return whether a proxy speaks SOCKS5, not HTTP."""
+    """Return whether a proxy uses SOCKS5 instead of HTTP."""
     return proxy is not None and proxy.scheme in _SOCKS
 
 
@@ -52,8 +52,8 @@ def describe(proxy: URL) -> str:
 
 
 def parse_proxy(text: str, source: str) -> URL:
-    """Return the URL of a proxy that `source` names; raises ProxyUrlError."""
-    # The text itself is not repeated in errors: it may hold a password.
+    """Return the proxy URL from `source`; raises ProxyUrlError."""
+    # Errors do not quote the text, which may contain a password.
     try:
         url = parse_url(text.strip())
     except ValueError:
@@ -67,10 +67,10 @@ def parse_proxy(text: str, source: str) -> URL:
 
 
 def _applies(host: str, port: int, excluded: str) -> bool:
-    """Return whether a proxy of the environment is used for a host; `excluded` is NO_PROXY.
+    """Return whether the environment's proxy is used for a host; `excluded` is NO_PROXY.
 
-    As golang.org/x/net/http/httpproxy decides it, and before that NewProxierWithNoProxyCIDR of k8s.io/apimachinery,
-    which reads networks that have zeros in front of their numbers.
+    This follows golang.org/x/net/http/httpproxy, preceded by NewProxierWithNoProxyCIDR of k8s.io/apimachinery, which
+    accepts networks with leading zeros.
     """
     if (sloppy := _address(_without_zeros(host))) is not None and any(
         _is_in(sloppy, _without_zeros(rule)) for rule in excluded.split(",")
@@ -99,7 +99,7 @@ def _matches(host: str, address: _Address | None, port: int, rule: str) -> bool:
 
 
 def _split_port(rule: str) -> tuple[str, str]:
-    """Return a rule's host and port; what Go's SplitHostPort refuses is all host."""
+    """Return a rule's host and port; text that Go's SplitHostPort rejects is all host."""
     host, colon, port = rule.rpartition(":")
     if not colon or "[" in port or "]" in port:
         return rule, ""
@@ -130,7 +130,7 @@ def _is_in(address: _Address, rule: str) -> bool:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return what a text such as `10.0.0.0/8` names, None for what Go's ParseCIDR refuses, such as a netmask."""
+    """Return a network such as `10.0.0.0/8`; None for text that Go's ParseCIDR rejects, such as a netmask."""
     first, slash, length = text.partition("/")
     if not slash or not re.fullmatch(r"[0-9]{1,3}", length) or "%" in first:
         return None
@@ -143,7 +143,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 
 def _address(text: str) -> _Address | None:
-    """Return the address that a text is, an IPv4 one also if it is written as one of IPv6; None if it is none."""
+    """Return a text as an address, IPv4-mapped IPv6 ones as IPv4; None if it is not one."""
     if "%" in text:
         return None
     try:
@@ -155,5 +155,5 @@ def _address(text: str) -> _Address | None:
 
 
 def _without_zeros(text: str) -> str:
-    """Return an IPv4 address, or the one at the end of an IPv6 one, without zeros in front of its numbers."""
+    """Return an IPv4 address, or the one at the end of an IPv6 address, without leading zeros."""
     return re.sub(r"(?<![0-9a-fA-F])0+(?=[0-9]+\.)|(?<=\.)0+(?=[0-9])", "", text)

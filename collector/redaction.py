@@ -1,11 +1,11 @@
-"""Takes secrets out of what others say: the one way in which foreign text gets into an error, a log or an answer.
+"""Redacts secrets in foreign text before it appears in an error, log or response.
 
-A server, a proxy or a program may repeat what it was given: a header, a URL, a body, whole or in part, and in an
-encoding of its own. What is known to be secret is found by its letters and digits, in either case and whatever stands
-between them, in the text and in all that the text may encode; what only looks like a secret, by its form.
+A server, proxy or program may quote its input: a header, URL or body, whole or in part, in any encoding. Known secrets
+are found by their letters and digits, in either case and with anything between them, in the text and in everything it
+may encode; text that only looks like a secret is found by its form.
 
-What somebody has disguised on purpose is not found: reversed, shifted, compressed or encrypted text, encodings of
-pieces that are too short to be secrets by themselves, or rare ones (base85, uuencode, words of bytes that are swapped).
+Deliberately disguised secrets are not found: reversed, shifted, compressed or encrypted text, encodings of pieces that
+are too short to be secret, and rare encodings (base85, uuencode, byte-swapped words).
 """
 
 import base64
@@ -21,37 +21,37 @@ from collector.text import one_line
 
 __all__ = ["MASK", "Secrets", "redact", "redact_lines", "redacting"]
 
-MASK = "***"  # stands for a secret, or for what may hold one and is too much to look at
+MASK = "***"  # replaces a secret, or text that may contain one and is too long to search
 
-MAX_TEXT = 4096  # characters of a text that are looked at; the rest is dropped
-MAX_FOREIGN_TEXT = 1024  # likewise of one that is all foreign: a flood of them must not keep us busy
-MAX_SECRETS = 64  # that one owner keeps: of credentials that are renewed, the newest
-PIECE = 16  # characters of a secret in a row, in what is published as it is
-LEAST_MASKED = 4  # characters of a secret that is found in texts of ours, too
-MAX_ROUNDS = 4  # in which what a text without secrets shows is looked at again
+MAX_TEXT = 4096  # characters of a text that are searched; the rest is dropped
+MAX_FOREIGN_TEXT = 1024  # likewise for entirely foreign text, so that a flood of it stays cheap
+MAX_SECRETS = 64  # kept per owner: the newest, for renewed credentials
+PIECE = 16  # consecutive characters of a secret in published values
+LEAST_MASKED = 4  # fewest characters of a secret to be found in our own texts
+MAX_ROUNDS = 4  # rounds of decoding for a text without secrets
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 class Secrets:
-    """What one session or sink must never repeat; of those that are renewed, it forgets the oldest beyond MAX_SECRETS.
+    """The secrets of one session or sink; beyond MAX_SECRETS, the oldest renewed ones are forgotten.
 
-    Pieces of at least 8 letters and digits count too, as do the encodings that `encodings.decodings` knows, also around
-    each other. A secret with fewer letters and digits is found only whole.
+    Pieces of at least 8 letters and digits also count, as do nested encodings supported by `encodings.decodings`. A
+    secret with fewer letters and digits is found only as a whole.
     """
 
     def __init__(self, *secrets: str | bytes | None) -> None:
         self._lasting: deque[str] = deque(maxlen=MAX_SECRETS)
         self._renewed: deque[str] = deque(maxlen=MAX_SECRETS)
-        self._index: SecretIndex | None = None  # of all of them, once it is needed
-        self._published: tuple[str, frozenset[str]] | None = None  # what `repeated_in` needs, once it is needed
+        self._index: SecretIndex | None = None  # of all of them, built on demand
+        self._published: tuple[str, frozenset[str]] | None = None  # for `repeated_in`, built on demand
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes | None) -> None:
-        """Add secrets: tokens, passwords, PEM keys, or values of an Authorization header, whose scheme is none."""
+        """Add secrets: tokens, passwords, PEM keys, or Authorization header values, whose scheme is not secret."""
         self._add(self._lasting, secrets)
 
     def add_renewed(self, *secrets: str | bytes | None) -> None:
-        """Add secrets that others will take the place of, again and again."""
+        """Add secrets that are regularly replaced by new ones."""
         self._add(self._renewed, secrets)
 
     def _add(self, known: deque[str], secrets: Iterable[str | bytes | None]) -> None:
@@ -65,7 +65,7 @@ class Secrets:
                 known.append(text)
 
     def add_url(self, url: str) -> None:
-        """Add what may be secret in a URL: the password, the path and the query, and what looks random in them."""
+        """Add the potential secrets of a URL: password, path and query, and random-looking parts of them."""
         try:
             parts = urlsplit(url)
             password = parts.password
@@ -80,17 +80,17 @@ class Secrets:
         self.add(parts.query, *(value for _, value in parse_qsl(parts.query) if len(value) >= SHORT))
 
     def add_proxies(self, environment: Mapping[str, str]) -> None:
-        """Add the passwords of the proxies that an environment names."""
+        """Add the passwords of the proxies in an environment."""
         for name in PROXY_VARIABLES:
             for url in (environment.get(name), environment.get(name.lower())):
                 if url:
                     self.add_url(url if "://" in url else f"http://{url}")
 
     def repeated_in(self, value: str) -> bool:
-        """Return whether a value, which is published as it is, has PIECE letters of a secret in a row, in either case.
+        """Return whether a value that is published verbatim has PIECE consecutive characters of a secret, in any case.
 
-        This is asked of every value of every reading, so its time depends on the value alone. A shorter secret may be a
-        word that a name holds.
+        This runs for every value of every reading, so its time depends only on the value. Shorter secrets may be
+        ordinary words in a name.
         """
         if len(value) < PIECE:
             return False
@@ -100,20 +100,20 @@ class Secrets:
             self._published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
         text, halves = self._published
         lower = value.lower()
-        # A piece has, somewhere, half a piece that begins at a multiple of it in the secrets.
+        # Every piece contains half a piece that begins at a multiple of that length in the secrets.
         return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
             lower[at : at + PIECE] in text for at in range(len(lower) - PIECE + 1)
         )
 
     def redact(self, text: object, limit: int | None = None) -> str:
-        """Return a foreign text as `redact` does, also without these secrets."""
+        """Redact a foreign text like `redact`, and additionally these secrets."""
         return _without_forms(self._without_known(str(text)[:MAX_FOREIGN_TEXT], least=1), limit)
 
     def mask(self, text: object) -> str:
-        """Return a text of ours, which may repeat what others said, in one line without these secrets.
+        """Return one of our texts, which may quote others, on one line without these secrets.
 
-        What only looks like a secret stays: a text of ours may well speak of a `client-key: expected …`. So does a
-        secret of less than LEAST_MASKED characters, which may be any word of it.
+        Text that only looks like a secret is kept, such as `client-key: expected …`, and so are secrets of less than
+        LEAST_MASKED characters, which may be ordinary words.
         """
         return self._without_known(text, least=LEAST_MASKED)
 
@@ -124,7 +124,7 @@ class Secrets:
         if self._index is None:
             known = dict.fromkeys([*self._lasting, *self._renewed])
             self._index = SecretIndex.of(part for secret in known for part in _parts(secret))
-        if TERMINAL_SEQUENCE.search(text):  # whose end may be the beginning of a secret
+        if TERMINAL_SEQUENCE.search(text):  # its end may be the beginning of a secret
             text = _masked(text, self._index.find(text, least) or ())
         line = _line(text)
         for _ in range(MAX_ROUNDS):
@@ -136,13 +136,13 @@ class Secrets:
         return MASK
 
     def __repr__(self) -> str:
-        """Return the kind alone."""
+        """Return only the class name."""
         return "Secrets(…)"
 
 
 @contextmanager
 def redacting(secrets: Secrets) -> Iterator[None]:
-    """Take the secrets out of every error that leaves the block, and of its causes, which a traceback repeats."""
+    """Redact secrets in every error that leaves the block and in its causes, which tracebacks show."""
     try:
         yield
     except Exception as error:
@@ -169,10 +169,10 @@ def _mask_argument(secrets: Secrets, argument: object) -> object:
 
 
 def redact(text: object, limit: int | None = None) -> str:
-    """Return foreign text as one line that prints, of at most `limit` characters; `***` stands for a secret.
+    """Return foreign text as one printable line of at most `limit` characters, with secrets replaced by `***`.
 
-    What looks like one is replaced: the value of a header or key that names a secret, private keys, tokens of known
-    forms. For what is known to be secret there is `Secrets`.
+    This replaces text that looks secret: values of headers or keys that name a secret, private keys, and tokens of
+    known forms. For known secrets, use `Secrets`.
     """
     return _without_forms(_line(str(text)[:MAX_FOREIGN_TEXT]), limit)
 
@@ -182,7 +182,7 @@ def _line(text: str) -> str:
 
 
 def redact_lines(text: str) -> list[str]:
-    """Return the lines of a traceback without what looks like a secret in them; the lines of code stay as they are."""
+    """Return the lines of a traceback with apparent secrets redacted; lines of code are kept."""
     lines = _KEY_BLOCK.sub(MASK, text).split("\n")
     for at, line in enumerate(lines):
         if at == 0 or not _CODE_PLACE.match(lines[at - 1]):
@@ -207,7 +207,7 @@ def _masked(text: str, spans: Iterable[Span]) -> str:
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """Yield the secrets in a secret: what follows the scheme of a header, a password, the lines of a key."""
+    """Yield the parts of a secret: the text after a header's scheme, a password, the lines of a key."""
     scheme, _, value = secret.partition(" ")
     if scheme.lower() == "basic" and value:
         yield from _parts(_basic_password(value))
@@ -227,7 +227,7 @@ def _basic_password(value: str) -> str:
 
 
 def _looks_random(text: str) -> bool:
-    """Return whether a part of a URL may be a secret rather than a word."""
+    """Return whether a part of a URL may be a secret instead of a word."""
     kinds = (str.isdigit, str.isupper, str.islower)
     mixed = sum(any(kind(letter) for letter in text) for kind in kinds) > 1
     return len(text) >= 16 or (len(text) >= 8 and mixed)
@@ -247,9 +247,9 @@ def _replaced(line: str) -> str:
 
 
 _KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_CODE_PLACE = re.compile(r'[\s|]*File ".*", line \d+, in ')  # of a traceback; the line of code follows
+_CODE_PLACE = re.compile(r'[\s|]*File ".*", line \d+, in ')  # in a traceback; the line of code follows
 _ASSIGNED = r"""\\?["']?\s*[:=]\s*[\[({]?\s*"""  # between a key and its value, in JSON, in a query, in a header
-_PLAIN_WORD = (  # what follows the name of a secret in a sentence about it
+_PLAIN_WORD = (  # text after the name of a secret in a sentence
     r"(?!realm\b|(?:a|an|and|auth\w*|are|cannot|could|credentials?|does|error|expected|expired|failed|for|from|has|header|in|invalid|is"
     r"|keys?|lookup|missing|must|no|not|of|or|required|scheme|than|the|to|tokens?|was|were|with)\b(?![\w=/+.-]))"
 )
@@ -260,7 +260,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", MASK),
         (rf"""(\b(?:set-)?cookie{_ASSIGNED}["']?)(?!\*)[^"'\]}})]+""", rf"\1{MASK}"),
-        # A value in quotes ends where they end.
+        # A quoted value ends at the closing quote.
         (
             r"(?:(?<=token)|(?<=password)|(?<=passwd)|(?<=passphrase)|(?<=secret)|(?<=client-key-data)"
             rf"|(?<=api[-_]key)|(?<=apikey)|(?<=access[-_]key)|(?<=private[-_]key))({_ASSIGNED}){_QUOTED}",

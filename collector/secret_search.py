@@ -1,4 +1,4 @@
-"""Finds known secrets in a text by their letters and digits, as they are and in all that the text may encode."""
+"""Finds known secrets in a text by their letters and digits, directly and in everything the text may encode."""
 
 import itertools
 import re
@@ -11,21 +11,25 @@ from collector.text import one_line
 
 __all__ = ["SHORT", "TERMINAL_SEQUENCE", "SecretIndex"]
 
-MIN_PIECE = 8  # letters and digits of a secret that are secret by themselves
-MIN_WORDS = 12  # likewise of letters alone that may be ordinary words
-BLOCK, STEP = 5, 4  # letters and digits: any piece of MIN_PIECE contains one of the blocks that begin at each step
-MAX_PLACES = 16  # of secrets with the same block that are compared
-SHORT = 6  # a secret with fewer characters is found only as a word: it may well be part of an ordinary one
-MIN_BEGINNING = 4  # characters of a secret that are one at the end of a text, which may have been cut off there
-MIN_ENCODED = 8  # characters that print, in decoded bytes, that may be encoded themselves
-MIN_ENCODED_PIECE = 11  # likewise where all secrets have MIN_PIECE letters and digits: base64 of these
-MAX_DEPTH = 5  # encodings around each other that are undone
-MAX_WORK, MIN_WORK, WORK_PER_CHARACTER = 50_000, 10_000, 40  # characters decoded for a text; beyond, its end is dropped
+MIN_PIECE = 8  # letters and digits of a secret that are secret on their own
+MIN_WORDS = 12  # likewise for letters only, which may be ordinary words
+BLOCK, STEP = 5, 4  # letters and digits: any piece of MIN_PIECE contains a block that begins at a step
+MAX_PLACES = 16  # of secrets with the same block to compare
+SHORT = 6  # a shorter secret is found only as a word, since it may be part of an ordinary one
+MIN_BEGINNING = 4  # characters of a secret that count at the end of a text, which may be truncated
+MIN_ENCODED = 8  # printable characters in decoded bytes that may be encoded, too
+MIN_ENCODED_PIECE = 11  # likewise if all secrets have MIN_PIECE letters and digits: their base64
+MAX_DEPTH = 5  # nested encodings to decode
+MAX_WORK, MIN_WORK, WORK_PER_CHARACTER = (
+    50_000,
+    10_000,
+    40,
+)  # characters decoded per text; beyond that, its end is dropped
 
 TERMINAL_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][0-2AB]")
 
 _LETTERS = re.compile(r"[^\W_]+")
-# Also without ESC, which was lost.
+# Also without ESC, which may have been lost.
 _SEQUENCE = re.compile(rf"{TERMINAL_SEQUENCE.pattern}|\[[0-9;?]{{0,12}}[A-HJKSTfhlmnsu]")
 _READABLE_RUN = re.compile(rf"(?:[\t\n\r\x1b -~]|{UTF8.pattern}){{{MIN_ENCODED},}}")
 _OTHER = re.compile(r"[^\x00-\x7f]")
@@ -50,20 +54,20 @@ def _blanks(found: re.Match[str]) -> str:
 
 
 class SecretIndex(NamedTuple):
-    """Secrets in lower case, prepared to be found."""
+    """An index of secrets in lower case."""
 
-    words: tuple[str, ...]  # as they are, the longest first
-    short: tuple[str, ...]  # those that are found only whole: too few letters and digits to be found by them
+    words: tuple[str, ...]  # verbatim, longest first
+    short: tuple[str, ...]  # those found only as a whole: too few letters and digits for pieces
     cased: str  # the letters and digits of the others, each followed by a line feed
     letters: str  # the same in lower case
-    places: dict[str, list[int]]  # BLOCK of these, at each STEP -> where they are; at most MAX_PLACES
+    places: dict[str, list[int]]  # BLOCK of these at each STEP -> positions; at most MAX_PLACES
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> "SecretIndex":
         """Return an index of secrets, the oldest first."""
         parts = {one_line(secret): None for secret in secrets}
         for part in tuple(parts):
-            parts[part.encode(errors="replace").decode("latin-1")] = None  # as what is decoded to bytes shows it
+            parts[part.encode(errors="replace").decode("latin-1")] = None  # as in text decoded from bytes
         words = {_lower(part): _skeleton(part) for part in parts if part.strip("*")}
         cased: list[str] = []
         places: dict[str, list[int]] = {}
@@ -84,9 +88,9 @@ class SecretIndex(NamedTuple):
         return cls(tuple(longest_first), short, joined, _lower(joined), places)
 
     def find(self, line: str, least: int) -> list[Span] | None:
-        """Return where secrets of at least `least` characters are, whole or in pieces, as they are or encoded.
+        """Return where secrets of at least `least` characters are, whole or in pieces, plain or encoded.
 
-        None: the line may encode more than there is time to look at.
+        None: the line may encode more than there is time to search.
         """
         spans = list(_whole(_lower(line), self.words, least))
         budget = min(MAX_WORK, MIN_WORK + WORK_PER_CHARACTER * len(line))
@@ -116,11 +120,11 @@ class SecretIndex(NamedTuple):
         yield from self._pieces(text)
 
     def _found_in_bytes(self, text: str, least: int) -> Iterator[Span]:
-        yield from _whole(_lower(text), self.short, max(least, SHORT))  # a shorter one is in any bytes by chance
+        yield from _whole(_lower(text), self.short, max(least, SHORT))  # shorter ones occur in any bytes by chance
         yield from self._pieces(text)
 
     def _readable(self, text: "_Text", roots: Iterator[int]) -> Iterator["_Text"]:
-        """Yield the parts of decoded bytes that may encode something themselves."""
+        """Yield the parts of decoded bytes that may themselves encode something."""
         least = MIN_ENCODED if self.short else MIN_ENCODED_PIECE
         for run in _READABLE_RUN.finditer(text.text):
             if len(run[0]) >= least:
@@ -129,9 +133,9 @@ class SecretIndex(NamedTuple):
     def _pieces(self, text: str) -> Iterator[Span]:
         if not (self.letters.isascii() or text.isascii()):
             yield from self._pieces_of(text)
-        text = _OTHER.sub(" ", text)  # such as marks and invisible characters, which bytes show as letters
+        text = _OTHER.sub(" ", text)  # such as marks and invisible characters, which appear as letters in bytes
         yield from self._pieces_of(text)
-        if "[" in text:  # maybe of a control sequence: "[5A" may begin a secret, too
+        if "[" in text:  # possibly of a control sequence: "[5A" may also begin a secret
             yield from self._pieces_of(_SEQUENCE.sub(_blanks, text))
 
     def _pieces_of(self, text: str) -> Iterator[Span]:
@@ -149,10 +153,10 @@ class SecretIndex(NamedTuple):
                 if self._is_secret(place - before, place + after):
                     yield positions[at - before], positions[at + after - 1] + 1
                     reach = max(reach, at + after)
-            at = max(at + 1, reach - MIN_PIECE + 1)  # whatever reaches further has a block from there on
+            at = max(at + 1, reach - MIN_PIECE + 1)  # anything longer has a block from there on
 
     def _is_secret(self, start: int, end: int) -> bool:
-        """Return whether a piece is secret by itself: one of a few letters may be a word or two."""
+        """Return whether a piece is secret on its own: a few letters may be a word or two."""
         if end - start >= MIN_WORDS:
             return True
         piece = self.cased[start:end]
@@ -162,12 +166,12 @@ class SecretIndex(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """A text that is in a line, maybe encoded."""
+    """A text in a line, possibly encoded."""
 
     text: str
-    origin: Callable[[int, int], Span]  # from a place in it to the one in the line
-    depth: int  # encodings around it
-    root: int  # the part of the line that it may encode: there it is looked at once
+    origin: Callable[[int, int], Span]  # maps a position in it to one in the line
+    depth: int  # nesting depth of encodings
+    root: int  # the part of the line that may encode it, searched only once
 
     def inner(self, decoded: Decoded) -> "_Text":
         return _Text(decoded.text, lambda *span: self.origin(*decoded.origin(*span)), self.depth + 1, self.root)
@@ -187,7 +191,7 @@ def _whole(text: str, words: Iterable[str], least: int) -> Iterator[Span]:
 
 
 def _cut_off(text: str, words: Iterable[str], least: int) -> Iterator[Span]:
-    """Yield the beginnings of secrets at the end of a text: they may be what somebody's limit has left of them."""
+    """Yield beginnings of secrets at the end of a text, which may have been truncated by a limit."""
     end = len(text.rstrip("….\"'"))
     for word in words:
         start = max(0, end - len(word))
@@ -200,7 +204,7 @@ def _cut_off(text: str, words: Iterable[str], least: int) -> Iterator[Span]:
 
 
 def _agreement(text: str, at: int, other: str, place: int) -> tuple[int, int]:
-    """Return how many characters before and from a place on are the same in two texts."""
+    """Return how many characters before and after a position are equal in two texts."""
     before = 0
     while before < min(at, place) and text[at - before - 1] == other[place - before - 1]:
         before += 1

@@ -1,4 +1,4 @@
-"""Says in one line that the process may have no more memory or threads, where Python would print a traceback."""
+"""Reports a shortage of memory or threads in one line, where Python would print a traceback."""
 
 import errno
 import os
@@ -10,18 +10,18 @@ from typing import NoReturn
 __all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "why_short"]
 
 SHORTAGE_EXIT_CODE = 1
-START_THREADS = 5  # that every start needs: four of the event loop's, and one for files
+START_THREADS = 5  # needed at start: four for the event loop and one for files
 
-# Of errors that have no type of their own: the runtime's, the dynamic loader's, and those of libraries.
+# Texts of errors without their own type: of the runtime, the dynamic loader and libraries.
 _NO_THREAD = "can't start new thread"
 _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "malloc failure", "without exception set")
 _UNTYPED = (ImportError, OSError, SystemError)
 
 
 def check_threads() -> None:
-    """Start as many threads as a start needs, all at once, and end them; raises RuntimeError if that is too many.
+    """Start and end as many threads as a start needs, to test the limit; raises RuntimeError if that fails.
 
-    The event loop's library, libuv, aborts the process without a word when it cannot start its own.
+    The event loop's library, libuv, silently aborts the process if it cannot start its threads.
     """
     done = threading.Event()
     threads: list[threading.Thread] = []
@@ -37,11 +37,11 @@ def check_threads() -> None:
 
 
 def why_short(error: BaseException | None) -> str | None:
-    """Return in one line what was short when an error happened, and what to do; None if it had another cause."""
+    """Return in one line the shortage behind an error and what to do; None if it had another cause."""
     for one in _causes(error):
         if isinstance(one, RuntimeError) and _NO_THREAD in str(one):
             return (
-                f"no more threads can be started{_limits()}; raise the limit of processes (ulimit -u, LimitNPROC, "
+                f"no more threads can be started{_limits()}; raise the limit on processes (ulimit -u, LimitNPROC, "
                 "pids.max) or of memory"
             )
         if (
@@ -54,7 +54,7 @@ def why_short(error: BaseException | None) -> str | None:
 
 
 def install_hooks() -> None:
-    """Have Python print a line in place of a traceback where it drops such an error: in a thread, or in a finalizer."""
+    """Print one line instead of a traceback for such errors that Python drops, in a thread or finalizer."""
     of_threads, of_finalizers = threading.excepthook, sys.unraisablehook
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
@@ -69,7 +69,7 @@ def install_hooks() -> None:
 
 
 def end(why: str) -> NoReturn:
-    """Print the line and end at once: what is left of a program may raise the same error again."""
+    """Print the line and exit immediately: the rest of the program may raise the same error again."""
     os.write(2, f"gpuid: {why}\n".encode())
     os._exit(SHORTAGE_EXIT_CODE)
 
@@ -85,7 +85,7 @@ def _printed(error: BaseException | None) -> bool:
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """Return an error, what is in it if it is a group, and what they were raised from or while handling."""
+    """Yield an error, the members of a group, and their causes and contexts."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -100,7 +100,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _limits() -> str:
-    """Return the limits of this process that may be the reason, in parentheses."""
+    """Return the limits of this process that may be the cause, in parentheses."""
     known = []
     for name, number in (("address space", resource.RLIMIT_AS), ("data", resource.RLIMIT_DATA)):
         soft = resource.getrlimit(number)[0]

@@ -1,4 +1,4 @@
-"""Connections through a SOCKS5 proxy, which looks up the names of servers itself, as Go lets it."""
+"""Connections through a SOCKS5 proxy, which resolves server names itself, as in Go."""
 
 import asyncio
 import os
@@ -21,11 +21,11 @@ __all__ = ["SocksProxyError", "SocksTimeoutError", "connect", "connector"]
 
 
 class SocksProxyError(aiohttp.ClientConnectionError):
-    """A SOCKS proxy made no connection; the text is the reason, without secrets."""
+    """A SOCKS proxy did not connect; the text is the reason, without secrets."""
 
 
 class SocksTimeoutError(SocksProxyError):
-    """A SOCKS proxy made no connection in time."""
+    """A SOCKS proxy did not connect in time."""
 
 
 def connector(
@@ -35,7 +35,7 @@ def connector(
     prepare: Callable[[socket.socket], None] = lambda _socket: None,
     **options: Any,
 ) -> aiohttp.TCPConnector:
-    """Return what makes connections, through `proxy` if that speaks SOCKS5; `prepare` gets each socket first."""
+    """Return a connector, through `proxy` if it uses SOCKS5; `prepare` is called with each socket first."""
     if proxy is not None and is_socks(proxy):
         return _SocksConnector(proxy, prepare=prepare, ssl=context, **options)
 
@@ -48,7 +48,7 @@ def connector(
 
 
 async def connect(proxy: URL, host: str, port: int, timeout: float | None = None) -> socket.socket:
-    """Return a socket that is connected to a server through `proxy`; raises SocksProxyError."""
+    """Return a socket connected to a server through `proxy`; raises SocksProxyError."""
     place = describe(proxy)
     client = Proxy(
         ProxyType.SOCKS5,
@@ -63,7 +63,7 @@ async def connect(proxy: URL, host: str, port: int, timeout: float | None = None
     except ProxyTimeoutError:
         raise SocksTimeoutError(f"{place}: timed out") from None
     except ProxyConnectionError as error:
-        number = error.errno or 0  # a negative one is the resolver's
+        number = error.errno or 0  # negative ones come from the resolver
         why = os.strerror(number).lower() if number > 0 else "cannot be resolved"
         raise SocksProxyError(f"{place}: {why}") from None
     except ProxyError as error:
@@ -71,15 +71,15 @@ async def connect(proxy: URL, host: str, port: int, timeout: float | None = None
     except OSError as error:
         why = os.strerror(error.errno).lower() if error.errno else "the connection broke"
         raise SocksProxyError(f"{place}: {why}") from None
-    except Exception:  # what is not SOCKS has many forms
-        raise SocksProxyError(f"{place}: its answer is not SOCKS5") from None
+    except Exception:  # non-SOCKS responses come in many forms
+        raise SocksProxyError(f"{place}: its response is not SOCKS5") from None
 
 
 class _SocksConnector(aiohttp.TCPConnector):
-    """Makes every connection through one proxy; `prepare` gets each socket.
+    """Makes every connection through one proxy; `prepare` is called with each socket.
 
-    aiohttp has no public way to bring a connected socket: the method that is overridden here is its own. TLS and the
-    name for it stay aiohttp's.
+    aiohttp has no public way to use a connected socket, so this overrides an internal method. TLS and its server name
+    are still handled by aiohttp.
     """
 
     def __init__(self, proxy: URL, *, prepare: Callable[[socket.socket], None], **options: Any) -> None:
@@ -102,7 +102,7 @@ class _SocksConnector(aiohttp.TCPConnector):
 
 
 class _NoResolver(AbstractResolver):
-    """Leaves names as they are."""
+    """Leaves names unresolved."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

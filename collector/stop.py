@@ -1,6 +1,6 @@
-"""Stops the process: in order on the first signal, at once on the second, and in any case by the deadline.
+"""Stops the process: gracefully on the first signal, immediately on the second, and always by the deadline.
 
-This is imported before anything else, so it imports nothing that takes time.
+This is imported before anything else, so it imports nothing slow.
 """
 
 import _thread
@@ -16,36 +16,36 @@ from collector.end_deadline import END_SECONDS, Stage
 
 __all__ = ["ProcessStop", "process_stop"]
 
-_IMPATIENT_SECONDS = 0.5  # for the report of what could not be kept after a second signal, and for idle threads to end
+_IMPATIENT_SECONDS = 0.5  # to report losses after a second signal, and for idle threads to end
 _SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
 class ProcessStop:
-    """What SIGINT, SIGTERM and SIGHUP do to a process that serves until it is stopped.
+    """The effect of SIGINT, SIGTERM and SIGHUP on a process that serves until stopped.
 
-    Before anybody listens there is nothing to lose, and the first two end it with exit code 0. To a listener the first
-    one is passed on. From then on, and from `begin` on, threads keep the deadline: they alone can end a process whose
-    event loop or other threads hang, in a file system for example.
+    Without a listener there is nothing to lose, and the first two end the process with exit code 0. With a listener,
+    the first one is passed on. From then on, and from `begin` on, threads enforce the deadline: only they can end a
+    process whose event loop or other threads hang, such as in a file system.
     """
 
     def __init__(self, *, end: Callable[[int], object] = os._exit, seconds: float = END_SECONDS) -> None:
         self.received: signal.Signals | None = None  # the first signal to stop
-        self.since = 0.0  # seconds of time.monotonic when the end began
+        self.since = 0.0  # seconds of time.monotonic when shutdown began
         self.is_complete = True  # whether a process that is stopped now has done what it was started for
-        self.report: Callable[[], None] = _nothing  # says what could not be kept; called once, perhaps from a thread
+        self.report: Callable[[], None] = _nothing  # reports losses; called once, possibly from a thread
         self._end = end
         self._seconds = seconds
         self._installed = False
-        self._serving = False  # somebody has listened
+        self._serving = False  # there has been a listener
         self._ending = False
-        self._hung_up = False  # a SIGHUP waits for a listener
+        self._hung_up = False  # a SIGHUP is pending for a listener
         self._on_stop: Callable[[], object] = _nothing
         self._on_hangup: Callable[[], object] | None = None
         self._reporting = _thread.allocate_lock()
         self._reported = False
 
     def install(self, *, hangup: bool) -> None:
-        """Handle SIGINT and SIGTERM from here on, with `hangup` SIGHUP too."""
+        """Handle SIGINT and SIGTERM from here on, and SIGHUP with `hangup`."""
         self._installed = True
         signal.signal(signal.SIGINT, self._handle_stop)
         signal.signal(signal.SIGTERM, self._handle_stop)
@@ -54,12 +54,12 @@ class ProcessStop:
 
     @staticmethod
     def end_on_sigterm() -> None:
-        """End on SIGTERM as any other process does: to the first one of a container it does nothing by itself."""
+        """Exit on SIGTERM like any other process; by default it has no effect on a container's first process."""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(_SIGTERM_EXIT_CODE))
 
     def listen(self, on_stop: Callable[[], object], on_hangup: Callable[[], object] | None = None) -> None:
-        """Have these called on a signal, within its handler; those that came before are not lost."""
-        if not self._installed:  # for want of an entry point of ours
+        """Call these on a signal, within its handler; earlier signals are not lost."""
+        if not self._installed:  # if not started through our entry point
             self.install(hangup=on_hangup is not None)
         self._on_stop, self._on_hangup, self._serving = on_stop, on_hangup, True
         if self.received is not None:
@@ -69,28 +69,28 @@ class ProcessStop:
             on_hangup()
 
     def ignore(self) -> None:
-        """Call nobody any more; signals still count."""
+        """Stop calling listeners; signals still count."""
         self._on_stop, self._on_hangup = _nothing, None
 
     def begin(self) -> None:
-        """Begin the end, which from here on has its deadline; later calls do nothing."""
+        """Begin shutdown and start its deadline; later calls do nothing."""
         if self._ending:
             return
         self._ending, self.since = True, time.monotonic()
         self._end_after(self._seconds * Stage.REPORT.value / END_SECONDS, self._seconds)
 
     def report_once(self) -> None:
-        """Say what could not be kept, unless that has been said."""
+        """Report losses, unless already reported."""
         if self._reporting.acquire(blocking=False):
             self.report()
             self._reported = True
 
     def leave(self) -> None:
-        """End a process whose work is done, after a signal or if threads that hang would hold it up; else return.
+        """Exit a process whose work is done, after a signal or if hanging threads would delay it; else return.
 
-        Python's own end takes seconds where much was loaded, and none of these threads keeps the deadline during it.
+        Python's own shutdown can take seconds, and none of these threads enforces the deadline during it.
         """
-        import threading  # every program that has threads has it
+        import threading  # present in every program with threads
 
         own, until = threading.current_thread(), time.monotonic() + _IMPATIENT_SECONDS
         hanging = False
@@ -105,7 +105,7 @@ class ProcessStop:
     @property
     def _exit_code(self) -> int:
         if self.received is None:
-            return 1  # an error, which nobody has been able to report, ends it
+            return 1  # ended by an error that nobody could report
         return 0 if self.is_complete else 128 + self.received
 
     def _handle_stop(self, number: int, _frame: FrameType | None) -> None:
@@ -125,15 +125,15 @@ class ProcessStop:
             self._hung_up = True
 
     def _end_after(self, report: float, seconds: float) -> None:
-        """End the process in some seconds at the latest, and report before that.
+        """End the process after at most some seconds, and report before that.
 
-        In threads of their own, because whatever the report needs may be held by what hangs. They are started without
-        the locks of `threading`, because a signal may have interrupted their owner.
+        This uses separate threads, because whatever the report needs may be held by a hanging one. They are started
+        without the locks of `threading`, because a signal may have interrupted their owner.
         """
         try:
             _thread.start_new_thread(self._sleep_and_end, (seconds,))
             _thread.start_new_thread(self._report_and_end, (report,))
-        except RuntimeError:  # no more threads: then the main one, as soon as it runs
+        except RuntimeError:  # no more threads: use the main one, as soon as it runs
             signal.signal(signal.SIGALRM, lambda *_: self._report_and_end(0.0))
             signal.setitimer(signal.ITIMER_REAL, max(report, 0.01))
 
@@ -141,7 +141,7 @@ class ProcessStop:
         time.sleep(seconds)
         self.report_once()
         until = time.monotonic() + _IMPATIENT_SECONDS
-        while not self._reported and time.monotonic() < until:  # by the main thread, at the same time
+        while not self._reported and time.monotonic() < until:  # by the main thread, concurrently
             time.sleep(0.01)
         _flush()
         self._end(self._exit_code)
@@ -161,4 +161,4 @@ def _flush() -> None:
             stream.flush()
 
 
-process_stop = ProcessStop()  # signals belong to the process, so there is one
+process_stop = ProcessStop()  # signals belong to the process, so there is only one

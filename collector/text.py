@@ -1,4 +1,4 @@
-"""Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
+"""Short texts: foreign text made safe for a line, log or file, counts with nouns, and reasons of failures."""
 
 import functools
 import itertools
@@ -25,16 +25,16 @@ __all__ = [
     "without_markup",
 ]
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
-_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)  # of a number that names have
-MAX_PAGE_LENGTH = 1 << 14  # characters of a web page that are searched for words
-_MAX_HOST_LENGTH = 100  # characters of a host that a redirect names
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  spreadsheets also accept the wide ones
+_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)  # of a number in a name
+MAX_PAGE_LENGTH = 1 << 14  # characters of a web page that are searched for text
+_MAX_HOST_LENGTH = 100  # characters of a redirect's host
 
 
 def one_line(value: object, limit: int | None = None) -> str:
-    """Return a value as text without line breaks or control sequences, of at most `limit` characters, cut by "…".
+    """Return a value as text without line breaks or control sequences, of at most `limit` characters, cut with "…".
 
-    White space is folded, what does not print is dropped; None is empty.
+    White space is folded and unprintable characters are dropped; None is empty.
     """
     text = "" if value is None else str(value)
     whole = text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " "
@@ -47,33 +47,33 @@ def one_line(value: object, limit: int | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text as it is where all of it prints, else as `one_line` does: for names, whose blanks count."""
+    """Return a text unchanged if all of it is printable, else like `one_line`: for names, whose blanks count."""
     return text if text.isprintable() else one_line(text)
 
 
 def escaped(text: str) -> str:
-    """Return a text in one line: an escape as Python writes it stands for each character that does not print."""
+    """Return a text on one line, with unprintable characters escaped as in Python."""
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
-@functools.lru_cache(maxsize=4096)  # names beside each other have most of their parts in common
+@functools.lru_cache(maxsize=4096)  # neighbouring names have most of their parts in common
 def natural_key(text: str) -> tuple[Any, ...]:
-    """Return a text's place in natural order: sim-2 before sim-10, and equal ones only if they are the same text."""
+    """Return a natural sort key: sim-2 before sim-10, equal only for the same text."""
     parts = _DIGITS.split(text)
     return (tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text)
 
 
 def shell_word(text: str) -> str:
-    """Return a text as one word for a shell; with escapes, as bash and zsh read them, for what does not print."""
+    """Return a text as one shell word, with unprintable characters escaped for bash and zsh."""
     if text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(map(_shell_escape, text)) + "'"
 
 
 def printable_json(encoded: bytes) -> bytes:
-    """Return the same JSON with an escape for each character that does not print, except line feeds.
+    """Return the same JSON with unprintable characters escaped, except line feeds.
 
-    So a terminal shows a string and does not obey it. Raises UnicodeDecodeError for what is not UTF-8.
+    This keeps a terminal from interpreting strings. Raises UnicodeDecodeError for invalid UTF-8.
     """
     if encoded.isascii() and b"\x7f" not in encoded:  # JSON escapes the other control characters anyway
         return encoded
@@ -81,9 +81,9 @@ def printable_json(encoded: bytes) -> bytes:
 
 
 def csv_text(text: str) -> str:
-    """Return a text as a CSV file holds it: what does not print is dropped, and no spreadsheet takes it for a formula.
+    """Return a text for a CSV file: unprintable characters are dropped, and spreadsheets do not treat it as a formula.
 
-    A text that begins like a formula gets an apostrophe in front, which makes it a text.
+    A text that begins like a formula is prefixed with an apostrophe, which makes it text.
     """
     text = printable(text)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
@@ -96,19 +96,19 @@ def counted(count: int, noun: str) -> str:
 
 
 def enumerated(names: Collection[str], limit: int) -> str:
-    """Return names in a row, with "…" in place of those after the first `limit`."""
+    """Return names separated by commas, with "…" for those after the first `limit`."""
     return ", ".join(itertools.islice(names, limit)) + (", …" if len(names) > limit else "")
 
 
 def describe_os_error(error: BaseException, default: str) -> str:
-    """Return the system's reason for an error in lower case, such as "no such file or directory"; else `default`."""
+    """Return the system's reason for an error in lower case, such as "no such file or directory", or `default`."""
     return str(getattr(error, "strerror", None) or default).lower() if isinstance(error, OSError) else default
 
 
 def describe_redirect(status: int, location: str | None, remedy: str) -> str:
-    """Return what an answer that redirects means: the host that its Location names, and what to set instead.
+    """Describe a redirect: the host in its Location, and what to set instead.
 
-    Of the Location only the host is repeated: the rest may hold a secret.
+    Only the Location's host is quoted: the rest may contain a secret.
     """
     try:
         host = urlsplit(location or "").netloc.rpartition("@")[2]
@@ -119,9 +119,9 @@ def describe_redirect(status: int, location: str | None, remedy: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Return the words of a web page, each phrase once: an error page repeats its title; other text stays as it is.
+    """Return the text of a web page, each phrase once, as error pages repeat their title; other text is unchanged.
 
-    Of a page the first MAX_PAGE_LENGTH characters count.
+    Only the first MAX_PAGE_LENGTH characters of a page count.
     """
     start = text[:1000].lstrip("\ufeff \t\r\n").lower()
     if not start.startswith("<") or not any(
@@ -129,14 +129,14 @@ def without_markup(text: str) -> str:
     ):
         return text
     page = _Page()
-    with suppress(AssertionError, ValueError):  # which Python raises for some markup that is broken
+    with suppress(AssertionError, ValueError):  # which Python raises for some broken markup
         page.feed(text[:MAX_PAGE_LENGTH])
         page.close()
     return "; ".join(dict.fromkeys(page.phrases))
 
 
 class _Page(HTMLParser):
-    """Collects what a web page shows."""
+    """Collects the visible text of a web page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def _shell_escape(letter: str) -> str:
 
 
 class _Escapes(dict[int, str]):
-    """The escapes of what does not print, for str.translate; nothing is kept, or foreign text could fill the memory."""
+    """Escapes of unprintable characters for str.translate; not cached, or foreign text could fill memory."""
 
     def __missing__(self, code: int) -> str:
         letter = chr(code)

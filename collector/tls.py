@@ -1,7 +1,7 @@
-"""TLS contexts made of PEM files; nothing here ever asks the terminal for a key's password.
+"""TLS contexts from PEM files, without ever prompting for a key's password.
 
-Bundles of CA certificates are taken as Go takes them: text around the certificates does not matter, and a certificate
-that is broken is skipped with a warning.
+CA bundles are read as in Go: text around the certificates does not matter, and a broken certificate is skipped with a
+warning.
 """
 
 import base64
@@ -43,7 +43,7 @@ _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 
 
 class TlsFileError(GpuidError):
-    """A certificate, key or CA file cannot be used; the text is the reason alone."""
+    """A certificate, key or CA file cannot be used; the text is only the reason."""
 
     def __init__(self, reason: str, *, kind: Literal["ca", "cert"], file: Path | str | None) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ class TlsFileError(GpuidError):
 
 
 class Validity(NamedTuple):
-    """From when until when (Unix seconds) a certificate or a token is good; -inf for an unknown beginning."""
+    """The validity period (Unix seconds) of a certificate or token; -inf for an unknown start."""
 
     begins: float
     ends: float
@@ -61,7 +61,7 @@ class Validity(NamedTuple):
 class Authorities(NamedTuple):
     """The certificates of a bundle."""
 
-    certificates: tuple[bytes, ...]  # those that can be used, each as DER
+    certificates: tuple[bytes, ...]  # usable ones, as DER
     skipped: tuple[str, ...]  # the others, such as `certificate 2 of 3 (line 21)`
 
 
@@ -85,7 +85,7 @@ def read_authorities(content: bytes, file: Path | str | None = None) -> Authorit
         return Authorities(tuple(good), tuple(skipped))
     text = "expected PEM certificates"
     if found:
-        text += "; the one in it is broken" if len(found) == 1 else f"; all {len(found)} in it are broken"
+        text += "; the only one in it is broken" if len(found) == 1 else f"; all {len(found)} in it are broken"
     elif blocks:
         text += f", found {blocks[0][0].decode()}"
     elif _certificate_der(content):
@@ -96,7 +96,7 @@ def read_authorities(content: bytes, file: Path | str | None = None) -> Authorit
 def client_context(
     *, ca: Path | None = None, cert: Path | None = None, key: Path | None = None, ca_data: bytes | None = None
 ) -> ssl.SSLContext:
-    """Return a context that trusts `ca` or `ca_data`, which is DER (neither: the system's CAs), and presents `cert`.
+    """Return a context that trusts `ca` or `ca_data` in DER (neither: the system's CAs) and presents `cert`.
 
     Raises TlsFileError.
     """
@@ -110,7 +110,7 @@ def client_context(
 
 
 def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> ssl.SSLContext:
-    """Return a context for a server, with `client_ca` one that admits only clients it signed; raises TlsFileError."""
+    """Return a server context; with `client_ca`, only clients signed by it are allowed; raises TlsFileError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_certificate(context, cert, key)
     if client_ca is not None:
@@ -123,9 +123,9 @@ def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> s
 
 
 def load_certificate(context: ssl.SSLContext, cert: Path | str, key: Path | str | None = None) -> None:
-    """Let a context present a certificate chain, whose key may be in the same file; raises TlsFileError."""
+    """Load a certificate chain into a context; the key may be in the same file; raises TlsFileError."""
     try:
-        # With an empty password, OpenSSL refuses an encrypted key instead of asking for one.
+        # With an empty password, OpenSSL rejects an encrypted key instead of prompting.
         context.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
         text = reason(error, "expected a PEM certificate with its unencrypted key")
@@ -133,26 +133,26 @@ def load_certificate(context: ssl.SSLContext, cert: Path | str, key: Path | str 
 
 
 def validity(chain: bytes) -> Validity | None:
-    """Return when the first certificate of a PEM chain is good; None if it does not say so in a way that we know."""
+    """Return the validity of the first certificate in a PEM chain; None if it cannot be determined."""
     from cryptography import x509  # here, because it takes long to load
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what others put into their certificates
+        with warnings.catch_warnings(action="ignore"):  # about the contents of others' certificates
             found = x509.load_pem_x509_certificate(chain)
             return Validity(found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp())
-    except Exception:  # the library knows many, and none is a reason not to use a certificate
+    except Exception:  # the library raises many, and none is a reason not to use a certificate
         return None
 
 
 def reason(error: BaseException, default: str) -> str:
-    """Return why a file could not be loaded: the system's words, or `default` where it is the content that is wrong."""
+    """Return why a file could not be loaded: the system's reason, or `default` for invalid content."""
     if isinstance(error, ssl.SSLError):
         return _SSL_REASONS.get(error.reason or "", default)
     return describe_os_error(error, default)
 
 
 def _authorities(file: Path) -> bytes:
-    """Return the certificates of a file as DER, and log those that are skipped; raises TlsFileError and OSError."""
+    """Return a file's certificates as DER, logging skipped ones; raises TlsFileError and OSError."""
     found = read_authorities(read_file(file), file)
     for skipped in found.skipped:
         log.warning("%s: %s is broken; skipped", file, skipped)
@@ -160,7 +160,7 @@ def _authorities(file: Path) -> bytes:
 
 
 def _certificate(body: bytes) -> bytes | None:
-    """Return the DER of a PEM block's body; None if it is no certificate."""
+    """Return the DER of a PEM block's body; None if it is not a certificate."""
     try:
         der = base64.b64decode(b"".join(body.split()), validate=True)
     except binascii.Error:

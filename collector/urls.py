@@ -1,4 +1,4 @@
-"""Parses URLs that come from elsewhere."""
+"""Parses foreign URLs."""
 
 import ipaddress
 import re
@@ -7,17 +7,17 @@ from yarl import URL
 
 __all__ = ["InvalidUrlError", "is_host", "parse_url"]
 
-_MAX_HOST_LENGTH = 253  # characters of a name, as DNS has it
+_MAX_HOST_LENGTH = 253  # characters of a DNS name
 _LABEL = re.compile(r"[\w-]{1,63}", re.ASCII)
 _NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*", re.ASCII)
 
 
 class InvalidUrlError(ValueError):
-    """A text is no URL; it is not repeated, as it may hold a secret."""
+    """A text is not a URL; it is not quoted, as it may contain a secret."""
 
 
 def parse_url(text: str) -> URL:
-    """Return the URL; raises InvalidUrlError, and nothing else, for what is none."""
+    """Return the URL; raises only InvalidUrlError."""
     try:
         return URL(text)
     except (ValueError, IndexError):  # the latter for a user with brackets and no host after it: "http://[]@"
@@ -25,13 +25,13 @@ def parse_url(text: str) -> URL:
 
 
 def is_host(name: str) -> bool:
-    """Return whether a server can have this name, in ASCII, or this address: Python raises odd errors for others."""
+    """Return whether a text is a valid ASCII host name or address: Python raises odd errors for others."""
     labels = name.removesuffix(".").split(".")
     try:
         if ":" in name:
             ipaddress.IPv6Address(name)
             return True
-        if _NUMBER.fullmatch(labels[-1]):  # the resolver takes 127.1 for an address, and the clients of HTTP do not
+        if _NUMBER.fullmatch(labels[-1]):  # the resolver accepts 127.1 as an address, but HTTP clients do not
             ipaddress.IPv4Address(name)
     except ValueError:
         return False

@@ -75,7 +75,7 @@ class TestWhatIsTaken:
     [
         (b"", "expected PEM certificates"),
         (b"no CA", "expected PEM certificates"),
-        (BROKEN.encode(), "expected PEM certificates; the one in it is broken"),
+        (BROKEN.encode(), "expected PEM certificates; the only one in it is broken"),
         (BROKEN.encode() * 3, "expected PEM certificates; all 3 in it are broken"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n", "expected PEM certificates, found PRIVATE KEY"),
     ],

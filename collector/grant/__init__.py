@@ -1,1 +1,1 @@
-"""The least rights that a collector needs in a cluster: manifests, how they are given and taken, and its tokens."""
+"""The minimal rights of a collector in a cluster: manifests, granting and revoking, and tokens."""

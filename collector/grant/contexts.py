@@ -1,4 +1,4 @@
-"""Kubeconfigs with which a collector reaches clusters by tokens of its own: what they say, and how they are written."""
+"""Builds and writes kubeconfigs with which a collector reaches clusters with its own tokens."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ _LISTS = {"clusters": "cluster", "users": "user", "contexts": "context"}
 
 
 class CollectorContext(NamedTuple):
-    """A cluster as the collector reaches it; its name is that of the administrator's context."""
+    """A collector's context; it has the name of the administrator's context."""
 
     name: str
     cluster: Mapping[str, Any]  # an entry of `clusters`
@@ -36,7 +36,7 @@ class CollectorContext(NamedTuple):
 
 
 def admin_cluster(context: str, paths: str | None) -> dict[str, Any]:
-    """Return how a context reaches its cluster, with the certificate authority in it and without any login.
+    """Return a context's cluster entry, with the certificate authority inline and without any login.
 
     Raises BadContextError and GrantError.
     """
@@ -61,7 +61,7 @@ def admin_cluster(context: str, paths: str | None) -> dict[str, Any]:
 
 
 def token_file(name: str) -> str:
-    """Return the name of the file that holds a cluster's token; no two clusters have the same."""
+    """Return the file name for a cluster's token, unique per cluster."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
     if safe != name:
         safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -81,21 +81,21 @@ def make_secret(contexts: Sequence[CollectorContext]) -> dict[str, Any]:
 
 
 def check_target(path: Path, names: Sequence[str]) -> None:
-    """Raise GrantError if contexts of these names cannot be written into a file, as far as that can be seen before."""
+    """Raise GrantError if contexts of these names evidently cannot be written to a file."""
     path = path.resolve()
     contexts = [CollectorContext(name, {}, MadeToken(text="")) for name in names]
     merged(_load(path), contexts, {name: {} for name in names}, where=str(path))
     folder = next(folder for folder in path.parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise GrantError(f"{path}: {folder} is no folder that can be written to")
+        raise GrantError(f"{path}: {folder} is not a writable folder")
 
 
 def write(path: Path, contexts: Sequence[CollectorContext]) -> None:
-    """Write contexts into a kubeconfig, new or written before; their tokens into files beside it.
+    """Write contexts to a new or existing kubeconfig of ours, and their tokens to files next to it.
 
-    Only the owner may read them, and each is replaced as a whole. Raises GrantError.
+    They are readable only by their owner and replaced atomically. Raises GrantError.
     """
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # a link stays a link
     users = {one.name: {"tokenFile": token_file(one.name)} for one in contexts}
     text = dump([merged(_load(path), contexts, users, where=str(path))])
     try:
@@ -114,9 +114,9 @@ def merged(
     *,
     where: str = "",
 ) -> dict[str, Any]:
-    """Return a kubeconfig with these contexts, in place of those that we wrote before; all others stay.
+    """Return a kubeconfig in which these contexts replace those that we wrote before; all others are kept.
 
-    `users` is the entry of each context's user. Raises GrantError for a context that is not ours.
+    `users` has the user entry of each context. Raises GrantError for a context that is not ours.
     """
     found: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", **(document or {})}
     for key in _LISTS:
@@ -156,13 +156,13 @@ def _is_ours(context: Mapping[str, Any]) -> bool:
 
 
 def _without_login(url: str) -> str:
-    """Return a URL without user and password, which are not the collector's."""
+    """Return a URL without user and password, which do not belong to the collector."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
 
 
 def _load(path: Path) -> Mapping[str, Any] | None:
-    """Return the kubeconfig that a file holds; None if there is no file. Raises GrantError."""
+    """Return the kubeconfig in a file; None if there is no file. Raises GrantError."""
     try:
         found = load_yaml(read_file(path))
     except FileNotFoundError:

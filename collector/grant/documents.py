@@ -1,4 +1,4 @@
-"""Documents as YAML that Kubernetes' own programs read as they are: kubectl takes more for numbers than PyYAML does."""
+"""Writes YAML that Kubernetes' programs read correctly: kubectl treats more values as numbers than PyYAML."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ __all__ = ["dump"]
 
 
 def dump(documents: Iterable[Mapping[str, Any]]) -> str:
-    """Return documents as YAML, each after a line `---` but the first."""
+    """Return documents as YAML, separated by `---` lines."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every list out: an anchor would puzzle the reader of a manifest."""
+    """Writes out every list: anchors in a manifest would confuse readers."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        """Return True: nothing is written as a reference to what came before."""
+        """Return True: nothing is written as an alias."""
         return True
 
 
@@ -29,7 +29,7 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a text without quotes is read as itself."""
+    """Return whether an unquoted text is read as the same text."""
     try:
         return bool(load_yaml(text.encode()) == text)
     except BadYamlError:

@@ -1,4 +1,4 @@
-"""The manifests of the rights that a cluster's sources need, as plain documents; nothing here talks to a cluster."""
+"""Builds the manifests for the rights that a cluster's sources need, as plain documents, without I/O."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -30,24 +30,24 @@ __all__ = [
 
 Manifest = Mapping[str, Any]
 
-LABELS = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}  # of all that is ours
+LABELS = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}  # of all our objects
 POLICY_GROUP = "admissionregistration.k8s.io"
 
 TOKEN_POLICY = "gpuid-token"  # noqa: S105  a name
-NAMES = frozenset({"gpuid", "gpuid-exec", "gpuid-labels", TOKEN_POLICY})  # of all that is ours
+NAMES = frozenset({"gpuid", "gpuid-exec", "gpuid-labels", TOKEN_POLICY})  # of all our objects
 DEFAULT_DURATION_SECONDS = 30 * 86400  # of a token
-# Those of most API servers: EKS and others, kubeadm, and k3s, which has its own name besides kubeadm's.
+# Those of most API servers: EKS and others, kubeadm, and k3s, which adds its own name to kubeadm's.
 USUAL_AUDIENCES = ("https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "k3s")
 
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _SUBJECTS = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]
-# What servers and controllers add to an object that has no rights in it.
+# Fields added by servers and controllers that grant no rights.
 _NOT_OURS = ("apiVersion", "kind", "metadata", "status", "secrets", "imagePullSecrets")
 
 
 def needs_policy(cluster: ClusterSettings) -> bool:
-    """Return whether what a cluster's sources and labels need allows more than that, unless policies limit it."""
+    """Return whether the rights for a cluster's sources and labels are too broad without policies."""
     return cluster.labels or bool(exec_sources(cluster))
 
 
@@ -57,7 +57,7 @@ def exec_sources(cluster: ClusterSettings) -> list[PodSource]:
 
 
 def service_account() -> Manifest:
-    """Return the manifest of the service account whose tokens a collector has."""
+    """Return the manifest of the collector's service account."""
     return _object("v1", "ServiceAccount", ACCOUNT, NAMESPACE, automountServiceAccountToken=False)
 
 
@@ -69,10 +69,10 @@ def make_manifests(
     audiences: Sequence[str] = USUAL_AUDIENCES,
     seconds: int = DEFAULT_DURATION_SECONDS,
 ) -> list[Manifest]:
-    """Return the manifests of the rights that a cluster's sources need, in the order in which to apply them.
+    """Return the manifests for the rights that a cluster's sources need, in the order of application.
 
-    `renewal`: with the right to renew the tokens of the service account, for `audiences` and `seconds` at most.
-    `policy_version` is that of the admission policies; None leaves them out: only RBAC limits the rights then.
+    `renewal`: with the right to renew the service account's tokens, for `audiences` and at most `seconds`.
+    `policy_version` is the API version of the admission policies; None omits them, leaving only RBAC.
     """
     found = [_object("v1", "Namespace", NAMESPACE), service_account()]
     # Before the rights that they limit.
@@ -92,7 +92,7 @@ def make_manifests(
 
 
 def key(manifest: Manifest) -> tuple[str, str, str]:
-    """Return what identifies an object: kind, namespace and name."""
+    """Return the identity of an object: kind, namespace and name."""
     metadata = manifest["metadata"]
     return manifest["kind"], metadata.get("namespace", ""), metadata["name"]
 
@@ -104,7 +104,7 @@ def title(manifest: Manifest) -> str:
 
 
 def difference(wanted: Manifest | None, live: Manifest | None) -> list[str]:
-    """Return the lines of a diff from the object that a cluster has to the one that it should have; None is absent."""
+    """Return the lines of a diff from the existing object to the wanted one; None means absent."""
     before, after = ([] if one is None else dump([_compared(one)]).splitlines() for one in (live, wanted))
     if before == after:
         return []
@@ -113,9 +113,9 @@ def difference(wanted: Manifest | None, live: Manifest | None) -> list[str]:
 
 
 def _policies(cluster: ClusterSettings, audiences: Sequence[str], seconds: int) -> dict[str, dict[str, Any]]:
-    """Return the `spec` of each policy that limits the service account, by its name.
+    """Return the `spec` of each policy that limits the service account, by name.
 
-    That of exec is there without any source that needs it: it also limits what roles of others allow.
+    The one for exec is included even if no source needs it: it also limits rights from other roles.
     """
     found = {"gpuid-exec": exec_policy(USER, exec_sources(cluster))}
     if Right("patch", "nodes") in needed_rights(cluster):
@@ -136,7 +136,7 @@ def _object(version: str, kind: str, name: str, namespace: str = "", **body: Any
 
 
 def _role(name: str, namespace: str, rights: Sequence[Right]) -> list[Manifest]:
-    """Return a role with these rights, of a namespace or, if that is empty, of the cluster; and its binding."""
+    """Return a role with these rights, in a namespace or, if that is empty, the cluster, and its binding."""
     verbs: dict[tuple[str, str, str], list[str]] = {}
     for right in rights:
         verbs.setdefault((right.group, right.resource, right.name), []).append(right.verb)
@@ -153,7 +153,7 @@ def _role(name: str, namespace: str, rights: Sequence[Right]) -> list[Manifest]:
 
 
 def _compared(manifest: Manifest) -> Manifest:
-    """Return an object without what is the server's, or says nothing about rights."""
+    """Return an object without fields that belong to the server or do not affect rights."""
     metadata = manifest["metadata"]
     labels = {name: metadata["labels"][name] for name in LABELS if name in (metadata.get("labels") or {})}
     body = {name: value for name, value in sorted(manifest.items()) if name not in _NOT_OURS}
@@ -165,7 +165,7 @@ def _compared(manifest: Manifest) -> Manifest:
 
 
 def _in_order(value: Any) -> Any:
-    """Return a value with its keys in one order; that of lists stays."""
+    """Return a value with sorted keys; lists keep their order."""
     if isinstance(value, Mapping):
         return {name: _in_order(value[name]) for name in sorted(value)}
     return [_in_order(one) for one in value] if isinstance(value, list) else value

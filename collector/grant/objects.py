@@ -1,4 +1,4 @@
-"""The objects that hold rights, at one API server: read, applied and deleted through the generated API classes."""
+"""Reads, applies and deletes the objects that define rights, through the generated API classes."""
 
 import functools
 import math
@@ -18,11 +18,11 @@ from collector.kube.wire import MalformedError
 
 __all__ = ["Binding", "Objects"]
 
-MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
+MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparisons are fast
 
 _SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 _RBAC = ("rbac.authorization.k8s.io", "v1")
-_PLURALS = {  # of the kinds that are not of the core API
+_PLURALS = {  # of kinds outside of the core API
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "Role": "roles",
@@ -31,13 +31,13 @@ _PLURALS = {  # of the kinds that are not of the core API
     "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 _POLICY_KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-_POLICY_VERSIONS = ("v1", "v1beta1")  # since Kubernetes 1.30 and 1.28, where the older one is off by default
-# What Kubernetes itself puts into a namespace, and what is gone with its owner.
+_POLICY_VERSIONS = ("v1", "v1beta1")  # since Kubernetes 1.30 and 1.28; the older one is off by default
+# Objects that Kubernetes itself puts into a namespace, and those deleted with their owner.
 _DERIVED = {
     ("", "configmaps"): ("kube-root-ca.crt", "openshift-service-ca.crt"),
     ("", "serviceaccounts"): ("default", "builder", "deployer", ACCOUNT),
 }
-_ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a Secret with a token, which goes with its account
+_ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a token Secret, which is deleted with its account
 _IGNORED = frozenset({"events", "endpoints", "endpointslices", "leases"})
 
 
@@ -55,7 +55,7 @@ class _Reference(msgspec.Struct):
 
 
 class Binding(msgspec.Struct):
-    """What gives a role to its subjects."""
+    """A binding of a role to subjects."""
 
     metadata: _Metadata
     role: _Reference = msgspec.field(name="roleRef")
@@ -64,7 +64,7 @@ class Binding(msgspec.Struct):
 
     @property
     def manifest(self) -> Manifest:
-        """The binding as it is written."""
+        """The binding as a manifest."""
         group, version = _RBAC
         document: Manifest = msgspec.to_builtins(self)
         return {"apiVersion": f"{group}/{version}", **document}
@@ -109,7 +109,7 @@ class Objects:
         self._core, self._custom = CoreV1Api(client), CustomObjectsApi(client)
 
     async def policy_version(self) -> str | None:
-        """Return the version in which the server has validating admission policies; None if it has none."""
+        """Return the server's API version of validating admission policies; None if it has none."""
         for version in _POLICY_VERSIONS:
             try:
                 found = await self._read(_ResourceList, self._custom.get_api_resources, POLICY_GROUP, version)
@@ -120,14 +120,14 @@ class Objects:
         return None
 
     async def get(self, manifest: Manifest) -> Manifest | None:
-        """Return an object as the server has it; None if there is none."""
+        """Return an object from the server; None if there is none."""
         try:
             return await self._document(self._method("get", manifest))
         except NotFoundError:
             return None
 
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
-        """Apply a manifest on the server's side, or only have it checked, and return the object that it makes."""
+        """Apply a manifest server-side, optionally as a dry run, and return the resulting object."""
         options = {"dry_run": "All"} if dry_run else {}
         method = functools.partial(
             self._method("patch", manifest),
@@ -140,7 +140,7 @@ class Objects:
         return await self._document(method)
 
     async def delete(self, manifest: Manifest, *, dry_run: bool = False) -> None:
-        """Delete an object, if it is still there, or only have that checked."""
+        """Delete an object if it still exists, optionally as a dry run."""
         options = {"dry_run": "All"} if dry_run else {}
         try:
             await self._client.read(functools.partial(self._method("delete", manifest), **options))
@@ -148,9 +148,9 @@ class Objects:
             return
 
     async def ours(self) -> list[Manifest]:
-        """Return every object with our labels and names, of the kinds that `grant` makes.
+        """Return all objects with our labels and names, of the kinds that `grant` creates.
 
-        What gives rights to others was made from a copy of our manifests, and is theirs.
+        Bindings for others were made from a copy of our manifests and belong to them.
         """
         found: list[Manifest] = []
         listed = self._core.list_namespaced_service_account
@@ -166,7 +166,7 @@ class Objects:
         return [one for one in found if _is_named(one) and not (_place(one) in theirs and "Role" in one["kind"])]
 
     async def contents(self, namespace: str) -> list[str]:
-        """Return what is in a namespace besides what Kubernetes itself puts there, as `resource name`."""
+        """Return a namespace's contents, without those Kubernetes puts there itself, as `resource name`."""
         found = []
         for group, version, resource in await self._listable():
             if group:
@@ -183,26 +183,26 @@ class Objects:
         return found
 
     async def token(self, seconds: int) -> MadeToken:
-        """Return a new token of the service account, for as long as the server gives one."""
+        """Return a new token of the service account, with the lifetime that the server allows."""
         spec = V1TokenRequestSpec(audiences=[], expiration_seconds=seconds)
         made = await create_token(self._client, NAMESPACE, ACCOUNT, spec)
         self._client.session.secrets.add(made.text)
         token = bound_token(made.text)
         if token is None or token.user != USER:
-            raise MalformedError(f"{self._client.session.host}: the answer to a TokenRequest has no token of {USER}")
+            raise MalformedError(f"{self._client.session.host}: the TokenRequest returned no token of {USER}")
         return made
 
     async def audiences(self) -> tuple[str, ...]:
-        """Return the audiences of the API server, as it fills them into a request for a token of the account."""
+        """Return the API server's audiences, which it fills in when a token is requested."""
         return (await self.token(MIN_LIFETIME_SECONDS)).audiences
 
     async def identity(self) -> str:
-        """Return what tells this cluster from others, by whichever context or server it is reached."""
+        """Return the identity of this cluster, independent of context and server address."""
         system = await self._document(functools.partial(self._core.read_namespace, "kube-system"))
         return str(system["metadata"].get("uid", ""))
 
     async def bindings(self) -> list[Binding]:
-        """Return all bindings of roles that the server has."""
+        """Return all role bindings on the server."""
         found = []
         for kind in ("ClusterRoleBinding", "RoleBinding"):
             method = functools.partial(self._custom.list_cluster_custom_object, *_RBAC, _PLURALS[kind])
@@ -211,7 +211,7 @@ class Objects:
         return found
 
     async def lasting_tokens(self) -> list[Manifest]:
-        """Return the Secrets with tokens of the service account that do not end, without their data."""
+        """Return the Secrets with non-expiring tokens of the service account, without their data."""
         method = functools.partial(
             self._core.list_namespaced_secret, NAMESPACE, field_selector="type=kubernetes.io/service-account-token"
         )
@@ -222,14 +222,14 @@ class Objects:
         ]
 
     async def _listable(self) -> list[tuple[str, str, str]]:
-        """Return group, version and resource of all that can be listed in a namespace."""
+        """Return group, version and resource of everything that can be listed in a namespace."""
         found = [("", "v1", resource) for resource in _CORE_LISTS]
         groups = await self._read(_GroupList, ApisApi(self._client).get_api_versions)
         for group in groups.groups or ():
             name, version = group.name, group.preferredVersion.version
             try:
                 resources = await self._read(_ResourceList, self._custom.get_api_resources, name, version)
-            except ClusterError:  # of a server that is not there at the moment
+            except ClusterError:  # of a server that is currently unavailable
                 continue
             found += [
                 (name, version, resource.name)
@@ -243,7 +243,7 @@ class Objects:
         return [{**one, "apiVersion": version, "kind": kind} for one in listed]
 
     def _method(self, verb: str, manifest: Manifest) -> ApiMethod:
-        """Return the generated method that does something with the object of a manifest."""
+        """Return the generated method for a verb and the kind of a manifest."""
         kind, metadata = manifest["kind"], manifest["metadata"]
         name, namespace = metadata["name"], metadata.get("namespace", "")
         place = {"name": name, **({"namespace": namespace} if namespace else {})}
@@ -271,7 +271,7 @@ class Objects:
         return document
 
     def _malformed(self) -> MalformedError:
-        return MalformedError(f"{self._client.session.host}: not an answer of the Kubernetes API")
+        return MalformedError(f"{self._client.session.host}: not a response of the Kubernetes API")
 
     async def _read(self, kind: Any, method: ApiMethod, *args: Any, limit: float = math.inf) -> Any:
         body = await self._client.read(method, *args)
@@ -301,7 +301,7 @@ def _is_for_us(binding: Manifest) -> bool:
 
 
 _CORE_NOUNS = {"Namespace": "namespace", "Secret": "namespaced_secret", "ServiceAccount": "namespaced_service_account"}
-_CORE_LISTS: Mapping[str, Any] = {  # what a namespace can hold that is not of a group
+_CORE_LISTS: Mapping[str, Any] = {  # namespaced resources of the core group
     "configmaps": CoreV1Api.list_namespaced_config_map,
     "limitranges": CoreV1Api.list_namespaced_limit_range,
     "persistentvolumeclaims": CoreV1Api.list_namespaced_persistent_volume_claim,

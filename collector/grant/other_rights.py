@@ -1,4 +1,4 @@
-"""What gives our service account more than our own objects do: roles of others or of older versions, old tokens."""
+"""Finds rights of our service account beyond our own objects: other or older roles, and old tokens."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from collector.kube.errors import ForbiddenError
 
 __all__ = ["FORMER_TOKEN", "OtherRights", "find_other_rights"]
 
-FORMER_ROLES = ("gpuid-nodes", "gpuid-pods")  # of the manifests by which rights were given before `gpuid grant`
+FORMER_ROLES = ("gpuid-nodes", "gpuid-pods")  # of the manifests used before `gpuid grant` existed
 FORMER_TOKEN = "gpuid-token"  # noqa: S105  the name of their Secret
 
 _RBAC = "rbac.authorization.k8s.io/v1"
 
 
 class OtherRights(NamedTuple):
-    """What is there besides our own objects."""
+    """The rights found in addition to our own objects."""
 
     former: Sequence[Manifest] = ()  # bindings and roles of older versions of gpuid, bindings first
-    foreign: Sequence[Binding] = ()  # of somebody else
-    tokens: Sequence[Manifest] = ()  # Secrets with tokens that never end and that nobody labelled as gpuid's
+    foreign: Sequence[Binding] = ()  # created by others
+    tokens: Sequence[Manifest] = ()  # Secrets with non-expiring tokens that are not labelled as gpuid's
 
 
 async def find_other_rights(objects: Objects) -> OtherRights:
-    """Return what else gives the service account rights; raises ClusterError and MalformedError."""
+    """Return other sources of the service account's rights; raises ClusterError and MalformedError."""
     bindings = await objects.bindings()
     giving = [one for one in bindings if _gives_us(one) and not _is_ours(one)]
     former = [one for one in giving if _is_former(one)]
@@ -37,8 +37,8 @@ async def find_other_rights(objects: Objects) -> OtherRights:
         if not used and (live := await objects.get(role)) is not None and not live["metadata"].get("labels"):
             roles.append({**live, **role})
     tokens: list[Manifest] = []
-    with contextlib.suppress(ForbiddenError):  # they give no right of their own
-        found = await objects.lasting_tokens()  # servers label them with when they were used last
+    with contextlib.suppress(ForbiddenError):  # they grant no rights by themselves
+        found = await objects.lasting_tokens()  # servers label them with their last use
         tokens = [one for one in found if not LABELS.keys() & (one["metadata"].get("labels") or {})]
     return OtherRights(
         [*(one.manifest for one in former), *roles], [one for one in giving if one not in former], tokens
@@ -58,7 +58,7 @@ def _is_ours(binding: Binding) -> bool:
 
 
 def _is_former(binding: Binding) -> bool:
-    """Return whether a binding is that of an older manifest, as it was."""
+    """Return whether a binding is an unchanged one of an older manifest."""
     name, role = binding.metadata.name, binding.role
     subjects = [(one.kind, one.namespace, one.name) for one in binding.subjects or ()]
     return (

@@ -1,4 +1,4 @@
-"""The admission policies that limit what RBAC allows as a whole: commands, changes of nodes, and new tokens."""
+"""The admission policies that limit what RBAC can only allow as a whole: commands, node changes and new tokens."""
 
 import json
 import re
@@ -12,27 +12,27 @@ from collector.text import shell_word
 
 __all__ = ["exec_policy", "label_policy", "token_policy"]
 
-# What names one GPU to `nvidia-smi -i`: its bus address, its UUID or its index; in RE2, which CEL matches with.
+# A GPU for `nvidia-smi -i`: bus address, UUID or index; in RE2, the syntax of CEL.
 _ONE_GPU = (
     r"^([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]"
     r"|GPU-[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
     r"|[0-9]{1,2})$"
 )
-# `object` is the PodExecOptions of the request; what is not set is left out of it.
+# `object` is the PodExecOptions of the request, without unset fields.
 _NO_INPUT = "!(has(object.stdin) && object.stdin) && !(has(object.tty) && object.tty)"
 _HAS_COMMAND = "has(object.container) && has(object.command)"
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
-    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run only the commands of sources.
+    """Return the `spec` of a ValidatingAdmissionPolicy that lets `user` run only the sources' commands.
 
-    Without any source it may run none, whatever other roles allow.
+    Without sources it may run none, whatever other roles allow.
     """
     what = ("CONNECT", "pods/exec")
     rules = dict.fromkeys((source.namespace, source.container, source.command) for source in sources)
     if not rules:
-        return _spec(user, what, [_validation("false", "gpuid may run no command here")])
+        return _spec(user, what, [_validation("false", "gpuid may not run any command here")])
     admitted = "\n  || ".join(f"({_admits(*rule)})" for rule in rules)
     commands = "; ".join(
         f"{' '.join(map(shell_word, command))} in container {container} of namespace {namespace}"
@@ -49,7 +49,7 @@ def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
 
 
 def label_policy(user: str) -> dict[str, Any]:
-    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may change only our labels of nodes."""
+    """Return the `spec` of a ValidatingAdmissionPolicy that lets `user` change only our node labels."""
     unchanged = (("spec", "{}"), ("metadata.annotations", "{}"), ("metadata.finalizers", "[]"))
     same = "\n&& ".join(
         f"{_or_empty(f'object.{path}', empty)} == {_or_empty(f'oldObject.{path}', empty)}"
@@ -64,25 +64,25 @@ def label_policy(user: str) -> dict[str, Any]:
     few = " ".join(
         (
             f"{now}.filter(key, {ours}).size() <= {MAX_OWN_LABELS}\n||",
-            f"{now}.size() <= {before}.size()",  # so that what is too much can be taken away
+            f"{now}.size() <= {before}.size()",  # so that excess labels can be removed
         )
     )
-    message = f"gpuid may only change the labels {LABEL_PREFIX}… of a node"
+    message = f"gpuid may only change node labels {LABEL_PREFIX}…"
     return _spec(
         user,
         ("UPDATE", "nodes"),
         [
             _validation(same, message),
             _validation(labels, message),
-            _validation(few, f"gpuid may give a node at most {MAX_OWN_LABELS} labels"),
+            _validation(few, f"gpuid may set at most {MAX_OWN_LABELS} labels on a node"),
         ],
     )
 
 
 def token_policy(user: str, audiences: Iterable[str], seconds: int) -> dict[str, Any]:
-    """Return the `spec` of a policy by which `user` makes tokens for the API server alone, of at most `seconds`.
+    """Return the `spec` of a policy that lets `user` create tokens only for the API server, of at most `seconds`.
 
-    `audiences` are those of the API server, which it fills in before it asks policies if a request names none.
+    `audiences` are those of the API server, which it fills in before evaluating policies if a request names none.
     """
     within = f"object.spec.audiences.all(audience, audience in {_list(audiences)})"
     lasting = f"object.spec.expirationSeconds <= {seconds}"
@@ -90,16 +90,16 @@ def token_policy(user: str, audiences: Iterable[str], seconds: int) -> dict[str,
         user,
         ("CREATE", "serviceaccounts/token"),
         [
-            _validation(within, "gpuid may only make tokens for the API server"),
-            _validation(lasting, f"gpuid may only make tokens of at most {seconds} seconds"),
+            _validation(within, "gpuid may only create tokens for the API server"),
+            _validation(lasting, f"gpuid may only create tokens of at most {seconds} seconds"),
         ],
     )
 
 
 def _spec(user: str, what: tuple[str, str], validations: list[dict[str, str]]) -> dict[str, Any]:
-    """Return the `spec` of a policy for what a user does: an operation on a resource.
+    """Return the `spec` of a policy for a user's operation on a resource.
 
-    What the server would fill in is written out, so that it can be compared with what the server has.
+    Fields that the server would default are written out, so that it can be compared with the server's object.
     """
     operation, resource = what
     return {
@@ -118,14 +118,14 @@ def _spec(user: str, what: tuple[str, str], validations: list[dict[str, str]]) -
                 }
             ],
         },
-        # Nobody else is concerned, even if this policy cannot be evaluated.
+        # Nobody else is affected, even if this policy cannot be evaluated.
         "matchConditions": [{"name": "user", "expression": f"request.userInfo.username == {_string(user)}"}],
         "validations": validations,
     }
 
 
 def _or_empty(path: str, empty: str) -> str:
-    """Return the expression for a field that is left out where it is empty."""
+    """Return the expression for a field that is omitted if empty."""
     return f"(has({path}) ? {path} : {empty})"
 
 
@@ -134,7 +134,7 @@ def _validation(expression: str, message: str) -> dict[str, str]:
 
 
 def _admits(namespace: str, container: str, command: Sequence[str]) -> str:
-    """Return the expression that is true for a command in a container; also for one GPU, if nvidia-smi can do that."""
+    """Return the expression that allows a command in a container, for nvidia-smi also with one GPU."""
     runs = f"object.command == {_list(command)}"
     argument = f"object.command[{len(command) + 1}]"  # after `-i`
     if command_for_one(command, argument) is not None:
@@ -152,6 +152,6 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _string(text: str) -> str:
-    """Return a text as a literal of CEL, whose escapes are those of JSON, but for characters above U+FFFF."""
+    """Return a text as a CEL literal, whose escapes are those of JSON except above U+FFFF."""
     quoted = json.dumps(text, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)

@@ -1,4 +1,4 @@
-"""What `gpuid grant` does in one cluster: its rights, whether they are limited, and a token for the collector."""
+"""The work of `gpuid grant` in one cluster: rights, a test of their limits, and a token for the collector."""
 
 import time
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from collector.kube.session import Session
 
 __all__ = ["Action", "Identify", "Work"]
 
-ENFORCEMENT_SECONDS = 10.0  # within which API servers know a policy and the roles that were applied
+ENFORCEMENT_SECONDS = 10.0  # within which API servers know an applied policy and roles
 _PAUSE_SECONDS = 0.5
 
 
 class Action(StrEnum):
-    """What is done with the rights."""
+    """The action on the rights."""
 
     PRINT = "print"
     APPLY = "apply"
     CHECK = "check"
     REVOKE = "revoke"
-    NOTHING = "nothing"  # tokens alone
+    NOTHING = "nothing"  # only tokens
 
 
 class Identify(Check):
-    """Finds out which cluster a context leads to; the work itself reports a cluster that cannot be asked."""
+    """Identifies the cluster of a context; unreachable clusters are reported by the work itself."""
 
     def __init__(self, cluster: ClusterSettings, timeout: float) -> None:
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
@@ -45,36 +45,36 @@ class Identify(Check):
         self._plugin_timeout = plugin_timeout(timeout)
 
     async def run(self) -> None:
-        """Ask it; raises GpuidError."""
+        """Query the cluster; raises GpuidError."""
         async with ApiClient(Session(self._cluster, plugin_timeout=self._plugin_timeout)) as client:
             self.identity = await Objects(client).identity()
 
 
 class Work(Check):
-    """What is to be done in one cluster, and what was."""
+    """The work in one cluster and its results."""
 
     def __init__(
         self, cluster: ClusterSettings, action: Action, options: Options, seconds: int | None, timeout: float
     ) -> None:
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
-        self.step = "talking to its API server"
+        self.step = "calling its API server"
         self.timeout_hint = "raise --timeout or check the network"
         self.action = action
         self.done: list[Done] = []
         self.diffs: Sequence[Sequence[str]] = ()
         self.context: CollectorContext | None = None
-        self.seconds = seconds  # that a new token is to last
+        self.seconds = seconds  # lifetime of a new token
         self._cluster = cluster
         self._options = options
         self._plugin_timeout = plugin_timeout(timeout)
 
     @property
     def complete(self) -> bool:
-        """Whether the cluster has the rights that it needs and no others."""
+        """Whether the cluster has exactly the rights it needs."""
         return self.finding.ok and not self.diffs and all(one.outcome is not Outcome.FOREIGN for one in self.done)
 
     async def run(self) -> None:
-        """Do it; raises GpuidError."""
+        """Do the work; raises GpuidError."""
         cluster = self._cluster
         if cluster.context is None:
             raise GrantError(
@@ -96,15 +96,15 @@ class Work(Check):
                 try:
                     token = await Objects(client).token(self.seconds)
                 except NotFoundError as error:
-                    raise GrantError(f"{error}; give the rights first, with --apply") from error
+                    raise GrantError(f"{error}; grant the rights first with --apply") from error
                 self.context = CollectorContext(cluster.context, entry, token)
 
     async def _try_policy(self, client: ApiClient) -> None:
-        """Raise GrantError if exec is not limited though it should be, as far as an administrator can find out."""
+        """Raise GrantError if exec is not limited as it should be, as far as an administrator can test that."""
         sources = exec_sources(self._cluster)
         if not self._options.policy or not sources:
             return
-        self.step = "trying whether its admission policy is in force"
+        self.step = "testing whether its admission policy is enforced"
         deadline = time.monotonic() + ENFORCEMENT_SECONDS
         while True:
             found = await look_at_exec(client, sources[0].namespace, as_user=USER)
@@ -115,7 +115,7 @@ class Work(Check):
             await anyio.sleep(_PAUSE_SECONDS)
         if found is ExecLimit.NOT_IN_FORCE:
             raise GrantError(
-                "the admission policies are there but not in force, so that exec allows any command; is the admission"
-                " plugin ValidatingAdmissionPolicy enabled in every API server? Take the rights away with --revoke,"
+                "the admission policies exist but are not enforced, so exec allows any command; is the admission"
+                " plugin ValidatingAdmissionPolicy enabled in every API server? Revoke the rights with --revoke,"
                 " or accept it with --without-policy"
             )

@@ -74,7 +74,7 @@ class NoStoreError(web.HTTPNotFound):
     """The request needs a store, and none is configured."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(text=f"this collector has no {what}: its configuration has no [store]")
+        super().__init__(text=f"this collector keeps no {what}: its configuration has no [store]")
 
 
 class UnknownParameterError(web.HTTPBadRequest):

@@ -132,7 +132,7 @@ class Reported(NamedTuple):
 
 
 class TestReported:
-    """What metrics, page and /readyz say of a file that is not in force."""
+    """What metrics, page and /readyz say of a file that is not in effect."""
 
     @pytest.fixture
     async def service(self, world: World) -> AsyncIterator[Service]:

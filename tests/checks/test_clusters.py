@@ -297,7 +297,7 @@ class TestConnection:
             url = str(server.make_url("/")).rstrip("/")
             clusters.go_to(url)
             ((text, _hint),) = await clusters.problems("sim-0")
-        assert text.startswith(f"{url}: not an answer of the Kubernetes API: ")
+        assert text.startswith(f"{url}: not a response of the Kubernetes API: ")
 
     @pytest.mark.parametrize(
         ("action", "args", "step"),
@@ -376,7 +376,7 @@ class TestOtherServers:
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "c"\nkubeconfig = "{path}"')
         ((text, hint),) = await clusters.problems("x")
         await runner.cleanup()
-        assert text.startswith(f"{url}: not an answer of the Kubernetes API: ")
+        assert text.startswith(f"{url}: not a response of the Kubernetes API: ")
         assert hint == "a sign-in page or proxy may be responding instead of the API server; check the address"
 
 

@@ -175,7 +175,7 @@ def test_the_right_is_optional_and_may_come_and_go(driver: Driver, collect: Coll
     until(lambda: collector.total("gpuid_resource_slices_watched", cluster="east"), 0)
     until(lambda: collector.total("gpuid_cluster_up", cluster="east"), 1)
     assert gpus(collector, "gpu-1") == {"capacity": 2, "allocatable": 2}
-    assert "ResourceSlices are no longer seen in east" in collector.text("/problems")
+    assert "ResourceSlices are no longer visible in east" in collector.text("/problems")
 
 
 def test_a_server_that_has_an_older_version_alone_is_asked_in_that(planes: Planes, collect: Collect) -> None:

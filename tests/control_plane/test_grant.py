@@ -238,7 +238,7 @@ def test_revoking_takes_all_away(east: ControlPlane, grant: Grant, kubeconfig: P
     assert grant("--revoke", "--yes").output == "east: nothing to revoke\n"
     result = grant("--kubeconfig", kubeconfig)
     assert result.exit_code == 1
-    assert "not found; give the rights first, with --apply" in result.output
+    assert "not found; grant the rights first with --apply" in result.output
 
 
 def test_a_namespace_of_somebody_else_stays_theirs(east: ControlPlane, grant: Grant) -> None:

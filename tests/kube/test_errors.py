@@ -92,7 +92,7 @@ def test_a_body_other_than_html_is_quoted():
         (TimeoutError(), "timed out"),
         (ConnectionResetError(104, "x"), "connection reset by peer"),
         (aiohttp.ServerDisconnectedError(), "the server closed the connection"),
-        (aiohttp.ClientPayloadError("secret"), "the connection broke in the middle of the answer"),
+        (aiohttp.ClientPayloadError("secret"), "the connection broke in the middle of the response"),
         (ssl.SSLError(1, "secret"), "TLS failure: connection closed"),
         (aiohttp.ClientError("secret"), "the request failed (ClientError)"),
         (OSError("secret"), "cannot connect"),

@@ -67,7 +67,7 @@ async def test_headers_past_every_measure_are_called_so(session, server, failure
     server.paths[PODS] = answer
     async with session:
         error = await failure(get(session, PODS))
-    words = "the headers of the answer are too long or too many; a proxy in between may add them"
+    words = "the response headers are too long or too many; a proxy in between may add them"
     assert str(error) == f"{server.url}: {words}"
 
 

@@ -536,7 +536,7 @@ class TestProxy:
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.UnreachableError
         name = f"proxy {proxy.url.removeprefix('http://')}"
-        assert str(error) == f"{server.url}: {name} answered HTTP status 407: it needs a login, in the URL of the proxy"
+        assert str(error) == f"{server.url}: {name} answered HTTP status 407: it requires a login in the proxy URL"
 
     async def test_an_absent_one_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, failure):
         kubeconfig.write(cluster | {"proxy-url": "http://user:s3cr3t@127.0.0.1:1"})

@@ -173,7 +173,7 @@ async def test_what_a_proxy_answers_is_repeated(
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:s3cr3t@127.0.0.1:{port}")
         async with lake("https://s3.test") as sink:
             with pytest.raises(
-                UnavailableError, match=f"the proxy answered HTTP status {status}.*127.0.0.1:{port}$"
+                UnavailableError, match=f"the proxy responded with HTTP status {status}.*127.0.0.1:{port}$"
             ) as caught:
                 await sink.send([record()], key="k")
     assert caught.value.reason is reason

@@ -170,7 +170,7 @@ _TITLES: Mapping[ProblemKind, Callable[[TroubleRow], str]] = MappingProxyType(
         _K.DEAD_LETTERS: lambda row: f"The sink {row.variant} has {counted(row.count, 'dead letter')}",
         _K.SOURCE_WITHOUT_PODS: lambda row: f"The source {row.variant} has no pods in {_clusters(row)}",
         _K.SLICES_UNSEEN: lambda row: (
-            f"ResourceSlices {'are no longer seen' if row.variant else 'cannot be watched'} in {_clusters(row)}"
+            f"ResourceSlices {'are no longer visible' if row.variant else 'cannot be watched'} in {_clusters(row)}"
         ),
         _K.LABELS_FAILING: _labels,
         _K.NODE_FAILING: _unreadable,

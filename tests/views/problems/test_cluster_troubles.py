@@ -275,7 +275,7 @@ async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen
     site = fleet(["a"])
     site.collector.slice_statuses["a"] = SliceStatus(SliceState.FORBIDDEN, "may not list", lost=lost)
     told = [(one.title, one.reason) for one in await of(site, "a")]
-    assert told == ([("ResourceSlices are no longer seen in a", "may not list")] if lost else [])
+    assert told == ([("ResourceSlices are no longer visible in a", "may not list")] if lost else [])
     assert cluster_row(site.collector, "a").resource_slices == "forbidden"
 
 
