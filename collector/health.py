@@ -127,7 +127,7 @@ class Degradation(StrEnum):
     repair_pending (reset): a repair of a memory channel or of a TPC waits [7]. No page that we found says what for; we
         take it for a reset, as with row remapping. With memory that is unrepairable [8] it is "replace": DCGM fails
         the GPU [3], and nothing is left to be repaired.
-    row_remap_pending (reset): "row-remapping will happen at the next GPU reset"; work on the GPU may go on [5].
+    row_remap_pending (reset): "row-remapping will happen at the next GPU reset"; work on the GPU may continue [5].
         A bank that is to be remapped, which the drivers of Rubin report, is taken likewise.
     page_retirement_pending (reset): the driver must be loaded again to retire the page [9].
     fabric (reset): DCGM fails a GPU whose registration with the NVLink fabric has not started, failed or is not known,

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Clusters:
-    """Starts, changes and ends the clusters' tasks; those that a new configuration leaves as they are go on."""
+    """Starts, changes and stops the clusters' tasks; those unaffected by a new configuration keep running."""
 
     def __init__(
         self,

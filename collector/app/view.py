@@ -152,7 +152,7 @@ class LiveCollector:
                 await self._mark_follower.try_refresh()
 
     async def wait_committed(self) -> None:
-        """Wait until what is published is committed, so that no restart takes it back; not for a store in trouble."""
+        """Wait until published data is committed, so that a restart does not lose it; but not for a failing store."""
         if self._store is not None:
             await self._store.history_writer.flushed(FLUSH_SECONDS)
 

@@ -4,7 +4,7 @@ import heapq
 
 __all__ = ["DelayQueue"]
 
-MAX_OUTDATED = 64  # entries beside as many as there are names
+MAX_OUTDATED = 64  # outdated entries, in addition to one per name
 
 
 class DelayQueue:

@@ -129,7 +129,7 @@ class LabelWriter:
         return msgspec.structs.replace(first, nodes=nodes)
 
     def idle_for(self, seconds: float) -> bool:
-        """Return whether nothing is to be written within so many seconds, as far as that is known."""
+        """Return whether no write is due within this many seconds, as far as known."""
         return self._waiting_until > anyio.current_time() + seconds
 
     # What has changed

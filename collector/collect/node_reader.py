@@ -54,7 +54,7 @@ class NodeReader:
                 tasks.start_soon(self._work, client, node, slots, name=f"{self._cluster.name} reader")
 
     async def _work(self, client: ApiClient, node: TrackedNode | None, slots: anyio.Semaphore) -> None:
-        """Read a node, and go on with the next one for as long as any is due: a task for each would cost more."""
+        """Read nodes one after the other while any is due: a task for each would cost more."""
         share = client.session.share
         try:
             while node is not None:

@@ -103,7 +103,7 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
 
     What is not read changes nothing, whatever it is: text around the document and between its parts, processes,
     accounted processes, supported clocks, other elements. Of what is read, a value with unreadable characters is
-    absent, and a GPU whose part is damaged beyond that is in `unread`. What was repaired is added to `warnings`. `said`
+    absent, and a GPU whose part is damaged beyond that is in `unread`. Repairs are added to `warnings`. `said`
     is what the tool printed elsewhere, in which it may name a GPU that does not respond.
 
     Where names of processes may imitate GPUs, only the first GPU is read, which is printed before them; so it is with

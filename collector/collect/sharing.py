@@ -13,8 +13,8 @@ k8s-device-plugin ignores any other wish). A GPU that is lost must not pass for 
 Among several that could be, the one with the most GPUs is taken, and so with the most that are missing. Once a reading
 has found all GPUs, the answer stands until the capacity changes, whatever is lost later.
 
-What cannot be told: half of a node's GPUs lost before its first reading, where Kubernetes regards all as healthy, from
-GPUs that are shared twice; and GPUs with different numbers of shares, which count one by one.
+This cannot be detected: half of a node's GPUs lost before its first reading, where Kubernetes regards all as healthy,
+from GPUs that are shared twice; and GPUs with different numbers of shares, which count one by one.
 """
 
 import functools
@@ -114,7 +114,7 @@ def _fits(units: int, capacity: int) -> bool:
 
 
 def _divisors(capacity: int, least: int) -> Iterator[int]:
-    """Yield the units that may be one GPU, so that a node has at least so many, and the most GPUs first."""
+    """Yield possible numbers of units per GPU that give a node at least this many GPUs, most GPUs first."""
     for gpus in range(min(capacity, MAX_GPUS), least - 1, -1):
         if capacity % gpus == 0:
             yield capacity // gpus

@@ -6,7 +6,7 @@ GPU (cmd/gpu-kubelet-plugin/driver.go of kubernetes-sigs/dra-driver-nvidia-gpu).
 - `gpu`: a whole GPU, by `uuid`;
 - `mig`: an instance, made or not, of the GPU `parentUUID`; a GPU in MIG mode may have no other device;
 - `vfio`: a GPU that can be, or is, given to a virtual machine as a whole. Its `uuid` is made up from its bus address,
-  and nvidia-smi does not see it while no device `gpu` stands beside it.
+  and nvidia-smi does not see it while no device `gpu` is listed with it.
 
 A pool changes as a whole: of its slices only those of the highest generation count, and only once all of them are there
 (`resourceSliceCount`). Until then, what it said before stands. A pool that has no slice left says nothing: the kubelet

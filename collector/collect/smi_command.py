@@ -31,7 +31,7 @@ _PROGRAM = "nvidia-smi"
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
 
-# Reasons after which no further GPU is asked for: it would end the same way, or a second command would run beside one
+# Reasons after which no further GPU is queried: it would end the same way, or a second command would run alongside one
 # that hangs.
 _HOPELESS = frozenset(
     {

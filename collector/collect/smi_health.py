@@ -8,7 +8,7 @@ outputs of drivers 418 to 615:
   have the tables <single_bit> (corrected) and <double_bit> (not corrected) instead. Their <total> is the sum of
   <device_memory>, which is DRAM, and of the memories on the chip, so the rest is what later drivers call SRAM.
 - Retired pages (to Turing) and remapped rows (from Ampere on) exclude each other; the block of the other is "N/A", as a
-  whole or in every value. Drivers that print <pending_blacklist> beside <pending_retirement> mean the same with both.
+  whole or in every value. Drivers that print both <pending_blacklist> and <pending_retirement> mean the same.
 - Driver 580.173 has the inactive remapped rows, driver 615 remapped banks.
 - <gpu_reset_status> became <gpu_recovery_action> in driver 570, where its values are "deprecated".
 - <fabric> has had its <health> since driver 570, and a <summary> of that since 580. Where there is none, it is made

@@ -93,7 +93,7 @@ class ClusterSupervisor:
         return None if self._watcher is None else self._watcher.label_trouble
 
     def labels_idle_for(self, seconds: float) -> bool:
-        """Return whether no label is to be written within so many seconds, as far as that is known."""
+        """Return whether no label write is due within this many seconds, as far as known."""
         return self._watcher is None or self._watcher.labels_idle_for(seconds)
 
     def renew(self) -> None:

@@ -137,7 +137,7 @@ class ClusterWatcher:
         return None if self._labels is None else self._labels.trouble
 
     def labels_idle_for(self, seconds: float) -> bool:
-        """Return whether no label is to be written within so many seconds, as far as that is known."""
+        """Return whether no label write is due within this many seconds, as far as known."""
         return self._labels is None or self._labels.idle_for(seconds)
 
     def relabel(self, node: str) -> None:

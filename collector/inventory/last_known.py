@@ -74,7 +74,7 @@ def _lasting(known: Gpu, health: Health | None, *, rebooted: bool) -> Health | N
 
 
 def _in_place_of_values(known: Gpu) -> bool:
-    """Return whether what said that a reset is required was no flag, beside which there is the one of a drain."""
+    """Return whether the required reset came from something other than the flag paired with the drain flag."""
     if known.health is None or not known.health.reset_required:
         return False
     times = dict(known.last_known)

@@ -279,7 +279,7 @@ def impersonation(user: User, where: str) -> list[tuple[str, str]]:
     """Return the headers that ask the server to treat the request as somebody else's; raises BadContextError."""
     if not user.as_user:
         if user.as_uid or user.as_groups or user.as_user_extra:
-            raise BadContextError(f"{where}: as-uid, as-groups and as-user-extra need as beside them")
+            raise BadContextError(f"{where}: as-uid, as-groups and as-user-extra require as")
         return []
     headers = [("Impersonate-User", user.as_user)]
     if user.as_uid:

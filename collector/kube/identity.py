@@ -74,7 +74,7 @@ class Evidence:
         """Note the key of every server that completes a handshake in this context, which must verify it."""
         observer, base = self, context.sslobject_class
 
-        class Observed(base):  # type: ignore[misc, valid-type]  # what the context has been made with goes on working
+        class Observed(base):  # type: ignore[misc, valid-type]  # keeps the context's own class working
             def do_handshake(self) -> None:
                 super().do_handshake()  # raises until it is complete, and for a server that is not verified
                 observer._add_certificate(self.getpeercert(binary_form=True) or b"")

@@ -17,7 +17,7 @@ __all__ = ["PluginSlots", "Rank", "SharedPluginSlots"]
 
 SLOTS = 8  # each may well be a Python interpreter of its own
 RESERVED_SLOTS = 2  # of them, for plugins that succeeded the last time
-MAX_HOLD_SECONDS = 5.0  # then a slot is given up, and its plugin goes on running without one
+MAX_HOLD_SECONDS = 5.0  # then the slot is released, and its plugin continues without one
 
 
 class Rank(enum.IntEnum):

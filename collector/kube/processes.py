@@ -117,7 +117,7 @@ class _Pipe:
     def drain(self) -> None:
         """Take what has been printed and not been read yet."""
         with contextlib.suppress(BlockingIOError):
-            for _ in range(16):  # a child that goes on printing must not hold us
+            for _ in range(16):  # a child that keeps printing must not block us
                 self._keep(os.read(self._reader, 1 << 16))
 
     def close_writer(self) -> None:

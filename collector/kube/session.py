@@ -98,9 +98,9 @@ class Session:
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
     are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `handed_over` are the
-    credentials of sessions before, whose renewed tokens go on to count, and those of this one. `on_credential_expiry`
-    gets when what is presented is good that nobody here can renew, None if it does not end, first and whenever that
-    changes. `on_proof` gets what proves which server this is, whenever that changes.
+    credentials of earlier sessions, whose renewed tokens remain in use, and those of this one. `on_credential_expiry`
+    is called with the validity of credentials that cannot be renewed here (None: no expiry), at first and on every
+    change. `on_proof` is called with the proofs of the server's identity whenever they change.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class TokenCredentials:
 
     Whether that can be renewed is found out elsewhere (`collector.kube.token_renewal`): `adopt` takes the new one.
     `file` is where the source reads it, None for a token in the kubeconfig itself. `before` are the credentials that
-    these take the place of, for the same server: what they were renewed to goes on to count.
+    these replace, for the same server: tokens renewed from them remain in use.
     """
 
     def __init__(

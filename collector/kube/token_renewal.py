@@ -38,7 +38,7 @@ MAX_SPACING_SECONDS = 3600.0
 MAX_SKEW_SECONDS = 60.0  # of this clock and the server's, beyond which it is said
 
 
-# Where there is one, a clock that goes on while the machine sleeps.
+# If available, a clock that keeps running while the machine sleeps.
 _elapsed = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -47,7 +47,7 @@ class BadTokenError(GpuidError):
 
 
 class TokenRenewal:
-    """Keeps the token of one session from ending, in a task beside those that use it.
+    """Renews the token of one session before it expires, in its own task.
 
     `share` of a token's lifetime passes before it is renewed; `clock` returns Unix seconds, and `elapsed` those since
     any moment, by a clock that nobody sets.

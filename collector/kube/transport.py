@@ -150,7 +150,7 @@ class PacedReceiver(ResponseHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, or go on with what came before."""
+        """Accept received data, or continue with earlier data."""
         if self._receiving or not data:  # it passes on what is left; or who takes what came before has it continue
             super().data_received(data)
             return

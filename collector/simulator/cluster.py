@@ -424,7 +424,7 @@ class SimulatedCluster:
     def publish_slices(self, version: SliceVersion = "v1", split: bool = False, plugin: bool = False) -> Done:
         """Serve ResourceSlices, one for each node, or with split one for each GPU, as the NVIDIA DRA driver does.
 
-        Unless plugin, no device plugin is beside it: nodes offer no GPUs and have no labels of it.
+        Unless `plugin`, there is no device plugin: nodes advertise no GPUs and have none of its labels.
         """
         for node in () if plugin else self.nodes:
             self.objects.withdraw_gpus(node, forget=True)

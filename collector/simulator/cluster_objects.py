@@ -27,7 +27,7 @@ class ClusterObjects:
         self._factory = factory
         self.shape = factory.shape
         self._pods: dict[str, str] = {}  # key of the GPU pod, by node
-        self._readers: dict[str, str] = {}  # key of the pod that prints beside it, by node
+        self._readers: dict[str, str] = {}  # key of the additional pod that prints, by node
         self._generations: dict[str, int] = {}  # how often a name has been reused, by `node NAME` or `pod NODE`
         self._last_number = 0  # of a node
         self._units: dict[str, int] = {}  # `nvidia.com/gpu` per GPU, by node; 1 where missing

@@ -51,7 +51,7 @@ _TABLE = (
     "texture_memory",
     "texture_shm",
     "cbu",
-)  # beside memory and the cache that counts
+)  # other than memory and the cache that counts
 
 
 def health_lines(form: DriverForm, card: Health, banks: int) -> dict[str, list[str]]:

@@ -112,7 +112,7 @@ class PodLogs:
 
 
 def _spoiled(lines: list[tuple[float, bytes]], last: int, fault: LogFault) -> list[tuple[float, bytes]]:
-    """Return what a fault leaves of a log, of which the last document has so many lines."""
+    """Return what a fault leaves of a log whose last document has this many lines."""
     match fault.how:
         case LogFaultKind.EMPTY | LogFaultKind.UNREADABLE:
             return []

@@ -58,7 +58,7 @@ async def count(connection: AsyncConnection, time: float) -> Counts:
 
 
 async def keep(database: Database, now: float, *, events: int = EVENTS_PER_CHECKPOINT, most: int = 100) -> int:
-    """Make the checkpoints that are due at `now` (Unix seconds), at most so many; returns how many. Raises StoreError.
+    """Make the checkpoints due at `now` (Unix seconds), up to a limit; return how many. Raises StoreError.
 
     Each is a transaction of its own, in which nobody else records.
     """

@@ -333,7 +333,7 @@ def _interned(text: str | None) -> str | None:
 
 
 def _marks_without_times(written: Any, count: int, time: float | None) -> list[tuple[LastReport, ...]]:
-    """Return what an earlier version wrote as names alone: what is marked was not reported at `time`."""
+    """Return marks that an earlier version wrote as names only: these fields were not reported at `time`."""
     texts = _column(written, "last_known", count)
     return [tuple(LastReport(field, time or 0.0) for field in text.split(",")) if text else () for text in texts]
 

@@ -1,4 +1,4 @@
-"""Sets a damaged SQLite file aside, with the files beside it, and says what was lost with it."""
+"""Sets aside a damaged SQLite file with its companion files, and reports the loss."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ class SetAside(NamedTuple):
 
 
 def set_aside(path: Path, now: float) -> Path:
-    """Rename a file and those beside it, so that a new one can be made; returns its new path. Raises OSError.
+    """Rename a file and its companions, so that a new one can be created; return its new path. Raises OSError.
 
     For the collector that holds its lock. A link stays, and what it points to is renamed. `now` is in Unix seconds.
     """

@@ -81,7 +81,7 @@ class Database:
     ) -> None:
         self.location = location
         self.end = end or EndDeadline()
-        self.id = ""  # random, and the store's for ever
+        self.id = ""  # random, and permanent for the store
         self.trouble: StoreError | None = None  # why it is not open at present
         self.renewed = False  # whether it replaces a damaged one, and nobody has acted on that yet
         self._settings = settings

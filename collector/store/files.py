@@ -30,13 +30,13 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
-SIDE_FILES = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database, by what it appends to its name
+SIDE_FILES = ("-wal", "-shm", "-journal")  # suffixes of the files that SQLite keeps next to a database
 PRIVATE_MODE = 0o600  # of every file: names of clusters, nodes and serials, and what sinks have not got yet
 MAX_CHECKED_BYTES = (
     512 << 20
 )  # of a file all of whose pages are checked at each start; larger ones take a second or more
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
-# A text that is damaged is read with its holes, rather than not at all, and all that is beside it.
+# Damaged text is read with gaps instead of not at all, and everything else normally.
 DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 
 _MAGIC = b"SQLite format 3\0"
@@ -124,7 +124,7 @@ def prepare_file(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise _no_file(path)
-    # SQLite gives the files beside it the mode of the database, whatever the umask; so that one must be right first.
+    # SQLite gives its other files the database's mode, whatever the umask, so that one must be right first.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
     head = _read(path, _HEAD_BYTES)
     ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
@@ -166,7 +166,7 @@ def verify(path: Path) -> None:
 
 
 def foreign_log(path: Path) -> bool:
-    """Return whether the write-ahead log beside a store of ours is another database's, or no log; raises OSError.
+    """Return whether the write-ahead log of our store belongs to another database or is not a log; raises OSError.
 
     SQLite writes one of another database into the file, and quietly ignores one that it cannot read.
     """

@@ -191,7 +191,7 @@ class Leadership:
         return (await connection.execute(taking.returning(*_COLUMNS))).mappings().first()
 
     def _note(self, row: RowMapping | None, asked: float | None) -> None:
-        """Note who has the lease; `asked` is when it was asked for, if this collector may have it now."""
+        """Record the lease's holder; `asked` is when it was requested, if this collector may hold it now."""
         if row is None:
             self._holder, self._held_until = "", float("-inf")
             return

@@ -63,7 +63,7 @@ async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> Non
                     connection = await stack.enter_async_context(engine.connect())
                     await connection.run_sync(is_current)
             except TimeoutError:
-                # A pooler that has no more than one would let us wait for ever.
+                # A pooler with a single connection would make us wait forever.
                 log.warning("no second connection to update the store's tables with: others wait until it is done")
                 await turn.run_sync(migrate, location)
                 await turn.commit()

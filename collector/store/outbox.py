@@ -228,7 +228,7 @@ class Outbox:
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
         """Make two batches of one of at least two records, and return the first; None if it is no longer the next.
 
-        Records that were read together cannot be told apart by a cursor: their halves are kept beside the dead letters,
+        Records that were read together cannot be told apart by a cursor: their halves are kept with the dead letters,
         with `reason`, until they are delivered.
         """
         async with self._leadership.write() as connection:

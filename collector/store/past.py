@@ -196,7 +196,7 @@ class Past(Bounded):
     async def _pages(
         self, connection: AsyncConnection, time: float, chosen: "_Chosen", after: GpuPosition | None, limit: int
     ) -> AsyncGenerator[list[Row], None]:
-        """Yield the placements of GPUs page after page, each of at most so many, as they were then."""
+        """Yield the placements of GPUs at that time in pages of limited size."""
         order = (*_PLACE, _placements.uuid)
         columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))

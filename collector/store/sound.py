@@ -1,4 +1,4 @@
-"""Reads values that a damaged row may hold in place of what was written: nothing that is beside them gets lost.
+"""Reads values that may be damaged without losing the rest of the row.
 
 SQLite keeps a value of any type in any column, and a page whose bytes have changed may still be a page.
 """

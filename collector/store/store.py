@@ -265,7 +265,7 @@ _NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
 _UNTIL = (
     select(func.max(schema.placements.c.until))
     .where(schema.placements.c.uuid == schema.absent.c.uuid)
-    .scalar_subquery()  # by the index of the absent GPUs alone, which are few beside all placements
+    .scalar_subquery()  # by the index of absent GPUs, which are few compared to all placements
 )
 _ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL, schema.absent.c.facts)
 

@@ -31,7 +31,7 @@ class SinkStatuses:
         return sorted(self._statuses.values(), key=lambda status: status.sink)
 
     def delivered(self, sink: str, records: int = 0) -> None:
-        """Note that a batch of so many records was delivered."""
+        """Record a delivered batch and its number of records."""
         status = self._of(sink)
         status.delivered += records
         self._clear_failure(status)

@@ -1,6 +1,6 @@
 """Bring the modules of NetBox's devices in line with where gpuid sees each GPU.
 
-`python netbox.py --gpuid URL --netbox URL --token-file FILE [--dry-run]`; see README.md beside this file. Needs httpx.
+`python netbox.py --gpuid URL --netbox URL --token-file FILE [--dry-run]`; see README.md in this folder. Needs httpx.
 
 A node is the device that `--device` names, and each GPU a module in the bay "GPU N" of its device, known by the custom
 field `gpu_uuid`. Devices are never made, and modules without that field are never touched. A second run changes

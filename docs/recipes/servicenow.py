@@ -1,6 +1,6 @@
 """Bring the GPUs of a ServiceNow CMDB in line with where gpuid sees them.
 
-`python servicenow.py --gpuid URL --instance URL --auth-file FILE [--dry-run]`; see README.md beside this file. Needs
+`python servicenow.py --gpuid URL --instance URL --auth-file FILE [--dry-run]`; see README.md in this folder. Needs
 httpx.
 
 Each GPU is a configuration item of the class `cmdb_ci_gpu`, made and changed by the Identification and Reconciliation

@@ -74,7 +74,7 @@ class Blank:
 
     @contextlib.asynccontextmanager
     async def collecting(self) -> AsyncIterator[World]:
-        """Run a collector; the next one goes on with its store."""
+        """Run a collector; the next one continues with its store."""
         bound = anyio.Event()
         url: list[str] = []
 

@@ -106,12 +106,12 @@ async def break_token(collector: Collector, simulator: Simulator) -> Callable[[]
     collector.kubeconfig.write_text(good.replace(simulator.clusters["sim-1"].token, "not-the-token"))
     collector.write()
 
-    async def mend() -> None:
+    async def repair() -> None:
         partial = collector.folder / "kubeconfig.new"
         partial.write_text(good)
         partial.replace(collector.kubeconfig)
 
-    return mend
+    return repair
 
 
 async def break_server(_collector: Collector, simulator: Simulator) -> Callable[[], Awaitable[object]]:
@@ -122,10 +122,10 @@ async def break_server(_collector: Collector, simulator: Simulator) -> Callable[
 async def break_rights(_collector: Collector, simulator: Simulator) -> Callable[[], Awaitable[object]]:
     simulator.clusters["sim-1"].deny("list", "pods")
 
-    async def mend() -> None:
+    async def repair() -> None:
         simulator.clusters["sim-1"].allow()
 
-    return mend
+    return repair
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_an_unreachable_cluster_recovers_and_never_affects_the_others(
     harm: Callable[..., Awaitable[Callable[[], Awaitable[object]]]],
     state: str,
 ) -> None:
-    mend = await harm(collector, simulator)
+    repair = await harm(collector, simulator)
     collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-2"))
     await eventually(collector.up, {"sim-0": 1, "sim-1": 0, "sim-2": 1})
@@ -151,7 +151,7 @@ async def test_an_unreachable_cluster_recovers_and_never_affects_the_others(
     first, second, third, *_ = answer.text.splitlines()
     assert (answer.status_code, first, third) == (200, "[+]sim-0 up", "[+]sim-2 up")
     assert len(second) > len(f"[-]sim-1 {state}: ")
-    await mend()
+    await repair()
     await eventually(collector.gpus, simulator.fleet.expected())
     await eventually(collector.up, {"sim-0": 1, "sim-1": 1, "sim-2": 1})
 
@@ -316,7 +316,7 @@ async def test_changes_of_machines_and_pods_are_followed(complete: Collector, si
 async def test_a_new_container_is_read_again(complete: Collector, simulator: Simulator) -> None:
     cluster = simulator.clusters["sim-0"]
     for action in (cluster.replace_pod, cluster.restart_container, cluster.restart_pod, cluster.reboot_node):
-        simulator.fleet.swap_tray("sim-0", "gpu-0001")  # nobody is told of it
+        simulator.fleet.swap_tray("sim-0", "gpu-0001")  # without any notification
         action("gpu-0001")
         await eventually(complete.gpus, simulator.fleet.expected())
 

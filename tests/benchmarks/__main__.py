@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--small", action="store_true", help="a few nodes only, to see that everything works")
     parser.add_argument("--write", action="store_true", help=f"put the rows into {RESULTS.name}")
-    parser.add_argument("--plot", action="store_true", help="draw the plot beside it, for which more is measured")
+    parser.add_argument("--plot", action="store_true", help="also draw the plot, which needs more measurements")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(COMPARISONS):
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(COMPARISONS)}")

@@ -45,4 +45,4 @@ async def _cost(published: Published, changes: int) -> float:
         published.change(count * 7919 % len(published.readings))
         await published.exposition.refresh()
         seconds.append(time.perf_counter() - started)
-    return sorted(seconds)[len(seconds) // 10]  # what else goes on in the machine only ever adds
+    return sorted(seconds)[len(seconds) // 10]  # other load on the machine can only add

@@ -15,7 +15,7 @@ _PERIOD = 0.002  # seconds between two beats
 
 
 def best(work: Callable[[], object], *, runs: int) -> float:
-    """Seconds of the fastest run: what else goes on in the machine only ever adds."""
+    """Seconds of the fastest run: other load on the machine can only add."""
     return min(_timed(work) for _ in range(runs))
 
 

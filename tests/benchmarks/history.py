@@ -296,5 +296,5 @@ def parse_again(count: int) -> float:
 
 
 def rate(number: float) -> str:
-    """Write so many a second."""
+    """Write this many per second."""
     return f"{number:,.0f} a second"

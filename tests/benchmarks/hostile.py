@@ -1,4 +1,4 @@
-"""Hostile API servers beside healthy clusters: `python -m tests.benchmarks.hostile [KIND …] [--seconds N]`.
+"""Hostile API servers among healthy clusters: `python -m tests.benchmarks.hostile [KIND …] [--seconds N]`.
 
 The healthy ones must not notice: they are read as often and as fast as without it, /healthz responds in time, and
 memory
@@ -226,16 +226,16 @@ def neighbours(folder: Path, *, clusters: int = CLUSTERS, nodes: int = NODES) ->
 
 
 def rows(kinds: Sequence[str], seconds: float) -> Iterator[tuple[Row, list[str]]]:
-    """Measure each kind beside healthy clusters; yield it with what they noticed of it."""
-    with tempfile.TemporaryDirectory() as name, neighbours(Path(name)) as beside:
-        alone = beside.alone(SECONDS)
+    """Measure each kind among healthy clusters; yield it with what they noticed of it."""
+    with tempfile.TemporaryDirectory() as name, neighbours(Path(name)) as healthy:
+        alone = healthy.alone(SECONDS)
         what = f"{CLUSTERS} clusters × {NODES} nodes, each read every {REFRESH_SECONDS} s, for {SECONDS:g} s"
         yield Row(what, _described(alone), "", ""), []
         for kind in kinds:
-            seen = beside.watch(kind, seconds=seconds)
+            seen = healthy.watch(kind, seconds=seconds)
             yield (
                 Row(
-                    f"… beside `{kind}` ({' → '.join(seen.states[kind])})",
+                    f"… with `{kind}` ({' → '.join(seen.states[kind])})",
                     _described(seen),
                     f"{duration(alone.seconds)}: without it",
                     f"{seen.seconds / alone.seconds:.2f} × as long",

@@ -1,4 +1,4 @@
-"""Hostile API servers of every kind, for fifteen seconds each, beside healthy clusters that must not notice.
+"""Hostile API servers of every kind, for fifteen seconds each, among healthy clusters that must not notice.
 
 Several are there at the same time, or it would take ten minutes; together they may use of the event loop what one may
 by default. `python -m tests.benchmarks.hostile --seconds 300` tries each of them alone.
@@ -16,7 +16,7 @@ GROUPS = 4
 ATTEMPTS = 3  # whatever else the machine has to do in one of them is no fault of ours
 
 
-class Beside(NamedTuple):
+class Neighbourhood(NamedTuple):
     """The healthy clusters, and what was seen of them alone."""
 
     neighbours: Neighbours
@@ -24,14 +24,14 @@ class Beside(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+def neighbourhood(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbourhood]:
     with neighbours(tmp_path_factory.mktemp("hostile")) as found:
-        yield Beside(found, found.alone(SECONDS / 2))
+        yield Neighbourhood(found, found.alone(SECONDS / 2))
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_healthy_clusters_do_not_notice(beside: Beside, group: int) -> None:
-    kinds, healthy, alone = list(KINDS)[group::GROUPS], beside.neighbours, beside.alone
+def test_healthy_clusters_do_not_notice(neighbourhood: Neighbourhood, group: int) -> None:
+    kinds, healthy, alone = list(KINDS)[group::GROUPS], neighbourhood.neighbours, neighbourhood.alone
     faults: list[list[str]] = []
     while len(faults) < ATTEMPTS:
         seen = healthy.watch(*kinds, seconds=SECONDS)

@@ -1,4 +1,4 @@
-"""How checks run: beside each other, with a deadline, and never stopping one another."""
+"""Checks run concurrently, with a deadline, and never stop one another."""
 
 from collections.abc import Awaitable, Callable
 

@@ -80,7 +80,7 @@ class Clusters:
         self._write_kubeconfig(document)
 
     def name_token_file(self) -> Path:
-        """Let all users have their token in a file beside the kubeconfig; returns that of sim-0."""
+        """Move all users' tokens to files next to the kubeconfig; return that of sim-0."""
         document = json.loads(self._simulator.kubeconfig.read_text())
         for entry in document["users"]:
             file = self._folder / f"{entry['name']}.token"

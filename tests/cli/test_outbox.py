@@ -1,4 +1,4 @@
-"""`gpuid outbox`, on a store beside which no collector runs."""
+"""`gpuid outbox`, on a store without a running collector."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def outbox(*args: str | Path, answer: str | None = None) -> Result:
 def config(history_config: Path) -> Path:
     """Of two changes, hook refused both and lake, configured no more, has the first one on its way.
 
-    log is owed readings, but has none.
+    log wants readings, but there are none.
     """
     settings = StoreSettings(url=f"sqlite://{history_config.parent}/gpuid.db")
 
@@ -189,7 +189,7 @@ def test_without_a_store_there_is_no_outbox(tmp_path: Path, command: tuple[str, 
 
 
 def test_it_works_beside_a_collector(config: Path):
-    async def beside(act: Callable[[], None]) -> None:
+    async def concurrently(act: Callable[[], None]) -> None:
         async with Store.open(StoreSettings(url=f"sqlite://{config.parent}/gpuid.db"), OpenMode.COLLECTOR):
             await anyio.to_thread.run_sync(act)
 
@@ -198,7 +198,7 @@ def test_it_works_beside_a_collector(config: Path):
         assert outbox("drop", "2", "-y", "-c", config).exit_code == 0
         assert letters(config) == [(1, True)]
 
-    anyio.run(beside, act)
+    anyio.run(concurrently, act)
 
 
 def test_commands_are_in_the_order_of_need():

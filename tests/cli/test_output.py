@@ -182,7 +182,7 @@ def test_what_is_no_time_stays_as_it_is(value: object):
 class TestWatching:
     @pytest.fixture
     def looks(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-        """End watching by Ctrl-C after so many looks, without waiting between them."""
+        """Stop watching with Ctrl-C after this many refreshes, without waiting between them."""
 
         def after(count: int) -> None:
             left = [count]

@@ -1,4 +1,4 @@
-"""Limits of memory and threads: one line and exit code 1, never a traceback, nor an end without a word."""
+"""Limits of memory and threads: one line and exit code 1, never a traceback or a silent exit."""
 
 import contextlib
 import re

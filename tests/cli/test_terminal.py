@@ -24,7 +24,7 @@ PLAIN = {"NO_COLOR": "1"}
 
 @pytest.fixture
 def move(tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """A simulated cluster with a configuration beside it; a call moves a GPU and tells which."""
+    """A simulated cluster with its configuration; a call moves a GPU and returns which."""
     simulator = Simulator(clusters=1, nodes=3, gpus=4, latency=0.5)
     (port,) = free_ports(1)
     with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(simulator):

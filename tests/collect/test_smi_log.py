@@ -53,7 +53,7 @@ def printing(world: World) -> World:
 
 
 async def looked_at(world: World, times: int) -> None:
-    """Wait until logs were looked at so many more times."""
+    """Wait until logs were read this many more times."""
     before = world.requested("log", "pods")
     await eventually(lambda: world.requested("log", "pods") > before + times)
 

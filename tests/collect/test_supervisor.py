@@ -1,4 +1,4 @@
-"""The task of one cluster goes on until it is stopped."""
+"""The task of one cluster runs until it is stopped."""
 
 import logging
 from collections.abc import AsyncIterator

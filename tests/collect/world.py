@@ -217,7 +217,7 @@ class World:
         assert self.seen.gpus == self.truth
 
     async def stays(self, condition: Callable[[], object], seconds: float = 0.4) -> None:
-        """See that something holds, and goes on to hold."""
+        """Check that something is true and stays true."""
         with anyio.move_on_after(seconds):
             while True:
                 assert condition()

@@ -352,8 +352,8 @@ class TestANewConfiguration:
             await eventually(lambda: len(kept.taken) == 2 and new.taken)
             assert kept.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
             assert new.taken == [["GPU-3", "GPU-4"]]
-            owed = await desk.store.outbox.sinks()
-            assert [one.sink for one in owed if one.configured] == ["kept", "new"]
+            backlogs = await desk.store.outbox.sinks()
+            assert [one.sink for one in backlogs if one.configured] == ["kept", "new"]
 
     async def test_changed_settings_continue_where_the_old_ones_were(self, at_desk):
         broken, fixed = RecordingSink(lambda _: UnavailableError("gone", Reason.MISSING)), RecordingSink()

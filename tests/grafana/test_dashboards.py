@@ -137,9 +137,9 @@ class TestForGrafana11:
     def test_no_panel_lies_on_another_or_beyond_the_grid(self, path: Path) -> None:
         places = [panel["gridPos"] for panel in panels(load(path))]
         for one, other in combinations(places, 2):
-            beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            side_by_side = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
             below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-            assert beside or below, (one, other)
+            assert side_by_side or below, (one, other)
         assert all(place["x"] + place["w"] <= 24 for place in places)
 
     def test_rows_of_panels_leave_no_hole(self, path: Path) -> None:

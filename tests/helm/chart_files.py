@@ -41,7 +41,7 @@ def table(**properties: Json) -> Json:
 
 SECRET_KEY: Json = table(secretName=TEXT, key=TEXT) | {"required": ["secretName", "key"]}
 
-# What the chart has beside gpuid.toml.
+# The chart's files other than gpuid.toml.
 OTHER_VALUES: Json = {
     "image": table(repository=TEXT, tag={"type": ["string"]}, pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]}),
     "imagePullSecrets": LIST,

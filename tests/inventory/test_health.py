@@ -671,7 +671,7 @@ STEPS = st.tuples(st.sampled_from([A, B, WEST, None]), HEALTHS, st.booleans(), s
 
 @given(st.lists(STEPS, max_size=8))
 def test_the_changes_tell_all_that_a_gpu_is_degraded_by(steps: list[tuple[Place | None, Health | None, bool, str]]):
-    """Wherever it goes, and whatever the drivers there report: who has the changes alone knows how it is."""
+    """Wherever it goes, and whatever the drivers report: the changes alone determine its health."""
     world, here, time = World(), None, 0.0
     state: dict[str, Any] = {}
     for place, health, gone_first, boot in steps:

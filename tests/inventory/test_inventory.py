@@ -997,7 +997,7 @@ class TestSearch:
 
 
 class Naive:
-    """The same rules once more, without any index: every question is answered by looking at everything."""
+    """The same rules without any index: every query scans everything."""
 
     def __init__(self) -> None:
         self.gpus: dict[Place, dict[str, Gpu]] = {}  # all that is published

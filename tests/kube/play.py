@@ -95,7 +95,7 @@ def error(code: int, reason: str, **more: Any) -> bytes:
 
 
 def watch(*chunks: bytes, then: str = "hang", after: float = 0.0) -> Step:
-    """Send `chunks`, and `after` some seconds hang without a word, end in order (`end`) or break (`drop`)."""
+    """Send `chunks`, and `after` some seconds hang silently, end properly (`end`) or break (`drop`)."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         assert request.query["watch"] == "true"

@@ -386,7 +386,7 @@ class TestAnExec:
 
 
 class FakeTransport(asyncio.Transport):
-    """Notes when it is asked to stop reading and to go on."""
+    """Records when it is asked to pause and resume reading."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Exec plugins: how they are run, what they are told, and everything that they do wrong."""
+"""Exec plugins: how they are run, their input, and all their failures."""
 
 import base64
 import os

@@ -371,7 +371,7 @@ class TestWebSocket:
         assert str(error).endswith('forbidden: pods "p" is forbidden: cannot create resource "pods/exec"')
 
     @pytest.mark.parametrize(
-        ("code", "body", "told"),
+        ("code", "body", "expected"),
         [
             (400, '{"kind": "Status", "message": "Upgrade request required", "code": 400}', True),
             (400, "<html>Bad Request</html>", True),
@@ -384,14 +384,14 @@ class TestWebSocket:
             (503, "", False),
         ],
     )
-    async def test_a_refusal_of_what_is_in_between_says_so(self, session, server, failure, code, body, told):
+    async def test_a_refusal_of_what_is_in_between_says_so(self, session, server, failure, code, body, expected):
         async def refuse(_request):
             return web.Response(status=code, text=body)
 
         server.paths["/exec"] = refuse
         async with session:
             error = await failure(session.websocket(Request(path="/exec")).__aenter__())
-        assert str(error).endswith("; a proxy or load balancer in between may not pass WebSockets") is told
+        assert str(error).endswith("; a proxy or load balancer in between may not pass WebSockets") is expected
 
     async def test_an_absent_pod_is_not_found(self, session, server, failure):
         server.paths["/exec"] = status(404, 'pods "p" not found')

@@ -287,7 +287,7 @@ class TestExecPlugin:
         async with kubeconfig.session(clock=clock) as session:
             for _ in range(10):
                 assert type(await failure(get(session, PODS))) is errors.UnauthorizedError
-        assert len(plugin.runs) == 1, "a token a moment old is not made anew"
+        assert len(plugin.runs) == 1, "a token that is a moment old is not replaced"
 
     async def test_its_certificate_is_shown_and_followed(self, kubeconfig, cluster, plugin, server, authority, clock):
         kubeconfig.write(cluster, plugin.user())

@@ -64,7 +64,7 @@ class Reader:
         return [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
 
     def wait_for(self, line: str, count: int = 1) -> None:
-        """Return once it has printed a line so many times."""
+        """Return once it has printed a line this many times."""
         until(lambda: self.lines().count(line) >= count)
 
     def end(self) -> int:

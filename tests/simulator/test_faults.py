@@ -1,4 +1,4 @@
-"""What a simulated cluster can be told to do, and what a client then sees."""
+"""The faults that can be injected into a simulated cluster, as seen by a client."""
 
 from typing import Any
 

@@ -141,7 +141,7 @@ async def test_the_go_program_s_table_is_migrated_on_request(
     await owner.execute(insert)
     async with table(postgres, tmp_path, create_table=True) as sink:
         await sink.send([record(gpu="1", uuid="a"), record(gpu="1", uuid="b")], key="k")
-    await owner.execute(insert.replace("'9'", "'8'"))  # the Go program may go on writing
+    await owner.execute(insert.replace("'9'", "'8'"))  # the Go program may keep writing
     assert await rows(owner, "gpu, uuid, event") == [
         ("9", "", ""),
         ("1", "a", "appeared"),

@@ -39,7 +39,7 @@ def remove_log(path: Path) -> None:
 
 
 def foreign_log(path: Path) -> None:
-    """Leave the log of another database beside it, as after a backup was copied over it."""
+    """Leave the log of another database next to it, as after copying a backup over it."""
     other = path.with_name("other.db")
     with contextlib.closing(sqlite3.connect(other, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")

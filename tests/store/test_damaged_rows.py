@@ -1,4 +1,4 @@
-"""A damaged row costs nothing that is beside it, on either engine; what it held is known from the others."""
+"""A damaged row affects no other data, on either engine; its content is restored from other rows."""
 
 import functools
 import itertools

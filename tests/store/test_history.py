@@ -386,7 +386,7 @@ class TestFirstSights:
 
 
 class TestAlterations:
-    """What was altered is with the placement during which it was."""
+    """Alterations belong to the placement during which they happened."""
 
     async def test_each_placement_has_its_own_the_newest_first(self, settings, collecting):
         gpu = Gpu(uuid="GPU-1", serial="S", vbios="1")

@@ -48,7 +48,7 @@ async def test_committed_changes_survive_once_and_in_order(settings, tmp_path):
         written = size(acknowledged)
         await last_commit_over(settings)
         await agree(settings, acknowledged.read_text())
-    child.start()  # for the rest of what the sink is owed
+    child.start()  # for the rest of the sink's backlog
     changes = await recorded(settings)
     await eventually(lambda: len(unique(received)) >= len(changes))
     child.stop(signal.SIGKILL)

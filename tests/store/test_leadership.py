@@ -54,7 +54,7 @@ class Clock:
 
 @pytest.fixture
 async def timed(postgres_server):
-    """A leader and a standby whose own clocks the test sets; the server's goes on."""
+    """A leader and a standby whose own clocks the test sets; the server's keeps running."""
     settings = StoreSettings(url=postgres_server.new_database())
     clock = Clock()
     async with Store.open(settings):  # makes the tables, and gives the lead back

@@ -291,7 +291,7 @@ class TestTogether:
 
 class TestRetention:
     async def test_only_what_has_ended_is_forgotten(self, collector, clock):
-        await collector.store.marks.set(["GPU-1"], NewMark(kind=MarkKind.RMA), by="ops")  # for ever
+        await collector.store.marks.set(["GPU-1"], NewMark(kind=MarkKind.RMA), by="ops")  # without an end
         await collector.store.marks.set(["GPU-2"], NewMark(kind=MarkKind.WATCH, until=5000.0), by="ops")
         await collector.store.marks.set(["GPU-3"], NewMark(kind=MarkKind.WATCH), by="ops")
         clock.time = 2000.0

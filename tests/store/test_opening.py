@@ -219,7 +219,7 @@ class TestTheFile:
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             await one.store.history_writer.flushed(10)
-            async with Store.open(sqlite_settings, OpenMode.READER) as reader:  # beside the collector
+            async with Store.open(sqlite_settings, OpenMode.READER) as reader:  # alongside the collector
                 assert len(await reader.history.where("GPU-1")) == 1
                 with pytest.raises(StoreError, match="opened read-only"):
                     await reader.outbox.drop([1])

@@ -1,4 +1,4 @@
-"""What sinks are owed: cursors, batches that stay the same, dead letters; on both engines."""
+"""Backlogs of sinks: cursors, batches that stay the same, dead letters; on both engines."""
 
 import time
 
@@ -23,7 +23,7 @@ async def collector(settings, collecting):
         yield one
 
 
-async def owed(collector, sink="lake", limit=100):
+async def backlog_of(collector, sink="lake", limit=100):
     """Take and confirm every batch."""
     found = []
     while (batch := await collector.store.outbox.next_batch(sink, limit)) is not None:
@@ -42,13 +42,13 @@ class TestWhereASinkBegins:
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "2")
-        assert await owed(collector) == [[("appeared", "GPU-2")]]
+        assert await backlog_of(collector) == [[("appeared", "GPU-2")]]
 
     async def test_with_backfill_it_gets_everything(self, collector):
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": Subscription("changes", True)})
         await read(collector, "b", 20.0, "2")
-        assert await owed(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
+        assert await backlog_of(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
 
     async def test_a_known_sink_continues_where_it_was(self, settings, collecting):
         async with collecting(settings) as one:
@@ -57,12 +57,12 @@ class TestWhereASinkBegins:
             await one.store.outbox.confirm(await one.store.outbox.next_batch("lake", 1))
         async with collecting(settings) as two:
             await two.store.reconcile({"lake": CHANGES})
-            assert await owed(two) == [[("appeared", "GPU-2")]]
+            assert await backlog_of(two) == [[("appeared", "GPU-2")]]
 
     async def test_a_removed_sink_that_returns_continues_where_it_was(self, collector, caplog):
         await collector.store.reconcile({"lake": CHANGES, "idle": READINGS})
         await read(collector, "a", 10.0, "1", "2")
-        await owed(collector, "idle")
+        await backlog_of(collector, "idle")
         await collector.store.reconcile({})
         await collector.store.reconcile({})
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
@@ -75,7 +75,7 @@ class TestWhereASinkBegins:
         await collector.store.prune()
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "3")
-        assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
+        assert await backlog_of(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
         assert [one.configured for one in await collector.store.outbox.sinks()] == [False, True]
 
     async def test_a_sink_removed_for_a_week_is_forgotten(self, collector, caplog):
@@ -100,7 +100,7 @@ class TestWhereASinkBegins:
             ("sink emits other records now; dropping its backlog", "lake", 1)
         ]
         await read(collector, "a", 20.0, "1")
-        assert await owed(collector) == [[("confirmed", "GPU-1")]]
+        assert await backlog_of(collector) == [[("confirmed", "GPU-1")]]
 
 
 class TestRecords:
@@ -170,7 +170,7 @@ class TestRecords:
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "a", 20.0, "2", "3", UnidentifiedGpu(serial="old"), UnidentifiedGpu())
-        assert await owed(collector, limit=3) == [
+        assert await backlog_of(collector, limit=3) == [
             [("appeared", "GPU-1"), ("appeared", "GPU-2")],
             [("confirmed", "GPU-2"), ("appeared", "GPU-3"), ("confirmed", "")],
         ]
@@ -179,14 +179,14 @@ class TestRecords:
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": Subscription("readings", True)})
-        assert await owed(collector) == []
+        assert await backlog_of(collector) == []
 
 
 class TestBatches:
     async def test_they_keep_the_limit_and_the_order(self, collector):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, *"12345")
-        assert [[uuid for _, uuid in batch] for batch in await owed(collector, limit=2)] == [
+        assert [[uuid for _, uuid in batch] for batch in await backlog_of(collector, limit=2)] == [
             ["GPU-1", "GPU-2"],
             ["GPU-3", "GPU-4"],
             ["GPU-5"],
@@ -196,7 +196,7 @@ class TestBatches:
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
         await read(collector, "b", 11.0, "6")
-        assert [len(batch) for batch in await owed(collector, limit=3)] == [5, 1]
+        assert [len(batch) for batch in await backlog_of(collector, limit=3)] == [5, 1]
 
     @pytest.mark.parametrize("emit", ["changes", "readings"])
     async def test_a_batch_in_flight_is_the_same_after_a_restart(self, settings, collecting, emit):
@@ -246,7 +246,7 @@ class TestBatches:
         await collector.store.reconcile({"lake": CHANGES, "hook": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.outbox.next_batch("lake", 9)
-        assert await owed(collector, "hook") == [[("appeared", "GPU-1")]]
+        assert await backlog_of(collector, "hook") == [[("appeared", "GPU-1")]]
         assert await collector.store.outbox.backlog("hook") == SinkBacklog(0, None)
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0)
 
@@ -283,7 +283,7 @@ class TestHalves:
         quarter = await collector.store.outbox.halve(half, "answered 413")
         assert [record.uuid for record in quarter.records] == ["GPU-1"]
         await collector.store.outbox.dead_letter(quarter, "answered 413")
-        assert [[uuid for _, uuid in batch] for batch in await owed(collector)] == [
+        assert [[uuid for _, uuid in batch] for batch in await backlog_of(collector)] == [
             ["GPU-2"],
             ["GPU-3", "GPU-4", "GPU-5"],
             ["GPU-6"],
@@ -336,7 +336,7 @@ class TestHalves:
         whole = await collector.store.outbox.next_batch("lake", 100)
         half = await collector.store.outbox.halve(whole, "answered 413")
         assert await collector.store.outbox.next_batch("lake", 100) == half
-        assert [[uuid for _, uuid in batch] for batch in await owed(collector)] == [
+        assert [[uuid for _, uuid in batch] for batch in await backlog_of(collector)] == [
             ["GPU-1"],
             ["GPU-2", "GPU-3"],
             ["GPU-4", "GPU-5", "GPU-6"],
@@ -360,7 +360,7 @@ class TestBacklog:
         await collector.store.reconcile({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         batch = await collector.store.outbox.next_batch("lake", 1)
-        await owed(collector, "log")
+        await backlog_of(collector, "log")
         assert await collector.store.outbox.sinks() == [
             SinkState(sink="hook", emit="readings", records=2, oldest=10.0, next=None),
             SinkState(sink="lake", emit="changes", records=2, oldest=10.0, next=batch.key),
@@ -394,7 +394,7 @@ class TestDeadLetters:
         )
         assert (await collector.store.outbox.show(letter.id)).records == batch.records
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0, dead_letters=1)
-        assert await owed(collector) == [[("appeared", "GPU-2")]]
+        assert await backlog_of(collector) == [[("appeared", "GPU-2")]]
 
     async def test_another_process_may_replay_it_under_its_key(self, settings, collector):
         batch = await self.refused(collector)
@@ -406,7 +406,7 @@ class TestDeadLetters:
         assert (again.key, again.records, again.dead_letter) == (batch.key, batch.records, letter.id)
         await collector.store.outbox.confirm(again)
         assert await collector.store.outbox.dead_letters() == []
-        assert await owed(collector) == [[("appeared", "GPU-2")]]
+        assert await backlog_of(collector) == [[("appeared", "GPU-2")]]
 
     async def test_a_replay_that_is_rejected_is_a_dead_letter_again(self, collector):
         await self.refused(collector)

@@ -193,10 +193,10 @@ async def test_broken_connections_lose_and_duplicate_nothing(replica, receiver):
 async def test_only_the_leader_configures_sinks(replica):
     first = await replica("first", "lake")
     second = await replica("second", "lake", "hook")
-    assert [owed.sink for owed in await second.store.outbox.sinks()] == ["lake"]
+    assert [one.sink for one in await second.store.outbox.sinks()] == ["lake"]
     await second.store.reconcile({"hook": Subscription("changes", False)})
-    assert [owed.sink for owed in await second.store.outbox.sinks()] == ["lake"]
+    assert [one.sink for one in await second.store.outbox.sinks()] == ["lake"]
     await first.end()
     await second.lead()
-    found = {owed.sink: owed.configured for owed in await second.store.outbox.sinks()}
+    found = {one.sink: one.configured for one in await second.store.outbox.sinks()}
     assert found == {"hook": True, "lake": False}

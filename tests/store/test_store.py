@@ -1,4 +1,4 @@
-"""The store as the collector uses it: what was recorded is there after the next start, on both engines."""
+"""The store as the collector uses it: everything recorded is there after the next start, on both engines."""
 
 import pytest
 

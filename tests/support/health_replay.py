@@ -1,4 +1,4 @@
-"""What somebody who has the changes alone knows of the health of each GPU."""
+"""The health of each GPU as reconstructed from the changes alone."""
 
 from collections.abc import Iterable
 

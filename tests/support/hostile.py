@@ -158,7 +158,7 @@ class Calm:
 
 
 class ManyNodes(Calm):
-    """Has so many nodes that some are read all the time."""
+    """Has enough nodes that some are always being read."""
 
     nodes = 2000
 

@@ -380,7 +380,7 @@ class Issuer:
     rotate: bool = True
     lifetime: float = 600
     redirects: dict[str, str] = field(default_factory=dict)  # path -> where to
-    hangs_at: str = ""  # the path where `waiting` is set and nothing goes on before `go`
+    hangs_at: str = ""  # the path where `waiting` is set and everything stops until `go`
     waiting: anyio.Event = field(default_factory=anyio.Event)
     go: anyio.Event = field(default_factory=anyio.Event)
 
@@ -489,7 +489,7 @@ class Plugin:
 
     @property
     def information(self) -> Any:
-        """What the last run was told."""
+        """The input of the last run."""
         return json.loads((self.folder / "info").read_text())
 
     def user(self, version: str = "v1", **more: Any) -> dict[str, Any]:

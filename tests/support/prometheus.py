@@ -124,7 +124,7 @@ def scraping(
     cluster_label: str = "cluster",
     scrape_seconds: int = 1,
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus, with our rules, that scrapes collectors often, and the usual exporters beside them."""
+    """Run a Prometheus, with our rules, that scrapes collectors often, together with the usual exporters."""
     (port,) = free_ports(1)
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""S3 for the tests of its sink: two servers that know nothing of each other, and one that answers as it is told."""
+"""S3 for the tests of its sink: two servers that know nothing of each other, and one with scripted answers."""
 
 import contextlib
 import os

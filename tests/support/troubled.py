@@ -185,7 +185,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus,
     )
 
     def shown(query: str, series: int, at: float | None = None) -> bool:
-        """Whether both servers answer a query with so many series, of two collectors and of one."""
+        """Whether both servers answer a query with this many series, of two collectors and of one."""
         renamed = query.replace("cluster=", f"{LABEL}=").replace(">= 20", f">= {20 // LABEL_SCRAPE_SECONDS}")
         return len(server.query(query, at)) >= series and len(labelled.query(renamed, at)) >= 1
 
@@ -225,7 +225,7 @@ class _Fleet:
         )
 
     def start(self) -> None:
-        """Start it, and wait until it can be told what to do."""
+        """Start it, and wait until it accepts commands."""
         self.process.start()
         until(lambda: "Control" in self.process.tail())
         (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)

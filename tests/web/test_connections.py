@@ -62,7 +62,7 @@ def secured(request: Any, tmp_path: Path) -> dict[str, Any]:
 
 
 class Client:
-    """One connection that does only what it is told to; closed at the end of the test."""
+    """One scripted connection; closed at the end of the test."""
 
     opened: ClassVar[list["Client"]] = []
 

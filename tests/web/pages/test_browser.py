@@ -398,7 +398,7 @@ class TestHostility:
 CAMERA = """
   window.BarcodeDetector = class {
     static async getSupportedFormats() { return ["qr_code"]; }
-    async detect(video) { return video.videoWidth ? [{ rawValue: "S/N: 102" }, ...window.beside ?? []] : []; }
+    async detect(video) { return video.videoWidth ? [{ rawValue: "S/N: 102" }, ...window.others ?? []] : []; }
   };
   const canvas = document.createElement("canvas");
   setInterval(() => canvas.getContext("2d").fillRect(0, 0, Math.random() * 9, 9), 50);
@@ -450,7 +450,7 @@ class TestFinding:
         page.get_by_label("Several").check()
         page.get_by_role("button", name="Start the camera").click()
         expect(page.locator("#ids")).to_have_value("S/N: 102\n")
-        page.evaluate("window.beside = [{ rawValue: '692-2G520-0205-001' }]")  # the part number, on the same label
+        page.evaluate("window.others = [{ rawValue: '692-2G520-0205-001' }]")  # the part number, on the same label
         page.get_by_label("Several").uncheck()
         page.wait_for_url("**/gpus/GPU-a2")
         context.close()
