@@ -139,7 +139,7 @@ def _gpus(problem: Row) -> Iterator[str]:
         yield ", ".join(filter(None, words))
     total = problem.get("gpus_total")
     if isinstance(total, int) and total > _MAX_GPUS:
-        yield f"and {counted(total - _MAX_GPUS, 'more GPU')}(see -o json)"
+        yield f"and {counted(total - _MAX_GPUS, 'more GPU')} (see -o json)"
 
 
 def _place(one: Row) -> str:

@@ -253,10 +253,10 @@ def describe_searched(searched: Searched) -> list[str]:
             "This collector keeps no history: its configuration has no [store], so former GPUs are unknown.",
         ]
     elif searched.history_since is None:
-        said = [f"Not among the {fleet} {known}or in the history, which is empty."]
+        said = [f"Not among the {fleet} {known} or in the history, which is empty."]
     else:
         since = rfc3339(searched.history_since, "seconds")
-        said = [f"Not among the {fleet} {known}or in the history, which goes back to {since}."]
+        said = [f"Not among the {fleet} {known} or in the history, which goes back to {since}."]
     if searched.limit:
         said.append(_sentence(searched.limit))
     if searched.recorded:

@@ -129,7 +129,7 @@ async def look_back(past: Past | None, time: float, view: CollectorView | None =
     if begins is None:
         raise NotRecordedError("the history is empty: nothing has been recorded yet")
     if time < begins:
-        raise NotRecordedError(f"the history begins at {rfc3339(begins)}and has nothing for {as_of(time)}")
+        raise NotRecordedError(f"the history begins at {rfc3339(begins)} and has nothing for {as_of(time)}")
     return LookBack(time, past, health_begins, view)
 
 

@@ -266,7 +266,7 @@ class TestReported:
 
     async def test_what_takes_effect_at_the_next_start_is_reported_apart(self, world: World, service: Service) -> None:
         world.write("sim-0", "sim-1", listen="127.0.0.1:1")
-        lines = ["restart required: changes of [server] take effect after a restart"]
+        lines = ["restart required: changes to [server] take effect after a restart"]
         await eventually(
             lambda: self.reported(world), Reported(1, 1, lines, ["Configuration changes require a restart"])
         )

@@ -495,7 +495,7 @@ class TestPods:
         assert hint.startswith(
             "set `preset` or `sources` to the pods that can run nvidia-smi; to look for pods in other namespaces, run"
             " gpuid check or gpuid init as a user who may list pods in all of them; may not list pods in all"
-            " namespaces: looked only in gpu-operator, "
+            " namespaces: searched only gpu-operator, "
         )
         assert "kube-system" not in hint
 

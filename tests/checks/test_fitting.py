@@ -149,7 +149,7 @@ def test_what_is_added_to_own_sources_is_written_with_them():
                 "no pod of any preset seen on 6 GPU nodes",
                 "6 GPU nodes without a known GPU pod seen: a, b, c, d, e, …",
                 ELSEWHERE,
-                "may not list pods in all namespaces: looked only in kube-system",
+                "may not list pods in all namespaces: searched only kube-system",
             ),
         ),
         (
@@ -167,7 +167,7 @@ def test_what_is_added_to_own_sources_is_written_with_them():
                 "2 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator",
                 "1 GPU node without a known GPU pod seen: c",
                 ELSEWHERE,
-                "may not list pods in all namespaces: looked only in gpu-operator",
+                "may not list pods in all namespaces: searched only gpu-operator",
             ),
         ),
         (

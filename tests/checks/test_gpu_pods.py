@@ -108,7 +108,7 @@ async def test_without_that_right_the_presets_namespaces_are_looked_at(simulator
     named(simulator, "elsewhere").deny("list", "pods", "nvidia")
     missed = await fit(simulator, "elsewhere")
     assert (missed.setting, missed.uncovered) == ("", ("gpu-0000", "gpu-0001"))
-    assert missed.survey.limits.startswith("may not list pods in all namespaces: looked only in gpu-operator, ")
+    assert missed.survey.limits.startswith("may not list pods in all namespaces: searched only gpu-operator, ")
 
 
 async def test_a_server_without_access_reviews_is_asked_for_a_pod(simulator: Simulator):

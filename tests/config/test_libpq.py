@@ -76,7 +76,7 @@ def test_connect_timeout_is_in_seconds_as_libpq_has_it(text, seconds):
 def test_the_authorities_of_the_system_check_the_name():
     found = connection_options(f"{URL}?sslrootcert=system&sslmode=verify-full&krbsrvname=x")
     assert (found.url, found.system_authorities) == (f"{URL}?krbsrvname=x", True)
-    assert "goes with sslmode=verify-full" in refusal("sslrootcert=system&sslmode=require")
+    assert "requires sslmode=verify-full" in refusal("sslrootcert=system&sslmode=require")
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,13 @@ def test_the_authorities_of_the_system_check_the_name():
         ("pgbouncer=true", "url: pgbouncer is an option of Prisma; remove it"),
         ("schema=gpu", "url: schema is not a parameter of libpq; use options=-csearch_path%3DNAME instead"),
         ("connection_limit=5&pool_timeout=9", "connection_limit is an option of another program's connection pool"),
-        ("statement_timeout=5", "url: statement_timeout is not a parameter of libpq; remove it, or pass a setting"),
+        (
+            "statement_timeout=5",
+            "url: statement_timeout is not a parameter of libpq; remove it, or pass a server",
+        ),
         ("gssencmode=require", "url: gssencmode is not supported"),
         ("keepalives_idle=30", "url: keepalives_idle is not supported; remove it"),
-        ("load_balance_hosts=random", "the hosts are tried in their order"),
+        ("load_balance_hosts=random", "hosts are tried in order"),
         ("hostaddr=10.0.0.1", "url: hostaddr is not supported; use host instead"),
         ("client_encoding=latin1", "url: client_encoding must be UTF8"),
         ("target_session_attrs=leader", "url: target_session_attrs must be one of any, read-write"),
@@ -131,7 +134,7 @@ def test_a_socket_is_named_by_a_parameter():
 @pytest.mark.parametrize("parameter", ["host=/run/x", "port=5433", "dbname=other", "user=other"])
 def test_what_libpq_would_let_win_over_the_rest_of_the_url_is_refused(parameter):
     name = parameter.partition("=")[0]
-    assert refusal(parameter) == f"url: {name} is given both as a parameter and before the parameters; keep one of them"
+    assert refusal(parameter) == f"url: {name} is given both as a parameter and before them; keep one of the two"
 
 
 def test_a_service_is_refused_rather_than_understood_in_part():

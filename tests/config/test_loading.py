@@ -462,7 +462,7 @@ BAD = [
     (f"{CLUSTER}in_cluster = true", 'clusters[0]: expected either context = "…" or in_cluster = true'),
     (
         "[[clusters]]\nin_cluster = true",
-        "clusters[0].name: required with in_cluster, because there is no context to name the cluster after",
+        "clusters[0].name: required with in_cluster, which has no context to name the cluster after",
     ),
     (f"{CLUSTER}{CLUSTER}", 'clusters: two clusters are named "prod"; rename one of them'),
     (

@@ -329,7 +329,7 @@ async def test_without_sslmode_a_server_without_tls_gets_nothing(
             if taken:
                 await sink.send([record()], key="k")
             else:
-                with pytest.raises(UnavailableError, match="rejected SSL upgrade; turn TLS on there") as caught:
+                with pytest.raises(UnavailableError, match="rejected SSL upgrade; enable TLS on the server") as caught:
                     await sink.send([record()], key="k")
                 assert caught.value.reason is Reason.MISCONFIGURED
         finally:

@@ -180,9 +180,10 @@ async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> 
     fleet.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     answer = await lookup(fleet.collector, parse_terms("999"))
     assert describe_no(answer.results[0], answer.searched) == (
-        "Not among the 6 GPUs on 4 nodes across 2 clusters currently knownor in the history, which goes back to "
-        "2025-11-24T16:00:00Z. 1 cluster cannot be reached (prod-b): it last known state was searched. 1 node "
-        "cannot be read or has not been read yet: GPUs on it may be unknown. Parts are looked for from 4 characters."
+        "Not among the 6 GPUs on 4 nodes across 2 clusters currently known or in the history, which goes back to "
+        "2025-11-24T16:00:00Z. 1 cluster cannot be reached (prod-b): its last known state was searched. 1 node "
+        "cannot be read or has not been read yet: GPUs on it may be unknown. Partial matches "
+        "need at least 4 characters."
     )
     many = await lookup(fleet.collector, parse_terms("\n".join(f"nothing-{number}" for number in range(11))))
     assert "Of more than 10 ids, partial matches are searched only in the present fleet." in describe_no(
@@ -195,7 +196,7 @@ async def test_a_cluster_that_was_never_read_is_unknown(fleet: Site) -> None:
     fleet.cluster("prod-c", ClusterState.UNREACHABLE)
     answer = await lookup(fleet.collector, parse_terms("9999"))
     told = describe_no(answer.results[0], answer.searched)
-    assert "1 cluster cannot be reached (prod-b): it last known state was searched." in told
+    assert "1 cluster cannot be reached (prod-b): its last known state was searched." in told
     assert "1 cluster cannot be reached and has never been read (prod-c): its GPUs are unknown." in told
 
 

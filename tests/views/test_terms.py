@@ -159,7 +159,11 @@ def test_the_time_of_an_address_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("text", "note"),
-    [("1.65292E+12", "rounded"), (f"MIG-{UUID}", "MIG instance"), ("https://example.com/cats", "none of a GPU")],
+    [
+        ("1.65292E+12", "rounded"),
+        (f"MIG-{UUID}", "MIG instance"),
+        ("https://example.com/cats", "not the page"),
+    ],
 )
 def test_what_cannot_be_found_says_why(text: str, note: str) -> None:
     assert note in parse_term(text).note

@@ -90,8 +90,8 @@ class TestOrder:
             ("fields=uuid,colour", 'fields: unknown column "colour"; expected some of cluster, node,', "fields"),
             ("after=x", "after: expected the `next` value of the previous page", "after"),
             ("state=gone&sort=node", "sort: not allowed with state=gone", "sort"),
-            ("state=gone&driver_version=1", "driver_version: expected none with at, state=gone", "driver_version"),
-            ("at=1h&driver_version=1", "driver_version: expected none with at, state=gone", "driver_version"),
+            ("state=gone&driver_version=1", "driver_version: not allowed with at, state=gone", "driver_version"),
+            ("at=1h&driver_version=1", "driver_version: not allowed with at, state=gone", "driver_version"),
             ("format=xml", "format: expected one of json, csv", "format"),
             ("q=" + "x" * 301, "q: expected at most 300 characters", "q"),
         ],
@@ -110,7 +110,7 @@ class TestOrder:
 
     async def test_what_is_too_long_says_what_to_do(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus?" + "&".join(["serial=1652922001234"] * 2000))
-        assert (answer.status_code, "POST to /api/v1/gpus/lookup" in answer.text) == (431, True)
+        assert (answer.status_code, "POST them to /api/v1/gpus/lookup" in answer.text) == (431, True)
 
 
 class TestColumns:
@@ -176,7 +176,7 @@ class TestOneAlone:
     async def test_a_serial_of_several(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus/900")
         assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous")
-        assert answer.json()["detail"].endswith("ask for one by its UUID: GPU-b1, GPU-b2")
+        assert answer.json()["detail"].endswith("use the UUID of one of them: GPU-b1, GPU-b2")
 
     async def test_a_node_and_a_cluster(self, client: httpx.AsyncClient) -> None:
         assert (await get(client, "clusters/prod-a/nodes/n2"))["found"] == 2

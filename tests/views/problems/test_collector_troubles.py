@@ -43,7 +43,7 @@ def test_they_are_told_the_severe_ones_first() -> None:
         (
             "info",
             "Configuration changes require a restart",
-            "changes of [server] take effect after a restart",
+            "changes to [server] take effect after a restart",
             7.0,
         ),
     ]

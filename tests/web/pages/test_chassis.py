@@ -74,7 +74,7 @@ async def test_one_that_is_empty_now_has_its_page(site: Any, kept: Any, serving:
         page = await visit(client, "/chassis/a%2Fb%20&%20c")
     assert page.status == 200
     assert "Chassis a/b & c empty" in page.text
-    assert "No GPU reports this chassis now." in page.text
+    assert "No GPU currently reports this chassis." in page.text
     assert "S-21 tray 2, slot 3, module 1 two ( prod-a )" in page.text
 
 
@@ -82,7 +82,7 @@ async def test_one_that_nobody_knows_is_not_found(site: Any, kept: Any, serving:
     async with serving(site) as client:
         page = await visit(client, "/chassis/none")
     assert page.status == 404
-    assert "No GPU currently reports the chassis “none” now, and none in the history did." in page.text
+    assert "No GPU currently reports the chassis “none”, and none in the history did." in page.text
 
 
 async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Any, serving: Any, visit: Any) -> None:

@@ -63,7 +63,7 @@ async def test_what_cannot_be_seen_is_said(worn: Any, serving: Any, visit: Any) 
         "Not readable now: 2 GPUs in clusters that are down, 1 GPU on nodes "
         "that cannot be read now, 8 GPUs on nodes that were never read." in text
     )
-    assert "5 GPUs report nothing of their wear and faults" in text
+    assert "5 GPUs report no health data" in text
 
 
 async def test_without_degraded_gpus_it_says_so(site: Any, serving: Any, visit: Any) -> None:
@@ -98,7 +98,7 @@ async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, vi
         "502 GPU-502 needs replacement row remapping failed rma RMA-7 sent away 7 minutes ago 2025-11-24T16:03:20Z "
         "w1 ( prod-a )" in marked.text
     )
-    assert "=900 – not known rma sent away 7 minutes ago 2025-11-24T16:03:20Z –" in marked.text
+    assert "=900 – unknown rma sent away 7 minutes ago 2025-11-24T16:03:20Z –" in marked.text
     assert "on no node" not in watch.text.lower()
     rows = list(csv.DictReader(io.StringIO(file.text)))
     assert [(one["serial"], one["uuid"], one["level"], one["state"], one["node"]) for one in rows] == [
@@ -129,7 +129,7 @@ async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
         listed = {gpu["serial"] for gpu in (await client.get(found)).json()["gpus"]}
         answer = await client.get(f"/health.csv?{query}")
     assert [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))] == expected
-    table = page.text.split("Latest changes")[0]
+    table = page.text.split("Latest health changes")[0]
     assert listed == set(expected)
     assert ("No matching GPUs." in table) == (not expected)
     assert [name for name in ("500", "501", "502", "503") if name in table] == sorted(expected)

@@ -105,7 +105,7 @@ async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, ser
     assert "n9 unread: pod not ready Print repair sheet API Node GPUs GPUs 1 of 1" in known
     assert "complete" not in known
     assert (
-        "It cannot be read now, because its pod is not ready, since 2025-11-24T16:05:00Z ( 5 minutes ago ) . "
+        "It cannot be read because its pod is not ready, since 2025-11-24T16:05:00Z ( 5 minutes ago ) . "
         "The last successful reading is shown." in known
     )
     assert "bare unread: no pod Print repair sheet API Node GPUs GPUs ? of 8" in bare
@@ -176,7 +176,7 @@ async def test_what_sat_there_before_and_where_it_is_now(
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
-    assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z not known on n9 ( prod-a )" in text
+    assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z unknown on n9 ( prod-a )" in text
     assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not known missing" in text
     assert ("[store]" in text) is not perhaps_kept
 
@@ -199,9 +199,7 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
     assert "n1 gone API Node GPUs History No node of this name in prod-a has GPUs or a GPU pod." in text
-    assert (
-        "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not known not seen" in text
-    )
+    assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z unknown not seen" in text
 
 
 async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -312,7 +310,7 @@ async def test_the_repair_sheet_says_what_it_cannot_know(site: Any, serving: Any
         gpu = (await visit(client, "/gpus/GPU-2")).text
     sheet = node[node.rindex("Repair sheet") :]
     assert "2 boards to pull" in sheet
-    assert "serial unknown PCI bus 00000000:5D:00.0 It does not respond, and was never read" in sheet
+    assert "serial unknown PCI bus 00000000:5D:00.0 Does not respond and was never read" in sheet
     assert "2 more GPUs of the node's capacity not found, with unknown serials." in sheet
     assert "unreadable since 2025-11-24T16:09:00Z: the command exited with an error. Listed: the reading at" in sheet
     assert "State lost 1 board to pull" in gpu

@@ -112,7 +112,7 @@ async def test_what_is_searched_is_shown_at_the_time(past_client: httpx.AsyncCli
 async def test_the_found_and_the_looked_up_lead_there(past_client: httpx.AsyncClient, visit: Any) -> None:
     for term in ("GPU-c", "701,702"):
         page = await visit(past_client, f"/search?q={term}&at={BEFORE}")
-        assert f"the links lead to how it was at {AT_TEXT}" in page.text, term
+        assert f"the links show the state at {AT_TEXT}" in page.text, term
         assert f"/gpus/GPU-c1?at={AT}" in page.links, term
 
 
@@ -120,7 +120,7 @@ async def test_the_found_and_the_looked_up_lead_there(past_client: httpx.AsyncCl
 async def test_a_page_of_now_does_not_pass_for_the_past(past_client: httpx.AsyncClient, path: str) -> None:
     answer = await past_client.get(path, params={"at": BEFORE})
     assert answer.status_code == 400
-    assert answer.text.startswith("at: this page shows only how it is now")
+    assert answer.text.startswith("at: this page shows only the current state")
 
 
 @pytest.mark.parametrize(

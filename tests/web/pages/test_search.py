@@ -115,7 +115,7 @@ async def test_a_no_says_what_was_searched(client: httpx.AsyncClient, visit: Any
     page = await visit(client, "/search?q=x")
     assert page.status == 200
     assert "No results for “x” Not among the 5 GPUs on 3 nodes across 2 clusters currently known." in page.text
-    assert "Parts are looked for from 4 characters." in page.text
+    assert "Partial matches need at least 4 characters." in page.text
     assert "A serial is the number on the sticker" in page.text
     assert "Add a [store] to its configuration to find former ones, too." in page.text
 
