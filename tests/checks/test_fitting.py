@@ -209,8 +209,8 @@ def test_what_is_added_to_own_sources_is_written_with_them():
         (
             fit(group(GKE, "ab"), gpu_nodes=""),
             (
-                "2 nodes covered by pods of nvidia-gpu-device-plugin in namespace kube-system; no node says that it has"
-                " GPUs",
+                "2 nodes covered by pods of nvidia-gpu-device-plugin in namespace kube-system; no node reports GPUs to"
+                " Kubernetes",
                 "",
                 "",
                 "",

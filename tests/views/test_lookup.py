@@ -186,7 +186,7 @@ async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> 
         "need at least 4 characters."
     )
     many = await lookup(fleet.collector, parse_terms("\n".join(f"nothing-{number}" for number in range(11))))
-    assert "Of more than 10 ids, partial matches are searched only in the present fleet." in describe_no(
+    assert "For more than 10 ids, partial matches come from the present fleet only." in describe_no(
         many.results[0], many.searched
     )
     assert fleet.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE

@@ -175,7 +175,7 @@ async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, cli
     page = await visit(client, "/gpus/GPU-none")
     assert page.status == 404
     assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters currently known" in page.text
-    assert "1 cluster cannot be reached (prod-b): it last known state was searched." in page.text
+    assert "1 cluster cannot be reached (prod-b): its last known state was searched." in page.text
     assert "keeps no history" in page.text
     assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
 
@@ -243,7 +243,7 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
         "came to w2 ( prod-c ), machine i-w2 present Here for 5 minutes, after 60 seconds on no node."
         " It was degraded when it came (needs replacement): row remapping failed",
         "left w1 ( prod-a ) after 4 minutes, and was then on no node.",
-        "answering again on w1 ( prod-a ): remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
+        "responding again on w1 ( prod-a ): remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
         " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
         "needs replacement: row remapping failed ; no longer: row remapping pending",
         "A counter that goes back does not mean recovery: a different InfoROM or driver counts differently.",

@@ -111,7 +111,7 @@ async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, ser
     assert "bare unread: no pod Print repair sheet API Node GPUs GPUs ? of 8" in bare
     assert "because no pod of a configured source runs on it, since 2025-11-24T16:05:00Z" in bare
     assert "Kubernetes says that it has GPUs: nvidia.com/gpu.present ." in bare
-    assert "n9 ( prod-a ) cannot be read now: its pod is not ready. This is the last known state." in gpu
+    assert "n9 ( prod-a ) cannot be read: its pod is not ready. This is the last known state." in gpu
 
 
 async def test_what_is_last_known_of_a_cluster_that_is_down_is_not_called_complete(
@@ -177,7 +177,7 @@ async def test_what_sat_there_before_and_where_it_is_now(
         text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
     assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z unknown on n9 ( prod-a )" in text
-    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not known missing" in text
+    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z unknown missing" in text
     assert ("[store]" in text) is not perhaps_kept
 
 
