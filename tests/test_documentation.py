@@ -11,6 +11,7 @@ import pytest
 
 from collector.cli import gpuid
 from collector.exposition.families import FAMILIES
+from collector.web.application import ROUTES
 
 ROOT = Path(__file__).parents[1]
 TOPS = (".github", "config", "docs", "grafana", "tests")
@@ -89,6 +90,23 @@ def test_the_documented_commands_are_those_of_gpuid() -> None:
     named = {word.split()[1] for cell in first_cells for word in re.findall(r"`(gpuid [^`]+)`", cell)}
     marks = {"unmark", "marks"}  # in the row of `mark`
     assert named | marks == set(gpuid.list_commands(click.Context(gpuid)))
+
+
+def test_every_path_is_documented() -> None:
+    text = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+    documented = {re.sub(r"[A-Z]{3,}", "X", path.partition("?")[0]) for path in re.findall(r"`(/[^`]*)`", text)}
+    served = {re.sub(r"\{\w+(?::[^}]*)?\}", "X", path) for path in ROUTES if not path.startswith("/api/")}
+    assert served - documented == {"/static/X"}
+
+
+def test_the_readme_installs_with_commands_that_are_tried() -> None:
+    shown = README.partition("<!-- helm -->\n```sh\n")[2].partition("```")[0].splitlines()
+    text = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
+    tried = (
+        text.partition("```sh\n")[2].partition("```")[0].splitlines()
+    )  # by tests/control_plane/test_chart_running.py
+    assert len(shown) > 3
+    assert [line for line in tried if line in shown] == shown
 
 
 def layers() -> list[str]:

@@ -245,6 +245,12 @@ class TestPods:
         authority = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
         assert probe(**TLS, **authority)["exec"]["command"] == ["gpuid", "health"]
 
+    def test_a_client_of_several_pods_stays_with_one(self, template: Template) -> None:
+        assert "sessionAffinity" not in template()["Service gpuid"]["spec"]
+        for several in ({"replicas": 2}, {"shards": 2}):
+            service = template({"config": {"store": POSTGRES}, **several})["Service gpuid"]
+            assert service["spec"]["sessionAffinity"] == "ClientIP"
+
     def test_the_cluster_may_choose_the_user(self, template: Template) -> None:
         context = pod(template({"runAsUser": None}))["spec"]["securityContext"]
         assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
