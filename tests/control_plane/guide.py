@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.control_plane.plane import ControlPlane, binaries
@@ -24,15 +24,6 @@ def shell_blocks(document: str) -> list[list[str]]:
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [[line for line in block.replace("\\\n", " ").splitlines() if line.strip()] for block in blocks]
-
-
-class OwnPort(Pod):
-    """The chart's pod with a port of this machine in place of the container's."""
-
-    def _files(self, volume: object) -> Iterator[tuple[str, bytes]]:
-        for path, content in super()._files(volume):  # type: ignore[arg-type]
-            own = f'\n[server]\nlisten = "127.0.0.1:{self.port}"\n' if path == "gpuid.toml" else ""
-            yield path, content + own.encode()
 
 
 class Reader:

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from tests.control_plane.conftest import Planes
-from tests.control_plane.guide import ROOT, OwnPort, Reader, shell_blocks
+from tests.control_plane.guide import ROOT, Reader, shell_blocks
 from tests.control_plane.plane import ControlPlane
-from tests.control_plane.releases import CORE, hub
+from tests.control_plane.releases import CORE, ChartPod, hub
 from tests.control_plane.rights import finish_namespace, remove_rights
 from tests.support.processes import Process, free_ports
 from tests.support.waiting import until
@@ -38,9 +38,9 @@ def read(hub: ControlPlane, planes: Planes, tmp_path: Path) -> Iterator[Read]:
     finish_namespace(hub)
     with contextlib.ExitStack() as stack:
 
-        def start() -> OwnPort:
+        def start() -> ChartPod:
             (port,) = free_ports(1)
-            pod = OwnPort(hub, "deployments", tmp_path / "pod", port, claims=tmp_path / "claims")
+            pod = ChartPod(hub, "deployments", tmp_path / "pod", port, claims=tmp_path / "claims")
             stack.callback(pod.stop, signal.SIGKILL)
             pod.start()
             until(lambda: pod.text("/readyz"), seconds=120)

@@ -16,6 +16,7 @@ from collector.config.sinks import SinkSettings
 from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource
 from collector.config.values import Listen
 from collector.grant.policy import _HAS_COMMAND, _ONE_GPU, exec_policy, label_policy
+from collector.sharding import MAX_SHARDS
 
 CHART = Path(__file__).parents[2] / "config" / "helm" / "gpuid"
 SCHEMA = CHART / "values.schema.json"
@@ -48,7 +49,7 @@ OTHER_VALUES: Json = {
     "fullnameOverride": STRING,
     "gpuidToml": STRING,
     "kubeconfig": table(secretNames=TEXTS, key=TEXT),
-    "shards": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "shards": {"type": "integer", "minimum": 1, "maximum": MAX_SHARDS},
     "replicas": {"type": "integer", "minimum": 1, "maximum": 5},
     "persistence": table(size=TEXT, storageClassName=STRING, existingClaim=STRING, annotations=NAMES),
     "resources": MAP,
