@@ -68,7 +68,7 @@ def merged(first: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
     return first | {key: [one for document in (first, *more) for one in document[key]] for key in lists}
 
 
-@pytest.mark.parametrize("document", ["docs/deploying.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/deploying.md"])
 def test_helm_installs_a_collector_of_two_clusters(read: Read, planes: Planes, document: str) -> None:
     reader = read(json.dumps(contexts(planes, {name: name for name in planes})))
     for block in before_the_tests(document):
