@@ -16,6 +16,7 @@ from collector.config.sinks import SinkSettings
 from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource
 from collector.config.values import Listen
 from collector.grant.policy import _HAS_COMMAND, _ONE_GPU, exec_policy, label_policy
+from collector.sharding import MAX_SHARDS
 
 CHART = Path(__file__).parents[2] / "config" / "helm" / "gpuid"
 SCHEMA = CHART / "values.schema.json"
@@ -42,13 +43,18 @@ SECRET_KEY: Json = table(secretName=TEXT, key=TEXT) | {"required": ["secretName"
 
 # What the chart has beside gpuid.toml.
 OTHER_VALUES: Json = {
-    "image": table(repository=TEXT, tag={"type": ["string"]}, pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]}),
+    "image": table(
+        repository=TEXT,
+        tag=STRING,
+        digest={"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+        pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+    ),
     "imagePullSecrets": LIST,
     "nameOverride": STRING,
     "fullnameOverride": STRING,
     "gpuidToml": STRING,
     "kubeconfig": table(secretNames=TEXTS, key=TEXT),
-    "shards": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "shards": {"type": "integer", "minimum": 1, "maximum": MAX_SHARDS},
     "replicas": {"type": "integer", "minimum": 1, "maximum": 5},
     "persistence": table(size=TEXT, storageClassName=STRING, existingClaim=STRING, annotations=NAMES),
     "resources": MAP,
