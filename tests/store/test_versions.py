@@ -15,6 +15,7 @@ from tests.support.old_store import VERSIONS, old_rows, write_old_store
 
 pytestmark = pytest.mark.anyio
 
+UPGRADING = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text()
 PASSING = ("gpuid_leases", "gpuid_facts")  # tables whose rows belong to the collectors that run
 
 
@@ -131,6 +132,14 @@ async def test_what_a_downgrade_deletes_is_known_beforehand() -> None:
     assert undone_by(schema.HEAD) == []
     with pytest.raises(StoreError, match=rf"^no schema 0815: this gpuid knows 0001 to {schema.HEAD}$"):
         undone_by("0815")
+
+
+async def test_the_documentation_lists_what_a_downgrade_deletes() -> None:
+    table = "<!-- schemas -->\n| from schema | to | what is deleted |\n|---|---|---|\n"
+    for one in undone_by("0001"):
+        if one.lost:
+            table += f"| {one.schema} | {int(one.schema) - 1:04} | {one.lost} |\n"
+    assert f"{table}\n" in UPGRADING
 
 
 async def test_a_store_in_use_is_not_taken_back(settings: StoreSettings) -> None:
