@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Binaries, generated files, foreign texts; and this list.
-SKIPPED = re.compile(r"\.(png|svg|json|lock)$|^LICENSE$|^CODE_OF_CONDUCT\.md$|^tests/test_wording\.py$|/files/")
+SKIPPED = re.compile(
+    r"\.(db|gz|json|lock|png|svg|zip)$|^LICENSE$|^CODE_OF_CONDUCT\.md$|^tests/test_wording\.py$|/files/"
+)
 BANNED = {
     r"(is|are|was|were|be|been)( not)? told(?! apart)": "name what happens: it is reported, known, asked to",
     "once more": "again",

@@ -39,6 +39,7 @@ _COMMANDS = {
     "unmark": ("collector.cli.mark:unmark", "Remove the marks of GPUs."),
     "marks": ("collector.cli.mark:marks", "List the marks of GPUs."),
     "outbox": ("collector.cli.outbox:outbox", "Show sink backlogs and dead letters; replay or drop them."),
+    "store": ("collector.cli.store:store", "Back up the store, or take it back to an older gpuid."),
     "print": ("collector.cli.print:print_", "Print rules, PromQL recipes, runbook and Grafana dashboards."),
     "health": ("collector.cli.health:health", "Exit with 0 if a collector responds, for health checks."),
     "parse": ("collector.cli.parse:parse", "Convert the output of nvidia-smi -q -x to JSON."),
@@ -207,7 +208,7 @@ def gpuid() -> None:
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
-      gpuid nodes --sort -lost          its GPU nodes, most lost GPUs first, most lost GPUs first
+      gpuid nodes --sort -lost          its GPU nodes, most lost GPUs first, most lost GPUs first, most lost GPUs first
       gpuid clusters                    its clusters and their totals
       gpuid top                         its clusters and the latest changes, live
       gpuid where 1652922001234         where it is, and everywhere it has been
