@@ -224,7 +224,7 @@ class CollectObserver:
                     extra=fields,
                 )
             elif gpu.uuid in was and not placement.lost:
-                log.info("GPU answers again", extra=fields)
+                log.info("GPU responds again", extra=fields)
 
     def _act_on(self, verdict: Verdict) -> None:
         """Skip the clusters that are duplicates, read those again that no longer are, and warn of look-alikes."""
@@ -252,7 +252,7 @@ class CollectObserver:
             address = GpuRef.of(gpu).pci_bus_id
             if address in ended and not placement.lost:
                 fields = {**where, "bus": address, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
-                log.info("GPU answers again", extra=fields)
+                log.info("GPU responds again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""

@@ -38,7 +38,7 @@ class Duplicate(msgspec.Struct, frozen=True):
         """Return what is wrong and what to do, for the author of the configuration."""
         return (
             f'it is the same cluster as "{self.node.cluster}" (node {self.node.node} has the same uid in both);'
-            " remove one of the two from the configuration"
+            " remove one of them from the configuration"
         )
 
 

@@ -132,7 +132,7 @@ class TestInTheStore:
             assert [one.until is None for one in places] == [True, False]
             repaired = by_title["under repair"]
             assert repaired in absent.keys() - here
-            back = by_title["error error counters went back"]
+            back = by_title["error counters went back"]
             changes = [one for one in await store.history.changes(limit=10_000) if one.uuid == back]
             assert any(change.went_back for one in changes for change in one.changes)
             marks = {mark.uuid: mark.kind for mark in (await store.marks.in_force())[1]}

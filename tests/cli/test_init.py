@@ -129,7 +129,7 @@ class TestFile:
             '[[clusters]]\nname = "dev"\n'
         ) in text
         assert (
-            "\n1 of them has the same server as another context; if they are the same cluster, remove one of them "
+            "\n1 of them has the same server as another one; if they are the same cluster, remove one of them "
             in output
         )
 

@@ -34,11 +34,11 @@ def test_problems_are_listed_the_worst_first_and_exit_1(serving: Serving) -> Non
     assert rest == [
         "          refused",
         "          → Check the network and the API server; `gpuid check --cluster prod-b`",
-        "          tries to connect. What was last known is shown.",
+        "          connects. The last known state is shown.",
         "warning   19 GPUs missing on 3 nodes across 2 clusters",
         "          n1 (prod-a), n2 (prod-a), n3 (prod-b)",
         "          → Look for Xid 79 in the node's kernel log, restart the node, and",
-        "          check the seat that is named.",
+        "          check the named seat.",
         "",
         "2 problems: 1 critical, 1 warning.",
     ]
@@ -203,7 +203,7 @@ def test_each_gpu_is_named_with_its_node_and_the_rest_is_counted() -> None:
         told({"severity": "warning", "title": "5 GPUs", "reason": "", "gpus": gpus, "gpus_total": 5}).split()
     )
     assert "serial 1650, on gpu-0 (sim-0), module 0 serial 1651, on gpu-1 (sim-1), module 1" in text
-    assert "and 2 more GPUs(see -o json)" in text
+    assert "and 2 more GPUs (see -o json)" in text
 
 
 def test_names_longer_than_a_line_are_cut() -> None:

@@ -97,7 +97,7 @@ def test_nothing_found_is_exit_1_and_a_note(history_config: Path):
     assert (result.exit_code, result.stdout, result.stderr) == (
         1,
         "",
-        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster in the last recorded state, or in the history,"
+        "999: not found. Not among the 1 GPU on 2 nodes across 1 cluster in the last recorded state or in the history,"
         f" which goes back to {began(history_config)}. This is the state in the store: only a running collector knows"
         " which clusters cannot be reached and which nodes cannot be read now; query it with --url. Partial matches"
         " need at least 4 characters.\n",

@@ -212,7 +212,7 @@ async def test_a_200_for_half_a_batch_delivers_nothing(
         done.wait(60)
 
     with receiving(handle, tls) as receiver:
-        with pytest.raises(UnavailableError, match="answered 202 before reading the whole batch"):
+        with pytest.raises(UnavailableError, match="responded with 202 before reading the whole batch"):
             await sink_to(receiver.url).send(batch(record), key="k")
         done.set()
 

@@ -170,7 +170,7 @@ class TestARequest:
     async def test_an_answer_before_the_object_was_read_delivers_nothing(self, record: MakeRecord) -> None:
         async with answering_at_once() as url, lake(url) as sink:
             reason, text = await failure_of(sink, [record(number) for number in range(100_000)])
-        assert (reason, text) == (Reason.MISCONFIGURED, "PutObject answered 200 before reading the whole object")
+        assert (reason, text) == (Reason.MISCONFIGURED, "PutObject responded with 200 before reading the whole object")
 
     async def test_nothing_waits_for_a_100_that_never_comes(self, record: MakeRecord) -> None:
         async with reading_bodies_at_once() as (url, heads), lake(url) as sink:
