@@ -76,6 +76,11 @@ class HistoryWriter:
         self._snapshot: Callable[[], Mapping[Place, NodeState]] | None = None  # to be recorded when nothing waits
 
     @property
+    def sharded(self) -> bool:
+        """Whether this collector is one of several shards."""
+        return self._shards is not None
+
+    @property
     def pending(self) -> int:
         """How many changes and records wait to be committed."""
         return self._pending.size + (self._under_way.size if self._under_way else 0)
