@@ -24,7 +24,8 @@ class Shard(msgspec.Struct, frozen=True):
         if not 1 <= self.total <= MAX_SHARDS:
             raise ValueError(f"expected 1 to {MAX_SHARDS} shards, got {self.total}")
         if not 0 <= self.index < self.total:
-            raise ValueError(f"expected a shard from 0 to {self.total - 1} with {self.total} shards, got {self.index}")
+            expected = f"one of shards 0 to {self.total - 1}" if self.sharded else "shard 0, the only one"
+            raise ValueError(f"expected {expected}, got {self.index}")
 
     def __str__(self) -> str:
         """Return the name for people."""

@@ -106,10 +106,11 @@ def test_the_ordinal_is_read_back_from_any_name_of_a_stateful_set(name, ordinal)
 @pytest.mark.parametrize(
     ("index", "total", "message"),
     [
+        (1, 1, "expected shard 0, the only one, got 1"),
         (0, 0, "expected 1 to 1000 shards, got 0"),
         (0, 1001, "expected 1 to 1000 shards, got 1001"),
-        (3, 3, "expected a shard from 0 to 2 with 3 shards, got 3"),
-        (-1, 3, "expected a shard from 0 to 2 with 3 shards, got -1"),
+        (3, 3, "expected one of shards 0 to 2, got 3"),
+        (-1, 3, "expected one of shards 0 to 2, got -1"),
     ],
 )
 def test_what_is_no_shard_is_refused(index, total, message):

@@ -293,6 +293,24 @@ FAMILIES = (
         "Whether this collector or one that it stands by for records and delivers; absent without a store.",
     ),
     Family(
+        "gpuid_shard_ordinal",
+        "gauge",
+        (),
+        "Which shard this collector is, counted from 0; absent without shards.",
+    ),
+    Family(
+        "gpuid_total_shards",
+        "gauge",
+        (),
+        "How many shards this collector was started for; absent without shards.",
+    ),
+    Family(
+        "gpuid_cluster_unowned",
+        "gauge",
+        ("cluster",),
+        "A configured cluster that no shard reads, as this collector sees it; always 1. Absent without shards.",
+    ),
+    Family(
         "gpuid_store_damaged_files",
         "gauge",
         (),

@@ -139,7 +139,7 @@ def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path:
 
 
 def test_the_collectors_configuration_finds_its_kubeconfig_and_contexts() -> None:
-    config = parse(manifest("configmap.yaml")["data"]["gpuid.toml"], Path("/etc/gpuid/gpuid.toml"))
+    config = parse((COLLECTOR / "gpuid.toml").read_text(), Path("/etc/gpuid/gpuid.toml"))
     secret = manifest("kubeconfig.example.yaml")
     (container,) = manifest("deployment.yaml")["spec"]["template"]["spec"]["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}

@@ -129,7 +129,9 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
             _CRITICAL, "Raise the limit that is named in the configuration, if the cluster is meant to be so large."
         ),
         _K.CLUSTER_UNOWNED: Kind(
-            _CRITICAL, "Start the shard that reads it, and run all shards with the same --total-shards."
+            _CRITICAL,
+            "Start the shard that should read it, and give all shards the same --total-shards and the same clusters."
+            " What was last known is shown.",
         ),
         _K.CLUSTER_DUPLICATE: Kind(_WARNING, "Remove one of the two from the configuration."),
         _K.CLUSTER_NOT_LISTED: Kind(_INFO, "Wait until all of its nodes and pods are listed."),
