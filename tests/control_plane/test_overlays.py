@@ -272,6 +272,18 @@ def test_the_configuration_names_only_files_that_are_mounted(overlay: str) -> No
     assert {str(path.parent) for path in named if path} <= mounted
 
 
+def test_the_server_finds_the_certificate_of_the_tls_component() -> None:
+    file = ROOT / "config" / "kubernetes" / "components" / "tls" / "kustomization.yaml"
+    lines = re.findall(r"^#   (.*)$", file.read_text(), re.MULTILINE)
+    server = parse("\n".join([*lines, '[[clusters]]\ncontext = "east"']), Path("/etc/gpuid/gpuid.toml")).server
+    (patch,) = yaml.safe_load(file.read_text())["patches"]
+    added = {one["path"]: one["value"] for one in yaml.safe_load(patch["patch"])}
+    assert added["/spec/template/spec/volumes/-"]["secret"]["secretName"] == "gpuid-tls"
+    folder = Path(added["/spec/template/spec/containers/0/volumeMounts/-"]["mountPath"])
+    # The keys of a Secret of the type kubernetes.io/tls.
+    assert (server.cert_file, server.key_file) == (folder / "tls.crt", folder / "tls.key")
+
+
 def rendered(overlay: str) -> list[dict[str, Any]]:
     folder = ROOT / "config" / "kubernetes" / "overlays" / overlay
     done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, check=True, text=True, timeout=60)
