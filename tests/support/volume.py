@@ -15,8 +15,8 @@ DATA, NEXT = "..data", "..data_tmp"
 def write_volume(folder: Path, files: Mapping[str, bytes], *, mode: int = 0o644) -> bool:
     """Make a folder hold these files; returns whether anything had to be written.
 
-    Each file, or folder of a projected volume, is a link into `..data`, which is a link to a hidden folder with the time
-    in its name. An update makes another such folder and puts a new link in the place of `..data`.
+    Each file, or folder of a projected volume, is a link into `..data`, which is a link to a hidden folder with the
+    time in its name. An update makes another such folder and puts a new link in the place of `..data`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / DATA
