@@ -85,7 +85,7 @@ def _copy(location: SqliteLocation, target: Path) -> int:
     uri = f"file:{quote(str(location.path))}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(copy, pages=_PAGES, sleep=0.001)  # in parts, so that nobody waits for the lock
+            source.backup(copy)  # of one state: in parts, each commit in between would begin it again
             copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
     except (sqlite3.Error, OSError) as error:
         target.unlink(missing_ok=True)
@@ -108,6 +108,5 @@ async def _leader(connection: AsyncConnection) -> str:
     return found[0] if found else ""
 
 
-_PAGES = 4096  # that are copied under one lock
 _NO_TIMEOUT = text("SELECT set_config('statement_timeout', '0', true)")
 _HOLDERS = text("SELECT holder FROM gpuid_leases WHERE expires > extract(epoch from clock_timestamp()) ORDER BY name")
