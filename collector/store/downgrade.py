@@ -21,7 +21,7 @@ from collector.end_deadline import EndDeadline
 from collector.store.database import Database, OpenMode
 from collector.store.errors import StoreError, explain
 from collector.store.files import PRIVATE_MODE, check_readable
-from collector.store.migrate import migrate_down
+from collector.store.migrate import migrate_down, version_of
 from collector.store.schema import HEAD
 
 __all__ = ["Undone", "backup", "downgrade", "undone_by"]
@@ -55,6 +55,13 @@ def undone_by(to: str) -> list[Undone]:
 async def downgrade(settings: StoreSettings, to: str) -> None:
     """Take a store back to a schema, all at once or not at all; no collector may use it. Raises StoreError."""
     undone_by(to)
+    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
+        version = await connection.run_sync(version_of) or ""
+        if version == to:
+            return
+        if version < to:
+            has = f"has schema {version}" if version else "is empty"
+            raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
     async with Database.open(settings, OpenMode.COLLECTOR, EndDeadline()) as database:
         if database.trouble is not None:
             raise database.trouble
