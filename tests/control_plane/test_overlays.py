@@ -203,7 +203,8 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     base = installation.manifests / "collector" / "kustomization.yaml"
     base.write_text(base.read_text().replace("  # - ", "  - "))
     file = installation.manifests / "overlays" / overlay / "kustomization.yaml"
-    file.write_text(file.read_text().replace("components: []", "components:").replace("  # - ", "  - "))
+    text = file.read_text().replace("# components:", "components:")
+    file.write_text(re.sub(r"^(#   |  # )- ", "  - ", text, flags=re.MULTILINE))
     applied = installation.apply(overlay)
     for one in ("ingress.networking.k8s.io", "networkpolicy.networking.k8s.io", "httproute.gateway.networking.k8s.io"):
         assert f"{one}/gpuid created" in applied
@@ -270,6 +271,18 @@ def test_the_configuration_names_only_files_that_are_mounted(overlay: str) -> No
     if not config.store.url.startswith("postgresql:"):
         named.append(Path(config.store.url.removeprefix("sqlite://")))
     assert {str(path.parent) for path in named if path} <= mounted
+
+
+def test_the_server_finds_the_certificate_of_the_tls_component() -> None:
+    file = ROOT / "config" / "kubernetes" / "components" / "tls" / "kustomization.yaml"
+    lines = re.findall(r"^#   (.*)$", file.read_text(), re.MULTILINE)
+    server = parse("\n".join([*lines, '[[clusters]]\ncontext = "east"']), Path("/etc/gpuid/gpuid.toml")).server
+    (patch,) = yaml.safe_load(file.read_text())["patches"]
+    added = {one["path"]: one["value"] for one in yaml.safe_load(patch["patch"])}
+    assert added["/spec/template/spec/volumes/-"]["secret"]["secretName"] == "gpuid-tls"
+    folder = Path(added["/spec/template/spec/containers/0/volumeMounts/-"]["mountPath"])
+    # The keys of a Secret of the type kubernetes.io/tls.
+    assert (server.cert_file, server.key_file) == (folder / "tls.crt", folder / "tls.key")
 
 
 def rendered(overlay: str) -> list[dict[str, Any]]:
