@@ -208,7 +208,7 @@ def gpuid() -> None:
       gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
-      gpuid nodes --sort -lost          its GPU nodes, most lost GPUs first, most lost GPUs first, most lost GPUs first
+      gpuid nodes --sort -lost          its GPU nodes, most lost GPUs first
       gpuid clusters                    its clusters and their totals
       gpuid top                         its clusters and the latest changes, live
       gpuid where 1652922001234         where it is, and everywhere it has been
