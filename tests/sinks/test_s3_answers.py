@@ -95,7 +95,7 @@ class TestADelivery:
             ({"status": 200, "text": "OK", "headers": {"ETag": 'W/"2-nOO9QiTI"'}}, "with a page.*: OK$"),
             ({"status": 200, "text": '{"ok": true}', "headers": {"ETag": '"5d41"'}}, r'with a page.*: {"ok": true}$'),
             ({"status": 200, "text": "<html>Sign in<![foo[x"}, "with a page.*: Sign in$"),
-            ({"status": 200, "text": "not <XML"}, "with a page instead of S3's answer, so nothing is stored"),
+            ({"status": 200, "text": "not <XML"}, "with a page instead of S3's response, so nothing is stored"),
         ],
     )
     async def test_nothing_is_delivered_without_s3s_word(
@@ -207,7 +207,7 @@ class TestARequest:
 
         async with answering(answer) as (url, _), lake(url, prefix="p") as sink:
             assert await sink.check() == (
-                "s3://gpu-serials is writable; the test object p/gpuid-check.csv stays there:"
+                "s3://gpu-serials is writable; the test object p/gpuid-check.csv remains:"
                 " DeleteObject answered 403 AccessDenied: no s3:DeleteObject"
             )
 
