@@ -45,7 +45,9 @@ class LookAlikes:
 
     def of(self, cluster: str) -> set[str]:
         """Return the clusters that show nodes of a cluster."""
-        pairs = [pair for pair in self._common if cluster in pair and self._concerns(pair)]
+        pairs = [
+            pair for pair in list(self._common) if cluster in pair and self._concerns(pair)
+        ]  # a scrape's thread asks
         return {name for pair in pairs for name in pair} - {cluster}
 
     def _add(self, uid: str, cluster: str, node: str) -> None:

@@ -189,8 +189,9 @@ async def _load(pid: int, url: str, seconds: float) -> Load:
 
 async def _counters(connection: "asyncpg.Connection[Any]") -> tuple[int, int]:
     query = "SELECT xact_commit, tup_returned + tup_fetched FROM pg_stat_database WHERE datname = current_database()"
-    transactions, read = await connection.fetchrow(query)
-    return transactions, read
+    row = await connection.fetchrow(query)
+    assert row is not None
+    return row[0], row[1]
 
 
 def _memory(pid: int) -> int:

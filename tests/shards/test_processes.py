@@ -57,7 +57,7 @@ def test_a_killed_shard_comes_back_to_its_clusters_without_reading_what_is_fresh
         until(lambda: {name for name, state in one.states().items() if state == ("unowned", None)}, killed.hashed)  # noqa: B023
         assert "sim-1 and sim-2 are read by no shard" in one.problems()
         unowned = {labels["cluster"] for labels, _ in one.samples("gpuid_cluster_unowned")}
-        assert (unowned, one.up().keys()) == (killed.hashed, one.hashed)
+        assert (unowned, one.series_of()) == (killed.hashed, one.hashed)
         assert one.ready()
         assert "[-]shard 1 is not running; the last one was " in one.text("/readyz?verbose")
     killed.start()
