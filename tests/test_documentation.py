@@ -10,7 +10,11 @@ import click
 import pytest
 
 from collector.cli import gpuid
+from collector.config import PRESETS, ServerSettings
 from collector.exposition.families import FAMILIES
+from collector.model import ClusterState
+from collector.sinks.webhook import _ABOUT_RECORDS
+from collector.web.application import ROUTES
 
 ROOT = Path(__file__).parents[1]
 TOPS = (".github", "config", "docs", "grafana", "tests")
@@ -89,6 +93,57 @@ def test_the_documented_commands_are_those_of_gpuid() -> None:
     named = {word.split()[1] for cell in first_cells for word in re.findall(r"`(gpuid [^`]+)`", cell)}
     marks = {"unmark", "marks"}  # in the row of `mark`
     assert named | marks == set(gpuid.list_commands(click.Context(gpuid)))
+
+
+def test_every_path_is_documented() -> None:
+    text = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+    documented = {re.sub(r"[A-Z]{3,}", "X", path.partition("?")[0]) for path in re.findall(r"`(/[^`]*)`", text)}
+    served = {re.sub(r"\{\w+(?::[^}]*)?\}", "X", path) for path in ROUTES if not path.startswith("/api/")}
+    assert served - documented == {"/static/X"}
+
+
+def first_cells(document: str, header: str) -> set[str]:
+    """Return the code in the first cells of the table that has a header."""
+    rows = (ROOT / document).read_text(encoding="utf-8").partition(f"\n{header}\n")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\|([^|]+)\|", rows, re.MULTILINE)
+    return {code for cell in cells for code in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_troubleshooting_has_every_state_of_a_cluster_that_is_down() -> None:
+    states = set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}
+    assert first_cells("docs/troubleshooting.md", "| state | look at |") >= states
+
+
+def test_the_support_matrix_has_every_preset_and_python() -> None:
+    text = (ROOT / "docs/support.md").read_text(encoding="utf-8")
+    assert [preset for preset in PRESETS if f"`{preset}`" not in text] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    row = re.search(r"^\| Python \|.+$", text, re.MULTILINE)
+    assert row is not None
+    assert [version for version in versions if version not in row[0]] == []
+
+
+def test_the_keys_of_the_server_that_http_md_names_exist() -> None:
+    named = first_cells("docs/http.md", "| key of `[server]` | limit |")
+    assert named
+    assert named <= set(ServerSettings.__struct_fields__)
+
+
+def test_what_makes_a_dead_letter_is_as_documented() -> None:
+    text = (ROOT / "docs/sinks.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^- webhook: ([\d, and]+)", text, re.MULTILINE)
+    assert {int(status) for status in re.findall(r"\d+", line)} == set(_ABOUT_RECORDS)
+
+
+def test_the_readme_installs_with_commands_that_are_tried() -> None:
+    shown = README.partition("<!-- helm -->\n```sh\n")[2].partition("```")[0].splitlines()
+    text = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
+    tried = (
+        text.partition("```sh\n")[2].partition("```")[0].splitlines()
+    )  # by tests/control_plane/test_chart_running.py
+    assert len(shown) > 3
+    assert [line for line in tried if line in shown] == shown
 
 
 def layers() -> list[str]:

@@ -46,7 +46,8 @@ class Mirror:
         self._cursor = 0
         self._last_change = 0  # the id of the last change that was looked at
         self._to_ask: dict[Place, float] = {}  # when to ask for a node, on the monotonic clock
-        self._asked: dict[Place, int] = {}  # questions without an answer, of this shard
+        # The questions of this shard without an answer, by number, with when they were asked, on the monotonic clock.
+        self._asked: dict[Place, dict[int, float]] = {}
         self._questions: dict[Place, int] = {}  # likewise, of the others
 
     def begin(self, version: int, last_change: int) -> None:
@@ -113,7 +114,8 @@ class Mirror:
         due = {place: at for place, at in self._to_ask.items() if at <= now}
         if due:
             number = await self._shards.ask(due)
-            self._asked |= dict.fromkeys(due, number)
+            for place in due:
+                self._asked.setdefault(place, {})[number] = now
             self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
 
     def _mirrors(self, cluster: str) -> bool:
@@ -122,12 +124,18 @@ class Mirror:
         return cluster in self._fleet.configured or self._shards.shard.reads(cluster)
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
-        answered = [place for place, number in news.answered.items() if number >= self._asked.get(place, number + 1)]
+        answered = {
+            place: max(times)
+            for place, number in news.answered.items()
+            if (times := [at for question, at in self._asked.get(place, {}).items() if question <= number])
+        }
         gone_at = {name: row.removed_at for name, row in news.clusters.items()}
         await self._apply(nodes, names, answered=answered, gone_at=gone_at)
         self._fleet.note(news)
         for place in answered:
-            del self._asked[place]
+            open_ = {question: at for question, at in self._asked.pop(place).items() if question > news.answered[place]}
+            if open_:
+                self._asked[place] = open_
         for place in news.answered.keys() - news.asked.keys():
             self._questions.pop(place, None)
         self._questions |= news.asked
@@ -137,7 +145,7 @@ class Mirror:
         nodes: Iterable[NodeState],
         names: Mapping[str, set[str]],
         *,
-        answered: Collection[Place] = (),
+        answered: Mapping[Place, float] = {},
         gone_at: Mapping[str, float] = {},
     ) -> None:
         """Mirror nodes; of the clusters in `names`, those that are not among these are gone.

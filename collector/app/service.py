@@ -1,8 +1,8 @@
 """Builds a collector from a configuration and runs it in one task group."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from collector.app.labels import NodeLabels
 from collector.app.marks import MarkFollower
 from collector.app.mirror import Mirror
 from collector.app.observer import CollectObserver
+from collector.app.once import Outcome, Round, complete_round
 from collector.app.ownership import Ownership
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
@@ -45,11 +46,17 @@ __all__ = ["Service"]
 class Service:
     """One collector: the clusters of a configuration, their inventory, its history, the sinks, and HTTP.
 
-    `listeners` get every change of the inventory; they are called on the event loop and must return at once.
+    `listeners` get every change of the inventory; they are called on the event loop and must return at once. With
+    `once`, the collector is for `run_once`.
     """
 
     def __init__(
-        self, config: Config, *, shard: Shard = UNSHARDED, listeners: Sequence[Callable[[Change], None]] = ()
+        self,
+        config: Config,
+        *,
+        shard: Shard = UNSHARDED,
+        listeners: Sequence[Callable[[Change], None]] = (),
+        once: Round | None = None,
     ) -> None:
         self.end = EndDeadline()
         self._owned: set[str] = set()  # of several shards: the clusters that this one reads and records
@@ -70,8 +77,16 @@ class Service:
         self._shard = shard
         self._recent = RecentChanges()
         self._sink_statuses = SinkStatuses()
+        self._round = Round() if once is None else once
+        listeners = listeners if once is None else (*listeners, once.note_change)
         self._publisher = Publisher(self.exposition, self.metrics, self._recent, listeners)
-        self.observer = CollectObserver(self.clusters, self.inventory, self._publisher, self.metrics)
+        self.observer = CollectObserver(
+            self.clusters,
+            self.inventory,
+            self._publisher,
+            self.metrics,
+            on_read=(lambda _place: None) if once is None else once.note_read,
+        )
         self._labels = NodeLabels(self.clusters, self.inventory, self.metrics)
         self._cluster_tasks = Clusters(
             self.clusters,
@@ -81,6 +96,7 @@ class Service:
             self.observer,
             node_labels=config.metrics.node_labels,
             labels=self._labels,
+            read_all=once is not None,
         )
         self._publisher.verify_with(self._cluster_tasks.verify)
         self._publisher.label_with(self._labels.on_step)
@@ -93,6 +109,7 @@ class Service:
             self.metrics.register_shard(shard, self._fleet.unowned)
         self._store: Store | None = None
         self._mark_follower: MarkFollower | None = None
+        self._delivery: Delivery | None = None
         self._sinks: SinkReconciler | None = None
         self._sink_expiry = SinkExpiry(self.metrics)
         self._reloader = Reloader(config, self._apply)
@@ -108,6 +125,38 @@ class Service:
         With `reload_from`, clusters and sinks follow that file whenever it changes. Raises ConfigError when HTTP cannot
         start, and StoreError when the store cannot be opened.
         """
+        async with self._collecting():
+            self._tasks.start_soon(self.exposition.run, name="exposition")
+            if reload_from is not None:
+                self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
+            await serve(
+                self._view(),
+                self._config.server,
+                ready=ready,
+                on_certificate=self.metrics.server_certificate,
+                end=self.end,
+            )
+
+    async def run_once(self, *, timeout: float) -> Outcome:
+        """Read every node of every cluster, record and deliver what that changed, and return what came of it.
+
+        After `timeout` seconds, what has not been read or delivered is given up. Raises StoreError when the store
+        cannot be opened.
+        """
+        async with self._collecting():
+            return await complete_round(
+                self._round,
+                self.clusters,
+                self.inventory,
+                store=self._store,
+                delivery=self._delivery,
+                sinks=self._sink_statuses,
+                timeout=timeout,
+            )
+
+    @asynccontextmanager
+    async def _collecting(self) -> AsyncIterator[None]:
+        """Collect, record and deliver during the block."""
         async with AsyncExitStack() as stack:
             store_tasks: list[tuple[Callable[[], Coroutine[Any, Any, None]], str]] = []
             if self._config.store is not None:
@@ -117,21 +166,12 @@ class Service:
                 store_tasks = await self._start_store(store)
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(gc_freeze.run, name="garbage collection")
-                self._tasks.start_soon(self.exposition.run, name="exposition")
                 for task, name in store_tasks:
                     self._tasks.start_soon(task, name=name)
                 await self._run_clusters(self._config)
                 self._reloader.ready.set()
-                if reload_from is not None:
-                    self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
                 try:
-                    await serve(
-                        self._view(),
-                        self._config.server,
-                        ready=ready,
-                        on_certificate=self.metrics.server_certificate,
-                        end=self.end,
-                    )
+                    yield
                 finally:
                     self.end.begin()
                     self._tasks.cancel_scope.cancel()
@@ -174,7 +214,7 @@ class Service:
             set_aside=lambda: store.health.status.set_aside.files,
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
-        delivery = Delivery(store, sink_observer)
+        self._delivery = delivery = Delivery(store, sink_observer)
         self._sinks = SinkReconciler(delivery, sink_observer.keep)
         self._sink_expiry.watch(self._config.sinks)
         try:

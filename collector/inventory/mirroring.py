@@ -1,6 +1,6 @@
 """An inventory that mirrors the nodes of clusters that other shards read, and settles the claims of its own."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -40,13 +40,13 @@ class MirroringInventory(Inventory):
         nodes: Mapping[Place, NodeState | None],
         now: float,
         *,
-        answered: Collection[Place] = (),
+        answered: Mapping[Place, float] = {},
         gone_at: Mapping[str, float] = {},
     ) -> Step:
         """Let nodes of other shards' clusters be in these states, all at once; None: the node is gone.
 
-        `now` is the time on the process's monotonic clock. `answered` are nodes that were read since this shard asked
-        for that. `gone_at` says when (Unix seconds) nodes of a cluster were removed last.
+        `now` is the time on the process's monotonic clock. `answered` are nodes that were read because this shard asked
+        for that, with when it did. `gone_at` says when (Unix seconds) nodes of a cluster were removed last.
         """
         draft = Draft(now)
         left: list[_Left] = []
@@ -69,8 +69,8 @@ class MirroringInventory(Inventory):
         for before, after in touched:
             if after is None or before.gpus != after.gpus or before.claims != after.claims:
                 self._reindex(before.place, before, after)
-        for place in answered:
-            self._note_answer(place, now, draft)
+        for place, asked in answered.items():
+            self._note_answer(place, asked, now, draft)
         return self._own_part(draft.done())
 
     def forget_unread(self, cluster: str) -> Step:
@@ -117,8 +117,8 @@ class MirroringInventory(Inventory):
             claim.confirmed = None
             self._ask(place, claimant, draft)
 
-    def _note_answer(self, place: Place, now: float, draft: Draft) -> None:
-        """Have those read again that claim what a mirrored node still has, by a reading that this shard asked for."""
+    def _note_answer(self, place: Place, asked: float, now: float, draft: Draft) -> None:
+        """Have those read again that claim what a mirrored node still has, by a reading that was asked for then."""
         node = self.node(place)
         if node is None or not len(self._claims):
             return
@@ -126,7 +126,7 @@ class MirroringInventory(Inventory):
             if gpu.uuid in node.claims:
                 continue
             for claimant, claim in self._claims.to_settle(gpu.uuid).items():
-                if claim.confirmed is None:
+                if claim.confirmed is None and claim.opened <= asked:
                     claim.confirmed = now
                     self._ask(claimant, place, draft)
 

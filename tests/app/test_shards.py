@@ -131,11 +131,14 @@ async def test_a_gpu_that_moves_between_shards_moves_once(site: Site, two: tuple
 
 
 async def test_a_gpu_in_two_shards_is_in_conflict_for_both(site: Site, two: tuple[Service, Service]):
-    site.simulator.clusters["sim-0"].double_gpu(to_cluster="sim-1")
+    first, second = (site.simulator.clusters[name] for name in CLUSTERS)
+    site.simulator.fleet.double("sim-0", first.nodes[0], "sim-1", second.nodes[0])
+    second.reboot_node(second.nodes[0])
     await eventually(
         lambda: [[one.inventory.conflicts(name) for name in CLUSTERS] for one in two], [[1, 1]] * 2, seconds=SECONDS
     )
-    assert await site.events() == [("appeared", "sim-1", None)]
+    # The GPU that was in its place there is gone.
+    assert await site.events() == [("vanished", "sim-1", None), ("appeared", "sim-1", None)]
 
 
 async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
@@ -144,4 +147,6 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
             await eventually(lambda: fleet(first), site.expected(), seconds=SECONDS)
             await eventually(lambda: first._view().statuses["sim-1"].state, ClusterState.UP, seconds=SECONDS)
         await eventually(lambda: first._view().statuses["sim-1"].state, ClusterState.UNOWNED, seconds=SECONDS)
-        assert first._view().owner("sim-1").shard is None
+        owner = first._view().owner("sim-1")
+        assert owner is not None
+        assert owner.shard is None

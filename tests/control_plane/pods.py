@@ -1,8 +1,10 @@
 """The pod of a workload that a real API server holds, run as a kubelet would: volumes, environment, service account."""
 
 import base64
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,10 @@ def kubectl(plane: ControlPlane, *arguments: str | Path, stdin: str | None = Non
 
 
 class Pod(CollectorProcess):
-    """A pod of the workload `gpuid`, admitted by the API server; its configuration must have it listen on `port`.
+    """A pod of a workload, admitted by the API server; its configuration must have it listen on `port`.
 
-    `claims` has a folder for each PersistentVolumeClaim, `hosts` the addresses of what it reaches by name.
+    `workload` is `deployments` or `statefulsets` for that named `gpuid`, or `statefulsets/NAME`. `claims` has a folder
+    for each PersistentVolumeClaim, `hosts` the addresses of what it reaches by name.
     """
 
     def __init__(
@@ -67,13 +70,13 @@ class Pod(CollectorProcess):
     def sync(self) -> None:
         """Bring the volumes up to date with ConfigMaps and Secrets, as the kubelet does every minute or so."""
         for volume in self.spec["volumes"]:
-            if "configMap" in volume or "secret" in volume:
+            if volume.keys() & {"configMap", "secret", "projected"}:
                 _write(self._volumes / volume["name"], dict(self._files(volume)))
 
     # Private, in the order of use
 
     def _admitted(self, workload: str, name: str) -> dict[str, Any]:
-        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/{workload}/gpuid"
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/{workload if '/' in workload else f'{workload}/gpuid'}"
         template = self._plane.http.get(path).raise_for_status().json()["spec"]["template"]
         pod = {"metadata": template["metadata"] | {"name": name}, "spec": template["spec"]}
         created = self._plane.create(f"{CORE}/pods", pod, dryRun="All", fieldValidation="Strict")
@@ -98,15 +101,16 @@ class Pod(CollectorProcess):
             yield Mount(self._account(), ACCOUNT)
 
     def _files(self, volume: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-        if source := volume.get("configMap"):
-            answer = self._plane.http.get(f"{CORE}/configmaps/{source['name']}")
-        else:
-            source = volume["secret"]
-            answer = self._plane.http.get(f"{CORE}/secrets/{source['secretName']}")
-        if answer.status_code == 404 and source.get("optional"):
-            return
-        for key, value in answer.raise_for_status().json().get("data", {}).items():
-            yield key, value.encode() if "configMap" in volume else base64.b64decode(value)
+        for one in volume["projected"]["sources"] if "projected" in volume else [volume]:
+            source = one.get("configMap") or one["secret"]
+            kind, name = ("configmaps" if "configMap" in one else "secrets"), source.get("name") or source["secretName"]
+            answer = self._plane.http.get(f"{CORE}/{kind}/{name}")
+            if answer.status_code == 404 and source.get("optional"):
+                continue
+            data = answer.raise_for_status().json().get("data", {})
+            paths = {item["key"]: item["path"] for item in source.get("items", ())} or {key: key for key in data}
+            for key, path in paths.items():
+                yield path, data[key].encode() if kind == "configmaps" else base64.b64decode(data[key])
 
     def _account(self) -> Path:
         account = self.spec.get("serviceAccountName", "default")
@@ -120,14 +124,17 @@ class Pod(CollectorProcess):
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace a volume's files all at once, as the kubelet's atomic writer does: by one rename of a link."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = sum(path.name.startswith("..20") for path in folder.iterdir())
-    data = folder / f"..2026_01_01_00_00_00.{number}"
-    data.mkdir()
+    old = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
+    data = folder / f"..{time.monotonic_ns()}"
     for name, content in files.items():
-        (data / name).write_bytes(content)
-        (data / name).chmod(0o440)
+        file = data / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(0o440)
     (folder / "..data_tmp").symlink_to(data.name)
     (folder / "..data_tmp").replace(folder / "..data")
-    for name in files:
+    for name in {Path(name).parts[0] for name in files}:
         if not (folder / name).is_symlink():
             (folder / name).symlink_to(f"..data/{name}")
+    if old is not None:
+        shutil.rmtree(old)

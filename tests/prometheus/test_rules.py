@@ -51,7 +51,6 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
 @pytest.mark.parametrize(
     ("document", "kinds"),
     [
-        ("README.md", ["scrape_configs"]),
         ("docs/prometheus.md", ["scrape_configs", "remote_write"]),
         ("config/prometheus/runbook.md", ["groups"]),
     ],

@@ -79,6 +79,10 @@ class ShardProcess(CollectorProcess):
         """Return what `states` is if all shards run and all clusters are up."""
         return {name: ("up", None if self.shard is None else shard_of(name, self.total_shards)) for name in CLUSTERS}
 
+    def unowned(self) -> set[str]:
+        """Return the clusters that no shard reads, as it sees it."""
+        return {name for name, state in self.states().items() if state == ("unowned", None)}
+
     def problems(self) -> list[str]:
         """Return the titles of what it finds wrong."""
         return [one["title"] for one in (self.api("/api/v1/problems") or {}).get("problems", ())]
