@@ -139,9 +139,7 @@ def test_what_makes_a_dead_letter_is_as_documented() -> None:
 def test_the_readme_installs_with_commands_that_are_tried() -> None:
     shown = README.partition("<!-- helm -->\n```sh\n")[2].partition("```")[0].splitlines()
     text = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
-    tried = (
-        text.partition("```sh\n")[2].partition("```")[0].splitlines()
-    )  # by tests/control_plane/test_chart_running.py
+    tried = text.partition("```sh\n")[2].partition("```")[0].splitlines()  # by tests/control_plane/test_guides.py
     assert len(shown) > 3
     assert [line for line in tried if line in shown] == shown
 

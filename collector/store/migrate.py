@@ -5,6 +5,7 @@ import re
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from sqlalchemy import Connection, event, inspect, text
@@ -15,6 +16,9 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, METADATA, VERSION_TABLE
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 __all__ = [
     "TO_BE_CREATED",
     "UP_TO_DATE",
@@ -22,6 +26,7 @@ __all__ = [
     "check_version",
     "is_current",
     "migrate",
+    "migrate_down",
     "migrate_shared",
     "stage",
 ]
@@ -110,12 +115,8 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     began = time.monotonic()
     # Imported on demand: Alembic takes longer to load than a store that is up to date takes to open.
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(connection=connection, in_steps=is_shared)
+    config = _alembic(connection, in_steps=is_shared)
     try:
         command.upgrade(config, "head")
     except SQLAlchemyError as error:
@@ -130,9 +131,26 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+def migrate_down(connection: Connection, to: str) -> None:
+    """Take the tables back to an older schema, in the transaction that the connection is in."""
+    from alembic import command
+
+    command.downgrade(_alembic(connection, in_steps=False), to)
+
+
 def is_current(connection: Connection) -> bool:
     """Return whether there is nothing to migrate."""
     return _version(connection) == HEAD
+
+
+def _alembic(connection: Connection, *, in_steps: bool) -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(connection=connection, in_steps=in_steps)
+    return config
 
 
 def _is_incomplete(error: BaseException) -> bool:
@@ -197,7 +215,7 @@ def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> 
     if not any((_FOLDER / "versions").glob(f"{version}_*.py")):
         raise StoreError(
             f"store {location}: created by a newer gpuid (schema {version}, this one knows {HEAD}); "
-            "run that version, or choose another store.url to start afresh"
+            f"run that version, let it run `gpuid store downgrade --to {HEAD}`, or choose another store.url"
         )
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,14 @@ class Pod(CollectorProcess):
         server = plane.http.base_url
         env = {"KUBERNETES_SERVICE_HOST": server.host, "KUBERNETES_SERVICE_PORT": str(server.port)}
         env |= {one["name"]: one["value"] for one in container.get("env", ())}
-        command = contained(
-            [sys.executable, "-m", "collector", *container.get("args", ())],
-            folder / "container",
-            mounts=self._mounts(container),
-            env=env,
-            hosts=hosts,
-            hostname=name,
-        )
-        self.command = [str(part) for part in command]
+        self._container: dict[str, Any] = {
+            "mounts": list(self._mounts(container)),
+            "env": env,
+            "hosts": hosts,
+            "hostname": name,
+        }
+        self._programs = 0
+        self.command = self._contained(container.get("args", ()))
 
     def sync(self) -> None:
         """Bring the volumes up to date with ConfigMaps and Secrets, as the kubelet does every minute or so."""
@@ -73,7 +72,18 @@ class Pod(CollectorProcess):
             if volume.keys() & {"configMap", "secret", "projected"}:
                 _write(self._volumes / volume["name"], dict(self._files(volume)))
 
+    def execute(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of gpuid in the container, as `kubectl exec` does."""
+        return subprocess.run(self._contained(arguments), capture_output=True, text=True, timeout=120)
+
     # Private, in the order of use
+
+    def _contained(self, arguments: Iterable[str]) -> list[str]:
+        self._programs += 1
+        folder = self.folder / f"container-{self._programs}"
+        return [
+            str(part) for part in contained([sys.executable, "-m", "collector", *arguments], folder, **self._container)
+        ]
 
     def _admitted(self, workload: str, name: str) -> dict[str, Any]:
         path = f"/apis/apps/v1/namespaces/{NAMESPACE}/{workload if '/' in workload else f'{workload}/gpuid'}"

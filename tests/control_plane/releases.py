@@ -9,12 +9,13 @@ import pytest
 from tests.control_plane.conftest import Planes
 from tests.control_plane.crds import KINDS, install_crds
 from tests.control_plane.plane import ControlPlane
+from tests.control_plane.pods import Pod
 from tests.control_plane.rights import finish_namespace, remove_rights
 from tests.helm.chart_files import CHART
 from tests.helm.modes import Values, write_values
 from tests.support.helm import Helm
 
-__all__ = ["CORE", "PATHS", "Release", "admit", "hub", "objects", "release"]
+__all__ = ["CORE", "LISTEN", "PATHS", "ChartPod", "Release", "admit", "hub", "objects", "release"]
 
 CORE = "/api/v1/namespaces/gpuid"
 APPS = "/apis/apps/v1/namespaces/gpuid"
@@ -41,7 +42,21 @@ PATHS = {
     **{kind: f"/apis/{group}/{version}/namespaces/gpuid/{plural}" for group, version, kind, plural in KINDS},
 }
 
+LISTEN = "127.0.0.1:8080"  # in values: the pods of all tests share this machine's network
+
 Release = Callable[..., str]
+
+
+class ChartPod(Pod):
+    """A pod of the chart, which listens on a port of its own in place of the container's."""
+
+    def _files(self, volume: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+        own = f"127.0.0.1:{self.port}"
+        for path, content in super()._files(volume):
+            if path == "gpuid.toml" and b"[server]" not in content:
+                yield path, content + f'\n[server]\nlisten = "{own}"\n'.encode()
+            else:
+                yield path, content.replace(LISTEN.encode(), own.encode())
 
 
 @pytest.fixture

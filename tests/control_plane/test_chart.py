@@ -27,7 +27,7 @@ EVERYTHING: Values = {
     "kubeconfig": {"secretNames": ["one", "two"], "key": "config"},
     "shards": 3,
     "replicas": 2,
-    "image": {"repository": "registry.example.com/gpuid", "tag": "1@sha256:" + "0" * 64},
+    "image": {"repository": "registry.example.com/gpuid", "tag": "1", "digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccount": {"name": "collector", "annotations": {"eks.amazonaws.com/role-arn": "arn"}},
     "service": {"type": "NodePort", "port": 80, "annotations": {"a": "b"}},
@@ -89,8 +89,9 @@ def test_the_api_server_takes_each_mode_as_it_is(helm: Helm, hub: ControlPlane, 
 
 
 def test_it_is_installed_upgraded_rolled_back_and_removed(hub: ControlPlane, release: Release) -> None:
-    said = release("install", values={})
+    said = release("install", values={"gpuidToml": '[server]\n[store]\n[[clusters]]\ncontext = "near"\n'})
     assert "gpuid grant --all --apply --secret" in said
+    assert "set them below config: server, store." in said
     installed = objects(hub)
     claim = installed["PersistentVolumeClaim gpuid"]["metadata"]["uid"]
     assert installed["Deployment gpuid"]["spec"]["strategy"] == {"type": "Recreate"}

@@ -1,14 +1,10 @@
 """What the chart installs works: its pods, run as a kubelet would, read clusters and serve the page."""
 
 import contextlib
-import os
 import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,9 +12,9 @@ from click.testing import CliRunner
 
 from collector.cli import gpuid as command
 from tests.control_plane.conftest import Planes
-from tests.control_plane.plane import ControlPlane, binaries
-from tests.control_plane.pods import Pod, kubectl
-from tests.control_plane.releases import CORE, Release, hub, objects, release
+from tests.control_plane.plane import ControlPlane
+from tests.control_plane.pods import kubectl
+from tests.control_plane.releases import CORE, LISTEN, ChartPod, Release, hub, objects, release
 from tests.control_plane.rights import SMI, UPGRADE, exec_status, remove_rights
 from tests.helm.modes import TLS
 from tests.support.processes import free_ports
@@ -27,23 +23,8 @@ from tests.web.test_server import certificate
 
 __all__ = ["hub", "release"]
 
-ROOT = Path(__file__).parents[2]
 SERIALS = {"east": "1650122000001", "west": "1650122000002"}
-LISTEN = "127.0.0.1:8080"  # in the values; the pods of all tests share this machine's network
 TOKENS = ("first-token", "second-token")
-
-
-class ChartPod(Pod):
-    """A pod of the chart, which listens on a port of its own in place of the container's."""
-
-    def _files(self, volume: Any) -> Iterator[tuple[str, bytes]]:
-        own = f"127.0.0.1:{self.port}"
-        for path, content in super()._files(volume):
-            if path == "gpuid.toml" and b"[server]" not in content:
-                yield path, content + f'\n[server]\nlisten = "{own}"\n'.encode()
-            else:
-                yield path, content.replace(LISTEN.encode(), own.encode())
-
 
 Start = Callable[[], ChartPod]
 Client = Callable[..., httpx.Client]
@@ -56,7 +37,7 @@ def start(hub: ControlPlane, tmp_path: Path) -> Iterator[Start]:
 
         def run() -> ChartPod:
             (port,) = free_ports(1)
-            pod = ChartPod(hub, "deployments", tmp_path / "pod", port, claims=tmp_path / "claims")
+            pod = ChartPod(hub, "deployments", tmp_path / f"pod-{port}", port, claims=tmp_path / "claims")
             stack.callback(pod.stop, signal.SIGKILL)
             pod.start()
             return pod
@@ -72,30 +53,23 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def nodes(planes: Planes, hub: ControlPlane) -> Iterator[None]:
-    """A GPU in each of two clusters, of which nobody has been given rights."""
+def clusters(planes: Planes, hub: ControlPlane, tmp_path: Path) -> Iterator[None]:
+    """A GPU in each of two clusters, and the Secret with the kubeconfig for both that `gpuid grant` prints."""
     others = [plane for plane in planes.values() if plane is not hub]
     for plane in others:
         remove_rights(plane)
+    lines = []
     for number, (name, plane) in enumerate(planes.items(), start=1):
         plane.add_node("gpu-1", [(SERIALS[name], f"GPU-00000000-0000-0000-0000-00000000000{number}")])
-    yield
-    for plane in others:
-        remove_rights(plane)
-
-
-@pytest.fixture
-def clusters(planes: Planes, hub: ControlPlane, nodes: None, tmp_path: Path) -> None:
-    """The same with the rights, and the Secret with the kubeconfig for both that `gpuid grant` prints."""
+        lines.append(f'[[clusters]]\ncontext = "{name}"\nkubeconfig = "{plane.kubeconfig}"\n')
     admin = tmp_path / "admin.toml"
-    admin.write_text(
-        "".join(
-            f'[[clusters]]\ncontext = "{name}"\nkubeconfig = "{plane.kubeconfig}"\n' for name, plane in planes.items()
-        )
-    )
+    admin.write_text("".join(lines))
     granted = CliRunner().invoke(command, ["grant", "-c", str(admin), "--all", "--apply", "--secret"])
     assert granted.exit_code == 0, granted.output
     kubectl(hub, "apply", "--server-side", "-f", "-", stdin=granted.stdout)
+    yield
+    for plane in others:
+        remove_rights(plane)
 
 
 def put_secret(hub: ControlPlane, name: str, **data: str) -> None:
@@ -110,7 +84,8 @@ def test_two_clusters_are_read_and_the_page_shows_them(
     hub: ControlPlane, release: Release, start: Start, client: Client, tmp_path: Path
 ) -> None:
     certificate_file, key_file = certificate(tmp_path, "gpuid")
-    put_secret(hub, "gpuid-tls", **{"tls.crt": certificate_file.read_text(), "tls.key": key_file.read_text()})
+    certificates = {"tls.crt": certificate_file, "ca.crt": certificate_file, "tls.key": key_file}
+    put_secret(hub, "gpuid-tls", **{name: file.read_text() for name, file in certificates.items()})
     put_secret(hub, "gpuid-token", token=TOKENS[0])
     token = {"bearer_token_file": {"secretName": "gpuid-token", "key": "token"}}
     values = {"config": {"clusters": [{"context": "east"}], "server": {"listen": LISTEN, **TLS, **token}}}
@@ -149,6 +124,14 @@ def test_two_clusters_are_read_and_the_page_shows_them(
     assert pod.stop(signal.SIGTERM) == 0
     assert (tmp_path / "claims" / "gpuid" / "gpuid.db").is_file()
 
+    clients = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
+    release("upgrade", values={"config": values["config"] | {"server": {"listen": LISTEN, **TLS, **clients}}})
+    pod = start()
+    (container,) = pod.spec["containers"]
+    program, *arguments = container["livenessProbe"]["exec"]["command"]
+    assert program == "gpuid"
+    until(lambda: pod.execute(*arguments).returncode, 0)
+
 
 def test_its_own_cluster_is_read_with_no_more_rights_than_it_needs(
     hub: ControlPlane, release: Release, start: Start, client: Client
@@ -171,41 +154,3 @@ def test_its_own_cluster_is_read_with_no_more_rights_than_it_needs(
     patch = {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}
     refused = thief.patch("/api/v1/nodes/gpu-1", json=patch, headers={"Content-Type": "application/merge-patch+json"})
     assert refused.status_code == httpx.codes.FORBIDDEN
-
-
-@pytest.mark.usefixtures("nodes")
-def test_the_documented_commands_install_it(planes: Planes, start: Start, client: Client, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
-    block = text.partition("```sh\n")[2].partition("```")[0]
-    block = block.replace("create namespace gpuid", "get namespace gpuid")  # the fixture has made it
-    block, _, forwarding = block.partition("kubectl --namespace gpuid port-forward")
-    assert forwarding == " service/gpuid 8080\n"  # which kwok has no part in
-    built, programs = binaries(), tmp_path / "bin"
-    assert built is not None
-    programs.mkdir()
-    (programs / "gpuid").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m collector "$@"\n')
-    (programs / "helm").symlink_to(built / "helm")
-    (programs / "gpuid").chmod(0o755)
-    for name in ("config", "grafana"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    env = {
-        **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "KUBECONFIG": ":".join(str(planes[name].kubeconfig) for name in ("east", "west")),
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    pod = start()
-    page = client(base_url=pod.url)
-
-    def shown() -> set[str]:
-        assert pod.running, pod.tail()
-        with contextlib.suppress(httpx.ConnectError):
-            text = page.get("/gpus").text
-            return {name for name, serial in SERIALS.items() if serial in text}
-        return set()
-
-    until(shown, set(SERIALS), seconds=120)

@@ -62,8 +62,8 @@ class Installation:
             text = text.replace(old, new)
         file.write_text(text)
 
-    def apply(self, overlay: str) -> str:
-        return kubectl(self.hub, "apply", "-k", self.manifests / "overlays" / overlay)
+    def apply(self, overlay: str, *how: str) -> str:
+        return kubectl(self.hub, "apply", *how, "-k", self.manifests / "overlays" / overlay)
 
     def listen(self, number: int) -> None:
         """Have the next pod listen on a port of its own: all pods share the network of this machine."""
@@ -110,6 +110,10 @@ def installation(planes: Planes, tmp_path: Path) -> Iterator[Installation]:
         hub.http.delete(
             f"/apis/{group}/{version}/namespaces/gpuid/{plural}"
         )  # some are only there once a test made them
+    claims = "/api/v1/namespaces/gpuid/persistentvolumeclaims"
+    for one in hub.http.get(claims).raise_for_status().json()["items"]:
+        one["metadata"].pop("finalizers", None)  # no controller looks whether a claim is in use
+        hub.http.put(f"{claims}/{one['metadata']['name']}", json=one).raise_for_status()
     for plural in ("configmaps", "secrets", "persistentvolumeclaims"):
         hub.http.delete(f"/api/v1/namespaces/gpuid/{plural}").raise_for_status()
     for service in ("gpuid", "gpuid-shards"):
@@ -218,6 +222,29 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     assert {line.rpartition(" ")[2] for line in again.splitlines()} <= {"unchanged", "configured"}
     namespace = installation.get("/api/v1/namespaces/gpuid")["metadata"]
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("how", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_overlays_follow_each_other(installation: Installation, how: tuple[str, ...]) -> None:
+    path = "/apis/apps/v1/namespaces/gpuid"
+    for overlay in ("single", "ha", "single", "sharded", "ha", "in-cluster", "single"):
+        installation.apply(overlay, *how)
+        if overlay == "sharded":
+            assert installation.get(f"{path}/statefulsets/gpuid")["spec"]["replicas"] == 3
+            continue
+        deployment = installation.get(f"{path}/deployments/gpuid")["spec"]
+        expected = {"ha": (2, "RollingUpdate")}.get(overlay, (1, "Recreate"))
+        assert (deployment["replicas"], deployment["strategy"]["type"]) == expected
+        account = "gpuid" if overlay == "in-cluster" else "default"
+        assert deployment["template"]["spec"]["serviceAccountName"] == account
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert "/etc/gpuid-kubeconfig" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_the_dashboards_are_taken(installation: Installation) -> None:
+    installation.apply("single")
+    applied = kubectl(installation.hub, "apply", "-k", ROOT / "grafana")
+    assert applied.count("configmap/gpuid-dashboard-") == len(list((ROOT / "grafana" / "dashboards").glob("*.json")))
 
 
 def test_the_number_of_shards_is_that_of_the_pods() -> None:

@@ -43,7 +43,12 @@ SECRET_KEY: Json = table(secretName=TEXT, key=TEXT) | {"required": ["secretName"
 
 # What the chart has beside gpuid.toml.
 OTHER_VALUES: Json = {
-    "image": table(repository=TEXT, tag={"type": ["string"]}, pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]}),
+    "image": table(
+        repository=TEXT,
+        tag=STRING,
+        digest={"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+        pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+    ),
     "imagePullSecrets": LIST,
     "nameOverride": STRING,
     "fullnameOverride": STRING,

@@ -25,9 +25,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "gpuid.labels" -}}
 {{ include "gpuid.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{/* Not `gpuid` either: `gpuid grant` makes that account in the namespace gpuid, for the kubeconfig of a collector. */}}
