@@ -9,6 +9,7 @@ revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
+LOST = ""  # by a downgrade: nothing
 
 
 def upgrade() -> None:
@@ -35,3 +36,14 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("cluster", "node", name="gpuid_verifications_key"),
     )
+
+
+def downgrade() -> None:
+    """Drop what shards say again when they start; without them it is empty."""
+    op.drop_table("gpuid_verifications")
+    op.drop_table("gpuid_clusters")
+    op.drop_index("gpuid_nodes_version", "gpuid_nodes")
+    op.drop_column("gpuid_nodes", "unread")
+    op.drop_column("gpuid_nodes", "version")
+    op.execute("DELETE FROM gpuid_facts WHERE name = 'version' OR name LIKE 'commit %'")
+    op.execute("DELETE FROM gpuid_leases WHERE name <> 'leader'")
