@@ -36,6 +36,7 @@ class Mirror:
         verify: Callable[[Place, float], None],
     ) -> None:
         self.wanted = ResettableEvent()  # set when other shards are to be asked for something
+        self.orphans: set[str] = set()  # recorded clusters that no configuration has, and that this shard is to end
         self._store = store
         self._shards = shards
         self._inventory = inventory
@@ -57,7 +58,7 @@ class Mirror:
     async def poll(self) -> None:
         """Take in what is new."""
         async with self._shards.snapshot() as connection:
-            news = await self._shards.news(connection, self._cursor)
+            news = await self._shards.news(connection, self._cursor, all_clusters=not self._fleet.rows)
             if news.version == self._cursor:
                 self._fleet.note(news)
                 nodes: list[NodeState] = []
@@ -121,7 +122,7 @@ class Mirror:
     def _mirrors(self, cluster: str) -> bool:
         if cluster in self._shards.owned:
             return False
-        return cluster in self._fleet.configured or self._shards.shard.reads(cluster)
+        return cluster in self._fleet.configured or cluster in self.orphans
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
         answered = {

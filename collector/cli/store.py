@@ -11,8 +11,6 @@ from collector.cli.options import CommandError, config_option
 from collector.config import ConfigError
 from collector.store import StoreSettings
 from collector.store import downgrade as stores
-from collector.store.schema import HEAD
-from collector.text import counted
 
 __all__ = ["store"]
 
@@ -65,15 +63,11 @@ def downgrade(config: Path, schema: str, yes: bool) -> None:
     """
     configure("warning", "text")
     settings = _settings(config)
-    undone = stores.undone_by(schema)
-    lost = [one.lost for one in undone if one.lost]
+    lost = [one.lost for one in stores.undone_by(schema) if one.lost]
     if lost and not yes:
         _confirm(f"This deletes {'; '.join(lost)}. Continue?")
     anyio.run(stores.downgrade, settings, schema)
-    if undone:
-        click.echo(f"The store has schema {schema}: {counted(len(undone), 'migration')} undone.")
-    else:
-        click.echo(f"The store has schema {HEAD}, the one of this gpuid.")
+    click.echo(f"The store has schema {schema}.")
 
 
 def _settings(path: Path) -> StoreSettings:

@@ -21,7 +21,7 @@ from collector.end_deadline import EndDeadline
 from collector.store.database import Database, OpenMode
 from collector.store.errors import StoreError, explain
 from collector.store.files import PRIVATE_MODE, check_readable
-from collector.store.migrate import migrate_down
+from collector.store.migrate import migrate_down, version_of
 from collector.store.schema import HEAD
 
 __all__ = ["Undone", "backup", "downgrade", "undone_by"]
@@ -55,6 +55,13 @@ def undone_by(to: str) -> list[Undone]:
 async def downgrade(settings: StoreSettings, to: str) -> None:
     """Take a store back to a schema, all at once or not at all; no collector may use it. Raises StoreError."""
     undone_by(to)
+    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
+        version = await connection.run_sync(version_of) or ""
+        if version == to:
+            return
+        if version < to:
+            has = f"has schema {version}" if version else "is empty"
+            raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
     async with Database.open(settings, OpenMode.COLLECTOR, EndDeadline()) as database:
         if database.trouble is not None:
             raise database.trouble
@@ -85,7 +92,7 @@ def _copy(location: SqliteLocation, target: Path) -> int:
     uri = f"file:{quote(str(location.path))}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(copy, pages=_PAGES, sleep=0.001)  # in parts, so that nobody waits for the lock
+            source.backup(copy)  # of one state: in parts, each commit in between would begin it again
             copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
     except (sqlite3.Error, OSError) as error:
         target.unlink(missing_ok=True)
@@ -108,6 +115,5 @@ async def _leader(connection: AsyncConnection) -> str:
     return found[0] if found else ""
 
 
-_PAGES = 4096  # that are copied under one lock
 _NO_TIMEOUT = text("SELECT set_config('statement_timeout', '0', true)")
 _HOLDERS = text("SELECT holder FROM gpuid_leases WHERE expires > extract(epoch from clock_timestamp()) ORDER BY name")

@@ -29,6 +29,7 @@ __all__ = [
     "migrate_down",
     "migrate_shared",
     "stage",
+    "version_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _migrate_in_steps(connection: Connection, location: PostgresLocation) -> Non
 def migrate(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
     """Create or update the tables, in the transaction that the connection is in, or else in many; raises StoreError."""
     is_shared = not connection.in_transaction()
-    version = _version(connection)
+    version = version_of(connection)
     if version == HEAD:
         return
     if version is not None:
@@ -140,7 +141,7 @@ def migrate_down(connection: Connection, to: str) -> None:
 
 def is_current(connection: Connection) -> bool:
     """Return whether there is nothing to migrate."""
-    return _version(connection) == HEAD
+    return version_of(connection) == HEAD
 
 
 def _alembic(connection: Connection, *, in_steps: bool) -> "Config":
@@ -181,7 +182,7 @@ def check_complete(connection: Connection, location: SqliteLocation | PostgresLo
 
 def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:
     """Return in a few words what a collector's start would do to the tables; raises StoreError if it would refuse."""
-    version = _version(connection)
+    version = version_of(connection)
     if version is None:
         return TO_BE_CREATED
     if version != HEAD:
@@ -192,7 +193,7 @@ def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
     """Make sure that the tables are those that this version reads; raises StoreError."""
-    version = _version(connection)
+    version = version_of(connection)
     if version is None:
         raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
     if version != HEAD:
@@ -202,7 +203,8 @@ def check_version(connection: Connection, location: SqliteLocation | PostgresLoc
         )
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
+    """Return the schema of the tables; None where there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608

@@ -37,7 +37,9 @@ def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
 
     result = gpuid("store", "downgrade", "--to", "0005", "--yes", "-c", config)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"The store has schema 0005: {int(schema.HEAD) - 5} migrations undone.\n"
+    assert result.stdout == "The store has schema 0005.\n"
+    result = gpuid("store", "downgrade", "--to", "0005", "-c", config, "--yes")
+    assert (result.returncode, result.stdout) == (0, "The store has schema 0005.\n")
     result = gpuid("marks", "-c", config)
     assert result.stderr.endswith(": created by an older gpuid; start this version's collector once to update it\n")
 

@@ -190,6 +190,27 @@ def test_single_becomes_ha_and_one_of_two_leads(two_clusters: Installation) -> N
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
 
 
+@pytest.mark.usefixtures("database")
+def test_ha_becomes_shards_which_read_each_cluster_once_and_show_all(two_clusters: Installation) -> None:
+    two_clusters.apply("ha")
+    before = two_clusters.start("deployments")
+    until(before.gpus, PLACED, seconds=120)
+    until(lambda: before.total("gpuid_store_leader"), 1)
+    two_clusters.apply("sharded")
+    pods = [two_clusters.start("statefulsets", number) for number in (1, 2)]
+    for pod in pods:
+        until(lambda: pod.total("gpuid_store_leader"), 0, seconds=120)  # noqa: B023
+    kubectl(two_clusters.hub, "--namespace", "gpuid", "delete", "deployment", "gpuid")
+    assert before.stop(signal.SIGTERM) == 0
+    pods.append(two_clusters.start("statefulsets", 0))
+    until(lambda: sorted(cluster for pod in pods for cluster in pod.up()), ["east", "west"], seconds=120)
+    until(lambda: sorted(one for pod in pods for one in pod.gpus()), sorted(PLACED), seconds=120)
+    assert sum(pod.total("gpuid_read_success_total") or 0 for pod in pods) == 0, "what was fresh has been read again"
+    for pod in pods:
+        for one in PLACED:
+            until(lambda: one.serial in pod.text(f"/gpus?q={one.serial}"), seconds=120)  # noqa: B023
+
+
 def test_in_cluster_reads_its_own_cluster_with_its_service_account(installation: Installation) -> None:
     installation.edit("in-cluster", ('name = "prod-us-east"', 'name = "east"'))
     installation.apply("in-cluster")
@@ -203,7 +224,8 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     base = installation.manifests / "collector" / "kustomization.yaml"
     base.write_text(base.read_text().replace("  # - ", "  - "))
     file = installation.manifests / "overlays" / overlay / "kustomization.yaml"
-    file.write_text(file.read_text().replace("components: []", "components:").replace("  # - ", "  - "))
+    text = file.read_text().replace("# components:", "components:")
+    file.write_text(re.sub(r"^(#   |  # )- ", "  - ", text, flags=re.MULTILINE))
     applied = installation.apply(overlay)
     for one in ("ingress.networking.k8s.io", "networkpolicy.networking.k8s.io", "httproute.gateway.networking.k8s.io"):
         assert f"{one}/gpuid created" in applied
@@ -270,6 +292,18 @@ def test_the_configuration_names_only_files_that_are_mounted(overlay: str) -> No
     if not config.store.url.startswith("postgresql:"):
         named.append(Path(config.store.url.removeprefix("sqlite://")))
     assert {str(path.parent) for path in named if path} <= mounted
+
+
+def test_the_server_finds_the_certificate_of_the_tls_component() -> None:
+    file = ROOT / "config" / "kubernetes" / "components" / "tls" / "kustomization.yaml"
+    lines = re.findall(r"^#   (.*)$", file.read_text(), re.MULTILINE)
+    server = parse("\n".join([*lines, '[[clusters]]\ncontext = "east"']), Path("/etc/gpuid/gpuid.toml")).server
+    (patch,) = yaml.safe_load(file.read_text())["patches"]
+    added = {one["path"]: one["value"] for one in yaml.safe_load(patch["patch"])}
+    assert added["/spec/template/spec/volumes/-"]["secret"]["secretName"] == "gpuid-tls"
+    folder = Path(added["/spec/template/spec/containers/0/volumeMounts/-"]["mountPath"])
+    # The keys of a Secret of the type kubernetes.io/tls.
+    assert (server.cert_file, server.key_file) == (folder / "tls.crt", folder / "tls.key")
 
 
 def rendered(overlay: str) -> list[dict[str, Any]]:

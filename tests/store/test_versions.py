@@ -146,8 +146,11 @@ async def test_a_store_in_use_is_not_taken_back(settings: StoreSettings) -> None
     async with Store.open(settings) as store:
         await store.leadership.ask()
         with pytest.raises(StoreError, match=r"in use by another gpuid|stop all collectors first"):
-            await downgrade(settings, "0009")
-    await downgrade(settings, "0009")
+            await downgrade(settings, "0008")
+    for _ in range(2):  # the second time, nothing is left to do
+        await downgrade(settings, "0008")
+    with pytest.raises(StoreError, match="has schema 0008; a collector updates it when it starts"):
+        await downgrade(settings, "0009")
     async with Store.open(settings):
         pass
 
