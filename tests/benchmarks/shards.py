@@ -50,7 +50,7 @@ class Load(NamedTuple):
 
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Run every case."""
-    clusters, nodes = (2, 5) if small else (50, 1_000)
+    clusters, nodes = (2, 5) if small else (20, 1_000)
     with tempfile.TemporaryDirectory() as folder, postgres_running() as server:
         yield from anyio.run(_measure, Path(folder), (server.new_database(), server.new_database()), clusters, nodes)
 

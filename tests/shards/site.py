@@ -3,6 +3,7 @@
 import itertools
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = ["CLUSTERS", "GPUS_OF_A_NODE", "NODES", "Move", "ShardProcess", "Site"
 
 CLUSTERS = tuple(f"sim-{number}" for number in range(6))
 NODES, GPUS_OF_A_NODE = 3, 8
+QUIET_SECONDS = 5.0  # without a reading, after which none is under way
 LOAD_SECONDS = 0.5  # between two moves
 
 Place = tuple[str, str, str]  # cluster, node and UUID of a GPU
@@ -200,6 +202,19 @@ class Site:
                 for node, count in cluster.counters.execs.items()
             }
         )
+
+    def quiet_execs(self) -> Counter[tuple[str, str]]:
+        """Return how often each node has been read, once none has been for some seconds."""
+        last = self.execs()
+
+        def unchanged() -> bool:
+            nonlocal last
+            time.sleep(QUIET_SECONDS)
+            before, last = last, self.execs()
+            return before == last
+
+        until(unchanged)
+        return last
 
     def most_at_once(self) -> int:
         """Return how often any node was read at the same time, at most."""

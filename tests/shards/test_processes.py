@@ -2,8 +2,12 @@
 
 import signal
 
+import pytest
+
 from tests.shards.site import CLUSTERS, ShardProcess, Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.timeout(900)  # each starts several processes, one after the other
 
 OTHER_SHARD = {"sim-0": "sim-1", "sim-1": "sim-4", "sim-4": "sim-0"}  # of three: clusters of shards 0, 1 and 2
 
@@ -38,7 +42,7 @@ def every_shard_sees_moves_between_shards(site: Site, shards: list[ShardProcess]
 
 
 def a_killed_shard_comes_back_without_reading_what_is_fresh(site: Site, shards: list[ShardProcess]) -> None:
-    before = site.execs()
+    before = site.quiet_execs()
     killed = shards[1]
     killed.stop(signal.SIGKILL)
     # One that leaves its clusters, one that comes there, and one that has nothing to do with them.
@@ -60,7 +64,7 @@ def a_killed_shard_comes_back_without_reading_what_is_fresh(site: Site, shards: 
     for one in shards:
         until(one.problems, [])
     touched = {place for move in moves for place in (move.source, move.target)}
-    assert {place for place, count in site.execs().items() if count != before[place]} == touched
+    assert {place for place, count in site.quiet_execs().items() if count != before[place]} == touched
 
 
 def both_shards_see_a_conflict(site: Site, shards: list[ShardProcess]) -> None:
