@@ -161,7 +161,9 @@ class Mirror:
             for node in self._inventory.nodes(cluster)
             if node not in present
         }
-        for node in nodes:
+        for index, node in enumerate(nodes):
+            if index % NODES_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
             before = self._inventory.node(node.place)
             (leaving if before is not None and _lacks(node, before) else staying)[node.place] = node
         places = list(staying)
