@@ -5,8 +5,11 @@ recorded them (`collector.app.mirror`). So a cluster changes hands without being
 its row in the store, from when on nobody else records anything of it; then what the owner before has recorded by then;
 and then begins to read what has changed since.
 
-A process of a shard whose lease another process holds mirrors all clusters, and reads none. It takes over like a shard
-that starts.
+A process of a shard whose lease another process holds mirrors all clusters, and reads none, unlike a standby without
+shards. So each cluster has one reader, and no inventory has to be reconciled: it takes over like a shard that starts.
+
+A GPU that moves between shards is recorded twice, as `vanished` by the shard that it left and as `moved` by the one that
+has it. The first could be left out only by a shard that knows what the other one is about to record.
 """
 
 import logging
