@@ -8,8 +8,8 @@ and then begins to read what has changed since.
 A process of a shard whose lease another process holds mirrors all clusters, and reads none, unlike a standby without
 shards. So each cluster has one reader, and no inventory has to be reconciled: it takes over like a shard that starts.
 
-A GPU that moves between shards is recorded twice, as `vanished` by the shard that it left and as `moved` by the one that
-has it. The first could be left out only by a shard that knows what the other one is about to record.
+Of a GPU that moves between shards there are two changes: the shard that it left records `vanished`, and the one that
+has it then records `moved`. The first could be left out only if a shard knew what another one is about to record.
 """
 
 import logging
