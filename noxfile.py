@@ -1,13 +1,18 @@
 """The commands that people and CI share: `nox` runs what every change needs, `nox --list` names the rest.
 
-Each session has an environment of its own. `nox --no-venv` takes the programs of the environment that nox is in, as `.ci/run` does.
+Each session has an environment of its own. `nox --no-venv` takes the programs on PATH instead, as `.ci/run` does.
 """
 
+import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import nox
 
+SBOM = Path("dist/gpuid.cdx.json")
+VERSION = Path("collector/__init__.py")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.needs_version = ">=2025.2"
@@ -87,11 +92,18 @@ def audit(session: nox.Session) -> None:
 def sbom(session: nox.Session) -> None:
     """Write dist/gpuid.cdx.json: what the image's lock holds, in CycloneDX."""
     needs(session, "cyclonedx-bom>=7")
-    os.makedirs("dist", exist_ok=True)
+    SBOM.parent.mkdir(exist_ok=True)
     session.run(
         "cyclonedx-py", "requirements", "requirements.lock", "--pyproject", "pyproject.toml", "--output-reproducible",
-        "--spec-version", "1.6", "--output-format", "JSON", "--output-file", "dist/gpuid.cdx.json", external=True,
+        "--spec-version", "1.6", "--output-format", "JSON", "--output-file", str(SBOM), external=True,
     )  # fmt: skip
+    document = json.loads(SBOM.read_text())
+    document["metadata"]["component"]["version"] = re.findall('__version__ = "(.*)"', VERSION.read_text())[0]
+    SBOM.write_text(json.dumps(document, indent=2) + "\n")
+    listed = {f"{one['name']}=={one['version']}" for one in document["components"]}
+    locked = set(re.findall(r"^\S+==\S+", Path("requirements.lock").read_text(), re.MULTILINE))
+    if listed != locked:
+        session.error(f"the SBOM and requirements.lock differ in {', '.join(sorted(listed ^ locked))}")
 
 
 @nox.session(venv_backend="none")

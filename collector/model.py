@@ -786,6 +786,7 @@ class ClusterState(StrEnum):
     UNREACHABLE = "unreachable"
     SERVER_ERROR = "server_error"
     LIMIT_EXCEEDED = "limit_exceeded"  # its API server sends more than the configuration allows
+    UNOWNED = "unowned"  # no shard of the installation reads it at present
     DUPLICATE = "duplicate"  # the same cluster as one before it in the configuration, and so not read
 
 

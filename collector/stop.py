@@ -31,6 +31,7 @@ class ProcessStop:
     def __init__(self, *, end: Callable[[int], object] = os._exit, seconds: float = END_SECONDS) -> None:
         self.received: signal.Signals | None = None  # the first signal to stop
         self.since = 0.0  # seconds of time.monotonic when the end began
+        self.is_complete = True  # whether a process that is stopped now has done what it was started for
         self.report: Callable[[], None] = _nothing  # says what could not be kept; called once, perhaps from a thread
         self._end = end
         self._seconds = seconds
@@ -99,11 +100,13 @@ class ProcessStop:
                 hanging = hanging or thread.is_alive()
         if hanging or self.received is not None:
             _flush()
-            self._end(0)
+            self._end(self._exit_code if self.received is not None else 0)
 
     @property
     def _exit_code(self) -> int:
-        return 0 if self.received is not None else 1  # an error, which nobody has been able to report, ends it
+        if self.received is None:
+            return 1  # an error, which nobody has been able to report, ends it
+        return 0 if self.is_complete else 128 + self.received
 
     def _handle_stop(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
@@ -111,7 +114,7 @@ class ProcessStop:
             return
         self.received = signal.Signals(number)
         if not self._serving:
-            self._end(0)
+            self._end(self._exit_code)
         self.begin()
         self._on_stop()
 

@@ -22,6 +22,7 @@ STATES = mapped(
         "server_error": ("server error", "red"),
         "limit_exceeded": ("limit exceeded", "red"),
         "duplicate": ("configured twice", "orange"),
+        "unowned": ("read by no shard", "red"),
     }
 )
 _GPU = '{cluster=~"$cluster",model=~"$model"}'

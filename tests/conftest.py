@@ -13,6 +13,7 @@ hypothesis.settings.register_profile("gpuid", deadline=None)
 hypothesis.settings.load_profile("gpuid")
 
 pytest_plugins = [
+    "tests.support.helm",
     "tests.support.marks",
     "tests.support.no_skips",
     "tests.support.prometheus",

@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and docs/architecture.md say of metrics, rooms and code is so."""
+"""What the documents say of metrics, rooms, code and each other is so."""
 
 import ast
 import functools
@@ -6,18 +6,142 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
+import pytest
+
+from collector.cli import gpuid
+from collector.config import PRESETS, ServerSettings
 from collector.exposition.families import FAMILIES
+from collector.model import ClusterState
+from collector.sinks.webhook import _ABOUT_RECORDS
+from collector.web.application import ROUTES
 
 ROOT = Path(__file__).parents[1]
+TOPS = ("config", "docs", "grafana", "tests")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+METRICS = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *(path for top in TOPS for path in (ROOT / top).rglob("*.md"))]
+)
 
 
 def test_the_metrics_table_is_the_table_of_the_code() -> None:
     rows = [f"| `{family.name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |" for family in FAMILIES]
     table = "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])
-    assert table in README, f"the table in README.md should be:\n{table}"
+    assert table in METRICS, f"the table in docs/metrics.md should be:\n{table}"
+
+
+def links(document: Path) -> list[str]:
+    """Return where a document links within the repository."""
+    text = without_code(document.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    return [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
+    broken = []
+    for target in links(ROOT / document):
+        path, _, anchor = target.partition("#")
+        found = ((ROOT / document).parent / path).resolve() if path else ROOT / document
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    reached, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        reached.add(document)
+        linked = {(document.parent / target.partition("#")[0]).resolve() for target in links(document)}
+        ahead += [path for path in linked if path.suffix == ".md" and path not in reached]
+    unreached = {document for document in DOCUMENTS if ROOT / document not in reached}
+    assert unreached == set()
+
+
+def test_every_promise_of_security_names_tests_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    promises = text.partition("\n## What gpuid promises\n")[2].partition("\n## ")[0]
+    rows = [row for row in re.findall(r"^\| (.+) \| (.+) \|$", promises, re.MULTILINE) if row[1] != "test"]
+    assert len(rows) > 15
+    for promise, cell in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)`", cell)
+        assert tests, f"no test holds: {promise}"
+        for path in tests:
+            assert "def test_" in (ROOT / path).read_text(encoding="utf-8"), path
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_documented_commands_are_those_of_gpuid() -> None:
+    table = (ROOT / "docs/commands.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    named = {word.split()[1] for cell in first_cells for word in re.findall(r"`(gpuid [^`]+)`", cell)}
+    marks = {"unmark", "marks"}  # in the row of `mark`
+    assert named | marks == set(gpuid.list_commands(click.Context(gpuid)))
+
+
+def test_every_path_is_documented() -> None:
+    text = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+    documented = {re.sub(r"[A-Z]{3,}", "X", path.partition("?")[0]) for path in re.findall(r"`(/[^`]*)`", text)}
+    served = {re.sub(r"\{\w+(?::[^}]*)?\}", "X", path) for path in ROUTES if not path.startswith("/api/")}
+    assert served - documented == {"/static/X"}
+
+
+def first_cells(document: str, header: str) -> set[str]:
+    """Return the code in the first cells of the table that has a header."""
+    rows = (ROOT / document).read_text(encoding="utf-8").partition(f"\n{header}\n")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\|([^|]+)\|", rows, re.MULTILINE)
+    return {code for cell in cells for code in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_troubleshooting_has_every_state_of_a_cluster_that_is_down() -> None:
+    states = set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}
+    assert first_cells("docs/troubleshooting.md", "| state | look at |") >= states
+
+
+def test_the_support_matrix_has_every_preset_and_python() -> None:
+    text = (ROOT / "docs/support.md").read_text(encoding="utf-8")
+    assert [preset for preset in PRESETS if f"`{preset}`" not in text] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    row = re.search(r"^\| Python \|.+$", text, re.MULTILINE)
+    assert row is not None
+    assert [version for version in versions if version not in row[0]] == []
+
+
+def test_the_keys_of_the_server_that_http_md_names_exist() -> None:
+    named = first_cells("docs/http.md", "| key of `[server]` | limit |")
+    assert named
+    assert named <= set(ServerSettings.__struct_fields__)
+
+
+def test_what_makes_a_dead_letter_is_as_documented() -> None:
+    text = (ROOT / "docs/sinks.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^- webhook: ([\d, and]+)", text, re.MULTILINE)
+    assert {int(status) for status in re.findall(r"\d+", line)} == set(_ABOUT_RECORDS)
+
+
+def test_the_readme_installs_with_commands_that_are_tried() -> None:
+    shown = README.partition("<!-- helm -->\n```sh\n")[2].partition("```")[0].splitlines()
+    text = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
+    tried = text.partition("```sh\n")[2].partition("```")[0].splitlines()  # by tests/control_plane/test_guides.py
+    assert len(shown) > 3
+    assert [line for line in tried if line in shown] == shown
 
 
 def layers() -> list[str]:

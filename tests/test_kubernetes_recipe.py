@@ -1,4 +1,4 @@
-"""What config/README.md says of kube-prometheus-stack works as written, up to where a cluster would be needed."""
+"""What docs/prometheus.md says of kube-prometheus-stack works as written, up to where a cluster would be needed."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "prometheus.md").read_text(encoding="utf-8")
 # What kubectl may note on an object of what it applied.
 LARGEST_NOTE = 256 * 1024
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl
 
 def commands(section: str) -> list[str]:
     """The shell blocks of a section, where kubectl only prints what it would apply."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    text = DOCUMENT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert blocks
     offline = [
@@ -80,7 +80,7 @@ def test_the_applied_resources_have_the_stack_s_labels(repository: Path) -> None
 
 def test_old_and_new_kube_state_metrics_charts_get_the_cluster() -> None:
     (block,) = [
-        one for one in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if "kube-state" in one
+        one for one in re.findall(r"^```yaml\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL) if "kube-state" in one
     ]
     monitor = yaml.safe_load(block)["kube-state-metrics"]["prometheus"]["monitor"]
     named = [{"targetLabel": "cluster", "replacement": "prod-us-east"}]

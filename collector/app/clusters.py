@@ -37,6 +37,7 @@ class Clusters:
         *,
         node_labels: Sequence[str] = (),
         labels: NodeLabels | None = None,
+        read_all: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._collected = collected
@@ -46,6 +47,7 @@ class Clusters:
         self._observer = observer
         self._node_labels = node_labels
         self._labels = labels
+        self._read_all = read_all
         self._clock = clock
         self._credentials: HandedOver = {}  # a token that was renewed outlives the task that renewed it
 
@@ -133,4 +135,5 @@ class Clusters:
             node_labels=self._node_labels,
             labels=self._labels,
             handed_over=self._credentials,
+            read_all=self._read_all,
         )

@@ -39,7 +39,10 @@ _UNLISTED = "is no longer listed by ResourceSlices"
 
 
 class CollectObserver:
-    """What the clusters report to (collector.collect.observer.Observer)."""
+    """What the clusters report to (collector.collect.observer.Observer).
+
+    `on_read` is called with each node that was read, after its reading has been published.
+    """
 
     def __init__(
         self,
@@ -48,12 +51,14 @@ class CollectObserver:
         publisher: Publisher,
         metrics: Metrics,
         *,
+        on_read: Callable[[Place], None] = lambda _place: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clusters = clusters
         self._inventory = inventory
         self._publisher = publisher
         self._metrics = metrics
+        self._on_read = on_read
         self._clock = clock
         self._coverage = CoverageLog(clusters, inventory)
 
@@ -62,10 +67,12 @@ class CollectObserver:
         if self._clusters.is_duplicate(reading.cluster):  # it was on its way
             return
         self._metrics.read_succeeded(reading.cluster, seconds)
-        before = self._inventory.node(Place(reading.cluster, reading.node.name))
+        place = Place(reading.cluster, reading.node.name)
+        before = self._inventory.node(place)
         self._publisher.publish(self._inventory.apply(reading))
-        self._log_lost(before, Place(reading.cluster, reading.node.name))
+        self._log_lost(before, place)
         self._coverage.check(reading.cluster)
+        self._on_read(place)
 
     def on_read_failure(
         self,

@@ -1,8 +1,8 @@
 """Builds a collector from a configuration and runs it in one task group."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from collector.app.expiry import SinkExpiry
 from collector.app.labels import NodeLabels
 from collector.app.marks import MarkFollower
 from collector.app.observer import CollectObserver
+from collector.app.once import Outcome, Round, complete_round
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
 from collector.app.restart import restore
@@ -29,6 +30,7 @@ from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import Change
+from collector.sharding import UNSHARDED, Shard
 from collector.store import Store, StoreError, Unstored
 from collector.views.marks import marked_gpus
 from collector.views.recent_changes import RecentChanges
@@ -41,10 +43,18 @@ __all__ = ["Service"]
 class Service:
     """One collector: the clusters of a configuration, their inventory, its history, the sinks, and HTTP.
 
-    `listeners` get every change of the inventory; they are called on the event loop and must return at once.
+    `listeners` get every change of the inventory; they are called on the event loop and must return at once. With
+    `once`, the collector is for `run_once`.
     """
 
-    def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        shard: Shard = UNSHARDED,
+        listeners: Sequence[Callable[[Change], None]] = (),
+        once: Round | None = None,
+    ) -> None:
         self.end = EndDeadline()
         self.inventory = Inventory()
         self.marks = Marks()
@@ -56,10 +66,19 @@ class Service:
         )
         self.clusters = CollectedClusters()
         self._config = config
+        self._shard = shard
         self._recent = RecentChanges()
         self._sink_statuses = SinkStatuses()
+        self._round = Round() if once is None else once
+        listeners = listeners if once is None else (*listeners, once.note_change)
         self._publisher = Publisher(self.exposition, self.metrics, self._recent, listeners)
-        self.observer = CollectObserver(self.clusters, self.inventory, self._publisher, self.metrics)
+        self.observer = CollectObserver(
+            self.clusters,
+            self.inventory,
+            self._publisher,
+            self.metrics,
+            on_read=(lambda _place: None) if once is None else once.note_read,
+        )
         self._labels = NodeLabels(self.clusters, self.inventory, self.metrics)
         self._cluster_tasks = Clusters(
             self.clusters,
@@ -69,11 +88,13 @@ class Service:
             self.observer,
             node_labels=config.metrics.node_labels,
             labels=self._labels,
+            read_all=once is not None,
         )
         self._publisher.verify_with(self._cluster_tasks.verify)
         self._publisher.label_with(self._labels.on_step)
         self._store: Store | None = None
         self._mark_follower: MarkFollower | None = None
+        self._delivery: Delivery | None = None
         self._sinks: SinkReconciler | None = None
         self._sink_expiry = SinkExpiry(self.metrics)
         self._reloader = Reloader(config, self._apply)
@@ -89,6 +110,38 @@ class Service:
         With `reload_from`, clusters and sinks follow that file whenever it changes. Raises ConfigError when HTTP cannot
         start, and StoreError when the store cannot be opened.
         """
+        async with self._collecting():
+            self._tasks.start_soon(self.exposition.run, name="exposition")
+            if reload_from is not None:
+                self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
+            await serve(
+                self._view(),
+                self._config.server,
+                ready=ready,
+                on_certificate=self.metrics.server_certificate,
+                end=self.end,
+            )
+
+    async def run_once(self, *, timeout: float) -> Outcome:
+        """Read every node of every cluster, record and deliver what that changed, and return what came of it.
+
+        After `timeout` seconds, what has not been read or delivered is given up. Raises StoreError when the store
+        cannot be opened.
+        """
+        async with self._collecting():
+            return await complete_round(
+                self._round,
+                self.clusters,
+                self.inventory,
+                store=self._store,
+                delivery=self._delivery,
+                sinks=self._sink_statuses,
+                timeout=timeout,
+            )
+
+    @asynccontextmanager
+    async def _collecting(self) -> AsyncIterator[None]:
+        """Collect, record and deliver during the block."""
         async with AsyncExitStack() as stack:
             store_tasks: list[tuple[Callable[[], Coroutine[Any, Any, None]], str]] = []
             if self._config.store is not None:
@@ -96,21 +149,12 @@ class Service:
                 store_tasks = await self._start_store(store)
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(gc_freeze.run, name="garbage collection")
-                self._tasks.start_soon(self.exposition.run, name="exposition")
                 for task, name in store_tasks:
                     self._tasks.start_soon(task, name=name)
                 await self._cluster_tasks.reconcile(self._config.clusters, self._tasks)
                 self._reloader.ready.set()
-                if reload_from is not None:
-                    self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
                 try:
-                    await serve(
-                        self._view(),
-                        self._config.server,
-                        ready=ready,
-                        on_certificate=self.metrics.server_certificate,
-                        end=self.end,
-                    )
+                    yield
                 finally:
                     self.end.begin()
                     self._tasks.cancel_scope.cancel()
@@ -151,7 +195,7 @@ class Service:
             set_aside=lambda: store.health.status.set_aside.files,
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
-        delivery = Delivery(store, sink_observer)
+        self._delivery = delivery = Delivery(store, sink_observer)
         self._sinks = SinkReconciler(delivery, sink_observer.keep)
         self._sink_expiry.watch(self._config.sinks)
         try:
@@ -188,4 +232,5 @@ class Service:
             mark_follower=self._mark_follower,
             cluster_label=self._config.metrics.cluster_label,
             config_status=lambda: self._reloader.status,
+            shard=self._shard,
         )

@@ -21,7 +21,7 @@ class SinkObserver:
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that were delivered."""
         self._metrics.exported(sink, records)
-        self._statuses.delivered(sink)
+        self._statuses.delivered(sink, sum(records.values()))
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str, message: str = "") -> None:
         """Count the records of a delivery that failed."""

@@ -13,7 +13,8 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, MarkStore, Past, Store, StoreStatus
+from collector.sharding import Shard
+from collector.store import ClusterOwner, History, LeadStatus, MarkStore, Past, ShardLease, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -40,7 +41,9 @@ class LiveCollector:
         mark_follower: MarkFollower | None,
         cluster_label: str,
         config_status: Callable[[], ConfigStatus],
+        shard: Shard,
     ) -> None:
+        self.shard = shard
         self.inventory = inventory
         self.marks = marks
         self.exposition = exposition
@@ -90,6 +93,18 @@ class LiveCollector:
     def clusters(self) -> Collection[str]:
         """Return the names of the configured clusters."""
         return self._clusters.keys()
+
+    def own_clusters(self) -> Collection[str]:
+        """Return the names of the clusters that this collector reads."""
+        return self._clusters.keys()
+
+    def owner(self, cluster: str) -> ClusterOwner | None:  # noqa: ARG002
+        """Return which shard reads a cluster; None in an installation that is not sharded."""
+        return None
+
+    def shards(self) -> Sequence[ShardLease]:
+        """Return the shards that hold a lease or held one, in their order."""
+        return ()
 
     def synced(self, cluster: str) -> float | None:
         """Return when (Unix seconds) a cluster's view was last proved current; None if never."""

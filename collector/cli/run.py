@@ -1,4 +1,4 @@
-"""`gpuid run`: the collector, until a signal ends it."""
+"""`gpuid run`: the collector, until a signal ends it or, with `--once`, until it has read and delivered everything."""
 
 import functools
 import logging
@@ -8,13 +8,17 @@ import anyio
 import click
 from anyio.abc import TaskGroup
 
-from collector.app import Service, load
+from collector.app import Outcome, Round, Service, load
 from collector.cli.logs import configure
-from collector.cli.options import config_option, log_options, reworded
+from collector.cli.once import print_outcome
+from collector.cli.options import TIMEOUT, config_option, log_options, reworded
 from collector.cli.progress import show_first_inventory
+from collector.cli.shards import check_sharded, shard_options
 from collector.cli.signals import run_until_stopped, stop_signals
-from collector.config import Config, ConfigError
+from collector.config import Config, ConfigError, Duration
+from collector.config.sinks import StdoutSettings
 from collector.files import in_time
+from collector.sharding import Shard
 from collector.stop import process_stop
 from collector.text import counted
 
@@ -22,33 +26,72 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
+ONCE_SECONDS = 600.0  # that a single round may take
+
 
 @click.command()
 @config_option
+@click.option("--once", is_flag=True, help="Read every node, record and deliver what changed, print a summary, exit.")
+@click.option("--timeout", type=TIMEOUT, help="With --once: give up what is not read after this time. Default: 10m.")
+@shard_options
 @log_options
-def run(config: Path, log_level: str, log_format: str) -> None:
+@click.pass_context
+def run(
+    ctx: click.Context,
+    config: Path,
+    once: bool,
+    timeout: Duration | None,
+    shard: Shard,
+    log_level: str,
+    log_format: str,
+) -> None:
     r"""Collect from all clusters of a configuration and serve metrics, API and page.
 
     The configuration is reloaded on SIGHUP and when the file changes; clusters that have not changed keep
     running. SIGTERM and Ctrl-C stop the collector within 8 seconds; a second one stops it at once.
 
+    With --once, nothing is served: gpuid reads every GPU node of every cluster, records what changed since the
+    last run, delivers it to the sinks, prints a summary and exits. What fails is retried for 30 seconds. Exit
+    code 0 if everything was read, recorded and delivered, 1 if not, 2 for wrong input. What was not delivered
+    stays in the store for the next run. The summary is on standard output, or on standard error if a sink
+    writes to standard output.
+
     \b
-    Example:
+    Examples:
       gpuid run -c gpuid.toml
+      gpuid run -c gpuid.toml --shard 0 --total-shards 3     one of three that share a PostgreSQL store
+      gpuid run --once --timeout 5m                          from cron or as a CronJob
     """
+    if timeout is not None and not once:
+        raise click.UsageError("--timeout needs --once")
+    if once and shard.sharded:
+        raise click.UsageError("--once reads all clusters: use it without --total-shards and $GPUID_TOTAL_SHARDS")
     configure(log_level, log_format)
-    service = Service(_load(config))
+    settings = _load(config, shard)
+    round_ = Round() if once else None
+    service = Service(settings, shard=shard, once=round_)
     process_stop.report = functools.partial(_report_losses, service)
+    process_stop.is_complete = not once
+    outcomes: list[Outcome] = []
     with reworded(lambda error: f"{config}: {error}"):
-        run_until_stopped(_run, service, config)
+        if once:
+            run_until_stopped(_run_once, service, timeout or ONCE_SECONDS, outcomes)
+        else:
+            run_until_stopped(_run, service, config)
+    for outcome in outcomes:
+        print_outcome(outcome, err=any(isinstance(sink, StdoutSettings) for sink in settings.sinks.values()))
+        ctx.exit(0 if outcome.ok else 1)
 
 
-def _load(config: Path) -> Config:
+def _load(path: Path, shard: Shard) -> Config:
     # In a thread, for a signal does not reach Python while the main one hangs in a file system.
     try:
-        return in_time(config, functools.partial(load, config))
+        config = in_time(path, functools.partial(load, path))
     except OSError as error:
-        raise ConfigError(f"{config}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    with reworded(lambda error: f"{path}: {error}"):
+        check_sharded(config, shard)
+    return config
 
 
 async def _run(service: Service, path: Path) -> None:
@@ -63,9 +106,20 @@ async def _run(service: Service, path: Path) -> None:
             await service.run(ready=ready, reload_from=path)
 
 
-async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
+async def _run_once(service: Service, timeout: float, outcomes: list[Outcome]) -> None:
+    async with anyio.create_task_group() as tasks:
+        with service.end.calling(process_stop.begin):
+            tasks.start_soon(_handle_signals, service, None, tasks, name="signals")
+            tasks.start_soon(show_first_inventory, service, name="progress")
+            outcomes.append(await service.run_once(timeout=timeout))
+            process_stop.is_complete = True
+            tasks.cancel_scope.cancel()
+
+
+async def _handle_signals(service: Service, path: Path | None, tasks: TaskGroup) -> None:
     def reload() -> None:
-        tasks.start_soon(service.reload, path, name="reload")  # a task of its own: reloading may take a while
+        if path is not None:
+            tasks.start_soon(service.reload, path, name="reload")  # a task of its own: reloading may take a while
 
     with stop_signals(on_hangup=reload) as stopped:
         received = await stopped()

@@ -128,6 +128,10 @@ class LabelWriter:
         nodes = sum(one.reason is first.reason for one in self._failing.values())
         return msgspec.structs.replace(first, nodes=nodes)
 
+    def idle_for(self, seconds: float) -> bool:
+        """Return whether nothing is to be written within so many seconds, as far as that is known."""
+        return self._waiting_until > anyio.current_time() + seconds
+
     # What has changed
 
     def set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:

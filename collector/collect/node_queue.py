@@ -87,6 +87,8 @@ class NodeQueue:
 
     A node that Kubernetes says has GPUs is reported whether it has a pod or not, and with the reason where no ready pod
     covers it. While it is younger than `grace`, that is to be expected: its driver may still be installed.
+
+    With `read_all`, no reading of an earlier run counts as fresh.
     """
 
     def __init__(
@@ -98,10 +100,12 @@ class NodeQueue:
         retry: RetryPolicy,
         rng: random.Random,
         clock: Callable[[], float] = anyio.current_time,
+        read_all: bool = False,
     ) -> None:
         self._cluster = cluster
         self._observer = observer
         self._known = known
+        self._read_all = read_all
         self._retry = retry
         self._rng = rng
         self._clock = clock
@@ -347,12 +351,14 @@ class NodeQueue:
                 node.boards = node.boards or Boards()
                 node.boards.restore(known.fingerprint.boot_id, known.boards)
             age, refresh = wall_time - known.time, self._cluster.refresh
-            node.attempt = schedule.resumed(known, age, now, refresh, self._rng)
+            if not self._read_all:
+                node.attempt = schedule.resumed(known, age, now, refresh, self._rng)
             if (target := self.select(node)) and target.candidate.source.method is SourceMethod.LOG:
                 node.log.note_reading(known.fingerprint)
-                # All of them have printed since, or soon will have. They are not looked at all at once.
-                wait = self._rng.uniform(0.0, min(self._retry.looks.period, refresh))
-                node.attempt = msgspec.structs.replace(node.attempt, next=now + wait)
+                if node.attempt is not None:
+                    # All of them have printed since, or soon will have. They are not looked at all at once.
+                    wait = self._rng.uniform(0.0, min(self._retry.looks.period, refresh))
+                    node.attempt = msgspec.structs.replace(node.attempt, next=now + wait)
         self._known = {}
 
     def _info(self, node: TrackedNode) -> NodeInfo | None:

@@ -92,6 +92,10 @@ class ClusterSupervisor:
         """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
         return None if self._watcher is None else self._watcher.label_trouble
 
+    def labels_idle_for(self, seconds: float) -> bool:
+        """Return whether no label is to be written within so many seconds, as far as that is known."""
+        return self._watcher is None or self._watcher.labels_idle_for(seconds)
+
     def renew(self) -> None:
         """Replace the watcher by a new one, unless paused."""
         self._watcher_scope.cancel()

@@ -66,7 +66,7 @@ class ClusterWatcher:
     `known` are the readings of an earlier run, by node: a node whose pod is unchanged and whose reading is fresh is not
     read again, and a node that no longer exists is reported as gone. `node_labels` are the labels that NodeInfo keeps.
     `labels` says what the labels depend on that the cluster's settings may have written onto its nodes. `handed_over`
-    are the credentials of earlier sessions, and of those to come.
+    are the credentials of earlier sessions, and of those to come. With `read_all`, every node is read at the start.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class ClusterWatcher:
         node_labels: Sequence[str] = (),
         labels: LabelSource | None = None,
         handed_over: HandedOver | None = None,
+        read_all: bool = False,
         intervals: Intervals | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -88,7 +89,9 @@ class ClusterWatcher:
         self._intervals = intervals or Intervals()
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._log = ContextLogger(log, cluster=cluster.name)
-        self._queue = NodeQueue(cluster, observer, known=known or {}, retry=self._intervals.retry, rng=self._rng)
+        self._queue = NodeQueue(
+            cluster, observer, known=known or {}, retry=self._intervals.retry, rng=self._rng, read_all=read_all
+        )
         self._reader = NodeReader(cluster, observer, self._queue, pause=self._intervals.print_pause)
         self._labels: LabelWriter | None = None
         if cluster.labels and labels is not None:
@@ -132,6 +135,10 @@ class ClusterWatcher:
     def label_trouble(self) -> LabelTrouble | None:
         """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
         return None if self._labels is None else self._labels.trouble
+
+    def labels_idle_for(self, seconds: float) -> bool:
+        """Return whether no label is to be written within so many seconds, as far as that is known."""
+        return self._labels is None or self._labels.idle_for(seconds)
 
     def relabel(self, node: str) -> None:
         """Note that what is known of a node has changed, and with it what its labels should be."""

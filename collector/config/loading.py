@@ -84,7 +84,7 @@ def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = Fals
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(f"{path}: {key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
-    base = path.resolve().parent
+    base = path.absolute().parent  # of a link itself: a ConfigMap's files are links into a hidden folder
     try:
         config = _settings(document, base)
     except ValueError as error:

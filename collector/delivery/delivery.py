@@ -14,11 +14,12 @@ from collector.delivery.observer import DeliveryObserver
 from collector.delivery.worker import SinkWorker, Wait, wait_for_any
 from collector.end_deadline import Stage
 from collector.sinks import Sink, open_sink
-from collector.store import Store, StoreError, Subscription
+from collector.store import SinkBacklog, Store, StoreError, Subscription
 
 __all__ = ["Delivery", "DeliveryObserver"]
 
 REPORT_SECONDS = 10.0  # between two reports of the backlogs
+FLUSH_INTERVAL_SECONDS = 0.2  # between two looks at what still waits
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Delivery:
         self._deadline = store.database.end
         self._report_seconds = report_seconds
         self._ending = anyio.Event()
+        self._hurry = anyio.Event()
         self._workers: dict[str, SinkWorker] = {}
         self._tasks: TaskGroup | None = None
 
@@ -80,6 +82,30 @@ class Delivery:
                 self._deadline.begin()
                 self._ending.set()
 
+    async def deliver_all(
+        self, patience: float, *, interval: float = FLUSH_INTERVAL_SECONDS
+    ) -> Mapping[str, SinkBacklog]:
+        """Deliver what waits, full batches or not; return what remains, by sink.
+
+        Returns once nothing waits, or once the sinks for which something waits have failed for `patience` seconds
+        without a delivery. Raises StoreError.
+        """
+        self._hurry.set()
+        before: list[int] = []
+        since = anyio.current_time()
+        while True:
+            left = {name: await self._outbox.backlog(name) for name in list(self._workers)}
+            waiting = {name for name, backlog in left.items() if backlog.records}
+            records = [left[name].records for name in left]
+            if records != before:
+                before, since = records, anyio.current_time()
+            stuck = [self._workers[name] for name in waiting if name in self._workers]
+            # An attempt that has neither succeeded nor failed may take as long as the sink's settings allow.
+            slowest = max((0.0 if worker.failing else _timeout(worker.settings) for worker in stuck), default=0.0)
+            if not waiting or anyio.current_time() - since >= patience + slowest:
+                return left
+            await anyio.sleep(interval)
+
     def _new_worker(self, name: str, settings: SinkSettings) -> SinkWorker:
         return SinkWorker(
             name,
@@ -93,6 +119,7 @@ class Delivery:
             wait=self._wait,
             rng=self._rng,
             deadline=self._deadline,
+            hurry=self._hurry,
         )
 
     def _start(self, worker: SinkWorker) -> None:
@@ -128,6 +155,11 @@ class Delivery:
             else:
                 self._health.succeeded("outbox")
             await anyio.sleep(self._report_seconds)
+
+
+def _timeout(settings: SinkSettings) -> float:
+    """Return how long one attempt may take, as far as a sink's settings say."""
+    return float(getattr(settings, "timeout", 0.0))
 
 
 class _WorkersView:

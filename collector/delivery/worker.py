@@ -75,6 +75,7 @@ async def wait_for_any(seconds: float, *events: anyio.Event) -> None:
 class SinkWorker:
     """Delivers to one sink until it is stopped or `ending` is set; then it drains the outbox and closes the sink.
 
+    Once `hurry` is set, what waits is due at once, full batches or not.
     `clock` returns Unix seconds. `wait` sleeps for some seconds or until one of some events is set, as `wait_for_any`
     does; tests replace both together.
     """
@@ -93,6 +94,7 @@ class SinkWorker:
         wait: Wait = wait_for_any,
         rng: random.Random | None = None,
         deadline: EndDeadline,
+        hurry: anyio.Event | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -105,6 +107,7 @@ class SinkWorker:
         self._wait = wait
         self._rng = rng
         self._deadline = deadline
+        self._hurry = hurry or anyio.Event()
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
@@ -113,6 +116,11 @@ class SinkWorker:
         self._trouble = ""  # the text of the last attempt's error; empty after a success
         self._limit = settings.batch_records  # of the records of a batch; less where the sink found one too large
         self._delivered = 0  # batches, since the limit was changed
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to deliver has failed."""
+        return bool(self._trouble)
 
     async def run(self) -> None:
         """Deliver until stopped, or until the delivery ends and the outbox is drained; then close the sink."""
@@ -156,12 +164,14 @@ class SinkWorker:
         committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
         waiting = await self._outbox.next_batch_state(self.name, self._limit)
         seconds = closes_in(waiting, self.settings, self._clock(), self._limit)
-        if seconds == 0.0:
+        if seconds == 0.0 or (seconds is not None and self._hurry.is_set()):
             batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is not None:
                 await self._deliver(batch, begun=waiting.closed)
             return
-        await self._wait(POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS), committed, self._ending)
+        sooner = () if self._hurry.is_set() else (self._hurry,)
+        wait = POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
+        await self._wait(wait, committed, *sooner, self._ending)
         if committed.is_set():
             await self._wait(SETTLE_SECONDS, self._ending)
 

@@ -1,7 +1,7 @@
 """The table of all metric families that gpuid publishes, and the rendering of a node as samples of them.
 
-The README, dashboards and alert rules are checked against the table. Nodes are rendered here because prometheus-client
-renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
+docs/metrics.md, dashboards and alert rules are checked against the table. Nodes are rendered here because
+prometheus-client renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 """
 
 import functools
@@ -291,6 +291,24 @@ FAMILIES = (
         "gauge",
         (),
         "Whether this collector or one that it stands by for records and delivers; absent without a store.",
+    ),
+    Family(
+        "gpuid_shard_ordinal",
+        "gauge",
+        (),
+        "Which shard this collector is, counted from 0; absent without shards.",
+    ),
+    Family(
+        "gpuid_total_shards",
+        "gauge",
+        (),
+        "How many shards this collector was started for; absent without shards.",
+    ),
+    Family(
+        "gpuid_cluster_unowned",
+        "gauge",
+        ("cluster",),
+        "A configured cluster that no shard reads, as this collector sees it; always 1. Absent without shards.",
     ),
     Family(
         "gpuid_store_damaged_files",

@@ -26,6 +26,7 @@ from collector.exposition.families import FAMILIES, render_gpus
 from collector.exposition.gpu_counts import Counts
 from collector.marks import MarkedGpu
 from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
+from collector.sharding import Shard
 from collector.tls import Validity
 
 __all__ = ["Metrics"]
@@ -241,6 +242,12 @@ class Metrics:
         _gauge("gpuid_store_has_leader", self.registry).set_function(has_leader)
         _gauge("gpuid_store_damaged_files", self.registry).set_function(set_aside)
 
+    def register_shard(self, shard: Shard, unowned: Callable[[], Iterable[str]]) -> None:
+        """Create the series of one shard of several; `unowned` returns the clusters that none reads, at each scrape."""
+        _gauge("gpuid_shard_ordinal", self.registry).set(shard.index)
+        _gauge("gpuid_total_shards", self.registry).set(shard.total)
+        self.registry.register(_UnownedClusters(self._cluster_label, unowned))
+
     def register_config(
         self, *, successful: Callable[[], bool], loaded: Callable[[], float], restart_required: Callable[[], bool]
     ) -> None:
@@ -350,6 +357,20 @@ class _MarkedGpus(Collector):
         family = GaugeMetricFamily(name, _HELP[name], labels=_LABELS[name])
         for labels in self.samples:
             family.add_metric(labels, 1)
+        yield family
+
+
+class _UnownedClusters(Collector):
+    """One series for each cluster that no shard reads."""
+
+    def __init__(self, cluster_label: str, unowned: Callable[[], Iterable[str]]) -> None:
+        self._cluster_label, self._unowned = cluster_label, unowned
+
+    def collect(self) -> Iterable[Metric]:
+        name = "gpuid_cluster_unowned"
+        family = GaugeMetricFamily(name, _HELP[name], labels=[self._cluster_label])
+        for cluster in self._unowned():
+            family.add_metric([cluster], 1)
         yield family
 
 

@@ -4,6 +4,7 @@ from collector.config.store import StoreSettings
 from collector.store.change_queries import ChangeFilter, ChangePosition
 from collector.store.check import check
 from collector.store.checkpoints import ClusterCount
+from collector.store.cluster_report import ClusterOwner, ClusterReport, ShardLease
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
@@ -27,6 +28,8 @@ __all__ = [
     "ChangeFilter",
     "ChangePosition",
     "ClusterCount",
+    "ClusterOwner",
+    "ClusterReport",
     "DeadLetter",
     "Departure",
     "FirstSights",
@@ -49,6 +52,7 @@ __all__ = [
     "Position",
     "RefusedMarkError",
     "Remembered",
+    "ShardLease",
     "SinkBacklog",
     "SinkState",
     "Stay",

@@ -8,7 +8,8 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, MarkStore, Past, StoreStatus
+from collector.sharding import Shard
+from collector.store import ClusterOwner, History, LeadStatus, MarkStore, Past, ShardLease, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -71,8 +72,21 @@ class CollectorView(Protocol):
     def lead_status(self) -> LeadStatus | None:
         """Who records and delivers; None without a store."""
 
+    @property
+    def shard(self) -> Shard:
+        """Which shard of the installation this collector is."""
+
     def clusters(self) -> Collection[str]:
-        """Return the names of the configured clusters."""
+        """Return the names of the configured clusters, those that other shards read included."""
+
+    def own_clusters(self) -> Collection[str]:
+        """Return the names of the clusters that this collector reads."""
+
+    def owner(self, cluster: str) -> ClusterOwner | None:
+        """Return which shard reads a cluster; None in an installation that is not sharded."""
+
+    def shards(self) -> Sequence[ShardLease]:
+        """Return the shards that hold a lease or held one, in their order; none where it is not sharded."""
 
     def synced(self, cluster: str) -> float | None:
         """Return when a cluster's view was last proved current; None if never."""

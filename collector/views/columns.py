@@ -225,6 +225,7 @@ class ClusterRow(Row, frozen=True, kw_only=True):
     state: Annotated[ClusterState | None, table("up, starting, or why it is down.")] = None
     up: Annotated[bool | None, rest("Whether list and watch are healthy.")] = None
     message: Annotated[str, wide("Why it is down, in one line.")] = ""
+    shard: Annotated[int | None, wide("Shard that reads it; null without shards, or if none does.")] = None
     since: Annotated[Time | None, wide("Since when it has this state.")] = None
     synced_at: Annotated[Time | None, wide("When its view was last proved current.")] = None
     nodes: Annotated[int | None, table("GPU nodes.")] = None

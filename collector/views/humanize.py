@@ -37,6 +37,7 @@ STATES = {
     ClusterState.UNREACHABLE: "is unreachable",
     ClusterState.SERVER_ERROR: "responds with errors",
     ClusterState.LIMIT_EXCEEDED: "exceeds a limit of the configuration",
+    ClusterState.UNOWNED: "is read by no shard",
     ClusterState.DUPLICATE: "is skipped: it is configured twice",
 }
 FAILURES = {

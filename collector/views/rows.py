@@ -67,6 +67,7 @@ def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | 
     """Return one cluster: its status, and how much is in it; its degraded GPUs are counted unless they are given."""
     entries = view.inventory.nodes(name).values()
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
+    owner = view.owner(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
     share = cluster_share(view, name)
@@ -76,6 +77,7 @@ def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | 
         state=status.state if status else ClusterState.STARTING,
         up=status is not None and status.up,
         message=status.message if status else "",
+        shard=owner.shard if owner else None,
         since=rfc3339(status.since) if status else None,
         synced_at=rfc3339(view.synced(name)),
         nodes=len(entries),

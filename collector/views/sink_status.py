@@ -17,6 +17,7 @@ class SinkStatus:
     failure: str = ""  # the reason; empty while deliveries succeed
     message: str = ""  # the same in the words of the receiver, in one line without secrets
     failing_since: float | None = None  # Unix seconds of the first of the failures in a row
+    delivered: int = 0  # records, since this process started
 
 
 class SinkStatuses:
@@ -29,9 +30,11 @@ class SinkStatuses:
         """Return the status of each sink that was reported, sorted by name."""
         return sorted(self._statuses.values(), key=lambda status: status.sink)
 
-    def delivered(self, sink: str) -> None:
-        """Note that a batch was delivered."""
-        self._clear_failure(self._of(sink))
+    def delivered(self, sink: str, records: int = 0) -> None:
+        """Note that a batch of so many records was delivered."""
+        status = self._of(sink)
+        status.delivered += records
+        self._clear_failure(status)
 
     def failed(self, sink: str, reason: str, time: float, message: str = "") -> None:
         """Note that a delivery attempt failed, at `time` in Unix seconds, and how."""

@@ -7,7 +7,9 @@ from aiohttp import web
 from collector.model import ClusterStatus
 from collector.store import LeadStatus, StoreStatus
 from collector.views.cluster_summary import starting_clusters
+from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
+from collector.views.shards import shard_states
 from collector.web.auth import ADMITTED
 from collector.web.keys import COLLECTOR
 
@@ -22,7 +24,7 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Return 200 as soon as every cluster has given a first answer, good or bad.
 
-    `?verbose` lists the clusters, and what is wrong with the configuration and the store.
+    `?verbose` lists the clusters and the shards, and what is wrong with the configuration and the store.
 
     Once ready, it stays ready: a cluster that is added later must not take the others' series away.
     """
@@ -33,6 +35,7 @@ async def readyz(request: web.Request) -> web.Response:
     lines = []
     if ("verbose" in request.query or starting) and await request[ADMITTED]():
         lines = list(_config_lines(collector.config_status))
+        lines += _shard_lines(collector)
         lines += [_line(name, collector.statuses.get(name)) for name in sorted(collector.clusters())]
         lines += _store_lines(collector.store_status, collector.lead_status)
     verdict = f"not ready: {len(starting)} of {len(collector.clusters())} clusters are starting" if starting else "ok"
@@ -53,6 +56,12 @@ def _config_lines(status: ConfigStatus) -> Iterator[str]:
         yield f"[-]configuration {'rejected' if status.readable else 'unreadable'}: {status.error}"
     if status.restart:
         yield f"[-]configuration restart required: changes of {status.tables} take effect at the next start"
+
+
+def _shard_lines(collector: CollectorView) -> Iterator[str]:
+    for one in shard_states(collector.shard, collector.shards()):
+        own = " (this collector)" if one.shard == collector.shard.index else ""
+        yield f"[{'+' if one.runs else '-'}]{one}{own}"
 
 
 def _line(name: str, status: ClusterStatus | None) -> str:

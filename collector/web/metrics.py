@@ -6,6 +6,7 @@ import anyio.lowlevel
 from aiohttp import web
 
 from collector.exposition import Body
+from collector.views.shards import read_by
 from collector.web.keys import COLLECTOR
 from collector.web.params import check_parameters
 from collector.web.public_url import public_url
@@ -16,13 +17,18 @@ YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Return every series, or with `?cluster=` (repeatable) those of some clusters."""
+    """Return every series, or with `?cluster=` (repeatable) those of some clusters.
+
+    A shard has only the series of the clusters that it reads.
+    """
     check_parameters(request, {"cluster"}, repeatable={"cluster"})
     view = request.app[COLLECTOR]
     chosen = request.query.getall("cluster", None)
     for name in chosen or ():
         if name not in view.clusters():
             raise web.HTTPNotFound(text=f'unknown cluster "{name}"')
+        if name not in view.own_clusters():
+            raise web.HTTPNotFound(text=f'cluster "{name}" is {read_by(view.owner(name))}')
     body = await view.exposition.scrape(
         clusters=None if chosen is None else dict.fromkeys(chosen),
         openmetrics=accepts_openmetrics(request.headers.get("Accept", "")),
@@ -44,6 +50,7 @@ async def collector(request: web.Request) -> web.StreamResponse:
 async def service_discovery(request: web.Request) -> web.Response:
     """Return Prometheus' HTTP service discovery: one target for each cluster, and one for the collector itself.
 
+    A shard lists only the clusters that it reads.
     The format is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
     view = request.app[COLLECTOR]
@@ -59,7 +66,8 @@ async def service_discovery(request: web.Request) -> web.Response:
             "labels": {**common, "__metrics_path__": f"{prefix}{path}", **labels},
         }
 
-    groups = [group("/metrics", __param_cluster=name, **{view.cluster_label: name}) for name in sorted(view.clusters())]
+    names = sorted(view.own_clusters())
+    groups = [group("/metrics", __param_cluster=name, **{view.cluster_label: name}) for name in names]
     return web.json_response([*groups, group("/metrics/collector")])
 
 

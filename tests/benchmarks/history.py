@@ -257,7 +257,7 @@ def restart(path: Path, nodes: int) -> Row:
     return Row(
         f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs, {amount(size)} of text",
         f"{duration(seconds)}, with {duration(cpu)} of CPU",
-        f"{duration(again)}: parsing what the nodes print once more, without asking them ({sample} parsed, scaled)",
+        f"{duration(again)}: parsing all nodes' output again, without the execs ({sample} parsed, scaled)",
         times(again / seconds),
         "< 5 s",
     )

@@ -165,6 +165,13 @@ class TestPaths:
         )
         assert config.clusters[0].kubeconfig == "/etc/gpuid/kube"
 
+    def test_relative_paths_begin_at_the_link_to_a_file_of_a_config_map(self, tmp_path: Path) -> None:
+        (tmp_path / "..2026").mkdir()
+        (tmp_path / "..2026" / "gpuid.toml").write_text(f'{CLUSTER}kubeconfig = "secrets/kube"\n')
+        (tmp_path / "..data").symlink_to("..2026")
+        (tmp_path / "gpuid.toml").symlink_to("..data/gpuid.toml")
+        assert load(tmp_path / "gpuid.toml").clusters[0].kubeconfig == f"{tmp_path}/secrets/kube"
+
     def test_a_tilde_is_the_home_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/bob")
         config = read(f'[server]\nbearer_token_file = "~/token"\n{CLUSTER}kubeconfig = "~/.kube/config"\n')

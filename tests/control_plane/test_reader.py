@@ -1,10 +1,9 @@
 """The reader's manifests and chart on a real API server, which admits them as far as they say."""
 
 import functools
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import yaml
 
 from collector.config.sources import PRESETS, PodSource, SourceMethod
 from tests.control_plane.conftest import Planes
-from tests.control_plane.plane import ControlPlane, binaries
+from tests.control_plane.plane import ControlPlane
+from tests.support.helm import Helm
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,6 @@ PATHS = {
 PODS = "/api/v1/namespaces/gpuid/pods"
 
 Objects = dict[str, dict[str, Any]]
-Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def by_kind(text: str) -> Objects:
@@ -46,24 +45,6 @@ def by_kind(text: str) -> Objects:
 def kustomize(folder: Path) -> Objects:
     command = ["kubectl", "kustomize", str(folder)]
     return by_kind(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    programs = binaries()
-    if programs is None or not (programs / "helm").is_file():
-        pytest.skip("no helm in $KUBEBUILDER_ASSETS or the cache: run tests/control_plane/build")
-    home = str(tmp_path_factory.mktemp("helm"))
-
-    def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [programs / "helm", *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env={"HOME": home, "PATH": os.environ["PATH"]}
-        )
-        assert not check or done.returncode == 0, done.stderr
-        return done
-
-    return run
 
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")

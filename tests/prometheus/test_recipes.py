@@ -11,7 +11,7 @@ from tests.support.troubled import Troubled
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "README.md")
+DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "docs" / "metrics.md")
 BLOCK = re.compile(r"^```promql([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXAMPLES = {"serial": "1652923034567", "cluster": "prod-us-east", "node": "ip-10-0-3-7"}
 EXAMPLE_TIME = "1764000000"

@@ -48,15 +48,24 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("document", ["config/README.md", "config/prometheus/runbook.md"])
-def test_promtool_accepts_what_the_documentation_shows(promtool: str, document: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "kinds"),
+    [
+        ("docs/prometheus.md", ["scrape_configs", "remote_write"]),
+        ("config/prometheus/runbook.md", ["groups"]),
+    ],
+)
+def test_promtool_accepts_what_the_documentation_shows(
+    promtool: str, document: str, kinds: list[str], tmp_path: Path
+) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-    shown = [block for block in blocks if block.startswith(("groups:", "remote_write:"))]
-    assert len(shown) == 1
-    (tmp_path / "shown.yml").write_text(shown[0])
-    kind = "rules" if shown[0].startswith("groups:") else "config"
-    checked = subprocess.run([promtool, "check", kind, tmp_path / "shown.yml"], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    shown = [block for block in blocks if block.startswith(("groups:", "remote_write:", "scrape_configs:"))]
+    assert [block.partition(":")[0] for block in shown] == kinds
+    for block in shown:
+        (tmp_path / "shown.yml").write_text(block)
+        kind = "rules" if block.startswith("groups:") else "config"
+        checked = subprocess.run([promtool, "check", kind, tmp_path / "shown.yml"], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
@@ -143,7 +152,8 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{degradation}`" in worn
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
-    down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
+    whole = ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate", "GpuidClusterUnowned")
+    down = "".join(map(rows, whole))
     for state in set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}:
         assert f"`{state}`" in down
 

@@ -13,6 +13,7 @@ FIXTURES: Mapping[str, tuple[str, ...]] = {
     "control_planes": ("control_plane", "slow"),
     "demo": ("slow",),
     "gpuid": ("slow",),
+    "helm": ("control_plane", "slow"),
     "postgres": ("postgres", "slow"),
     "postgres_server": ("postgres", "slow"),
     "prometheus_program": ("prometheus", "slow"),

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,26 +16,44 @@ import pytest
 from tests.support.processes import free_ports
 from tests.support.small_disk import SmallDisk, small_disk
 
-__all__ = ["PostgresServer", "new_database", "postgres_on_small_disk", "postgres_server"]
+__all__ = ["PostgresServer", "new_database", "postgres_at", "postgres_on_small_disk", "postgres_server"]
 
 
 class PostgresServer:
-    """One server on 127.0.0.1 that trusts everybody; it can be stopped and started."""
+    """One server on 127.0.0.1 that trusts everybody; it can be stopped and started.
 
-    def __init__(self, programs: Path, folder: Path, account: str | None, *, disk: SmallDisk | None = None) -> None:
+    With an address and a password it is the one that others know by that address, port 5432 and the password.
+    """
+
+    def __init__(
+        self,
+        programs: Path,
+        folder: Path,
+        account: str | None,
+        *,
+        disk: SmallDisk | None = None,
+        address: str = "127.0.0.1",
+        password: str = "",
+    ) -> None:
         self._programs = programs
         self._folder = folder
         self._account = account
         self._disk = disk  # which the folder is on
-        (self.port,) = free_ports(1)
+        self._address, self._password = address, password
+        (self.port,) = (5432,) if password else free_ports(1)
         self._numbers = itertools.count(1)
 
     def create(self) -> None:
         """Make the data and start the server."""
         data = self._folder / "data"
         segments = () if self._disk is None else ("--wal-segsize=1",)  # MB
-        self._run("initdb", "-D", data, "-U", "gpuid", "-A", "trust", "-N", "--no-locale", "-E", "UTF8", *segments)
-        settings = f"listen_addresses='127.0.0.1'\nport={self.port}\nunix_socket_directories=''\nfsync=off\n"
+        how: tuple[object, ...] = ("-A", "trust")
+        if self._password:
+            (self._folder / "password").write_text(self._password)
+            (self._folder / "password").chmod(0o644)
+            how = ("-A", "scram-sha-256", "--pwfile", self._folder / "password")
+        self._run("initdb", "-D", data, "-U", "gpuid", *how, "-N", "--no-locale", "-E", "UTF8", *segments)
+        settings = f"listen_addresses='{self._address}'\nport={self.port}\nunix_socket_directories=''\nfsync=off\n"
         if self._disk is not None:
             settings += "min_wal_size=2MB\nmax_wal_size=4MB\n"
             data = self._disk.seen_from_outside / "data"
@@ -55,6 +73,10 @@ class PostgresServer:
         name = f"test{next(self._numbers)}"
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "gpuid", name)
         return f"postgresql://gpuid@127.0.0.1:{self.port}/{name}"
+
+    def make_database(self, name: str) -> None:
+        """Make an empty database of this name, as the server's user with its password."""
+        self._run("createdb", "-h", self._address, "-U", "gpuid", name, env={"PGPASSWORD": self._password})
 
     @property
     def running(self) -> bool:
@@ -83,7 +105,7 @@ class PostgresServer:
         finally:
             send(signal.SIGCONT)
 
-    def _run(self, program: str, *arguments: object) -> None:
+    def _run(self, program: str, *arguments: object, env: Mapping[str, str] = {}) -> None:
         command = [str(self._programs / program), *map(str, arguments)]
         account = self._account
         if self._disk is not None:
@@ -95,6 +117,7 @@ class PostgresServer:
             check=True,
             user=account,
             cwd="/",
+            env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -136,6 +159,22 @@ def postgres_on_small_disk(*, megabytes: int) -> Iterator[tuple[PostgresServer, 
                     server.stop()
     finally:
         folder.rmdir()
+
+
+@contextmanager
+def postgres_at(address: str, password: str) -> Iterator[PostgresServer]:
+    """Run a server of its own, for the user gpuid with a password, at port 5432 of a loopback address."""
+    programs, account = _programs_and_account()
+    with tempfile.TemporaryDirectory(prefix="gpuid-postgres-", dir="/tmp") as name:
+        folder = Path(name)
+        if account is not None:
+            shutil.chown(folder, account)
+        server = PostgresServer(programs, folder, account, address=address, password=password)
+        server.create()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture

@@ -32,7 +32,18 @@ from collector.model import (
     Survey,
     UnreadReason,
 )
-from collector.store import History, LeadStatus, MarkStore, Past, Store, StoreSettings, StoreStatus
+from collector.sharding import UNSHARDED, Shard
+from collector.store import (
+    ClusterOwner,
+    History,
+    LeadStatus,
+    MarkStore,
+    Past,
+    ShardLease,
+    Store,
+    StoreSettings,
+    StoreStatus,
+)
 from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
@@ -72,6 +83,9 @@ class FakeCollector:
     history_seconds: float = 60.0  # for one answer
     store_status: StoreStatus = field(default_factory=StoreStatus)
     lead_status: LeadStatus | None = None
+    shard: Shard = UNSHARDED
+    owners: dict[str, ClusterOwner] = field(default_factory=dict)  # of a sharded installation
+    leases: Sequence[ShardLease] = ()
 
     @property
     def history(self) -> History | None:
@@ -91,6 +105,15 @@ class FakeCollector:
 
     def clusters(self) -> Collection[str]:
         return self.statuses.keys() if self.configured is None else self.configured
+
+    def own_clusters(self) -> Collection[str]:
+        return [name for name in self.clusters() if name not in self.owners or self.owners[name].own]
+
+    def owner(self, cluster: str) -> ClusterOwner | None:
+        return self.owners.get(cluster)
+
+    def shards(self) -> Sequence[ShardLease]:
+        return self.leases
 
     def synced(self, cluster: str) -> float | None:
         return self.synced_at if cluster in self.statuses and self.statuses[cluster].up else None

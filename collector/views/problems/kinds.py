@@ -52,6 +52,7 @@ class ProblemKind(StrEnum):
     CLUSTER_UNREACHABLE = "cluster_unreachable"
     CLUSTER_SERVER_ERROR = "cluster_server_error"
     CLUSTER_LIMIT_EXCEEDED = "cluster_limit_exceeded"
+    CLUSTER_UNOWNED = "cluster_unowned"
     CLUSTER_DUPLICATE = "cluster_duplicate"
     CLUSTER_NOT_LISTED = "cluster_not_listed"
     CLUSTER_STALE = "cluster_stale"
@@ -126,6 +127,11 @@ KINDS: Mapping[ProblemKind, Kind] = MappingProxyType(
         _K.CLUSTER_SERVER_ERROR: Kind(_CRITICAL, "Look at the API server's own log; `{check}` shows what it answers."),
         _K.CLUSTER_LIMIT_EXCEEDED: Kind(
             _CRITICAL, "Raise the limit that is named in the configuration, if the cluster is meant to be so large."
+        ),
+        _K.CLUSTER_UNOWNED: Kind(
+            _CRITICAL,
+            "Start the shard that should read it, and give all shards the same --total-shards and the same clusters."
+            " What was last known is shown.",
         ),
         _K.CLUSTER_DUPLICATE: Kind(_WARNING, "Remove one of the two from the configuration."),
         _K.CLUSTER_NOT_LISTED: Kind(_INFO, "Wait until all of its nodes and pods are listed."),

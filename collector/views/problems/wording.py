@@ -34,6 +34,7 @@ _OF_CLUSTERS: Mapping[ProblemKind, tuple[str, str]] = MappingProxyType(
         _K.CLUSTER_UNREACHABLE: ("is unreachable", "are unreachable"),
         _K.CLUSTER_SERVER_ERROR: ("responds with errors", "respond with errors"),
         _K.CLUSTER_LIMIT_EXCEEDED: ("exceeds a limit of the configuration", "exceed a limit of the configuration"),
+        _K.CLUSTER_UNOWNED: ("is read by no shard", "are read by no shard"),
         _K.CLUSTER_DUPLICATE: ("is skipped: it is configured twice", "are skipped: they are configured twice"),
         _K.CLUSTER_NOT_LISTED: ("has not been listed completely yet", "have not been listed completely yet"),
         _K.CLUSTER_STALE: ("has not been confirmed as current", "have not been confirmed as current"),

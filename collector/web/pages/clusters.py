@@ -26,6 +26,8 @@ async def cluster(request: web.Request) -> web.Response:
         request,
         "cluster.html",
         cluster=summary,
+        owner=collector.owner(name),
+        own=name in collector.own_clusters(),
         problems=await cluster_problems(collector, summary),
         latest=await latest_changes(collector, cluster=name, limit=MAX_LATEST),
         **table,

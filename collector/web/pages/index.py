@@ -16,6 +16,7 @@ from collector.views.cluster_table import (
 )
 from collector.views.latest_changes import latest_changes
 from collector.views.problems.kinds import ProblemKind
+from collector.views.shards import idle_shards, shard_states
 from collector.web.keys import COLLECTOR, PROBLEMS, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -57,6 +58,8 @@ async def index(request: web.Request) -> web.Response:
         conflicts=sum(one.count for one in problems if one.kind is ProblemKind.CONFLICT),
         fleet=fleet,
         leader=lead.holder if lead is not None and lead.has_leader and not lead.leads else "",
+        shard=collector.shard,
+        idle_shards=idle_shards(shard_states(collector.shard, collector.shards())),
         problems=problems,
         worst=WORST_PROBLEMS,
         matrix=model_matrix(summaries, MAX_MODELS, MAX_MATRIX_CLUSTERS),

@@ -1,0 +1,248 @@
+"""One round through all clusters, for `gpuid run --once`: what is still to be read, recorded and delivered."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import anyio
+
+from collector.app.collected import CollectedCluster, CollectedClusters
+from collector.delivery.delivery import Delivery
+from collector.inventory import Inventory
+from collector.model import Change, ClusterState, NodeState, Place, Uncovered
+from collector.store import Store, StoreError
+from collector.views.sink_status import SinkStatuses
+
+__all__ = ["PATIENCE_SECONDS", "ClusterOutcome", "Outcome", "Round", "SinkOutcome", "complete_round"]
+
+PATIENCE_SECONDS = 30.0  # for which whatever fails is tried again
+NOT_IN_TIME = "not in time"
+PARTIAL = "partial"
+_LABELS_SECONDS = 1.0  # for which a writer of labels must have nothing to do
+_DELIVER_SECONDS = 5.0  # for recording and delivering, at the least
+_INTERVAL_SECONDS = 0.2  # between two looks at what is still to be done
+
+
+class ClusterOutcome(NamedTuple):
+    """What came of one cluster."""
+
+    cluster: str
+    state: ClusterState
+    message: str  # why it could not be read, or why some of its labels could not be written
+    nodes: int  # GPU nodes
+    read: int  # of them, in this round
+    gpus: int
+    unread: Mapping[str, int]  # how many nodes could not be read completely, by reason
+    pending: int  # new nodes whose GPU pods are not ready yet
+    labels_failed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it was read; one that is read under another name is, too."""
+        if self.state is ClusterState.DUPLICATE:
+            return True
+        return self.state is ClusterState.UP and not self.unread and not self.labels_failed
+
+
+class SinkOutcome(NamedTuple):
+    """What came of the delivery to one sink."""
+
+    sink: str
+    delivered: int  # records
+    waiting: int  # records that stay in the outbox
+    rejected: int  # batches that became dead letters
+    message: str  # why the last attempt failed
+
+    @property
+    def ok(self) -> bool:
+        """Whether the sink has everything."""
+        return not self.waiting and not self.rejected
+
+
+class Outcome(NamedTuple):
+    """What came of a round."""
+
+    clusters: list[ClusterOutcome]
+    sinks: list[SinkOutcome]
+    changes: Mapping[str, int]  # how many there were, by event
+    store: str  # where they are recorded; empty without a store
+    unrecorded: str  # why they are not recorded, or not delivered; empty if they are, or without a store
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was read, recorded and delivered."""
+        return not self.unrecorded and all(one.ok for one in self.clusters) and all(one.ok for one in self.sinks)
+
+
+class Round:
+    """Which nodes have been read since it began; what fails is waited for until it has failed for `patience` seconds.
+
+    `clock` returns Unix seconds.
+    """
+
+    def __init__(self, *, patience: float = PATIENCE_SECONDS, clock: Callable[[], float] = time.time) -> None:
+        self.patience = patience
+        self.began = clock()
+        self.changes: Counter[str] = Counter()
+        self._clock = clock
+        self._read: set[Place] = set()
+        self._failing_since: dict[str, float] = {}  # by cluster, while it is down: since when nothing was read of it
+        self._all_read_since: float | None = None  # while only claims or labels are open
+
+    def note_read(self, place: Place) -> None:
+        """Note that a node was read."""
+        self._read.add(place)
+        if place.cluster in self._failing_since:
+            self._failing_since[place.cluster] = self._clock()
+
+    def note_change(self, change: Change) -> None:
+        """Count a change."""
+        self.changes[change.event.value] += 1
+
+    def is_over(self, clusters: CollectedClusters, inventory: Inventory) -> bool:
+        """Return whether there is nothing to wait for; to be asked again and again."""
+        now = self._clock()
+        waits = [self._waits_for(name, clusters[name], inventory, now) for name in clusters]  # each notes failures
+        if any(waits):
+            self._all_read_since = None
+            return False
+        if self._all_read_since is None:
+            self._all_read_since = now
+        if now - self._all_read_since >= self.patience:
+            return True
+        return not any(
+            inventory.claims(name) or not clusters[name].supervisor.labels_idle_for(_LABELS_SECONDS)
+            for name in clusters
+            if clusters[name].status.up
+        )
+
+    def outcomes(self, clusters: CollectedClusters, inventory: Inventory) -> list[ClusterOutcome]:
+        """Return what has come of each cluster."""
+        return [self._outcome(name, clusters[name], inventory) for name in clusters]
+
+    def _waits_for(self, name: str, cluster: CollectedCluster, inventory: Inventory, now: float) -> bool:
+        state = cluster.status.state
+        if state is ClusterState.DUPLICATE:
+            return False
+        if state not in (ClusterState.UP, ClusterState.STARTING):
+            return now - self._failing_since.setdefault(name, now) < self.patience
+        self._failing_since.pop(name, None)
+        if state is ClusterState.STARTING or cluster.survey is None:
+            return True
+        return any(self._is_due(node, now) for node in inventory.nodes(name).values())
+
+    def _is_due(self, node: NodeState, now: float) -> bool:
+        """Return whether a node may still be read."""
+        if node.uncovered is not None:
+            return False
+        if node.failing is None:
+            return node.place not in self._read
+        since, next_try = node.failing.since, node.failing.next_try
+        gives_up = since + self.patience
+        return next_try is not None and next_try < gives_up and now < gives_up
+
+    def _outcome(self, name: str, cluster: CollectedCluster, inventory: Inventory) -> ClusterOutcome:
+        nodes = inventory.nodes(name)
+        unread: Counter[str] = Counter()
+        pending = read = 0
+        for node in nodes.values():
+            read += node.place in self._read
+            if node.uncovered is not None and node.uncovered.reason is Uncovered.PENDING:
+                pending += 1
+            elif (reason := self._why_unread(node)) is not None:
+                unread[reason] += 1
+        status, trouble = cluster.status, cluster.supervisor.label_trouble
+        return ClusterOutcome(
+            cluster=name,
+            state=status.state,
+            message=status.message or ("" if trouble is None else f"labels: {trouble.message}"),
+            nodes=len(nodes),
+            read=read,
+            gpus=sum(len(node.gpus) for node in nodes.values()),
+            unread=unread,
+            pending=pending,
+            labels_failed=trouble is not None,
+        )
+
+    def _why_unread(self, node: NodeState) -> str | None:
+        if node.uncovered is not None:
+            return node.uncovered.reason.value
+        if node.failing is not None:
+            return node.failing.reason.value
+        if node.place not in self._read:
+            return NOT_IN_TIME
+        return PARTIAL if node.partial else None
+
+
+async def complete_round(
+    round_: Round,
+    clusters: CollectedClusters,
+    inventory: Inventory,
+    *,
+    store: Store | None,
+    delivery: Delivery | None,
+    sinks: SinkStatuses,
+    timeout: float,
+) -> Outcome:
+    """Wait until all clusters are read, and what that changed is recorded and delivered; return what came of it.
+
+    After `timeout` seconds, no more is read; what was read is still recorded and delivered if that takes seconds.
+    """
+    deadline = anyio.current_time() + timeout
+    with anyio.CancelScope(deadline=deadline):
+        while not round_.is_over(clusters, inventory):  # noqa: ASYNC110  what it looks at has many owners
+            await anyio.sleep(_INTERVAL_SECONDS)
+    found = round_.outcomes(clusters, inventory)
+    deadline = max(deadline, anyio.current_time() + _DELIVER_SECONDS)
+    if store is None or delivery is None:
+        return Outcome(found, [], round_.changes, "", "")
+    unrecorded = NOT_IN_TIME
+    with anyio.CancelScope(deadline=deadline):
+        unrecorded = await _why_unrecorded(store, round_.patience)
+    delivered: list[SinkOutcome] = []
+    if not unrecorded:
+        try:
+            with anyio.CancelScope(deadline=deadline):
+                await delivery.deliver_all(round_.patience)
+            delivered = await _sink_outcomes(store, sinks, round_.began)
+        except StoreError as error:
+            unrecorded = str(error)
+    return Outcome(found, delivered, round_.changes, str(store.database.location), unrecorded)
+
+
+async def _why_unrecorded(store: Store, patience: float) -> str:
+    """Wait until all is committed; return why that is not so after `patience` seconds, empty if it is."""
+    until = anyio.current_time() + patience
+    while not store.leadership.leads:
+        if anyio.current_time() >= until:
+            if trouble := store.health.status.message:
+                return trouble
+            return f"another collector leads: {store.leadership.status.holder or 'unknown'}"
+        await anyio.sleep(_INTERVAL_SECONDS)
+    until = anyio.current_time() + patience
+    while not await store.history_writer.flushed(patience):
+        if anyio.current_time() >= until and not store.health.status.up:
+            return store.health.status.message or "the store did not answer in time"
+        await anyio.sleep(_INTERVAL_SECONDS)
+    return ""
+
+
+async def _sink_outcomes(store: Store, statuses: SinkStatuses, began: float) -> list[SinkOutcome]:
+    """Return what came of the delivery to each configured sink; raises StoreError."""
+    known = {status.sink: status for status in statuses.by_name()}
+    rejected = Counter(letter.sink for letter in await store.outbox.dead_letters() if letter.time >= began)
+    outcomes = []
+    for state in await store.outbox.sinks():
+        if state.configured:
+            status = known.get(state.sink)
+            outcomes.append(
+                SinkOutcome(
+                    sink=state.sink,
+                    delivered=0 if status is None else status.delivered,
+                    waiting=state.records,
+                    rejected=rejected[state.sink],
+                    message="" if status is None else status.message or status.failure,
+                )
+            )
+    return outcomes
