@@ -60,6 +60,7 @@ def test_the_applied_resources_have_the_stack_s_labels(repository: Path) -> None
         "ConfigMap": 1 + 5,
         "Deployment": 1,
         "Service": 1,
+        "PersistentVolumeClaim": 1,
         "ServiceMonitor": 1,
         "PrometheusRule": 1,
     }

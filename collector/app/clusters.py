@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Clusters:
-    """Starts, changes and ends the clusters' tasks; those that a new configuration leaves as they are go on."""
+    """Starts, changes and ends the clusters' tasks; those that a new configuration leaves as they are keep running."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Clusters:
         self._labels = labels
         self._read_all = read_all
         self._clock = clock
+        self._ask: Callable[[Place, float], None] | None = None
         self._credentials: HandedOver = {}  # a token that was renewed outlives the task that renewed it
 
     async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
@@ -84,10 +85,24 @@ class Clusters:
                 self._observer.on_status(status)
             tasks.start_soon(supervisor.run, name=f"cluster {name}")
 
+    async def release(self, clusters: Collection[str]) -> None:
+        """Stop some clusters, and leave what is known of them: another shard reads them from now on."""
+        for name in clusters:
+            await self._collected[name].supervisor.stop()
+            self._collected.new_session(name)
+            self._collected.pop(name)
+            self._metrics.remove_cluster(name)
+
+    def ask_with(self, ask: Callable[[Place, float], None]) -> None:
+        """Call `ask` for nodes of clusters that another shard reads, when they are to be read again."""
+        self._ask = ask
+
     def verify(self, place: Place, delay: float) -> None:
         """Have a node read again in `delay` seconds; where that cannot be, the inventory decides without its answer."""
         collected = self._collected.get(place.cluster)
-        if collected is None or not collected.supervisor.verify(place.node, delay):
+        if collected is None and self._ask is not None:
+            self._ask(place, delay)
+        elif collected is None or not collected.supervisor.verify(place.node, delay):
             self._publisher.publish(self._inventory.cannot_verify(place))
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:

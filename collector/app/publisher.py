@@ -49,9 +49,16 @@ class Publisher:
         self._label = label
 
     def publish(self, step: Step, *, record: bool = True) -> None:
-        """Publish what one step did; with `record` False, without a trace in the history."""
+        """Publish what one step did; with `record` False, without a trace in the history.
+
+        The other shards of an installation have nodes from the history alone, so there all of it is recorded.
+        """
         self._exposition.update(step.nodes)
-        if self._history is not None and record and (step.nodes or step.removed_cluster is not None):
+        if (
+            self._history is not None
+            and (record or self._history.sharded)
+            and (step.nodes or step.removed_cluster is not None)
+        ):
             self._history.append(step)
         if step.removed_cluster is not None and step.changes:
             log.info("removed %d GPUs from the inventory", len(step.changes), extra={"cluster": step.removed_cluster})

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from collector import gc_freeze
+from collector.app.mirror import Mirror
 from collector.app.publisher import Publisher
 from collector.exposition import Exposition
 from collector.inventory import Inventory
@@ -23,14 +24,18 @@ async def restore(
     publisher: Publisher,
     recent: RecentChanges,
     now: float,
+    mirror: Mirror | None = None,
 ) -> None:
     """Fill an empty collector with what the store knows; raises StoreError.
 
     Clusters that are no longer configured end now (Unix seconds), if this collector leads and it is its to say. A store
     that cannot be read at present has nothing to restore; the take-over of the lead then makes up for it.
+
+    A shard restores what all shards have recorded, and `mirror` continues from there.
     """
     with gc_freeze.frozen_after():
         try:
+            version = 0 if store.shards is None else await store.shards.version()
             remembered = await store.load()
             latest = await store.history.latest_changes(limit=RECENT_CHANGES)
         except StoreError as error:
@@ -40,12 +45,15 @@ async def restore(
             publisher.record_to(store.history_writer)
             return
         absent = {uuid: place for uuid, place in remembered.absent.items() if place.cluster in configured}
-        leads = store.leadership.leads
+        leads = store.leadership.leads and store.shards is None
         nodes = [node for node in remembered.nodes if leads or node.place.cluster in configured]
         step = inventory.restore(nodes, absent, remembered.left, remembered.facts, remembered.lost)
         publisher.publish(step, record=False)
         await exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
     recent.add([as_change(change) for change in reversed(latest)])
     publisher.record_to(store.history_writer)
+    if mirror is not None:
+        mirror.begin(version, max((change.id for change in latest), default=0))
+        return
     for cluster in set(inventory.clusters()) - set(configured):
         publisher.publish(inventory.remove_cluster(cluster, now))

@@ -14,20 +14,23 @@ from collector.app.collected import CollectedClusters
 from collector.app.expiry import SinkExpiry
 from collector.app.labels import NodeLabels
 from collector.app.marks import MarkFollower
+from collector.app.mirror import Mirror
 from collector.app.observer import CollectObserver
 from collector.app.once import Outcome, Round, complete_round
+from collector.app.ownership import Ownership
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
 from collector.app.restart import restore
+from collector.app.shard_fleet import ShardFleet
 from collector.app.sinks import SinkObserver
 from collector.app.take_over import TakeOver
 from collector.app.view import LiveCollector
-from collector.config import Config
+from collector.config import Config, ConfigError
 from collector.delivery.delivery import Delivery
 from collector.delivery.reconciler import SinkReconciler
 from collector.end_deadline import EndDeadline
 from collector.exposition import Exposition, Metrics
-from collector.inventory import Inventory
+from collector.inventory import Inventory, MirroringInventory
 from collector.marks import Marks
 from collector.model import Change
 from collector.sharding import UNSHARDED, Shard
@@ -56,7 +59,12 @@ class Service:
         once: Round | None = None,
     ) -> None:
         self.end = EndDeadline()
-        self.inventory = Inventory()
+        self._owned: set[str] = set()  # of several shards: the clusters that this one reads and records
+        self.inventory: Inventory = Inventory()
+        if shard.sharded:
+            if config.store is None:
+                raise ConfigError("store: required for shards, which share it; set store.url to a PostgreSQL database")
+            self.inventory = MirroringInventory(is_mirrored=lambda cluster: cluster not in self._owned)
         self.marks = Marks()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.exposition = Exposition(
@@ -92,6 +100,11 @@ class Service:
         )
         self._publisher.verify_with(self._cluster_tasks.verify)
         self._publisher.label_with(self._labels.on_step)
+        self._fleet = ShardFleet(shard, self._owned) if shard.sharded else None
+        self._ownership: Ownership | None = None
+        self._mirror: Mirror | None = None
+        if shard.sharded:
+            self.exposition.renders = self._owned.__contains__
         self._store: Store | None = None
         self._mark_follower: MarkFollower | None = None
         self._delivery: Delivery | None = None
@@ -145,13 +158,15 @@ class Service:
         async with AsyncExitStack() as stack:
             store_tasks: list[tuple[Callable[[], Coroutine[Any, Any, None]], str]] = []
             if self._config.store is not None:
-                store = await stack.enter_async_context(Store.open(self._config.store, end=self.end))
+                store = await stack.enter_async_context(
+                    Store.open(self._config.store, end=self.end, shard=self._shard, owned=self._owned)
+                )
                 store_tasks = await self._start_store(store)
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(gc_freeze.run, name="garbage collection")
                 for task, name in store_tasks:
                     self._tasks.start_soon(task, name=name)
-                await self._cluster_tasks.reconcile(self._config.clusters, self._tasks)
+                await self._run_clusters(self._config)
                 self._reloader.ready.set()
                 try:
                     yield
@@ -171,6 +186,7 @@ class Service:
 
     async def _start_store(self, store: Store) -> list[tuple[Callable[[], Coroutine[Any, Any, None]], str]]:
         """Restore what the last run knew; returns the tasks that record and deliver from now on, with their names."""
+        lead = await self._share(store) or TakeOver(store, self.inventory, self._cluster_tasks.adopt).run
         await restore(
             store,
             configured={cluster.name for cluster in self._config.clusters},
@@ -179,6 +195,7 @@ class Service:
             publisher=self._publisher,
             recent=self._recent,
             now=time.time(),
+            mirror=self._mirror,
         )
         self._store = store
         self._mark_follower = marks = MarkFollower(store, self.marks)
@@ -204,21 +221,50 @@ class Service:
             if not store.survives(error):
                 raise
             await self._sinks.reconcile(self._config.sinks)
-        take_over = TakeOver(store, self.inventory, self._cluster_tasks.adopt)
         return [
             (store.run, "store"),
-            (take_over.run, "store: lead"),
+            (lead, "store: lead"),
             (marks.run, "store: marks"),
             (delivery.run, "delivery"),
             (self._sinks.run, "sinks: configuration"),
             (self._sink_expiry.run, "sinks: credentials"),
         ]
 
+    async def _share(self, store: Store) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """Prepare to be one of several shards; returns the task of that, or None if there is no other."""
+        inventory, fleet, shards = self.inventory, self._fleet, store.shards
+        if shards is None or fleet is None or not isinstance(inventory, MirroringInventory):
+            return None
+        verify = self._cluster_tasks.verify
+        self._mirror = Mirror(store, shards, inventory, self._publisher, fleet, self._recent, verify)
+        self._cluster_tasks.ask_with(self._mirror.ask)
+        self._ownership = Ownership(
+            store,
+            shards,
+            fleet,
+            self._mirror,
+            clusters=self._cluster_tasks,
+            collected=self.clusters,
+            inventory=inventory,
+            publisher=self._publisher,
+            exposition=self.exposition,
+            clock=time.time,
+        )
+        fleet.configured = {cluster.name: cluster for cluster in self._config.clusters}
+        self._ownership.found(await shards.recorded_clusters())
+        return self._ownership.run
+
     async def _apply(self, config: Config) -> None:
         if self._sinks is not None:
             await self._sinks.reconcile(config.sinks)
             self._sink_expiry.watch(config.sinks)
-        await self._cluster_tasks.reconcile(config.clusters, self._tasks)
+        await self._run_clusters(config)
+
+    async def _run_clusters(self, config: Config) -> None:
+        if self._ownership is None:
+            await self._cluster_tasks.reconcile(config.clusters, self._tasks)
+        else:
+            await self._ownership.configure(config.clusters, self._tasks)
 
     def _view(self) -> LiveCollector:
         return LiveCollector(
@@ -233,4 +279,5 @@ class Service:
             cluster_label=self._config.metrics.cluster_label,
             config_status=lambda: self._reloader.status,
             shard=self._shard,
+            fleet=self._fleet,
         )

@@ -8,13 +8,24 @@ import anyio
 
 from collector.app.collected import CollectedClusters
 from collector.app.marks import MarkFollower
-from collector.config import PodSource
+from collector.app.shard_fleet import ShardFleet
+from collector.config import ClusterSettings, PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
 from collector.sharding import Shard
-from collector.store import ClusterOwner, History, LeadStatus, MarkStore, Past, ShardLease, Store, StoreStatus
+from collector.store import (
+    ClusterOwner,
+    ClusterReport,
+    History,
+    LeadStatus,
+    MarkStore,
+    Past,
+    ShardLease,
+    Store,
+    StoreStatus,
+)
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -42,6 +53,7 @@ class LiveCollector:
         cluster_label: str,
         config_status: Callable[[], ConfigStatus],
         shard: Shard,
+        fleet: ShardFleet | None = None,
     ) -> None:
         self.shard = shard
         self.inventory = inventory
@@ -51,6 +63,7 @@ class LiveCollector:
         self.sink_statuses = sink_statuses
         self.cluster_label = cluster_label
         self._clusters = clusters
+        self._fleet = fleet  # of all shards; None where there is no other
         self._store = store
         self._mark_follower = mark_follower
         self._config_status = config_status
@@ -58,7 +71,10 @@ class LiveCollector:
     @property
     def statuses(self) -> Mapping[str, ClusterStatus]:
         """The status of each cluster, by name."""
-        return self._clusters.statuses
+        if self._fleet is None:
+            return self._clusters.statuses
+        own = self._clusters.statuses
+        return {name: own.get(name) or self._fleet.status(name) for name in self._fleet.configured}
 
     @property
     def config_status(self) -> ConfigStatus:
@@ -91,59 +107,72 @@ class LiveCollector:
         return None if self._store is None else self._store.leadership.status
 
     def clusters(self) -> Collection[str]:
-        """Return the names of the configured clusters."""
-        return self._clusters.keys()
+        """Return the names of the configured clusters, those that other shards read included."""
+        return self._clusters.keys() if self._fleet is None else self._fleet.configured.keys()
 
     def own_clusters(self) -> Collection[str]:
         """Return the names of the clusters that this collector reads."""
         return self._clusters.keys()
 
-    def owner(self, cluster: str) -> ClusterOwner | None:  # noqa: ARG002
+    def owner(self, cluster: str) -> ClusterOwner | None:
         """Return which shard reads a cluster; None in an installation that is not sharded."""
-        return None
+        return None if self._fleet is None else self._fleet.owner(cluster)
 
     def shards(self) -> Sequence[ShardLease]:
-        """Return the shards that hold a lease or held one, in their order."""
-        return ()
+        """Return the shards that hold a lease or held one, in their order; none where it is not sharded."""
+        return () if self._fleet is None else self._fleet.shards()
 
     def synced(self, cluster: str) -> float | None:
         """Return when (Unix seconds) a cluster's view was last proved current; None if never."""
-        collected = self._clusters.get(cluster)
-        return None if collected is None else collected.synced
+        known = self._clusters.get(cluster) or self._report(cluster)
+        return None if known is None else known.synced
 
     def survey(self, cluster: str) -> Survey | None:
         """Return how much there is in a cluster; None before it has been listed completely."""
-        collected = self._clusters.get(cluster)
-        return None if collected is None else collected.survey
+        known = self._clusters.get(cluster) or self._report(cluster)
+        return None if known is None else known.survey
 
     def slices(self, cluster: str) -> SliceStatus | None:
         """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
-        collected = self._clusters.get(cluster)
-        return None if collected is None else collected.slices
+        known = self._clusters.get(cluster) or self._report(cluster)
+        return None if known is None else known.slices
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""
-        return self._clusters.resemblances(cluster)
+        if cluster in self._clusters or (report := self._report(cluster)) is None:
+            return self._clusters.resemblances(cluster)
+        return report.resembles
 
     def label_trouble(self, cluster: str) -> LabelTrouble | None:
         """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
-        collected = self._clusters.get(cluster)
-        return collected.supervisor.label_trouble if collected is not None and collected.status.up else None
+        if (collected := self._clusters.get(cluster)) is None:
+            report = self._report(cluster)
+            return None if report is None else report.label_trouble
+        return collected.supervisor.label_trouble if collected.status.up else None
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
-        collected = self._clusters.get(cluster)
-        return () if collected is None else collected.settings.active_sources
+        settings = self._settings(cluster)
+        return () if settings is None else settings.active_sources
 
     def node_selector(self, cluster: str) -> str:
         """Return which nodes of a cluster are watched; empty for all of them."""
-        collected = self._clusters.get(cluster)
-        return "" if collected is None else collected.settings.node_selector
+        settings = self._settings(cluster)
+        return "" if settings is None else settings.node_selector
 
     def refresh(self, cluster: str) -> float:
         """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
-        collected = self._clusters.get(cluster)
-        return math.inf if collected is None else collected.settings.refresh
+        settings = self._settings(cluster)
+        return math.inf if settings is None else settings.refresh
+
+    def _report(self, cluster: str) -> ClusterReport | None:
+        """Return what another shard says of a cluster that it reads."""
+        return None if self._fleet is None else self._fleet.report(cluster)
+
+    def _settings(self, cluster: str) -> ClusterSettings | None:
+        if (collected := self._clusters.get(cluster)) is not None:
+            return collected.settings
+        return None if self._fleet is None else self._fleet.configured.get(cluster)
 
     async def refresh_marks(self) -> None:
         """Let `marks` be those of the store at once, if it can be read in time; else they follow soon."""

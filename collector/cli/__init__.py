@@ -39,6 +39,7 @@ _COMMANDS = {
     "unmark": ("collector.cli.mark:unmark", "Remove the marks of GPUs."),
     "marks": ("collector.cli.mark:marks", "List the marks of GPUs."),
     "outbox": ("collector.cli.outbox:outbox", "Show sink backlogs and dead letters; replay or drop them."),
+    "store": ("collector.cli.store:store", "Back up the store, or take it back to an older gpuid."),
     "print": ("collector.cli.print:print_", "Print rules, PromQL recipes, runbook and Grafana dashboards."),
     "health": ("collector.cli.health:health", "Exit with 0 if a collector answers, for health checks."),
     "parse": ("collector.cli.parse:parse", "Convert the output of nvidia-smi -q -x to JSON."),

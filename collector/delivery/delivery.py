@@ -139,7 +139,7 @@ class Delivery:
     async def _report_undelivered(self) -> None:
         """Log what waits for each sink: it is not lost."""
         with anyio.move_on_after(self._deadline.left(Stage.STORE)), suppress(StoreError):
-            for name in self._workers if self._store.leadership.leads else ():
+            for name in self._workers if self._store.delivery.leads else ():
                 if records := (await self._outbox.backlog(name)).records:
                     log.info("undelivered records stay in the outbox", extra={"sink": name, "records": records})
 
@@ -170,7 +170,7 @@ class _WorkersView:
 
     @property
     def leads(self) -> bool:
-        return self._store.leadership.leads
+        return self._store.delivery.leads
 
     def next_commit(self) -> anyio.Event:
         return self._store.history_writer.committed.current

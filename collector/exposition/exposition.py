@@ -7,7 +7,7 @@ that does not accept gzip gets them inflated one by one, which is rare, because 
 
 import functools
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
 import anyio
@@ -55,6 +55,7 @@ class Exposition:
         node_labels: Sequence[str] = (),
     ) -> None:
         self.gpu_counts = GpuCounts()  # of the nodes that are published
+        self.renders: Callable[[str], bool] = lambda _cluster: True  # a cluster that scrapes are sent
         self._metrics = metrics
         metrics.count_gpus(self.gpu_counts.of)
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
@@ -73,9 +74,17 @@ class Exposition:
         """Publish these states of nodes from the next refresh on; None: the node is gone."""
         self.gpu_counts.update(nodes)
         for place, state in nodes.items():
+            if not self.renders(place.cluster):
+                continue
             self._dirty.setdefault(place.cluster, {})[place.node] = state
         if nodes:
             self._behind_since = self._behind_since or time.monotonic()
+            self._changed.set()
+
+    def withdraw(self, cluster: str, nodes: Iterable[str]) -> None:
+        """Send scrapes nothing of a cluster any more, which has these nodes."""
+        if gone := dict.fromkeys(nodes):
+            self._dirty.setdefault(cluster, {}).update(gone)
             self._changed.set()
 
     async def run(self) -> None:

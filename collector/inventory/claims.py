@@ -8,9 +8,13 @@ A claim is settled by readings, never by the order of clocks:
 
 Only a reading that was started after the question was asked is an answer. Where several claim what their home has let
 go of, one becomes the new home, and the others claim it from that one.
+
+A claim of a node that another shard reads is that one's to settle: here it is merely noted, until the other one says
+what has come of it.
 """
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from collector.inventory.index import PlaceIndex
@@ -47,7 +51,8 @@ class Claim:
 class Claims:
     """The open claims, by UUID and claimant."""
 
-    def __init__(self, locations: PlaceIndex) -> None:
+    def __init__(self, locations: PlaceIndex, is_mirrored: Callable[[str], bool] = lambda _cluster: False) -> None:
+        self._is_mirrored = is_mirrored  # whether another shard reads a cluster
         self._locations = locations  # by UUID, those of claimants too
         self._claims: dict[str, dict[Place, Claim]] = {}
         self._count = 0
@@ -79,12 +84,19 @@ class Claims:
         """Return the claims to a GPU by claimant, the oldest first; the view is live."""
         return self._claims.get(uuid, {})
 
+    def to_settle(self, uuid: str) -> dict[Place, Claim]:
+        """Return the claims to a GPU that are to be settled here, by claimant, the oldest first."""
+        claims = self._claims.get(uuid, {})
+        if any(self._is_mirrored(claimant.cluster) for claimant in claims):
+            return {place: claim for place, claim in claims.items() if not self._is_mirrored(place.cluster)}
+        return claims
+
     def successor(self, uuid: str, home: Place) -> Place | None:
         """Return which claimant most likely has a GPU that is no longer in its home; None if nobody claims it.
 
         One of the home's cluster comes first, whatever a foreign one says, and of these one that has said so twice.
         """
-        claimants = self._claims.get(uuid, {})
+        claimants = self.to_settle(uuid)
 
         def rank(claimant: Place) -> tuple[bool, bool]:
             return claimant.cluster != home.cluster, not claimants[claimant].repeated

@@ -12,6 +12,7 @@ from collector.health import Condition, of_card, shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
+from collector.inventory.draft import Draft
 from collector.inventory.index import PlaceIndex
 from collector.inventory.last_known import (
     facts_of,
@@ -29,7 +30,6 @@ from collector.model import (
     Change,
     Event,
     Failing,
-    FieldChange,
     Gpu,
     GpuRef,
     Known,
@@ -44,8 +44,6 @@ from collector.model import (
     UnreadReason,
     Unseen,
     canonical_uuid,
-    field_changes,
-    health_changes,
 )
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
@@ -79,16 +77,22 @@ class Inventory:
     confirms how many they are. For the same reason, what one place of a GPU in conflict reports is never compared with
     what the other one does.
 
+    Where several shards share the clusters, `is_mirrored` tells which of them other shards read
+    (`collector.inventory.mirroring`). Nothing of those is changed here but what their own shards say.
+
     A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
     is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
     """
 
-    def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
+    def __init__(
+        self, *, max_absent: int = MAX_ABSENT_GPUS, is_mirrored: Callable[[str], bool] = lambda _cluster: False
+    ) -> None:
+        self._is_mirrored = is_mirrored
         self._nodes: dict[str, dict[str, NodeState]] = {}
         self._locations = PlaceIndex()  # by UUID; several while it is claimed or in conflict
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
-        self._claims = Claims(self._locations)
+        self._claims = Claims(self._locations, is_mirrored)
         self._verify_backoff = VerifyBackoff()
         self._absent = AbsentGpus(max_absent)
         self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
@@ -100,7 +104,7 @@ class Inventory:
 
     def apply(self, reading: Reading) -> Step:
         """Replace all that a node had by what a reading of it found."""
-        step = _Draft(reading.ended)
+        step = Draft(reading.ended)
         place = Place(reading.cluster, reading.node.name)
         before = self.node(place) or NodeState(place=place, node=reading.node)
         node = msgspec.structs.replace(
@@ -169,7 +173,7 @@ class Inventory:
 
         `time` is that at which it says so, for what its ResourceSlices reveal.
         """
-        step = _Draft()
+        step = Draft()
         place = Place(cluster, node.name)
         if (before := self.node(place)) is None:
             known = self._unlisted.pop(place, None)
@@ -198,7 +202,7 @@ class Inventory:
         `lost` are GPUs that did not answer: those of them that are known are in the node all the same, and the others
         are kept by their addresses. `next_try` (Unix seconds) is when the node is read again, if that is known.
         """
-        step = _Draft()
+        step = Draft()
         if (node := self.node(place)) is not None:
             self._lose_claimed(place, step)  # before any of them counts as lost: it has moved
             node = self._at(place)
@@ -219,13 +223,13 @@ class Inventory:
 
     def cannot_verify(self, place: Place) -> Step:
         """Note that a node cannot be read again now, such as one without a pod."""
-        step = _Draft()
+        step = Draft()
         self._lose_claimed(place, step)
         return step.done()
 
     def set_uncovered(self, place: Place, reason: UnreadReason | None, time: float) -> Step:
         """Keep why no ready pod covers a node, or that one does (None); of an unknown node nothing is kept."""
-        step = _Draft()
+        step = Draft()
         if (node := self.node(place)) is not None:
             since = time if node.uncovered is None else node.uncovered.since
             uncovered = None if reason is None else Unread(reason, since)
@@ -240,7 +244,7 @@ class Inventory:
 
     def remove_node(self, place: Place, time: float) -> Step:
         """Forget a node; what was in it has vanished until it is seen elsewhere."""
-        step = _Draft()
+        step = Draft()
         self._remove(place, time, step)
         return step.done()
 
@@ -252,7 +256,7 @@ class Inventory:
 
     def remove_cluster(self, cluster: str, time: float) -> Step:
         """Forget a cluster and all that was ever seen in it."""
-        step = _Draft()
+        step = Draft()
         for before in list(self.nodes(cluster).values()):  # so that nothing moves to a node that is about to go
             if before.claims:
                 node = before
@@ -284,7 +288,7 @@ class Inventory:
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
-        step = _Draft()
+        step = Draft()
         uuids: set[str] = set()  # in more than one place
         serials: set[str] = set()
         for node in nodes:
@@ -369,13 +373,13 @@ class Inventory:
                 node, since=since, unseen=unseen, silent=silent, partial=partial, gpus=gpus
             )
             if adopted != node:
-                draft = _Draft()
+                draft = Draft()
                 self._put(with_listed(node.node, adopted, recorded.time), draft)
                 if gpus != node.gpus:
                     self._reindex(place, node, adopted)
                 steps.append(draft.done())
         elif recorded.silent and node.time is None and not node.silent:
-            draft = _Draft()
+            draft = Draft()
             self._put(with_listed(node.node, msgspec.structs.replace(node, silent=recorded.silent), 0.0), draft)
             steps.append(draft.done())
         return Step(
@@ -499,7 +503,7 @@ class Inventory:
 
     # How a step is made
 
-    def _put(self, node: NodeState, step: "_Draft") -> None:
+    def _put(self, node: NodeState, step: Draft) -> None:
         """Let a node be in this state."""
         nodes = self._nodes.setdefault(node.place.cluster, {})
         before = nodes.get(node.place.node)
@@ -508,7 +512,7 @@ class Inventory:
         nodes[node.place.node] = node
         step.nodes[node.place] = node
 
-    def _note_listed(self, place: Place, before: NodeInfo, time: float, step: "_Draft") -> None:
+    def _note_listed(self, place: Place, before: NodeInfo, time: float, step: Draft) -> None:
         """Keep what the ResourceSlices of a node reveal; `before` is what Kubernetes said of it until now."""
         node = self._at(place)
         after = with_listed(before, node, time)
@@ -517,7 +521,7 @@ class Inventory:
             step.lost(node, after, time)
             self._hold_claims(step)
 
-    def _remove(self, place: Place, time: float, step: "_Draft") -> None:
+    def _remove(self, place: Place, time: float, step: Draft) -> None:
         nodes = self._nodes.get(place.cluster, {})
         if (node := nodes.pop(place.node, None)) is None:
             return
@@ -543,7 +547,7 @@ class Inventory:
                     self._unread[cluster, one.reason.value] += sign
 
     def _staying(
-        self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], node: NodeState, step: "_Draft"
+        self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], node: NodeState, step: Draft
     ) -> list[tuple[Gpu, float]]:
         """Take from the GPUs that a reading did not find those that stay in its node all the same.
 
@@ -565,7 +569,7 @@ class Inventory:
         """Return the nodes that have a GPU and do not merely claim it."""
         return self._claims.homes(uuid)
 
-    def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: "_Draft") -> tuple[float, bool]:
+    def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: Draft) -> tuple[float, bool]:
         """Locate a GPU in a node that did not have it; returns since when, and whether it is a claim."""
         uuid, place = gpu.uuid, node.place
         if homes := self._homes(uuid):
@@ -575,7 +579,7 @@ class Inventory:
         self._locations.add(uuid, place)
         return self._come(gpu, node, reading.time, step), False
 
-    def _come(self, gpu: Gpu, node: NodeState, time: float, step: "_Draft") -> float:
+    def _come(self, gpu: Gpu, node: NodeState, time: float, step: Draft) -> float:
         """Say from where a GPU came that is in no other node; returns since when it is in this one."""
         absent = self._absent.pop(gpu.uuid)
         at = time if absent is None else max(time, absent.time)
@@ -587,7 +591,7 @@ class Inventory:
         step.worn(node, at, known, absent is not None and absent.lost, gpu, gpu.uuid in step.are_lost)
         return at
 
-    def _ask_homes(self, uuid: str, claimant: Place, step: "_Draft") -> None:
+    def _ask_homes(self, uuid: str, claimant: Place, step: Draft) -> None:
         """Have the homes of a claimed GPU read again; one of the same cluster that cannot be read loses it."""
         for home in self._homes(uuid):
             state = self._at(home)
@@ -597,14 +601,14 @@ class Inventory:
             else:
                 self._ask(home, claimant, step)
 
-    def _ask(self, place: Place, other: Place, step: "_Draft") -> None:
+    def _ask(self, place: Place, other: Place, step: Draft) -> None:
         """Have a node read again because of what another one says, the later the more often that came to nothing."""
         delay = self._verify_backoff.delay(other, place, step.now)
         step.verify[place] = min(delay, step.verify.get(place, delay))
 
-    def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
+    def _confirm(self, uuid: str, home: Place, reading: Reading, step: Draft) -> None:
         """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
-        for claimant, claim in self._claims.claimants(uuid).items():
+        for claimant, claim in self._claims.to_settle(uuid).items():
             if claim.confirmed is None:
                 if claim.answered_by_home(reading):
                     claim.confirmed = _LONG_AGO if reading.ended is None else reading.ended
@@ -613,7 +617,7 @@ class Inventory:
                     self._ask(home, claimant, step)
 
     def _claim_again(
-        self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: "_Draft"
+        self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: Draft
     ) -> tuple[float, bool]:
         """Note that a claimant still has a GPU; returns since when, and whether that is a claim still."""
         uuid, place = gpu.uuid, node.place
@@ -633,7 +637,7 @@ class Inventory:
             self._ask(asked, other, step)
         return since, True
 
-    def _hold_claims(self, step: "_Draft") -> None:
+    def _hold_claims(self, step: Draft) -> None:
         """Let those who claim a GPU have it since no earlier than a change of it in its home.
 
         Such a change is written before the claim is settled, and no later one of the GPU may have an earlier time.
@@ -648,7 +652,7 @@ class Inventory:
                     since = tuple(time if gpu.uuid == uuid else at for gpu, at in pairs)
                     self._put(msgspec.structs.replace(node, since=since), step)
 
-    def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
+    def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: Draft) -> None:
         """Let GPUs, given with since when they were there, be in a node no longer."""
         for gpu, since in gpus:
             self._locations.discard(gpu.uuid, node.place)
@@ -670,7 +674,7 @@ class Inventory:
             unseen=tuple(one for one in node.unseen if one.uuid != uuid),
         )
 
-    def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
+    def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: Draft) -> None:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
         unseen = next((one for one in node.unseen if one.uuid == uuid), None)
@@ -680,6 +684,8 @@ class Inventory:
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
             if (successor := self._claims.successor(uuid, node.place)) is not None:
+                if self._is_mirrored(node.place.cluster):  # its own shard has recorded that it vanished by then
+                    since, last_seen = max(since, time), None
                 self._move(gpu, Absent(node.place, confirmed, lost=lost), since, last_seen, successor, step)
                 return
             self._absent.add(uuid, node.place, time, facts_of(gpu, confirmed), lost=lost)
@@ -687,7 +693,7 @@ class Inventory:
         step.changes.append(vanished)
 
     def _move(
-        self, known: Gpu, was: Absent, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
+        self, known: Gpu, was: Absent, since: float, last_seen: float | None, claimant: Place, step: Draft
     ) -> None:
         """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
 
@@ -714,19 +720,19 @@ class Inventory:
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
         self._verify_backoff.reset(claimant, previous)
-        for other, claim in self._claims.claimants(uuid).items():
+        for other, claim in self._claims.to_settle(uuid).items():
             claim.confirmed = None
             self._ask(claimant, other, step)
         self._conflicts.gpu_moved(gpu, claimant)
 
-    def _lose_claimed(self, place: Place, step: "_Draft") -> None:
+    def _lose_claimed(self, place: Place, step: Draft) -> None:
         """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
                 if gpu.uuid not in node.claims and self._claims.is_claimed_within(gpu.uuid, place.cluster):
                     self._lose(gpu.uuid, place, step)
 
-    def _lose(self, uuid: str, place: Place, step: "_Draft") -> None:
+    def _lose(self, uuid: str, place: Place, step: Draft) -> None:
         """Take a GPU from a node without a reading of it."""
         node = self._at(place)
         gpu, since = next((gpu, at) for gpu, at in zip(node.gpus, node.since, strict=True) if gpu.uuid == uuid)
@@ -830,55 +836,3 @@ def _with_facts(gpus: tuple[Gpu, ...], recorded: NodeState) -> tuple[Gpu, ...]:
 def _differ(one: NodeState, other: NodeState) -> bool:
     """Return whether two states of a node have different GPUs."""
     return {gpu.uuid for gpu in one.gpus} != {gpu.uuid for gpu in other.gpus}
-
-
-class _Draft:
-    """A step while it is made."""
-
-    def __init__(self, now: float | None = None) -> None:
-        self.now = now  # on the monotonic clock, if a reading causes it
-        self.changes: list[Change] = []
-        self._health: list[Change] = []  # after the others: how a GPU is where it has come to
-        self.were_lost: AbstractSet[str] = NO_UUIDS  # of the node that was read, before and after the reading
-        self.are_lost: AbstractSet[str] = NO_UUIDS
-        self.nodes: dict[Place, NodeState | None] = {}
-        self.verify: dict[Place, float] = {}  # in how many seconds
-
-    def found_again(self, node: NodeState, time: float, before: Gpu, after: Gpu) -> None:
-        """Add what a reading has altered of a GPU that stays in its node."""
-        if after is not before and (changes := field_changes(before, after)):
-            self.changes.append(Change.of(node, Event.ALTERED, time, after, changes=changes))
-        if after is not before or self.were_lost or self.are_lost:
-            self.worn(node, time, before, after.uuid in self.were_lost, after, after.uuid in self.are_lost)
-
-    def worn(self, node: NodeState, time: float, before: Gpu | None, was_lost: bool, after: Gpu, lost: bool) -> None:
-        """Add what is different of the health of a GPU of a node since `before`, if anything is."""
-        changes = health_changes(None if before is None else before.health, after.health)
-        if was_lost != lost:
-            changes = (FieldChange("lost", was_lost, lost), *changes)
-        if changes:
-            self._health.append(Change.of(node, Event.HEALTH, time, after, changes=changes))
-
-    def lost(self, before: NodeState, after: NodeState, time: float) -> None:
-        """Add which GPUs of a node no longer answer, or do again, without a reading."""
-        was, now = before.lost_uuids, after.lost_uuids
-        if was == now:
-            return
-        for gpu, since in zip(after.gpus, after.since, strict=True):
-            if gpu.uuid not in after.claims:
-                self.worn(after, max(time, since), gpu, gpu.uuid in was, gpu, gpu.uuid in now)
-
-    def times_at_home(self) -> Mapping[str, float]:
-        """Return when GPUs that stay where they are were altered, or their health changed, by UUID."""
-        own = (change for change in (*self.changes, *self._health) if change.event in (Event.ALTERED, Event.HEALTH))
-        return {change.gpu.uuid: change.time for change in own}
-
-    def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
-        return Step(
-            changes=(*self.changes, *self._health),
-            nodes=self.nodes,
-            reading=reading,
-            removed_cluster=removed_cluster,
-            verify=tuple(place for place, delay in self.verify.items() if delay <= 0.0) if self.verify else (),
-            verify_later={place: delay for place, delay in self.verify.items() if delay > 0.0} if self.verify else {},
-        )

@@ -19,6 +19,7 @@ from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode, Stay
 from collector.store.plan import Departure
+from collector.store.shards import ClusterRow, News, ShardStore, SharedLease
 from collector.store.store import Remembered, Store
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ClusterCount",
     "ClusterOwner",
     "ClusterReport",
+    "ClusterRow",
     "DeadLetter",
     "Departure",
     "FirstSights",
@@ -43,6 +45,7 @@ __all__ = [
     "LostLeadershipError",
     "MarkStore",
     "Marked",
+    "News",
     "OpenMode",
     "Outbox",
     "Past",
@@ -53,6 +56,8 @@ __all__ = [
     "RefusedMarkError",
     "Remembered",
     "ShardLease",
+    "ShardStore",
+    "SharedLease",
     "SinkBacklog",
     "SinkState",
     "Stay",

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import anyio.to_thread
@@ -29,6 +30,7 @@ from collector.store.plan import (
     differences,
     plan,
 )
+from collector.store.shards import ShardStore, encode_unread
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
@@ -59,6 +61,7 @@ class Commit:
         left: Mapping[str, Departure] = {},
         goal: int = 0,
         number: int = 0,
+        shards: ShardStore | None = None,
     ) -> None:
         self.token = token  # of the leader, when the first of it happened
         self.nodes: dict[Place, NodeState | None] = dict(nodes)  # None: gone
@@ -71,6 +74,9 @@ class Commit:
         self.left = dict(left)  # until when GPUs were in their last nodes, and how, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
+        self.lost: set[str] = set()  # clusters that another shard owns, of which nothing is to be written any more
+        self.answers: dict[Place, int] = {}  # questions of other shards that the nodes answer
+        self._shards = shards
         self._node_rows: list[dict[str, Any]] | None = None
         self._planned: Plan | None = None
 
@@ -82,6 +88,33 @@ class Commit:
         self.changes.clear()
         self.readings.clear()
         return dropped
+
+    def lose(self, clusters: AbstractSet[str]) -> None:
+        """Write nothing of some clusters any more; to be followed by `forget_lost` when nothing prepares or writes."""
+        self.lost |= clusters
+
+    def forget_lost(self) -> None:
+        """Drop what is of clusters that are lost; what is prepared is to be prepared again."""
+        if not self.lost:
+            return
+        lost, self.lost = self.lost, set()
+        self.nodes = {place: node for place, node in self.nodes.items() if place.cluster not in lost}
+        self.changes = [change for change in self.changes if change.place.cluster not in lost]
+        self.answers = {place: number for place, number in self.answers.items() if place.cluster not in lost}
+        self.readings = [
+            (time, records)
+            for time, records in self.readings
+            if not records or records[0].cluster not in lost  # all are of one node
+        ]
+        self.removed_clusters -= lost
+        self.size = len(self.changes) + sum(len(records) for _, records in self.readings)
+        self._node_rows = self._planned = None
+
+    @property
+    def clusters(self) -> set[str]:
+        """The clusters of which it writes something."""
+        found = {place.cluster for place in self.nodes} | self.removed_clusters
+        return found | {change.place.cluster for change in self.changes}
 
     def note_departures(self, changes: Iterable[Change]) -> None:
         """Keep, of changes that are dropped, when GPUs left their nodes, and how they were."""
@@ -101,14 +134,18 @@ class Commit:
         `now` (Unix seconds) is when a difference counts as noticed; `marks` are those in force. Raises StoreError.
         """
         if self._node_rows is None:
-            self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
+            self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes, self._shards is not None)
         if self._planned is None and self.gap:
             # What is read here stays true until the write, which proves that nobody else has written.
             found = await recorded(database, self.nodes)
             changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
-            self._planned = await anyio.to_thread.run_sync(_plan, changes, marks, False)
+            self._planned = await anyio.to_thread.run_sync(_plan, changes, marks, False, self._owned)
         elif self._planned is None:
-            self._planned = await anyio.to_thread.run_sync(_plan, self.changes, marks, True)
+            self._planned = await anyio.to_thread.run_sync(_plan, self.changes, marks, True, self._owned)
+
+    @property
+    def _owned(self) -> frozenset[str] | None:
+        return None if self._shards is None else frozenset(self._shards.owned)
 
     async def write(self, connection: AsyncConnection, database: Database) -> None:
         """Write everything, in the transaction that the connection is in; a second time nothing.
@@ -117,13 +154,18 @@ class Commit:
         """
         assert self._node_rows is not None  # noqa: S101
         assert self._planned is not None  # noqa: S101
+        version = 0
+        if self._shards is not None:
+            version = await self._shards.begin(connection, self.clusters)
         if not await self._first_time(connection, database):
             return
         planned = self._planned
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))
-        await self._write_nodes(connection, database, self._node_rows)
+        await self._write_nodes(connection, database, self._node_rows, version)
+        if self._shards is not None:
+            await self._shards.note_answers(connection, self.answers, version)
         rows = [
             {"time": time, "count": len(records), "records": encode_records(records)} for time, records in self.readings
         ]
@@ -131,8 +173,9 @@ class Commit:
 
     async def _first_time(self, connection: AsyncConnection, database: Database) -> bool:
         """Note the commit's number with it: when the answer is lost, the next try finds out whether it held."""
-        row = {"name": "commit", "value": f"{self.token}:{self.number}"}
-        if await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "commit")) == row["value"]:
+        name = "commit" if self._shards is None else f"commit {self._shards.lease}"
+        row = {"name": name, "value": f"{self.token}:{self.number}"}
+        if await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name)) == row["value"]:
             return False
         statement = database.insert(schema.meta).values(row)
         await connection.execute(
@@ -141,16 +184,21 @@ class Commit:
         return True
 
     async def _write_nodes(
-        self, connection: AsyncConnection, database: Database, rows: Sequence[Mapping[str, Any]]
+        self, connection: AsyncConnection, database: Database, rows: Sequence[Mapping[str, Any]], version: int
     ) -> None:
         gone = [
             {"b_cluster": place.cluster, "b_node": place.node} for place, node in self.nodes.items() if node is None
         ]
         await _execute_many(connection, _REMOVE_NODE, gone)
         statement = database.insert(schema.nodes)
+        columns = ["read_at", "snapshot"]
+        if self._shards is not None:
+            columns += ["version", "unread"]
+            rows = [{**row, "version": version} for row in rows]
+            if clusters := {row["b_cluster"] for row in gone}:
+                await self._shards.note_removed(connection, clusters, version)
         statement = statement.on_conflict_do_update(
-            index_elements=["cluster", "node"],
-            set_={"read_at": statement.excluded.read_at, "snapshot": statement.excluded.snapshot},
+            index_elements=["cluster", "node"], set_={name: statement.excluded[name] for name in columns}
         )
         await _execute_many(connection, statement, rows)
 
@@ -253,18 +301,19 @@ async def _execute_many(connection: AsyncConnection, statement: Executable, rows
         await connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
 
 
-def _plan(changes: Sequence[Change], marks: Marks, everywhere: bool) -> Plan:
+def _plan(changes: Sequence[Change], marks: Marks, everywhere: bool, owned: AbstractSet[str] | None) -> Plan:
     """Plan what changes do to the tables, each with the mark of its GPU."""
-    planned = plan(changes, everywhere=everywhere)
+    planned = plan(changes, everywhere=everywhere, owned=owned)
     for row in planned.changes:
         mark = marks.of(row["uuid"], row["serial"], row["time"])
         row["mark"] = None if mark is None else mark.kind.value
     return planned
 
 
-def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any]]:
+def _encode_nodes(nodes: Mapping[Place, NodeState | None], with_unread: bool) -> list[dict[str, Any]]:
     return [
         {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": encode_node(node)}
+        | ({"unread": encode_unread(node)} if with_unread else {})
         for place, node in nodes.items()
         if node is not None
     ]

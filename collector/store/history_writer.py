@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 import anyio
 
@@ -23,6 +24,7 @@ from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
 from collector.store.leadership import Leadership
 from collector.store.plan import Departure
+from collector.store.shards import LostClustersError, ShardStore
 
 __all__ = ["MAX_PENDING", "HistoryWriter"]
 
@@ -40,7 +42,8 @@ class HistoryWriter:
     `max_pending` changes and records the single changes are dropped: the next commit then records, as changes, the
     difference between what the history holds and where the GPUs are by then.
 
-    That is so while this collector records. A standby only notes which nodes a step touched.
+    That is so while this collector records. A standby only notes which nodes a step touched. Of several shards, each
+    records what is of the clusters that it owns.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class HistoryWriter:
         max_pending: int = MAX_PENDING,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        shards: ShardStore | None = None,
     ) -> None:
         self.wants_readings = False  # whether some sink wants all GPUs of each reading
         self.marks = NO_MARKS  # those in force, which changes and records are written with
@@ -62,13 +66,19 @@ class HistoryWriter:
         self._max_pending = max_pending
         self._clock = clock
         self._sleep = sleep
-        self._pending = Commit(leadership.token)
+        self._shards = shards
+        self._pending = self._empty_commit()
         self._under_way: Commit | None = None
         self._work = ResettableEvent()
         self._appended = 0  # how many steps there were, and how many of them are committed
         self._done = 0
         self._numbers = itertools.count(1)
         self._snapshot: Callable[[], Mapping[Place, NodeState]] | None = None  # to be recorded when nothing waits
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this collector is one of several shards."""
+        return self._shards is not None
 
     @property
     def pending(self) -> int:
@@ -83,10 +93,15 @@ class HistoryWriter:
 
     def append(self, step: Step) -> None:
         """Record what one step of the inventory did; on a standby, only which nodes it touched."""
-        if not self._leadership.recording:
+        if self._shards is not None:
+            step = self._shards.own_part(step)
+            if not step.nodes and not step.changes and step.removed_cluster is None:
+                return
+        elif not self._leadership.recording:
             self._leadership.standby.note(step.nodes)
             return
         commit = self._pending
+        commit.forget_lost()
         commit.nodes.update(step.nodes)
         reading, changes = step.reading, step.changes
         records = []
@@ -106,6 +121,8 @@ class HistoryWriter:
             if reading is not None and records:
                 commit.readings.append((reading.time, records))
             commit.size += size
+        if self._shards is not None:
+            commit.answers.update(self._shards.answered_by(step))
         if step.removed_cluster is not None:
             commit.removed_clusters.add(step.removed_cluster)
         self._appended += 1
@@ -118,11 +135,13 @@ class HistoryWriter:
         What was pending is dropped: the difference contains it.
         """
         self._leadership.begin()
-        self._pending, self._under_way = Commit(self._leadership.token), None
+        self._pending, self._under_way = self._empty_commit(), None
         self._done = self._appended
         if nodes:
             self._appended += 1
-            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True, left=left))
+            self._under_way = self._numbered(
+                Commit(self._leadership.token, nodes, gap=True, left=left, shards=self._shards)
+            )
             self._work.set()
 
     def complete(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
@@ -130,6 +149,11 @@ class HistoryWriter:
         self._snapshot = snapshot
         self._appended += 1
         self._work.set()
+
+    def lose(self, clusters: AbstractSet[str]) -> None:
+        """Record nothing of what waits of some clusters: another shard owns them."""
+        for commit in filter(None, (self._under_way, self._pending)):
+            commit.lose(clusters)
 
     async def flushed(self, timeout: float) -> bool:
         """Wait until all that was appended so far is committed; False if it is not in time, or while commits fail."""
@@ -158,21 +182,8 @@ class HistoryWriter:
                 self._under_way = self._next_commit()
             commit = self._under_way
             for attempt in itertools.count():
-                try:
-                    await commit.prepare(self._database, self._clock(), self.marks)
-                    async with self._leadership.write(commit.token) as connection:
-                        await commit.write(connection, self._database)
+                if await self._try(commit):
                     break
-                except LostLeadershipError:
-                    if self._under_way is commit:  # or it was dropped already, when this collector took over again
-                        self._drop_all()
-                    break
-                except StoreError as error:
-                    self._health.failed("commit", str(error))
-                except Exception as error:
-                    log.exception("commit failed unexpectedly; retrying")
-                    why = why_short(error) or type(error).__name__
-                    self._health.failed("commit", f"store {self._database.location}: {why}")
                 await self._sleep(_RETRY.delay(attempt))
                 if self._under_way is not commit:  # another collector led meanwhile: it has failed for nobody
                     self._health.succeeded("commit")
@@ -183,12 +194,42 @@ class HistoryWriter:
                 self._health.succeeded("commit")
                 self.committed.pulse()
 
+    async def _try(self, commit: Commit) -> bool:
+        """Try to write a commit; returns whether that is over, because it is written or another collector leads."""
+        while True:
+            try:
+                commit.forget_lost()
+                await commit.prepare(self._database, self._clock(), self.marks)
+                if commit.lost:
+                    continue
+                async with self._leadership.write(commit.token) as connection:
+                    await commit.write(connection, self._database)
+            except LostClustersError as error:
+                commit.lose(error.clusters)
+                continue
+            except LostLeadershipError:
+                if self._under_way is commit:  # or it was dropped already, when this collector took over again
+                    self._drop_all()
+                return True
+            except StoreError as error:
+                self._health.failed("commit", str(error))
+            except Exception as error:
+                log.exception("commit failed unexpectedly; retrying")
+                why = why_short(error) or type(error).__name__
+                self._health.failed("commit", f"store {self._database.location}: {why}")
+            else:
+                return True
+            return False
+
     def _next_commit(self) -> Commit:
-        commit, self._pending = self._pending, Commit(self._leadership.token)
+        commit, self._pending = self._pending, self._empty_commit()
         if self._snapshot is not None and not commit.size:
             commit.nodes.update(self._snapshot())
             commit.gap, self._snapshot = True, None
         return self._numbered(commit)
+
+    def _empty_commit(self) -> Commit:
+        return Commit(self._leadership.token, shards=self._shards)
 
     def _numbered(self, commit: Commit) -> Commit:
         commit.goal, commit.number = self._appended, next(self._numbers)
@@ -198,8 +239,9 @@ class HistoryWriter:
         """Drop what waits: another collector of the same clusters has recorded it."""
         self._leadership.stand_by()
         for commit in filter(None, (self._under_way, self._pending)):
-            self._leadership.standby.note(commit.nodes)
-        self._pending, self._under_way = Commit(self._leadership.token), None
+            if self._shards is None:
+                self._leadership.standby.note(commit.nodes)
+        self._pending, self._under_way = self._empty_commit(), None
         self._done = self._appended
         self._health.succeeded("commit")
         self.committed.pulse()

@@ -3,6 +3,10 @@
 All of leadership is here: the lease, the fencing token that a leader's every transaction proves, when recording begins
 and ends, and what a standby remembers until it takes over. The take-over itself needs the inventory, so its loop is the
 app's.
+
+Where a store has shards, each has a lease of its own, and one more is for what exists once, such as the delivery to the
+sinks. The lease of an unsharded leader and those of shards exclude each other: one can be taken only when all of the
+other kind have expired, and then their tokens become void, so that whoever held them before writes nothing.
 """
 
 import os
@@ -14,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 import msgspec
-from sqlalchemy import Double, RowMapping, bindparam, false, literal_column, select, text, update
+from sqlalchemy import Double, RowMapping, bindparam, delete, false, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.end_deadline import Stage
@@ -24,14 +28,43 @@ from collector.store.database import Database
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.text import one_line
 
-__all__ = ["LEASE_SECONDS", "LeadStatus", "Leadership", "Standby", "boot_clock"]
+__all__ = [
+    "DELIVERY",
+    "LEADER",
+    "LEASE_SECONDS",
+    "LeadStatus",
+    "Leadership",
+    "Standby",
+    "boot_clock",
+    "is_valid",
+    "shard_lease",
+    "shard_of_lease",
+]
+
+LEADER = "leader"  # the lease of an installation without shards
+DELIVERY = "delivery"  # the lease of one of the shards, for what exists once
+_SHARD = "shard-"
 
 LEASE_SECONDS = 15.0  # that a leader may be silent before another collector takes over
 MARGIN_SECONDS = 1.0  # by which a leader stops before its lease expires
 ANSWER_SECONDS = 5.0  # that the server has for an answer: two tries within a lease
 STUCK_SECONDS = 5.0  # after which a writing transaction of a collector whose lease has expired is ended
+STUCK_SHARD_SECONDS = 30.0  # likewise, where the transaction may be that of another shard that leads
+TURN_SECONDS = 1.0  # that a shard waits for the transactions of others, when it takes a lease
+TRY_AGAIN_SECONDS = 0.05
 RELEASE_TIMEOUT_SECONDS = 1.0
 MAX_HOLDER_LENGTH = 100  # characters
+
+
+def shard_lease(shard: int) -> str:
+    """Return the name of a shard's lease."""
+    return f"{_SHARD}{shard}"
+
+
+def shard_of_lease(name: str) -> int | None:
+    """Return the shard whose lease has this name; None for another lease."""
+    number = name.removeprefix(_SHARD)
+    return int(number) if number != name and number.isdecimal() else None
 
 
 def boot_clock() -> float:
@@ -80,8 +113,14 @@ class Leadership:
     """
 
     def __init__(
-        self, database: Database, *, holder: str | None = None, clock: Callable[[], float] = boot_clock
+        self,
+        database: Database,
+        *,
+        name: str = LEADER,
+        holder: str | None = None,
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
+        self.name = name
         self.recording = database.single_process  # what happens is recorded; else `standby` notes it
         self.token = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
         self.standby = Standby()
@@ -133,7 +172,7 @@ class Leadership:
         """
         token = token or self.token
         async with self._database.write() as connection:
-            if not self._database.single_process and await connection.scalar(_TOKEN) != token:
+            if not self._database.single_process and await connection.scalar(_TOKEN, {"b_name": self.name}) != token:
                 raise LostLeadershipError(f"store {self._database.location}: another collector leads now")
             yield connection
 
@@ -148,10 +187,10 @@ class Leadership:
             async with self._database.lease(ANSWER_SECONDS) as connection:
                 row, ours = await self._renewed(connection), True
                 if row is None:
-                    row = (await connection.execute(_SEEN)).mappings().first()
+                    row = (await connection.execute(_SEEN, {"b_name": self.name})).mappings().first()
                     ours = row is None or not row["valid"]
                     if ours:
-                        row = await self._taken(connection)
+                        row, ours = await self._taken(connection)
             self._note(row, asked if ours else None)
             return self.held
 
@@ -166,29 +205,50 @@ class Leadership:
                     seconds = min(RELEASE_TIMEOUT_SECONDS, self._database.end.left(Stage.RELEASE))
                     with suppress(StoreError):  # then it expires
                         async with self._database.lease(seconds, last=True) as connection:
-                            await connection.execute(_RELEASE, {"b_own": self.token})
+                            await connection.execute(_RELEASE, {"b_name": self.name, "b_own": self.token})
 
     async def _renewed(self, connection: AsyncConnection) -> RowMapping | None:
         """Renew the lease if nobody else has had it since; None if somebody has."""
-        values = {"b_holder": self._me, "b_own": self.token, "b_recording": self.recording}
+        values = {"b_name": self.name, "b_holder": self._me, "b_own": self.token, "b_recording": self.recording}
         return (await connection.execute(_RENEW, values)).mappings().first()
 
-    async def _taken(self, connection: AsyncConnection) -> RowMapping | None:
-        """Take a lease that is free, in one statement; None if another collector was faster.
+    async def _taken(self, connection: AsyncConnection) -> tuple[RowMapping | None, bool]:
+        """Take a lease that is free, in one statement.
+
+        Returns the row of whoever has it now, and whether that may be this collector; None if another one was faster.
 
         Not in the middle of a transaction of the leader before: whatever that one writes, it writes before.
         """
-        if not await connection.scalar(_TRY_TURN):
-            await connection.execute(_END_STUCK)
-            return None
-        values = {"name": _NAME, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}
+        if not await self._has_turn(connection):
+            seconds = STUCK_SECONDS if self.name == LEADER else STUCK_SHARD_SECONDS
+            await connection.execute(_END_STUCK, {"seconds": seconds})
+            return None, True
+        rivals = _leases.name != LEADER if self.name == LEADER else _leases.name == LEADER
+        rival = (await connection.execute(select(*_COLUMNS).where(rivals, _VALID).limit(1))).mappings().first()
+        if rival is not None:
+            return rival, False
+        values = {"name": self.name, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}
         row = self._database.insert(schema.leases).values(**values, recording=False)
         taking = row.on_conflict_do_update(
             index_elements=["name"],
             set_={key: row.excluded[key] for key in ("holder", "token", "expires", "recording")},
             where=~_VALID,
         )
-        return (await connection.execute(taking.returning(*_COLUMNS))).mappings().first()
+        taken = (await connection.execute(taking.returning(*_COLUMNS))).mappings().first()
+        if taken is not None:
+            await connection.execute(update(schema.leases).where(rivals).values(token=secrets.token_hex(8)))
+            if self.name == LEADER:  # what shards say of the clusters is not kept up to date from now on
+                await connection.execute(delete(schema.clusters))
+        return taken, True
+
+    async def _has_turn(self, connection: AsyncConnection) -> bool:
+        """Return whether nobody else is in the middle of a writing transaction; shards wait a little for each other."""
+        end = self._clock() + (0.0 if self.name == LEADER else TURN_SECONDS)
+        while not await connection.scalar(_TRY_TURN):
+            if self._clock() >= end:
+                return False
+            await anyio.sleep(TRY_AGAIN_SECONDS)
+        return True
 
     def _note(self, row: RowMapping | None, asked: float | None) -> None:
         """Note who has the lease; `asked` is when it was asked for, if this collector may have it now."""
@@ -209,14 +269,14 @@ class Leadership:
             self._led_at = self._clock()
 
 
-_NAME = "leader"
 _leases = schema.leases.c
 _NOW = literal_column("CAST(extract(epoch FROM clock_timestamp()) AS double precision)", Double)
 _EXPIRY = _NOW + LEASE_SECONDS
 # One that expires much later than a lease that is taken now was written before the server's clock was set back.
 _VALID = _leases.expires.between(_NOW, _EXPIRY + LEASE_SECONDS)
+is_valid = _VALID
 _COLUMNS = (_leases.holder, _leases.token, _leases.recording)
-_HERE = _leases.name == _NAME
+_HERE = _leases.name == bindparam("b_name")
 _SEEN = select(*_COLUMNS, _VALID.label("valid")).where(_HERE)
 _TOKEN = select(_leases.token).where(_HERE)
 _RENEW = (
@@ -234,5 +294,5 @@ _END_STUCK = text(
     " WHERE locktype = 'advisory' AND classid = 0 AND objid = :turn AND granted"
     " AND datname = current_database() AND pg_locks.database = datid AND usename = current_user"
     " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
-).bindparams(turn=schema.APPLICATION_ID, seconds=STUCK_SECONDS)
+).bindparams(turn=schema.APPLICATION_ID)
 _TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({schema.APPLICATION_ID})")

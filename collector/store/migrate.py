@@ -5,6 +5,7 @@ import re
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from sqlalchemy import Connection, event, inspect, text
@@ -15,6 +16,9 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, METADATA, VERSION_TABLE
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 __all__ = [
     "TO_BE_CREATED",
     "UP_TO_DATE",
@@ -22,8 +26,10 @@ __all__ = [
     "check_version",
     "is_current",
     "migrate",
+    "migrate_down",
     "migrate_shared",
     "stage",
+    "version_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -99,7 +105,7 @@ def _migrate_in_steps(connection: Connection, location: PostgresLocation) -> Non
 def migrate(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
     """Create or update the tables, in the transaction that the connection is in, or else in many; raises StoreError."""
     is_shared = not connection.in_transaction()
-    version = _version(connection)
+    version = version_of(connection)
     if version == HEAD:
         return
     if version is not None:
@@ -110,12 +116,8 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     began = time.monotonic()
     # Imported on demand: Alembic takes longer to load than a store that is up to date takes to open.
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(connection=connection, in_steps=is_shared)
+    config = _alembic(connection, in_steps=is_shared)
     try:
         command.upgrade(config, "head")
     except SQLAlchemyError as error:
@@ -130,9 +132,26 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+def migrate_down(connection: Connection, to: str) -> None:
+    """Take the tables back to an older schema, in the transaction that the connection is in."""
+    from alembic import command
+
+    command.downgrade(_alembic(connection, in_steps=False), to)
+
+
 def is_current(connection: Connection) -> bool:
     """Return whether there is nothing to migrate."""
-    return _version(connection) == HEAD
+    return version_of(connection) == HEAD
+
+
+def _alembic(connection: Connection, *, in_steps: bool) -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(connection=connection, in_steps=in_steps)
+    return config
 
 
 def _is_incomplete(error: BaseException) -> bool:
@@ -163,7 +182,7 @@ def check_complete(connection: Connection, location: SqliteLocation | PostgresLo
 
 def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:
     """Return in a few words what a collector's start would do to the tables; raises StoreError if it would refuse."""
-    version = _version(connection)
+    version = version_of(connection)
     if version is None:
         return TO_BE_CREATED
     if version != HEAD:
@@ -174,7 +193,7 @@ def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
     """Make sure that the tables are those that this version reads; raises StoreError."""
-    version = _version(connection)
+    version = version_of(connection)
     if version is None:
         raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
     if version != HEAD:
@@ -184,7 +203,8 @@ def check_version(connection: Connection, location: SqliteLocation | PostgresLoc
         )
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
+    """Return the schema of the tables; None where there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
@@ -197,7 +217,7 @@ def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> 
     if not any((_FOLDER / "versions").glob(f"{version}_*.py")):
         raise StoreError(
             f"store {location}: created by a newer gpuid (schema {version}, this one knows {HEAD}); "
-            "run that version, or choose another store.url to start afresh"
+            f"run that version, let it run `gpuid store downgrade --to {HEAD}`, or choose another store.url"
         )
 
 

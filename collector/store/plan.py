@@ -87,11 +87,12 @@ class Recorded(NamedTuple):
     away: Mapping[str, Away] = {}  # of those that came
 
 
-def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
+def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractSet[str] | None = None) -> Plan:
     """Turn changes, in their order, into what to do; the history agrees with the inventory that emitted them.
 
     A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
-    `previous` place is known to be over; for those `everywhere` is False.
+    `previous` place is known to be over; for those `everywhere` is False. So it is for those of a shard that owns the
+    `owned` clusters (None: there are no shards), which ends nothing in the clusters of others: their owners do.
     """
     alter: list[Row] = []
     end, end_all, begin = [], [], []
@@ -114,14 +115,13 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
                 else:
                     end.append({**_found_by(uuid, place), "b_until": change.time, **_bound(_seat(change.gpu))})
             case Event.MOVED | Event.APPEARED:
-                if change.event is Event.MOVED and not everywhere and change.previous is not None:
-                    seat = dict.fromkeys(SEAT_COLUMNS)  # that the change knows is the new one
-                    end.append({**_found_by(uuid, change.previous), "b_until": change.time, **_bound(seat)})
-                elif change.event is Event.MOVED:
+                if change.event is Event.MOVED and everywhere and owned is None:
                     for row in here.values():
                         row["until"] = change.time
                     here.clear()
                     end_all.append({"b_uuid": uuid, "b_until": change.time})
+                elif change.event is Event.MOVED and _ends_own(change, owned):
+                    _end_previous(change, here, end)
                 arrived[uuid] = None
                 here[place] = _placement_row(change)
                 begin.append(here[place])
@@ -133,7 +133,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
         end=end,
         end_all=end_all,
         begin=begin,
-        confirm=[_confirmed(change) for change in changes if change.last_seen is not None],
+        confirm=[_confirmed(change) for change in changes if change.last_seen is not None and _ends_own(change, owned)],
         changes=[_change_row(change) for change in changes if change.event is not Event.ALTERED or change.changes],
         arrived=[{"b_uuid": uuid} for uuid in arrived],
         vanished=[
@@ -148,6 +148,23 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
         ],
         earliest=min((_earliest(change) for change in changes), default=math.inf),
     )
+
+
+def _end_previous(change: Change, here: dict[Place, Row], end: list[Row]) -> None:
+    """End the placement that a GPU has moved from, be it one that the same changes began."""
+    if change.previous is None:
+        return
+    if (row := here.pop(change.previous, None)) is not None:
+        row["until"] = change.time
+    else:
+        seat = dict.fromkeys(SEAT_COLUMNS)  # that the change knows is the new one
+        end.append({**_found_by(change.gpu.uuid, change.previous), "b_until": change.time, **_bound(seat)})
+
+
+def _ends_own(change: Change, owned: AbstractSet[str] | None) -> bool:
+    """Return whether the placement that a change ends is in one of the `owned` clusters, or there are no shards."""
+    place = change.place if change.previous is None else change.previous
+    return owned is None or place.cluster in owned
 
 
 def _earliest(change: Change) -> float:

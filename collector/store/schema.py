@@ -29,6 +29,7 @@ __all__ = [
     "absent",
     "changes",
     "checkpoints",
+    "clusters",
     "dead_letters",
     "first_sights",
     "leases",
@@ -38,9 +39,10 @@ __all__ = [
     "placements",
     "readings",
     "sinks",
+    "verifications",
 ]
 
-HEAD = "0009"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0010"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -53,6 +55,7 @@ FIRST_SIGHT = text("first_sight")
 NO_FIRST_SIGHT = text("NOT first_sight")
 ACROSS = text("previous_cluster <> cluster")  # it led from one cluster to another
 
+_VERSIONED = text("version > 0")
 _ENDED = text("until IS NOT NULL")
 _HAS_PREVIOUS = text("previous_node IS NOT NULL")
 
@@ -83,7 +86,34 @@ nodes = Table(
     Column("node", Text, nullable=False),
     Column("read_at", Double),  # Unix seconds, as all times here; NULL before the first reading
     Column("snapshot", LargeBinary, nullable=False),
+    # Of a sharded installation alone: the number of the commit that wrote it last, and why it cannot be read.
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    Column("unread", LargeBinary),
     PrimaryKeyConstraint("cluster", "node", name="gpuid_nodes_key"),
+    Index("gpuid_nodes_version", "version", sqlite_where=_VERSIONED, postgresql_where=_VERSIONED),
+)
+
+clusters = Table(
+    "gpuid_clusters",  # of a sharded installation: which shard reads each cluster, and how it is
+    METADATA,
+    Column("cluster", Text, primary_key=True),
+    Column("lease", Text, nullable=False),  # of its owner
+    Column("token", Text, nullable=False),  # of that lease when the owner took it; another one: it is free
+    Column("report", LargeBinary),  # what the owner says of it
+    Column("removed", BigInteger, nullable=False),  # the number of the last commit that removed nodes of it
+    Column("removed_at", Double, nullable=False),  # and its time
+    Column("version", BigInteger, nullable=False),  # the number of the last commit that changed this row
+)
+
+verifications = Table(
+    "gpuid_verifications",  # of a sharded installation: nodes that the owner of another cluster asks to have read
+    METADATA,
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("asked", BigInteger, nullable=False),  # the number of the commit that asked last
+    Column("answered", BigInteger, nullable=False),  # the last question that a reading has answered
+    Column("version", BigInteger, nullable=False),  # the number of the last commit that changed this row
+    PrimaryKeyConstraint("cluster", "node", name="gpuid_verifications_key"),
 )
 
 placements = Table(

@@ -2,20 +2,21 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self
 
 import anyio
 import anyio.to_thread
 import msgspec
-from sqlalchemy import Select, func, select
+from sqlalchemy import ARRAY, Select, Text, all_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector import gc_freeze
 from collector.config.store import StoreSettings
 from collector.end_deadline import EndDeadline
 from collector.model import NO_UUIDS, Gpu, NodeInfo, NodeState, Place
+from collector.sharding import UNSHARDED, Shard
 from collector.store import schema
 from collector.store.altered import note_altered
 from collector.store.checkpoints import keep
@@ -26,12 +27,13 @@ from collector.store.errors import DamagedStoreError, LostLeadershipError, Store
 from collector.store.health import StoreHealth
 from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
-from collector.store.leadership import Leadership
+from collector.store.leadership import DELIVERY, LEADER, Leadership, shard_lease
 from collector.store.marks import MarkStore
 from collector.store.outbox import Outbox, Subscription
 from collector.store.past import Past, note_beginning
 from collector.store.plan import Recorded
 from collector.store.retention import prune
+from collector.store.shards import ShardStore, with_unread
 from collector.store.sound import is_sound, moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Remembered", "Store"]
@@ -46,7 +48,7 @@ KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configurat
 DECODE_NODES = 1000  # at once
 
 
-_NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot
+_NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot, unread
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +85,25 @@ class Store:
         *,
         max_pending: int = MAX_PENDING,
         decode_nodes: int = DECODE_NODES,
+        shard: Shard = UNSHARDED,
+        owned: set[str] | None = None,
     ) -> None:
         self.database = database
         self.health = StoreHealth(clock=clock)
-        self.leadership = Leadership(database)
+        if shard.sharded and database.single_process:
+            raise StoreError("shards need a store that they can share: set store.url to a PostgreSQL database")
+        self.leadership = Leadership(database, name=shard_lease(shard.index) if shard.sharded else LEADER)
+        # Who does what exists once: delivers to the sinks, and keeps the store in order.
+        self.delivery = Leadership(database, name=DELIVERY) if shard.sharded else self.leadership
+        self.shards: ShardStore | None = None
+        if shard.sharded:
+            self.shards = ShardStore(database, self.leadership, shard, set() if owned is None else owned, clock)
         self.history = History(database)
         self.past = Past(database)
         self.marks = MarkStore(database, clock)
-        self.outbox = Outbox(database, self.leadership, clock=clock)
+        self.outbox = Outbox(database, self.delivery, clock=clock)
         self.history_writer = HistoryWriter(
-            database, self.leadership, self.health, max_pending=max_pending, clock=clock
+            database, self.leadership, self.health, max_pending=max_pending, clock=clock, shards=self.shards
         )
         self._subscriptions: Mapping[str, Subscription] | None = None
         self._retention = settings.retention
@@ -110,14 +121,18 @@ class Store:
         max_pending: int = MAX_PENDING,
         decode_nodes: int = DECODE_NODES,
         end: EndDeadline | None = None,
+        shard: Shard = UNSHARDED,
+        owned: set[str] | None = None,
     ) -> AsyncIterator[Self]:
         """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError.
 
         A collector's SQLite file may turn out to be damaged, or its disk to fail; `survives` says whether to run on.
-        `end` is the deadline of the process that opens it.
+        `end` is the deadline of the process that opens it. `owned` are the clusters that its shard records, if it is
+        one of several.
         """
         async with Database.open(settings, mode, end) as database:
-            store = cls(database, settings, clock, max_pending=max_pending, decode_nodes=decode_nodes)
+            limits = {"max_pending": max_pending, "decode_nodes": decode_nodes}
+            store = cls(database, settings, clock, **limits, shard=shard, owned=owned)
             store.health.found_set_aside(await anyio.to_thread.run_sync(database.set_aside))
             try:
                 if database.trouble is not None:
@@ -127,6 +142,8 @@ class Store:
                     store.history_writer.begin({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
+                if store.delivery is not store.leadership:
+                    await store.delivery.release()
                 await store.leadership.release()
 
     def survives(self, error: StoreError) -> bool:
@@ -158,12 +175,32 @@ class Store:
             async for part in self._decoded(connection, _NODES.order_by(_nodes.cluster, _nodes.node)):
                 yield part
 
+    async def nodes_since(
+        self,
+        connection: AsyncConnection,
+        version: int,
+        *,
+        clusters: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> AsyncGenerator[list[NodeState], None]:
+        """Yield the nodes that shards have written after a commit, some hundreds at a time.
+
+        Instead of those, all of some clusters; or all but those `without` which it is asked for.
+        """
+        if clusters is not None:
+            rows = _NODES.where(_nodes.cluster.in_(sorted(clusters)))
+        else:
+            others = _nodes.cluster != all_(literal(sorted(without), ARRAY(Text)))
+            rows = _NODES.where(_nodes.version > version, others)
+        async for part in self._decoded(connection, rows):
+            yield part
+
     async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
         """Let these sinks get what happens from now on, and no others; raises StoreError.
 
         A standby does so when it takes the lead.
         """
-        if self.leadership.recording:  # also of a leader that is late in renewing its lease
+        if self.delivery.recording:  # also of a leader that is late in renewing its lease
             with suppress(LostLeadershipError):
                 await self.outbox.reconcile(sinks)
         self._subscriptions = dict(sinks)
@@ -217,7 +254,11 @@ class Store:
         damaged: list[_NodeRow] = []
         async with connection.stream(rows) as result:
             async for part in result.partitions(self._decode_nodes):
-                yield [node for row in map(tuple, part) if (node := _decode(row, damaged)) is not None]
+                decoded = [(row, _decode(row, damaged)) for row in map(tuple, part)]
+                if self.shards is None:
+                    yield [node for _, node in decoded if node is not None]
+                else:
+                    yield [with_unread(node, row[4]) for row, node in decoded if node is not None]
         for row in damaged:
             log.error(
                 "damaged row in the store: node known from its history until it is read again",
@@ -229,8 +270,10 @@ class Store:
         await anyio.sleep(FIRST_PRUNE_SECONDS)
         while True:
             try:
-                if self.leadership.leads:
+                if self.delivery.leads:
                     await self.prune()
+                    if self.shards is not None:
+                        await self.shards.forget_questions()
                 self.health.succeeded("retention")
                 self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
             except StoreError as error:
@@ -242,7 +285,7 @@ class Store:
         while True:
             try:
                 made = 0
-                if self.leadership.leads:
+                if self.delivery.leads:
                     await note_altered(self.database)
                     made = await keep(self.database, self._clock())
             except StoreError:  # which the commits report; what is missing is made later, and counted until then
@@ -261,7 +304,7 @@ async def _absent(connection: AsyncConnection) -> RememberedAbsent:
 
 
 _nodes = schema.nodes.c
-_NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
+_NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot, _nodes.unread)
 _UNTIL = (
     select(func.max(schema.placements.c.until))
     .where(schema.placements.c.uuid == schema.absent.c.uuid)

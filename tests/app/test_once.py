@@ -13,8 +13,11 @@ from collector.model import ClusterState
 from collector.simulator import Simulator
 from collector.simulator.faults import ExecFaultKind
 from collector.store import Store, StoreSettings
+from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import LIMIT_SECONDS, eventually
+
+__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.anyio
 
@@ -151,3 +154,16 @@ async def test_a_printed_log_is_read(rounds: Rounds) -> None:
         assert outcome.ok
         assert [one.read for one in outcome.clusters] == [2, 2]
     assert Intervals().retry.first_document > LIMIT_SECONDS  # so that it was not given up
+
+
+async def test_another_collector_that_leads_records_instead(rounds: Rounds, postgres_server: PostgresServer) -> None:
+    rounds.store = StoreSettings(url=postgres_server.new_database())
+    async with Store.open(rounds.store) as other:
+        assert other.leadership.leads
+        outcome = await rounds.run()
+        assert (outcome.ok, [one.ok for one in outcome.clusters]) == (False, [True, True])
+        assert outcome.unrecorded == f"another collector leads: {other.leadership.status.holder}"
+    assert rounds.received() == []
+    outcome = await rounds.run()
+    assert (outcome.ok, outcome.sinks[0].delivered) == (True, 8)
+    assert (await rounds.run()).ok  # the lead was given back

@@ -39,6 +39,7 @@ NAMES = [
     "unmark",
     "marks",
     "outbox",
+    "store",
     "print",
     "health",
     "parse",
@@ -277,7 +278,7 @@ class TestCompletion:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            ("gpuid s", "plain,status\nplain,simulate\n"),
+            ("gpuid s", "plain,status\nplain,store\nplain,simulate\n"),
             ("gpuid parse --c", "plain,--compact\n"),
             ("gpuid ls --level ", "plain,replace\nplain,reset\n"),
             ("gpuid ls --mark q", "plain,quarantine\n"),

@@ -1,10 +1,8 @@
 """The pod of a workload that a real API server holds, run as a kubelet would: volumes, environment, service account."""
 
 import base64
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from tests.control_plane.plane import ControlPlane
 from tests.support.container import Mount, contained
 from tests.support.processes import CollectorProcess
+from tests.support.volume import write_volume
 
 __all__ = ["Pod", "kubectl"]
 
@@ -70,7 +69,7 @@ class Pod(CollectorProcess):
         """Bring the volumes up to date with ConfigMaps and Secrets, as the kubelet does every minute or so."""
         for volume in self.spec["volumes"]:
             if volume.keys() & {"configMap", "secret", "projected"}:
-                _write(self._volumes / volume["name"], dict(self._files(volume)))
+                write_volume(self._volumes / volume["name"], dict(self._files(volume)), mode=0o440)
 
     def execute(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of gpuid in the container, as `kubectl exec` does."""
@@ -127,24 +126,7 @@ class Pod(CollectorProcess):
         token = self._plane.create(f"{CORE}/serviceaccounts/{account}/token", {"spec": {"expirationSeconds": 3607}})
         authority = (self._plane.folder / "certs" / "apiserver.crt").read_bytes()
         folder = self._volumes / "service-account"
-        _write(folder, {"token": token["status"]["token"].encode(), "ca.crt": authority, "namespace": b"gpuid"})
+        write_volume(
+            folder, {"token": token["status"]["token"].encode(), "ca.crt": authority, "namespace": b"gpuid"}, mode=0o440
+        )
         return folder
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a volume's files all at once, as the kubelet's atomic writer does: by one rename of a link."""
-    folder.mkdir(parents=True, exist_ok=True)
-    old = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
-    data = folder / f"..{time.monotonic_ns()}"
-    for name, content in files.items():
-        file = data / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        file.chmod(0o440)
-    (folder / "..data_tmp").symlink_to(data.name)
-    (folder / "..data_tmp").replace(folder / "..data")
-    for name in {Path(name).parts[0] for name in files}:
-        if not (folder / name).is_symlink():
-            (folder / name).symlink_to(f"..data/{name}")
-    if old is not None:
-        shutil.rmtree(old)

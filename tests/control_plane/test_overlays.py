@@ -62,8 +62,8 @@ class Installation:
             text = text.replace(old, new)
         file.write_text(text)
 
-    def apply(self, overlay: str) -> str:
-        return kubectl(self.hub, "apply", "-k", self.manifests / "overlays" / overlay)
+    def apply(self, overlay: str, *how: str) -> str:
+        return kubectl(self.hub, "apply", *how, "-k", self.manifests / "overlays" / overlay)
 
     def listen(self, number: int) -> None:
         """Have the next pod listen on a port of its own: all pods share the network of this machine."""
@@ -203,7 +203,8 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     base = installation.manifests / "collector" / "kustomization.yaml"
     base.write_text(base.read_text().replace("  # - ", "  - "))
     file = installation.manifests / "overlays" / overlay / "kustomization.yaml"
-    file.write_text(file.read_text().replace("components: []", "components:").replace("  # - ", "  - "))
+    text = file.read_text().replace("# components:", "components:")
+    file.write_text(re.sub(r"^(#   |  # )- ", "  - ", text, flags=re.MULTILINE))
     applied = installation.apply(overlay)
     for one in ("ingress.networking.k8s.io", "networkpolicy.networking.k8s.io", "httproute.gateway.networking.k8s.io"):
         assert f"{one}/gpuid created" in applied
@@ -222,6 +223,29 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     assert {line.rpartition(" ")[2] for line in again.splitlines()} <= {"unchanged", "configured"}
     namespace = installation.get("/api/v1/namespaces/gpuid")["metadata"]
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("how", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_overlays_follow_each_other(installation: Installation, how: tuple[str, ...]) -> None:
+    path = "/apis/apps/v1/namespaces/gpuid"
+    for overlay in ("single", "ha", "single", "sharded", "ha", "in-cluster", "single"):
+        installation.apply(overlay, *how)
+        if overlay == "sharded":
+            assert installation.get(f"{path}/statefulsets/gpuid")["spec"]["replicas"] == 3
+            continue
+        deployment = installation.get(f"{path}/deployments/gpuid")["spec"]
+        expected = {"ha": (2, "RollingUpdate")}.get(overlay, (1, "Recreate"))
+        assert (deployment["replicas"], deployment["strategy"]["type"]) == expected
+        account = "gpuid" if overlay == "in-cluster" else "default"
+        assert deployment["template"]["spec"]["serviceAccountName"] == account
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert "/etc/gpuid-kubeconfig" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_the_dashboards_are_taken(installation: Installation) -> None:
+    installation.apply("single")
+    applied = kubectl(installation.hub, "apply", "-k", ROOT / "grafana")
+    assert applied.count("configmap/gpuid-dashboard-") == len(list((ROOT / "grafana" / "dashboards").glob("*.json")))
 
 
 def test_the_number_of_shards_is_that_of_the_pods() -> None:
@@ -247,6 +271,18 @@ def test_the_configuration_names_only_files_that_are_mounted(overlay: str) -> No
     if not config.store.url.startswith("postgresql:"):
         named.append(Path(config.store.url.removeprefix("sqlite://")))
     assert {str(path.parent) for path in named if path} <= mounted
+
+
+def test_the_server_finds_the_certificate_of_the_tls_component() -> None:
+    file = ROOT / "config" / "kubernetes" / "components" / "tls" / "kustomization.yaml"
+    lines = re.findall(r"^#   (.*)$", file.read_text(), re.MULTILINE)
+    server = parse("\n".join([*lines, '[[clusters]]\ncontext = "east"']), Path("/etc/gpuid/gpuid.toml")).server
+    (patch,) = yaml.safe_load(file.read_text())["patches"]
+    added = {one["path"]: one["value"] for one in yaml.safe_load(patch["patch"])}
+    assert added["/spec/template/spec/volumes/-"]["secret"]["secretName"] == "gpuid-tls"
+    folder = Path(added["/spec/template/spec/containers/0/volumeMounts/-"]["mountPath"])
+    # The keys of a Secret of the type kubernetes.io/tls.
+    assert (server.cert_file, server.key_file) == (folder / "tls.crt", folder / "tls.key")
 
 
 def rendered(overlay: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import yaml
 from collector.config import Config, Duration, load
 from collector.config.sources import PRESETS
 from collector.grant.manifests import make_manifests
+from tests.benchmarks.sizing import memory_mib
 from tests.helm.chart_files import CHART, chart_files
 from tests.helm.modes import ALWAYS, IN_CLUSTER, MODES, POSTGRES, TLS, Values, write_values
 from tests.support.helm import Helm, by_name, documents
@@ -254,6 +255,13 @@ class TestPods:
     def test_the_cluster_may_choose_the_user(self, template: Template) -> None:
         context = pod(template({"runAsUser": None}))["spec"]["securityContext"]
         assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+    def test_it_requests_what_the_documented_fleets_need(self, template: Template) -> None:
+        (container,) = pod(template())["spec"]["containers"]
+        memory = {key: container["resources"][key]["memory"] for key in ("requests", "limits")}
+        assert memory == {"requests": "256Mi", "limits": "1Gi"}
+        assert memory_mib(50, 10_000) <= 256  # as values.yaml says
+        assert memory_mib(50, 50_000) * 1.5 <= 1024
 
     def test_a_token_is_mounted_only_for_its_own_cluster(self, template: Template) -> None:
         assert pod(template())["spec"]["automountServiceAccountToken"] is False

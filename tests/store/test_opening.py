@@ -78,7 +78,7 @@ class TestTheSchema:
             assert message.startswith("store ")
             assert message.endswith(
                 f": created by a newer gpuid (schema 9999, this one knows {schema.HEAD}); "
-                "run that version, or choose another store.url to start afresh"
+                f"run that version, let it run `gpuid store downgrade --to {schema.HEAD}`, or choose another store.url"
             )
 
     async def test_what_an_older_version_recorded_is_read(self, settings):

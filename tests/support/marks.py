@@ -30,6 +30,7 @@ MEASURED = (
     "tests/app/test_duplicate_clusters.py",
     "tests/app/test_echoes.py",
     "tests/app/test_full_disk.py",
+    "tests/app/test_once.py",
     "tests/app/test_page_problems.py",
     "tests/app/test_reload.py",
     "tests/app/test_replicas.py",

@@ -1,43 +1,43 @@
-"""The tables of a store as an older collector left them."""
+"""Stores as older collectors left them."""
 
+import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Boolean, Connection, LargeBinary, MetaData, Table, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.store import OpenMode, StoreSettings, schema
 from collector.store.database import Database
+from collector.store.migrate import migrate_down
 
-_STATEMENTS = (
-    "DROP TABLE gpuid_leases",
-    "DROP TABLE gpuid_marks",
-    "DROP TABLE gpuid_checkpoints",
-    *(f"DROP INDEX gpuid_placements_{name}" for name in ("place", "since", "until")),
-    "ALTER TABLE gpuid_changes DROP COLUMN mark",
-    "DROP TABLE gpuid_first_sights",
-    *(f"DROP INDEX gpuid_changes_{name}" for name in ("other", "cluster", "across")),
-    "DROP INDEX gpuid_changes_previous",
-    "DROP INDEX gpuid_changes_node",
-    "DROP INDEX gpuid_changes_uuid",
-    "ALTER TABLE gpuid_changes DROP COLUMN first_sight",
-    "ALTER TABLE gpuid_changes DROP COLUMN changes",
-    "ALTER TABLE gpuid_changes DROP COLUMN last_known",
-    "ALTER TABLE gpuid_placements DROP COLUMN last_known",
-    *(f"ALTER TABLE gpuid_placements DROP COLUMN {name}" for name in ("tray", "slot", "module", "pci_bus_id")),
-    "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
-    "ALTER TABLE gpuid_dead_letters DROP COLUMN half",
-    "UPDATE gpuid_schema SET version_num = '0001'",
-)
+__all__ = ["VERSIONS", "create_tables", "old_rows", "to_first_version", "write_old_store"]
+
+# What collectors of these versions wrote, one after the other watching two small clusters in which the same happened.
+FOLDER = Path(__file__).parents[1] / "store" / "versions"
+VERSIONS = sorted(file.name[:4] for file in FOLDER.glob("*.json.gz"))
 
 
 async def to_first_version(connection: AsyncConnection) -> None:
-    for statement in _STATEMENTS:
-        await connection.execute(text(statement))
+    """Take the tables back to what the first version had."""
+    await connection.run_sync(migrate_down, "0001")
 
 
-async def create_tables(settings: StoreSettings, revision: str, *statements: str) -> None:
+def old_rows(version: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of every table that a collector of a version wrote; bytes are objects with `hex`."""
+    rows: dict[str, list[dict[str, Any]]] = json.loads(gzip.decompress((FOLDER / f"{version}.json.gz").read_bytes()))
+    return rows
+
+
+async def write_old_store(settings: StoreSettings, version: str) -> None:
+    """Write the store that a collector of a version left into an empty one."""
+    await create_tables(settings, version, fill=version)
+
+
+async def create_tables(settings: StoreSettings, revision: str, *statements: str, fill: str = "") -> None:
     """Create those of an older version in an empty store, and run statements there, such as to fill them."""
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
@@ -54,3 +54,19 @@ async def create_tables(settings: StoreSettings, revision: str, *statements: str
         await connection.run_sync(upgrade)
         for statement in statements:
             await connection.execute(text(statement))
+        if fill:
+            await connection.run_sync(_insert, old_rows(fill))
+
+
+def _insert(connection: Connection, rows: dict[str, list[dict[str, Any]]]) -> None:
+    for name, found in rows.items():
+        table = Table(name, MetaData(), autoload_with=connection)
+        connection.execute(insert(table), [{key: _value(table, key, row[key]) for key in row} for row in found])
+        if connection.dialect.name == "postgresql" and "id" in table.c:
+            connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"))
+
+
+def _value(table: Table, key: str, value: Any) -> Any:
+    if isinstance(table.c[key].type, LargeBinary) and value is not None:
+        return bytes.fromhex(value["hex"])
+    return bool(value) if isinstance(table.c[key].type, Boolean) else value

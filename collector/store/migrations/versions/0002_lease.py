@@ -8,6 +8,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+LOST = ""  # by a downgrade: nothing
+
 
 def upgrade() -> None:
     """Create the table of leases, and end the lead of a collector that knows only the lock from before."""
@@ -21,3 +23,8 @@ def upgrade() -> None:
     )
     # Such a collector records nothing once its token is gone, as long as it keeps its lock.
     op.execute("DELETE FROM gpuid_facts WHERE name = 'leader'")
+
+
+def downgrade() -> None:
+    """Drop the table: a collector of that version leads by a lock of its session."""
+    op.drop_table("gpuid_leases")

@@ -8,6 +8,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+LOST = "what was altered of GPUs, and what is merely last known of them"  # by a downgrade; empty: nothing
+
 
 def upgrade() -> None:
     """Add the columns, which are empty for what was recorded before."""
@@ -19,3 +21,15 @@ def upgrade() -> None:
     op.create_index(
         "gpuid_changes_altered", "gpuid_changes", ["uuid", "time"], sqlite_where=altered, postgresql_where=altered
     )
+
+
+def downgrade() -> None:
+    """Drop the columns."""
+    op.drop_index("gpuid_changes_altered", "gpuid_changes")
+    for table, column in (
+        ("gpuid_placements", "last_known"),
+        ("gpuid_changes", "changes"),
+        ("gpuid_changes", "last_known"),
+        ("gpuid_ghosts", "facts"),
+    ):
+        op.drop_column(table, column)

@@ -8,6 +8,8 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+LOST = "the marks of GPUs"  # by a downgrade; empty: nothing
+
 
 def upgrade() -> None:
     """Create the table of marks; of earlier changes no mark is known."""
@@ -34,3 +36,10 @@ def upgrade() -> None:
     ):
         op.create_index(name, "gpuid_marks", [column], unique=True, sqlite_where=condition, postgresql_where=condition)
     op.add_column("gpuid_changes", sa.Column("mark", sa.Text))
+
+
+def downgrade() -> None:
+    """Drop the table and the column."""
+    op.drop_column("gpuid_changes", "mark")
+    op.drop_table("gpuid_marks")
+    op.execute("DELETE FROM gpuid_facts WHERE name = 'marks'")

@@ -10,6 +10,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+LOST = ""  # by a downgrade: nothing
+
 IDS_PER_STATEMENT = 10_000
 _FIRST_SIGHTS = sa.text(
     "UPDATE gpuid_changes SET first_sight = true WHERE event = 'appeared' AND NOT first_sight AND NOT EXISTS"
@@ -57,6 +59,23 @@ def upgrade() -> None:
         f" FROM (SELECT CAST({day} AS INTEGER) AS day, cluster, node, time, id FROM gpuid_changes WHERE first_sight)"
         " AS seen GROUP BY day, cluster"
     )
+
+
+def downgrade() -> None:
+    """Drop what can be worked out again, and bring back the indexes of before."""
+    op.drop_table("gpuid_first_sights")
+    for event in ("altered", "health"):
+        condition = sa.text(f"event = '{event}'")
+        op.create_index(
+            f"gpuid_changes_{event}",
+            "gpuid_changes",
+            ["uuid", "time"],
+            sqlite_where=condition,
+            postgresql_where=condition,
+        )
+    for name in ("uuid", "node", "previous", "other", "cluster", "across"):
+        op.drop_index(f"gpuid_changes_{name}", "gpuid_changes")
+    op.drop_column("gpuid_changes", "first_sight")
 
 
 def _note_first_sights() -> None:

@@ -12,6 +12,8 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
+LOST = ""  # by a downgrade: nothing
+
 
 def upgrade() -> None:
     """Create the indexes and the table, which a collector fills; note since when an existing history is complete."""
@@ -32,3 +34,11 @@ def upgrade() -> None:
             sa.text("INSERT INTO gpuid_facts (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
             {"name": name, "value": repr(value)},
         )
+
+
+def downgrade() -> None:
+    """Drop what can be worked out again, since when the history is complete included."""
+    op.drop_table("gpuid_checkpoints")
+    for name in ("place", "since", "until"):
+        op.drop_index(f"gpuid_placements_{name}", "gpuid_placements")
+    op.execute("DELETE FROM gpuid_facts WHERE name IN ('history_begins', 'health_begins', 'last_altered')")

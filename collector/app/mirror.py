@@ -1,0 +1,184 @@
+"""Mirrors what other shards record: their nodes into the inventory, what happened there, and what they ask for."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import anyio
+import anyio.lowlevel
+
+from collector.app.publisher import Publisher
+from collector.app.shard_fleet import ShardFleet
+from collector.events import ResettableEvent
+from collector.inventory import MirroringInventory
+from collector.model import NodeState, Place
+from collector.store import News, ShardStore, Store
+from collector.views.recent_changes import RecentChanges, as_change
+
+__all__ = ["Mirror"]
+
+NODES_AT_ONCE = 200  # between two turns of the event loop
+CHANGES_AT_ONCE = 1000
+
+
+class Mirror:
+    """What one shard takes from the store, and asks of the others there. All methods that wait raise StoreError.
+
+    `verify` has a node of this shard read again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shards: ShardStore,
+        inventory: MirroringInventory,
+        publisher: Publisher,
+        fleet: ShardFleet,
+        recent: RecentChanges,
+        verify: Callable[[Place, float], None],
+    ) -> None:
+        self.wanted = ResettableEvent()  # set when other shards are to be asked for something
+        self._store = store
+        self._shards = shards
+        self._inventory = inventory
+        self._publisher = publisher
+        self._fleet = fleet
+        self._recent = recent
+        self._verify = verify
+        self._cursor = 0
+        self._last_change = 0  # the id of the last change that was looked at
+        self._to_ask: dict[Place, float] = {}  # when to ask for a node, on the monotonic clock
+        # The questions of this shard without an answer, by number, with when they were asked, on the monotonic clock.
+        self._asked: dict[Place, dict[int, float]] = {}
+        self._questions: dict[Place, int] = {}  # likewise, of the others
+
+    def begin(self, version: int, last_change: int) -> None:
+        """Begin with what was loaded after this commit and up to this change."""
+        self._cursor, self._last_change = version, last_change
+
+    async def poll(self) -> None:
+        """Take in what is new."""
+        async with self._shards.snapshot() as connection:
+            news = await self._shards.news(connection, self._cursor)
+            if news.version == self._cursor:
+                self._fleet.note(news)
+                nodes: list[NodeState] = []
+                names: dict[str, set[str]] = {}
+            else:
+                parts = self._store.nodes_since(connection, self._cursor, without=self._shards.owned)
+                nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
+                names = {
+                    name: await self._shards.names(connection, name)
+                    for name, row in news.clusters.items()
+                    if row.removed > self._cursor and self._mirrors(name)
+                }
+        if news.version != self._cursor:
+            await self._take_in(news, nodes, names)
+            self._cursor = news.version
+            await self._take_changes()
+            self._store.history_writer.committed.pulse()  # there may be something for the sinks
+        self.pass_on(self._questions)
+
+    async def load(self, clusters: Collection[str]) -> None:
+        """Let all of some clusters be as it is recorded, whatever was known of them."""
+        if not clusters:
+            return
+        async with self._shards.snapshot() as connection:
+            parts = self._store.nodes_since(connection, 0, clusters=clusters)
+            nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
+        names: dict[str, set[str]] = {name: set() for name in clusters if self._mirrors(name)}
+        for node in nodes:
+            names[node.place.cluster].add(node.place.node)
+        await self._apply(nodes, names)
+
+    async def take_questions(self, clusters: Collection[str]) -> None:
+        """Take up what others have asked for of clusters that this shard owns from now on."""
+        async with self._shards.snapshot() as connection:
+            self._questions |= await self._shards.questions(connection, clusters)
+
+    def pass_on(self, questions: Mapping[Place, int]) -> None:
+        """Have those nodes of this shard read that others ask for."""
+        now = anyio.current_time()
+        for place, number in questions.items():
+            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
+                self._verify(place, 0.0)
+
+    def ask(self, place: Place, delay: float) -> None:
+        """Have the owner of a node asked, in `delay` seconds, to read it."""
+        at = anyio.current_time() + delay
+        self._to_ask[place] = min(at, self._to_ask.get(place, at))
+        if not delay:
+            self.wanted.set()
+
+    async def send_questions(self) -> None:
+        """Ask the other shards for what is due."""
+        now = anyio.current_time()
+        due = {place: at for place, at in self._to_ask.items() if at <= now}
+        if due:
+            number = await self._shards.ask(due)
+            for place in due:
+                self._asked.setdefault(place, {})[number] = now
+            self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
+
+    def _mirrors(self, cluster: str) -> bool:
+        if cluster in self._shards.owned:
+            return False
+        return cluster in self._fleet.configured or self._shards.shard.reads(cluster)
+
+    async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
+        answered = {
+            place: max(times)
+            for place, number in news.answered.items()
+            if (times := [at for question, at in self._asked.get(place, {}).items() if question <= number])
+        }
+        gone_at = {name: row.removed_at for name, row in news.clusters.items()}
+        await self._apply(nodes, names, answered=answered, gone_at=gone_at)
+        self._fleet.note(news)
+        for place in answered:
+            open_ = {question: at for question, at in self._asked.pop(place).items() if question > news.answered[place]}
+            if open_:
+                self._asked[place] = open_
+        for place in news.answered.keys() - news.asked.keys():
+            self._questions.pop(place, None)
+        self._questions |= news.asked
+
+    async def _apply(
+        self,
+        nodes: Iterable[NodeState],
+        names: Mapping[str, set[str]],
+        *,
+        answered: Mapping[Place, float] = {},
+        gone_at: Mapping[str, float] = {},
+    ) -> None:
+        """Mirror nodes; of the clusters in `names`, those that are not among these are gone.
+
+        What arrives somewhere comes before what leaves, so that what has moved is not gone in between. All that leaves
+        does so at once.
+        """
+        staying: dict[Place, NodeState | None] = {}
+        leaving: dict[Place, NodeState | None] = {
+            Place(cluster, node): None
+            for cluster, present in names.items()
+            for node in self._inventory.nodes(cluster)
+            if node not in present
+        }
+        for node in nodes:
+            before = self._inventory.node(node.place)
+            (leaving if before is not None and _lacks(node, before) else staying)[node.place] = node
+        places = list(staying)
+        for start in range(0, len(places), NODES_AT_ONCE):
+            some = {place: staying[place] for place in places[start : start + NODES_AT_ONCE]}
+            self._publisher.publish(self._inventory.mirror(some, anyio.current_time()))
+            await anyio.lowlevel.checkpoint()
+        now = anyio.current_time()
+        self._publisher.publish(self._inventory.mirror(leaving, now, answered=answered, gone_at=gone_at))
+
+    async def _take_changes(self) -> None:
+        """Show what other shards recorded among the latest changes."""
+        found = await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE)
+        if found:
+            self._last_change = found[-1].id
+            self._recent.add([as_change(one) for one in found if one.cluster not in self._shards.owned])
+
+
+def _lacks(node: NodeState, before: NodeState) -> bool:
+    """Return whether a node lacks GPUs that it had before."""
+    return not {gpu.uuid for gpu in before.gpus} <= {gpu.uuid for gpu in node.gpus}

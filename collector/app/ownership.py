@@ -1,0 +1,267 @@
+"""Which clusters this shard reads and records: takes those that are its own, and gives up those that are not any more.
+
+Each shard has the whole fleet in its inventory: its own clusters as it reads them, and all others as their owners have
+recorded them (`collector.app.mirror`). So a cluster changes hands without being read again. Who takes it first takes
+its row in the store, from when on nobody else records anything of it; then what the owner before has recorded by then;
+and then begins to read what has changed since.
+
+A process of a shard whose lease another process holds mirrors all clusters, and reads none. It takes over like a shard
+that starts.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from collector.app.clusters import Clusters
+from collector.app.collected import CollectedClusters
+from collector.app.mirror import Mirror
+from collector.app.publisher import Publisher
+from collector.app.shard_fleet import ShardFleet
+from collector.config import ClusterSettings
+from collector.exposition import Exposition
+from collector.inventory import MirroringInventory
+from collector.model import Place
+from collector.store import ClusterReport, LostLeadershipError, ShardStore, Store, StoreError
+from collector.text import counted
+
+__all__ = ["Ownership"]
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 1.0  # between two questions of who leads
+RENEW_SECONDS = 3.0  # between two renewals of leases
+POLL_SECONDS = 1.0  # between two looks at what is new
+CLUSTERS_AT_ONCE = 50  # that are taken in one transaction
+SYNCED_SECONDS = 30.0  # after which others get to know that a cluster's view is still current
+
+
+class Ownership:
+    """The loop of a shard; what the store keeps it from doing is tried again."""
+
+    def __init__(
+        self,
+        store: Store,
+        shards: ShardStore,
+        fleet: ShardFleet,
+        mirror: Mirror,
+        *,
+        clusters: Clusters,
+        collected: CollectedClusters,
+        inventory: MirroringInventory,
+        publisher: Publisher,
+        exposition: Exposition,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._shards = shards
+        self._fleet = fleet
+        self._mirror = mirror
+        self._clusters = clusters
+        self._collected = collected
+        self._inventory = inventory
+        self._publisher = publisher
+        self._exposition = exposition
+        self._clock = clock
+        self._tasks: TaskGroup | None = None  # for the clusters
+        self._working = anyio.Lock()
+        self._token = ""  # of the lease under which the clusters were taken
+        self._to_load: set[str] = set()  # clusters of which all is to be taken from the store
+        self._orphans: set[str] = set()  # recorded clusters that no configuration has, and that are this shard's to end
+        self._leaving: set[str] = set()  # own clusters that the configuration has no more, while that is recorded
+        self._reported: dict[str, ClusterReport] = {}
+        self._logged: object = None
+
+    async def configure(self, clusters: Sequence[ClusterSettings], tasks: TaskGroup) -> None:
+        """Let these be the clusters of the installation; those that this shard reads run in `tasks`."""
+        async with self._working:
+            before, self._tasks = self._fleet.configured, tasks
+            self._fleet.configured = {one.name: one for one in clusters}
+            gone, new = before.keys() - self._fleet.configured.keys(), self._fleet.configured.keys() - before.keys()
+            if before:
+                self._to_load |= new - self._shards.owned
+            self._leaving = (self._leaving | (gone & self._shards.owned)) - new
+            self._orphans -= new
+            await self._run_clusters()
+            for name in gone - self._shards.owned:
+                self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
+
+    def found(self, recorded: Collection[str]) -> None:
+        """Note of which clusters something is recorded: this shard ends those of its own that are not configured."""
+        self._orphans = {name for name in recorded if self._shards.shard.reads(name)} - self._fleet.configured.keys()
+
+    async def run(self) -> None:
+        """Own clusters until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            # Apart, because much may be taken from the store, and leases last some seconds.
+            tasks.start_soon(self._keep_leases, name="shard: leases")
+            while True:
+                try:
+                    async with self._working:
+                        await self._work()
+                    self._store.health.succeeded("shards")
+                except LostLeadershipError:
+                    log.debug("another process took the shard's lease")
+                except StoreError as error:
+                    self._store.health.failed("shards", str(error))
+                self._mirror.wanted.clear()
+                with anyio.move_on_after(POLL_SECONDS):
+                    await self._mirror.wanted.wait()
+
+    async def _keep_leases(self) -> None:
+        """Keep the shard's lease, or take it when it is free; with it, one shard delivers to the sinks."""
+        leadership, delivery, health = self._store.leadership, self._store.delivery, self._store.health
+        while True:
+            renewed = False
+            try:
+                if await leadership.ask():
+                    renewed = leadership.recording
+                    if await delivery.ask() and not delivery.recording:
+                        await self._store.reconcile_again()
+                        delivery.begin()
+                        log.info("delivering to the sinks")
+                elif delivery.held:
+                    delivery.stand_by()
+                    await delivery.release()
+                health.succeeded("lead")
+            except LostLeadershipError:
+                log.debug("another shard delivers to the sinks now")
+            except StoreError as error:
+                health.failed("lead", str(error))
+            self._log()
+            if not leadership.recording:
+                self._mirror.wanted.set()
+            await anyio.sleep(RENEW_SECONDS if renewed else ASK_SECONDS)
+
+    async def _work(self) -> None:
+        leadership, shards = self._store.leadership, self._shards
+        if not leadership.recording or leadership.token != self._token:
+            await self._lose(set(shards.owned))  # another process of the shard may have had them meanwhile
+        if self._to_load:
+            await self._mirror.load(self._to_load)
+            self._to_load.clear()
+        if leadership.held and (not leadership.recording or leadership.token != self._token):
+            self._token = leadership.token
+            self._store.history_writer.begin({})
+        await self._mirror.poll()
+        taken_away = {name for name in shards.owned if not self._is_own(name)}
+        await self._lose((shards.lost | taken_away) & shards.owned)
+        shards.lost.clear()
+        if self._to_load:
+            await self._mirror.load(self._to_load)
+            self._to_load.clear()
+        if leadership.held and leadership.recording:
+            await self._take()
+            await self._end()
+            await self._report()
+        await self._mirror.send_questions()
+
+    def _is_own(self, cluster: str) -> bool:
+        row, leadership = self._fleet.rows.get(cluster), self._store.leadership
+        return row is not None and (row.lease, row.token) == (leadership.name, leadership.token)
+
+    async def _take(self) -> None:
+        """Take the clusters that are this shard's and no other's."""
+        free = [
+            name
+            for name in (*self._fleet.configured, *self._orphans)
+            if name not in self._shards.owned and self._shards.shard.reads(name) and self._fleet.may_take(name)
+        ]
+        for start in range(0, len(free), CLUSTERS_AT_ONCE):
+            if taken := await self._shards.take(free[start : start + CLUSTERS_AT_ONCE]):
+                await self._mirror.poll()  # what the owner before had recorded by then
+                await self._mirror.load(taken & self._orphans)
+                await self._mirror.take_questions(taken)
+                for name in taken:
+                    self._own(name)
+                await self._run_clusters()
+                log.info("reading %s", counted(len(taken), "more cluster"), extra={"shard": self._shards.shard.index})
+        for name in self._orphans & self._shards.owned:
+            self._orphans.discard(name)
+            self._leaving.add(name)
+            self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
+
+    def _own(self, cluster: str) -> None:
+        """Record a cluster from now on, of which all is known that was recorded."""
+        self._shards.owned.add(cluster)
+        self._reported.pop(cluster, None)
+        self._publisher.publish(self._inventory.forget_unread(cluster))
+        self._exposition.update({Place(cluster, name): node for name, node in self._inventory.nodes(cluster).items()})
+
+    async def _lose(self, clusters: Collection[str]) -> None:
+        """Neither read nor record some clusters any more; what is known of them is then what others record."""
+        if not clusters:
+            return
+        self._shards.owned.difference_update(clusters)
+        self._leaving.difference_update(clusters)
+        self._store.history_writer.lose(set(clusters))
+        self._to_load.update(clusters & self._fleet.configured.keys())
+        await self._run_clusters()
+        for name in clusters:
+            self._exposition.withdraw(name, list(self._inventory.nodes(name)))
+        log.warning("another process reads %s now", counted(len(clusters), "cluster"))
+
+    async def _run_clusters(self) -> None:
+        """Let exactly the clusters run that this shard owns."""
+        if self._tasks is not None:
+            own = [one for name, one in self._fleet.configured.items() if name in self._shards.owned]
+            await self._clusters.release([name for name in self._collected if name not in self._shards.owned])
+            await self._clusters.reconcile(own, self._tasks)
+
+    async def _end(self) -> None:
+        """Give up the clusters that the configuration has no more, once it is recorded that they are gone."""
+        if self._leaving and await self._store.history_writer.flushed(POLL_SECONDS):
+            await self._shards.release(self._leaving)
+            self._shards.owned.difference_update(self._leaving)
+            self._leaving.clear()
+
+    async def _report(self) -> None:
+        """Tell the other shards how the own clusters are, as far as that has changed."""
+        reports = {}
+        for name in self._shards.owned & self._collected.keys():
+            report = self._report_of(name)
+            if (before := self._reported.get(name)) is None or _is_news(before, report):
+                reports[name] = report
+        if reports:
+            await self._shards.report(reports)
+            self._reported |= reports
+
+    def _report_of(self, cluster: str) -> ClusterReport:
+        collected = self._collected[cluster]
+        return ClusterReport(
+            status=collected.status,
+            synced=collected.synced,
+            survey=collected.survey,
+            slices=collected.slices,
+            resembles=tuple(self._collected.resemblances(cluster)),
+            label_trouble=collected.supervisor.label_trouble if collected.status.up else None,
+        )
+
+    def _log(self) -> None:
+        """Log who has the shard's lease, when that has changed."""
+        status, shard = self._store.leadership.status, self._shards.shard
+        state: Mapping[str, str] = {"leads": str(status.leads), "holder": "" if status.leads else status.holder}
+        if state == self._logged or not (status.leads or status.holder or not status.has_leader):
+            return
+        self._logged = state
+        if status.leads:
+            log.info("leading: recording the clusters of %s", shard)
+        elif status.has_leader:
+            log.info("standing by: another process leads", extra={"leader": status.holder, "shard": shard.index})
+        else:
+            log.error("no process leads %s: nothing of its clusters is recorded", shard)
+
+
+def _is_news(before: ClusterReport, after: ClusterReport) -> bool:
+    """Return whether other shards are to know a report, given the one that they have."""
+    if (after.synced or 0.0) - (before.synced or 0.0) >= SYNCED_SECONDS:
+        return True
+    return (before.status, before.survey, before.slices, before.resembles, before.label_trouble) != (
+        after.status,
+        after.survey,
+        after.slices,
+        after.resembles,
+        after.label_trouble,
+    )

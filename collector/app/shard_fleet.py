@@ -1,0 +1,81 @@
+"""What a shard knows of all clusters from the store: who owns each, and how its owner says it is."""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from collector.config import ClusterSettings
+from collector.model import ClusterState, ClusterStatus
+from collector.sharding import Shard
+from collector.store import ClusterOwner, ClusterReport, ClusterRow, News, ShardLease, SharedLease
+from collector.store.leadership import LEASE_SECONDS, shard_lease, shard_of_lease
+
+__all__ = ["ShardFleet"]
+
+
+class ShardFleet:
+    """The configured clusters, and what was last read of them from the store; `owned` are those of this shard."""
+
+    def __init__(self, shard: Shard, owned: Collection[str], *, clock: Callable[[], float] = time.time) -> None:
+        self.shard = shard
+        self.configured: Mapping[str, ClusterSettings] = {}
+        self.rows: dict[str, ClusterRow] = {}
+        self._leases: Mapping[str, SharedLease] = {}
+        self._owned = owned
+        self._clock = clock
+        self._free_since: dict[str, float] = {}  # Unix seconds, by cluster
+        self._began = clock()
+
+    def note(self, news: News) -> None:
+        """Take in what was read from the store."""
+        self._leases = news.leases
+        self.rows.update(news.clusters)
+        free = [name for name in self.configured if self._holder(name) is None]
+        self._free_since = {name: self._free_since.get(name, self._clock()) for name in free}
+
+    def may_take(self, cluster: str) -> bool:
+        """Return whether no other shard owns a cluster."""
+        row = self.rows.get(cluster)
+        return self._holder(cluster) is None or (row is not None and row.lease == shard_lease(self.shard.index))
+
+    def owner(self, cluster: str) -> ClusterOwner:
+        """Return which shard reads a cluster."""
+        lease, row = self._holder(cluster), self.rows.get(cluster)
+        if lease is None or row is None:
+            last = None if row is None else self._leases.get(row.lease)
+            return ClusterOwner(holder="" if last is None else last.holder)
+        return ClusterOwner(shard=shard_of_lease(row.lease), holder=lease.holder, own=cluster in self._owned)
+
+    def shards(self) -> Sequence[ShardLease]:
+        """Return the shards that hold a lease or held one, in their order."""
+        found = [
+            ShardLease(shard=shard, holder=lease.holder, held=lease.held)
+            for name, lease in self._leases.items()
+            if (shard := shard_of_lease(name)) is not None
+        ]
+        return sorted(found, key=lambda one: one.shard)
+
+    def report(self, cluster: str) -> ClusterReport | None:
+        """Return what the owner of a cluster says of it; None if no shard reads it."""
+        row = self.rows.get(cluster)
+        return None if row is None or self._holder(cluster) is None else row.report
+
+    def status(self, cluster: str) -> ClusterStatus:
+        """Return how a cluster is that this shard does not read."""
+        if self._holder(cluster) is not None:
+            report = self.report(cluster)
+            if report is not None:
+                return report.status
+            return ClusterStatus(cluster=cluster, state=ClusterState.STARTING, since=self._began)
+        since = self._free_since.get(cluster, self._began)
+        if cluster not in self.rows and self._clock() - since < LEASE_SECONDS:  # its shard may be starting, too
+            return ClusterStatus(cluster=cluster, state=ClusterState.STARTING, since=since)
+        last = self.owner(cluster).holder
+        message = f"no shard reads it; {last} was the last" if last else "no shard reads it"
+        return ClusterStatus(cluster=cluster, state=ClusterState.UNOWNED, message=message, since=since)
+
+    def _holder(self, cluster: str) -> SharedLease | None:
+        """Return the lease that owns a cluster now; None if it is free."""
+        if (row := self.rows.get(cluster)) is None:
+            return None
+        lease = self._leases.get(row.lease)
+        return lease if lease is not None and lease.held and lease.token == row.token else None

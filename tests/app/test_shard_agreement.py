@@ -1,0 +1,319 @@
+"""Shards that read, commit and look at each other's commits in any order agree, and record each thing once."""
+
+import itertools
+from typing import Any, cast
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collector.inventory import MirroringInventory
+from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, Step
+from collector.sharding import Shard
+from collector.store import ShardStore
+
+CLUSTERS = ("a", "b", "c")
+PLACES = [Place(cluster, node) for cluster in CLUSTERS for node in ("1", "2")]
+GPUS = ["GPU-1", "GPU-2", "GPU-3"]
+
+
+class Database:
+    """What all shards share: what they have committed, each with its number."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.nodes: dict[Place, tuple[int, NodeState | None]] = {}
+        self.asked: dict[Place, int] = {}
+        self.answered: dict[Place, tuple[int, int]] = {}  # the commit, and the question
+        self.owners = {cluster: index % 2 for index, cluster in enumerate(CLUSTERS)}
+        self.open: dict[str, set[Place]] = {uuid: set() for uuid in GPUS}
+        self.absent: dict[str, tuple[Place, float]] = {}
+        self.changes: list[Change] = []
+
+    def record(self, change: Change, owned: set[str]) -> None:
+        """Do what a commit does to the placements."""
+        assert change.place.cluster in owned
+        self.changes.append(change)
+        uuid, here = change.gpu.uuid, self.open[change.gpu.uuid]
+        if change.event is Event.VANISHED:
+            here.discard(change.place)
+            if not here:
+                self.absent[uuid] = (change.place, change.time)
+        elif change.event in (Event.MOVED, Event.APPEARED):
+            if change.previous is not None and change.previous.cluster in owned:
+                here.discard(change.previous)
+            here.add(change.place)
+            self.absent.pop(uuid, None)
+
+
+class World:
+    """Where the GPUs are, the shards, and one clock for all."""
+
+    def __init__(self, shards: int = 2) -> None:
+        self.clock = itertools.count(1.0)
+        self.database = Database()
+        self.places: dict[str, set[Place]] = {uuid: set() for uuid in GPUS}
+        self.removed: set[Place] = set()
+        self.shards = [Process(self, index) for index in range(shards)]
+
+    def gpus(self, place: Place) -> tuple[Gpu, ...]:
+        return tuple(Gpu(uuid=uuid) for uuid in GPUS if place in self.places[uuid])
+
+    def owner(self, cluster: str) -> "Process":
+        return self.shards[self.database.owners[cluster]]
+
+
+class Process:
+    """One shard."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.world, self.index = world, index
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what is committed."""
+        database = self.world.database
+        self.owned = {cluster for cluster, owner in database.owners.items() if owner == self.index}
+        self.inventory = MirroringInventory(is_mirrored=lambda cluster: cluster not in self.owned)
+        self.store = ShardStore(cast("Any", None), cast("Any", None), Shard(self.index, 2), self.owned)
+        self.pending: list[Step] = []
+        self.answers: dict[Place, int] = {}
+        self.due: set[Place] = set()
+        self.asking: dict[Place, dict[int, float]] = {}
+        self.cursor = database.version
+        self.inventory.restore(
+            [node for _, node in database.nodes.values() if node is not None],
+            {uuid: place for uuid, (place, _) in database.absent.items()},
+            {uuid: time for uuid, (_, time) in database.absent.items()},
+        )
+        for cluster in self.owned:
+            self.take_up(cluster)
+
+    def take_up(self, cluster: str) -> None:
+        """Read before long what can settle a claim, and what others asked for."""
+        self.due |= {Place(cluster, name) for name in self.inventory.nodes_in_claim(cluster)}
+        for place, number in self.world.database.asked.items():
+            if place.cluster == cluster and self.world.database.answered.get(place, (0, 0))[1] < number:
+                self.question(place, number)
+
+    def question(self, place: Place, number: int) -> None:
+        if self.store.question(place, number, next(self.world.clock)):
+            self.due.add(place)
+
+    def publish(self, step: Step) -> None:
+        self.pending.append(self.store.own_part(step))
+        self.answers |= self.store.answered_by(step)
+        for place in {*step.verify, *step.verify_later}:
+            if place.cluster in self.owned:
+                self.due.add(place)
+            else:
+                database = self.world.database
+                database.version += 1
+                database.asked[place] = database.version
+                self.asking.setdefault(place, {})[database.version] = next(self.world.clock)
+
+    def read(self, place: Place) -> None:
+        self.due.discard(place)
+        if place in self.world.removed:
+            self.publish(self.inventory.remove_node(place, next(self.world.clock)))
+            return
+        started, ended = next(self.world.clock), next(self.world.clock)
+        self.publish(
+            self.inventory.apply(
+                Reading(
+                    cluster=place.cluster,
+                    node=NodeInfo(name=place.node),
+                    source="pod",
+                    fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+                    time=ended,
+                    driver_version=None,
+                    cuda_version=None,
+                    gpus=self.world.gpus(place),
+                    started=started,
+                    ended=ended,
+                )
+            )
+        )
+
+    def commit(self) -> None:
+        database = self.world.database
+        assert all(database.owners[cluster] == self.index for cluster in self.owned)
+        database.version += 1
+        for step in self.pending:
+            for change in step.changes:
+                database.record(change, self.owned)
+            for place, node in step.nodes.items():
+                database.nodes[place] = (database.version, node)
+        for place, number in self.answers.items():
+            database.answered[place] = (database.version, number)
+        self.pending, self.answers = [], {}
+
+    def poll(self) -> None:
+        database = self.world.database
+        fresh = [
+            (place, node)
+            for place, (version, node) in database.nodes.items()
+            if version > self.cursor and place.cluster not in self.owned
+        ]
+        answered = {}
+        for place, (version, number) in database.answered.items():
+            asking = self.asking.get(place, {})
+            if version > self.cursor and (times := [asking.pop(one) for one in list(asking) if one <= number]):
+                answered[place] = max(times)
+        self.cursor = database.version
+        now = next(self.world.clock)
+        self.publish(self.inventory.mirror(dict(fresh), now, answered=answered, gone_at=dict.fromkeys(CLUSTERS, now)))
+        for cluster in self.owned:
+            self.take_up(cluster)
+
+    def release(self, cluster: str) -> None:
+        """Lose a cluster, with all of it that was not committed."""
+        self.owned.discard(cluster)
+        self.pending = [self.store.own_part(step) for step in self.pending]
+        self.answers = {place: number for place, number in self.answers.items() if place.cluster != cluster}
+        self.due = {place for place in self.due if place.cluster != cluster}
+        nodes = {place: node for place, (_, node) in self.world.database.nodes.items() if place.cluster == cluster}
+        gone = {Place(cluster, name): None for name in self.inventory.nodes(cluster)}
+        now = next(self.world.clock)
+        self.publish(self.inventory.mirror({**gone, **nodes}, now, gone_at={cluster: now}))
+
+    def own(self, cluster: str) -> None:
+        self.poll()
+        self.owned.add(cluster)
+        self.publish(self.inventory.forget_unread(cluster))
+        self.take_up(cluster)
+
+    def fleet(self) -> set[tuple[str, Place]]:
+        return {
+            (gpu.uuid, Place(cluster, name))
+            for cluster in self.inventory.clusters()
+            for name, node in self.inventory.nodes(cluster).items()
+            for gpu in node.gpus
+        }
+
+
+def settle(world: World) -> None:
+    """Read every node, and whatever has to be read again, until nothing is left to do."""
+    for _ in range(3):
+        for place in PLACES:
+            world.owner(place.cluster).read(place)
+        for _ in range(30):
+            for shard in world.shards:
+                for place in list(shard.due):
+                    shard.read(place)
+                shard.commit()
+            for shard in world.shards:
+                shard.poll()
+            if not any(shard.due for shard in world.shards):
+                break
+
+
+gpus, places, shards = st.sampled_from(GPUS), st.sampled_from(PLACES), st.sampled_from([0, 1])
+acts = st.one_of(
+    st.tuples(st.just("move"), gpus, places),
+    st.tuples(st.just("double"), gpus, places),
+    st.tuples(st.just("pull"), gpus),
+    st.tuples(st.just("delete"), places),
+    st.tuples(st.just("read"), places),
+    st.tuples(st.just("answer"), shards),
+    st.tuples(st.just("commit"), shards),
+    st.tuples(st.just("poll"), shards),
+    st.tuples(st.just("crash"), shards),
+    st.tuples(st.just("hand over"), st.sampled_from(CLUSTERS)),
+)
+
+
+def furnished() -> World:
+    """Return a world in which all shards know where the GPUs are."""
+    world = World()
+    for uuid, place in zip(GPUS, PLACES, strict=False):
+        world.places[uuid] = {place}
+    settle(world)
+    return world
+
+
+def act(world: World, what: str, *how: Any) -> None:
+    if what in ("read", "commit", "poll", "crash", "answer"):
+        subject = world.owner(how[0].cluster) if what == "read" else world.shards[how[0]]
+        {
+            "read": lambda: subject.read(*how),
+            "commit": subject.commit,
+            "poll": subject.poll,
+            "crash": subject.start,
+            "answer": lambda: [subject.read(place) for place in list(subject.due)],
+        }[what]()
+        return
+    match what, how:
+        case "move", (uuid, place):
+            world.places[uuid] = {place}
+            world.removed.discard(place)
+        case "double", (uuid, place):
+            world.places[uuid].add(place)
+            world.removed.discard(place)
+        case "pull", (uuid,):
+            world.places[uuid] = set()
+        case "delete", (place,):
+            world.removed.add(place)
+            for where in world.places.values():
+                where.discard(place)
+        case "hand over", (cluster,):
+            before, after = world.owner(cluster), world.shards[1 - world.database.owners[cluster]]
+            world.database.owners[cluster] = after.index
+            before.release(cluster)
+            after.own(cluster)
+
+
+def check(world: World) -> None:
+    truth = {(uuid, place) for uuid, where in world.places.items() for place in where}
+    for shard in world.shards:
+        assert shard.fleet() == truth
+        assert not any(map(shard.inventory.claims, CLUSTERS))
+        for cluster in CLUSTERS:
+            doubled = {uuid for uuid, where in world.places.items() if len(where) > 1}
+            here = {uuid for uuid in doubled if any(place.cluster == cluster for place in world.places[uuid])}
+            assert set(shard.inventory.contested(cluster)) == here
+    recorded = {(uuid, place) for uuid, where in world.database.open.items() for place in where}
+    assert recorded == truth
+
+
+@given(st.lists(acts, max_size=40))
+@settings(max_examples=300)
+def test_all_agree_on_where_the_gpus_are_and_so_does_the_history(what: list[tuple[Any, ...]]) -> None:
+    world = furnished()
+    for one in what:
+        act(world, *one)
+    settle(world)
+    check(world)
+
+
+@given(st.lists(st.tuples(gpus, places), max_size=12), st.data())
+@settings(max_examples=200)
+def test_each_move_is_recorded_once(moves: list[tuple[str, Place]], data: st.DataObject) -> None:
+    world = furnished()
+    for uuid, place in moves:
+        (before,) = world.places[uuid]
+        if place == before:
+            continue
+        known = len(world.database.changes)
+        act(world, "move", uuid, place)
+        for step in data.draw(st.permutations(["new", "old", "commit 0", "commit 1", "poll 0", "poll 1"])):
+            if step in ("new", "old"):
+                act(world, "read", place if step == "new" else before)
+            else:
+                act(world, step.split()[0], int(step.split()[1]))
+        settle(world)
+        found = [(change.event, change.place, change.previous) for change in world.database.changes[known:]]
+        assert found.count((Event.MOVED, place, before)) == 1
+        assert set(found) <= {(Event.MOVED, place, before), (Event.VANISHED, before, None)}
+        times = [change.time for change in world.database.changes[known:]]
+        assert times == sorted(times)
+    check(world)
+
+
+def test_what_a_mirrored_node_claims_is_not_settled_here() -> None:
+    world = furnished()
+    act(world, "move", "GPU-1", Place("b", "1"))
+    world.shards[1].read(Place("b", "1"))
+    world.shards[1].commit()
+    world.shards[0].poll()
+    found = {one.place: one.claim for one in world.shards[0].inventory.find(uuid="GPU-1")}
+    assert found == {Place("a", "1"): False, Place("b", "1"): True}

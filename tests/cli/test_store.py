@@ -1,0 +1,50 @@
+"""`gpuid store`: what it copies, what it deletes only when asked, and what it refuses."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from collector.store import StoreSettings, schema
+from tests.support.old_store import VERSIONS, write_old_store
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+    anyio.run(write_old_store, settings, VERSIONS[-1])
+    config = tmp_path / "gpuid.toml"
+    config.write_text(f'[store]\nurl = "{settings.url}"\n[[clusters]]\ncontext = "prod"\n')
+    return config
+
+
+def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    result = gpuid("store", "backup", copy, "-c", config)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"Copied the store to {copy} ({copy.stat().st_size / 1e6:.1f} MB).\n"
+
+    result = gpuid("store", "downgrade", "--to", "0005", "-c", config, input="")
+    assert (result.returncode, result.stdout) == (1, "")
+    question, line = result.stderr.strip().split("\n")
+    assert question.startswith("This deletes ")
+    assert "the marks of GPUs" in question
+    assert line == "gpuid: nothing was changed; use --yes to skip the confirmation"
+
+    result = gpuid("store", "downgrade", "--to", "0005", "--yes", "-c", config)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "The store has schema 0005.\n"
+    result = gpuid("store", "downgrade", "--to", "0005", "-c", config, "--yes")
+    assert (result.returncode, result.stdout) == (0, "The store has schema 0005.\n")
+    result = gpuid("marks", "-c", config)
+    assert result.stderr.endswith(": created by an older gpuid; start this version's collector once to update it\n")
+
+
+def test_a_schema_that_nobody_knows(gpuid: Run, config: Path):
+    result = gpuid("store", "downgrade", "--to", "9", "-c", config)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"gpuid: no schema 9: this gpuid knows 0001 to {schema.HEAD}\n"
