@@ -36,6 +36,7 @@ class Mirror:
         verify: Callable[[Place, float], None],
     ) -> None:
         self.wanted = ResettableEvent()  # set when other shards are to be asked for something
+        self.orphans: set[str] = set()  # recorded clusters that no configuration has, and that this shard is to end
         self._store = store
         self._shards = shards
         self._inventory = inventory
@@ -57,7 +58,7 @@ class Mirror:
     async def poll(self) -> None:
         """Take in what is new."""
         async with self._shards.snapshot() as connection:
-            news = await self._shards.news(connection, self._cursor)
+            news = await self._shards.news(connection, self._cursor, all_clusters=not self._fleet.rows)
             if news.version == self._cursor:
                 self._fleet.note(news)
                 nodes: list[NodeState] = []
@@ -75,7 +76,7 @@ class Mirror:
             self._cursor = news.version
             await self._take_changes()
             self._store.history_writer.committed.pulse()  # there may be something for the sinks
-        self.pass_on(self._questions)
+        self._pass_on_questions()
 
     async def load(self, clusters: Collection[str]) -> None:
         """Let all of some clusters be as it is recorded, whatever was known of them."""
@@ -94,13 +95,6 @@ class Mirror:
         async with self._shards.snapshot() as connection:
             self._questions |= await self._shards.questions(connection, clusters)
 
-    def pass_on(self, questions: Mapping[Place, int]) -> None:
-        """Have those nodes of this shard read that others ask for."""
-        now = anyio.current_time()
-        for place, number in questions.items():
-            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
-                self._verify(place, 0.0)
-
     def ask(self, place: Place, delay: float) -> None:
         """Have the owner of a node asked, in `delay` seconds, to read it."""
         at = anyio.current_time() + delay
@@ -118,10 +112,20 @@ class Mirror:
                 self._asked.setdefault(place, {})[number] = now
             self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
 
+    def _pass_on_questions(self) -> None:
+        """Have those nodes of this shard read that others ask for; what they ask of a node that is gone is void."""
+        now = anyio.current_time()
+        self._questions = {
+            place: number for place, number in self._questions.items() if self._inventory.node(place) is not None
+        }
+        for place, number in list(self._questions.items()):
+            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
+                self._verify(place, 0.0)
+
     def _mirrors(self, cluster: str) -> bool:
         if cluster in self._shards.owned:
             return False
-        return cluster in self._fleet.configured or self._shards.shard.reads(cluster)
+        return cluster in self._fleet.configured or cluster in self.orphans
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
         answered = {
@@ -138,7 +142,7 @@ class Mirror:
                 self._asked[place] = open_
         for place in news.answered.keys() - news.asked.keys():
             self._questions.pop(place, None)
-        self._questions |= news.asked
+        self._questions |= {place: one for place, one in news.asked.items() if place.cluster in self._shards.owned}
 
     async def _apply(
         self,
@@ -160,7 +164,9 @@ class Mirror:
             for node in self._inventory.nodes(cluster)
             if node not in present
         }
-        for node in nodes:
+        for index, node in enumerate(nodes):
+            if index % NODES_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
             before = self._inventory.node(node.place)
             (leaving if before is not None and _lacks(node, before) else staying)[node.place] = node
         places = list(staying)

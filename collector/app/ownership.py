@@ -5,8 +5,11 @@ recorded them (`collector.app.mirror`). So a cluster changes hands without being
 its row in the store, from when on nobody else records anything of it; then what the owner before has recorded by then;
 and then begins to read what has changed since.
 
-A process of a shard whose lease another process holds mirrors all clusters, and reads none. It takes over like a shard
-that starts.
+A process of a shard whose lease another process holds mirrors all clusters, and reads none, unlike a standby without
+shards. So each cluster has one reader, and no inventory has to be reconciled: it takes over like a shard that starts.
+
+Of a GPU that moves between shards there are two changes: the shard that it left records `vanished`, and the one that
+has it then records `moved`. The first could be left out only if a shard knew what another one is about to record.
 """
 
 import logging
@@ -69,7 +72,6 @@ class Ownership:
         self._working = anyio.Lock()
         self._token = ""  # of the lease under which the clusters were taken
         self._to_load: set[str] = set()  # clusters of which all is to be taken from the store
-        self._orphans: set[str] = set()  # recorded clusters that no configuration has, and that are this shard's to end
         self._leaving: set[str] = set()  # own clusters that the configuration has no more, while that is recorded
         self._reported: dict[str, ClusterReport] = {}
         self._logged: object = None
@@ -77,20 +79,23 @@ class Ownership:
     async def configure(self, clusters: Sequence[ClusterSettings], tasks: TaskGroup) -> None:
         """Let these be the clusters of the installation; those that this shard reads run in `tasks`."""
         async with self._working:
-            before, self._tasks = self._fleet.configured, tasks
+            is_first, self._tasks = self._tasks is None, tasks
+            before = self._fleet.configured
             self._fleet.configured = {one.name: one for one in clusters}
             gone, new = before.keys() - self._fleet.configured.keys(), self._fleet.configured.keys() - before.keys()
-            if before:
+            if not is_first:  # else they are loaded
                 self._to_load |= new - self._shards.owned
             self._leaving = (self._leaving | (gone & self._shards.owned)) - new
-            self._orphans -= new
+            self._mirror.orphans -= new
             await self._run_clusters()
             for name in gone - self._shards.owned:
                 self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
 
     def found(self, recorded: Collection[str]) -> None:
         """Note of which clusters something is recorded: this shard ends those of its own that are not configured."""
-        self._orphans = {name for name in recorded if self._shards.shard.reads(name)} - self._fleet.configured.keys()
+        self._mirror.orphans = {
+            name for name in recorded if self._shards.shard.reads(name)
+        } - self._fleet.configured.keys()
 
     async def run(self) -> None:
         """Own clusters until cancelled."""
@@ -166,20 +171,20 @@ class Ownership:
         """Take the clusters that are this shard's and no other's."""
         free = [
             name
-            for name in (*self._fleet.configured, *self._orphans)
+            for name in (*self._fleet.configured, *self._mirror.orphans)
             if name not in self._shards.owned and self._shards.shard.reads(name) and self._fleet.may_take(name)
         ]
         for start in range(0, len(free), CLUSTERS_AT_ONCE):
             if taken := await self._shards.take(free[start : start + CLUSTERS_AT_ONCE]):
                 await self._mirror.poll()  # what the owner before had recorded by then
-                await self._mirror.load(taken & self._orphans)
+                await self._mirror.load(taken & self._mirror.orphans)
                 await self._mirror.take_questions(taken)
                 for name in taken:
                     self._own(name)
                 await self._run_clusters()
                 log.info("reading %s", counted(len(taken), "more cluster"), extra={"shard": self._shards.shard.index})
-        for name in self._orphans & self._shards.owned:
-            self._orphans.discard(name)
+        for name in self._mirror.orphans & self._shards.owned:
+            self._mirror.orphans.discard(name)
             self._leaving.add(name)
             self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
 

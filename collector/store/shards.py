@@ -252,16 +252,16 @@ class ShardStore:
             return await _version(connection)
 
     @staticmethod
-    async def news(connection: AsyncConnection, cursor: int) -> News:
-        """Return what was written after a commit."""
+    async def news(connection: AsyncConnection, cursor: int, *, all_clusters: bool = False) -> News:
+        """Return what was written after a commit, with the rows of all clusters if that is asked for."""
         version = await _version(connection)
         leases = {
             text(name): SharedLease(text(token), text(holder), bool(held))
             for name, token, holder, held in await connection.execute(_LEASES)
         }
-        if version == cursor:
+        if version == cursor and not all_clusters:
             return News(version, leases, {}, {}, {})
-        rows = await connection.execute(_CLUSTERS.where(_clusters.version > cursor))
+        rows = await connection.execute(_CLUSTERS.where(_clusters.version > (-1 if all_clusters else cursor)))
         clusters = {text(row[0]): _cluster_row(row) for row in map(tuple, rows)}
         asked, answered = {}, {}
         for cluster, node, question, answer in await connection.execute(_QUESTIONS.where(_asked.version > cursor)):

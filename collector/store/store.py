@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 from sqlalchemy import ARRAY, Select, Text, all_, func, literal, select
@@ -46,6 +47,7 @@ CHECKPOINT_SECONDS = 60.0  # between two looks whether one is due
 MORE_CHECKPOINTS_SECONDS = 1.0  # while there are many to be made, as after an update
 KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
 DECODE_NODES = 1000  # at once
+DECODE_NEWS = 100  # likewise, while the collector does other things, too
 
 
 _NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot, unread
@@ -192,8 +194,9 @@ class Store:
         else:
             others = _nodes.cluster != all_(literal(sorted(without), ARRAY(Text)))
             rows = _NODES.where(_nodes.version > version, others)
-        async for part in self._decoded(connection, rows):
+        async for part in self._decoded(connection, rows, DECODE_NEWS):
             yield part
+            await anyio.lowlevel.checkpoint()
 
     async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
         """Let these sinks get what happens from now on, and no others; raises StoreError.
@@ -249,11 +252,13 @@ class Store:
             self.health.failed("lead", str(error))
             return False
 
-    async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeState]]:
+    async def _decoded(
+        self, connection: AsyncConnection, rows: Select[Any], at_once: int | None = None
+    ) -> AsyncIterator[list[NodeState]]:
         """Yield nodes; one that is damaged comes last, with what its open placements say."""
         damaged: list[_NodeRow] = []
         async with connection.stream(rows) as result:
-            async for part in result.partitions(self._decode_nodes):
+            async for part in result.partitions(at_once or self._decode_nodes):
                 decoded = [(row, _decode(row, damaged)) for row in map(tuple, part)]
                 if self.shards is None:
                     yield [node for _, node in decoded if node is not None]

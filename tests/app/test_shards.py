@@ -10,7 +10,7 @@ import pytest
 from collector.app import Service, load
 from collector.config import Config
 from collector.model import ClusterState
-from collector.sharding import Shard, shard_of
+from collector.sharding import UNSHARDED, Shard, shard_of
 from collector.simulator import Simulator
 from collector.store import HistoricChange, OpenMode, Store, StoreSettings
 from tests.support.postgres import postgres_server
@@ -98,6 +98,12 @@ def fleet(shard: Service) -> list[tuple[str, str, str]]:
     )
 
 
+def stands_by(service: Service) -> bool:
+    """Return whether a process knows which other one records instead of it."""
+    status = service._view().lead_status
+    return status is not None and not status.leads and status.holder != ""
+
+
 def is_settled(site: Site, shards: tuple[Service, ...]) -> Callable[[], bool]:
     """Return whether all shards know where each GPU is, and nobody claims one."""
 
@@ -150,3 +156,51 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
         owner = first._view().owner("sim-1")
         assert owner is not None
         assert owner.shard is None
+
+
+async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
+    site: Site, two: tuple[Service, Service]
+):
+    before = len(await site.recorded())
+    settings = StoreSettings(url=site.url)
+    async with Store.open(settings, shard=Shard(2, 3)) as thief:
+        assert thief.shards is not None
+        assert await thief.shards.take({"sim-1"}) == set()  # its owner's lease is good
+        async with thief.database.write() as connection:
+            await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0 WHERE name = 'shard-1'")
+        while not (taken := await thief.shards.take({"sim-1"})):  # the owner renews its lease all the time
+            async with thief.database.write() as connection:
+                await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0 WHERE name = 'shard-1'")
+        assert taken == {"sim-1"}
+        site.simulator.clusters["sim-1"].move_gpu()
+        await eventually(lambda: [len(one.clusters) for one in two], [1, 0], seconds=SECONDS)
+        assert len(await site.recorded()) == before
+        assert two[0]._view().statuses["sim-1"].state in (ClusterState.UP, ClusterState.STARTING)
+    # The other shard is gone, and the cluster is its own again.
+    await eventually(lambda: [len(one.clusters) for one in two], [1, 1], seconds=SECONDS)
+    await eventually(is_settled(site, two), True, seconds=SECONDS)
+    await eventually(site.present, site.expected(), seconds=SECONDS)
+    assert {event for event, _, _ in await site.events()} <= {"moved", "vanished"}
+
+
+async def test_shards_follow_a_collector_without_shards_and_the_other_way_round(site: Site):
+    async with site.running(UNSHARDED) as alone:
+        await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)
+        await eventually(site.present, site.expected(), seconds=SECONDS)
+        async with site.running(Shard(0, 2)) as first:
+            await eventually(lambda: stands_by(first), True, seconds=SECONDS)
+            assert not list(first.clusters)  # the other one still reads and records everything
+            site.simulator.clusters["sim-1"].move_gpu(to_cluster="sim-0")
+            await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)
+            await eventually(site.present, site.expected(), seconds=SECONDS)
+    async with AsyncExitStack() as stack:
+        two = [await stack.enter_async_context(site.running(Shard(index, 2))) for index in range(2)]
+        await eventually(lambda: [len(one.clusters) for one in two], [1, 1], seconds=SECONDS)
+        site.simulator.clusters["sim-0"].move_gpu(to_cluster="sim-1")
+        await eventually(is_settled(site, tuple(two)), True, seconds=SECONDS)
+    async with site.running(UNSHARDED) as alone:
+        site.simulator.clusters["sim-1"].move_gpu(to_cluster="sim-0")
+        await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)
+        await eventually(site.present, site.expected(), seconds=SECONDS)
+    moved = [event for event in await site.events() if event[0] == "moved"]
+    assert moved == [("moved", "sim-0", "sim-1"), ("moved", "sim-1", "sim-0"), ("moved", "sim-0", "sim-1")]

@@ -1,6 +1,8 @@
 """What the chart installs works: its pods, run as a kubelet would, read clusters and serve the page."""
 
 import contextlib
+import functools
+import itertools
 import signal
 import ssl
 from collections.abc import Callable, Iterator
@@ -11,19 +13,22 @@ import pytest
 from click.testing import CliRunner
 
 from collector.cli import gpuid as command
+from collector.sharding import shard_of
 from tests.control_plane.conftest import Planes
 from tests.control_plane.plane import ControlPlane
 from tests.control_plane.pods import kubectl
 from tests.control_plane.releases import CORE, LISTEN, ChartPod, Release, hub, objects, release
 from tests.control_plane.rights import SMI, UPGRADE, exec_status, remove_rights
 from tests.helm.modes import TLS
+from tests.support.postgres import new_database, postgres_server
 from tests.support.processes import free_ports
 from tests.support.waiting import until
 from tests.web.test_server import certificate
 
-__all__ = ["hub", "release"]
+__all__ = ["hub", "new_database", "postgres_server", "release"]
 
 SERIALS = {"east": "1650122000001", "west": "1650122000002"}
+DATABASE_HOST = "db.example.com"
 TOKENS = ("first-token", "second-token")
 
 Start = Callable[[], ChartPod]
@@ -154,3 +159,41 @@ def test_its_own_cluster_is_read_with_no_more_rights_than_it_needs(
     patch = {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}
     refused = thief.patch("/api/v1/nodes/gpu-1", json=patch, headers={"Content-Type": "application/merge-patch+json"})
     assert refused.status_code == httpx.codes.FORBIDDEN
+
+
+def shows_all(pod: ChartPod) -> bool:
+    page = pod.text("/gpus")
+    return all(serial in page for serial in SERIALS.values())
+
+
+@pytest.mark.usefixtures("clusters")
+def test_one_pod_becomes_two_shards_that_divide_the_clusters(
+    hub: ControlPlane, planes: Planes, release: Release, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    database = new_database().replace("127.0.0.1", DATABASE_HOST)
+    put_secret(hub, "gpuid-store", password="any: the test's server trusts everybody")
+    names = {shard: next(name for n in itertools.count() if shard_of(name := f"c{n}", 2) == shard) for shard in (0, 1)}
+    config = {
+        "clusters": [{"context": context, "name": names[shard]} for shard, context in enumerate(planes)],
+        "server": {"listen": LISTEN},
+        "store": {"url": database, "password_file": {"secretName": "gpuid-store", "key": "password"}},
+    }
+    with contextlib.ExitStack() as stack:
+
+        def start(workload: str, name: str) -> ChartPod:
+            (port,) = free_ports(1)
+            pod = ChartPod(hub, workload, tmp_path, port, name=name, hosts={DATABASE_HOST: "127.0.0.1"})
+            stack.callback(pod.stop, signal.SIGKILL)
+            pod.start()
+            return pod
+
+        release("install", values={"config": config})
+        single = start("deployments", "gpuid-0")
+        until(single.up, dict.fromkeys(names.values(), 1.0), seconds=120)
+        release("upgrade", values={"config": config, "shards": 2})
+        shards = [start("statefulsets/gpuid-a", f"gpuid-a-{number}") for number in names]
+        assert single.stop(signal.SIGTERM) == 0  # as the Deployment is gone
+        for number, pod in enumerate(shards):
+            until(pod.up, {names[number]: 1.0}, seconds=120)
+        for pod in shards:
+            until(functools.partial(shows_all, pod), seconds=120)

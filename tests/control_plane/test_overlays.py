@@ -190,6 +190,27 @@ def test_single_becomes_ha_and_one_of_two_leads(two_clusters: Installation) -> N
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
 
 
+@pytest.mark.usefixtures("database")
+def test_ha_becomes_shards_which_read_each_cluster_once_and_show_all(two_clusters: Installation) -> None:
+    two_clusters.apply("ha")
+    before = two_clusters.start("deployments")
+    until(before.gpus, PLACED, seconds=120)
+    until(lambda: before.total("gpuid_store_leader"), 1)
+    two_clusters.apply("sharded")
+    pods = [two_clusters.start("statefulsets", number) for number in (1, 2)]
+    for pod in pods:
+        until(lambda: pod.total("gpuid_store_leader"), 0, seconds=120)  # noqa: B023
+    kubectl(two_clusters.hub, "--namespace", "gpuid", "delete", "deployment", "gpuid")
+    assert before.stop(signal.SIGTERM) == 0
+    pods.append(two_clusters.start("statefulsets", 0))
+    until(lambda: sorted(cluster for pod in pods for cluster in pod.up()), ["east", "west"], seconds=120)
+    until(lambda: sorted(one for pod in pods for one in pod.gpus()), sorted(PLACED), seconds=120)
+    assert sum(pod.total("gpuid_read_success_total") or 0 for pod in pods) == 0, "what was fresh has been read again"
+    for pod in pods:
+        for one in PLACED:
+            until(lambda: one.serial in pod.text(f"/gpus?q={one.serial}"), seconds=120)  # noqa: B023
+
+
 def test_in_cluster_reads_its_own_cluster_with_its_service_account(installation: Installation) -> None:
     installation.edit("in-cluster", ('name = "prod-us-east"', 'name = "east"'))
     installation.apply("in-cluster")

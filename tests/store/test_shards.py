@@ -1,0 +1,199 @@
+"""The clusters that a shard owns in the store: taken, proven by each commit, lost; and what shards ask each other."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    Failing,
+    NodeInfo,
+    NodeState,
+    Place,
+    ReadFailure,
+    Uncovered,
+    Unread,
+)
+from collector.sharding import UNSHARDED, Shard
+from collector.store import ClusterReport, Store, StoreError, StoreSettings
+from collector.store.shards import LostClustersError, ShardStore, encode_unread, with_unread
+from tests.store.conftest import RecordedFleet
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def shared(postgres_server: Any) -> StoreSettings:
+    return StoreSettings(url=postgres_server.new_database())
+
+
+@asynccontextmanager
+async def shard(settings: StoreSettings, index: int) -> AsyncIterator[tuple[RecordedFleet, ShardStore]]:
+    """Open a store as one of two shards does, and commit in the background."""
+    async with Store.open(settings, shard=Shard(index, 2)) as store, anyio.create_task_group() as tasks:
+        assert store.shards is not None
+        tasks.start_soon(store.run)
+        yield RecordedFleet(store), store.shards
+        tasks.cancel_scope.cancel()
+
+
+async def take(shards: ShardStore, *clusters: str) -> set[str]:
+    taken = await shards.take(clusters)
+    shards.owned.update(taken)
+    return taken
+
+
+async def expire(fleet: RecordedFleet, lease: str) -> None:
+    async with fleet.store.database.write() as connection:
+        await connection.exec_driver_sql(f"UPDATE gpuid_leases SET expires = 0 WHERE name = '{lease}'")
+
+
+async def recorded(fleet: RecordedFleet) -> list[tuple[str, str]]:
+    return [(one.event, one.cluster) for one in await fleet.store.history.changes()]
+
+
+async def test_a_shard_takes_what_no_other_one_owns(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (_, first), shard(shared, 1) as (_, second):
+        assert await take(first, "a", "b") == {"a", "b"}
+        assert await take(second, "b", "c") == {"c"}
+        await first.release({"b"})
+        assert await take(second, "b") == {"b"}
+        assert await take(first, "a", "b") == {"a"}  # its own, for the second time
+
+
+async def test_a_commit_leaves_out_the_clusters_that_another_shard_took(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+        await take(first, "a", "b")
+        one.read("n1", 100.0, "1", cluster="a")
+        one.read("n2", 100.0, "2", cluster="b")
+        one.read("n3", 100.0, "3", cluster="c")  # which is not its own
+        assert await one.store.history_writer.flushed(30)
+        assert await recorded(one) == [("appeared", "a"), ("appeared", "b")]
+
+        await expire(one, "shard-0")
+        assert await take(second, "a") == {"a"}
+        await one.store.leadership.ask()  # as a process does that was frozen
+        one.read("n1", 200.0, cluster="a")
+        one.read("n2", 200.0, cluster="b")
+        assert await one.store.history_writer.flushed(30)
+        assert await recorded(one) == [("appeared", "a"), ("appeared", "b"), ("vanished", "b")]
+        assert first.lost == {"a"}
+        other.read("n1", 300.0, "9", cluster="a")
+        assert await other.store.history_writer.flushed(30)
+        assert (await recorded(one))[3:] == [("appeared", "a")]
+        with pytest.raises(LostClustersError):
+            async with one.store.leadership.write() as connection:
+                await first.begin(connection, {"a", "b"})
+
+
+async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: StoreSettings) -> None:
+    async with Store.open(shared) as alone:
+        async with shard(shared, 0) as (one, _):
+            assert (alone.leadership.leads, one.store.leadership.leads) == (True, False)
+            assert one.store.leadership.status.holder
+            async with alone.database.write() as connection:
+                await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0")
+            assert await one.store.leadership.ask()
+            assert not await alone.leadership.ask()  # its token is void, whether or not it had been away
+            with pytest.raises(StoreError):
+                async with alone.leadership.write():
+                    pass
+        assert await alone.leadership.ask()
+
+
+async def test_what_is_new_is_found_by_the_number_of_the_commit(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+        await take(first, "a")
+        one.read("n1", 100.0, "1", cluster="a")
+        one.read("n2", 100.0, "2", cluster="a")
+        assert await one.store.history_writer.flushed(30)
+        cursor = await second.version()
+        one.read("n2", 200.0, "2", "3", cluster="a")
+        one.remove("n1", 200.0, cluster="a")
+        await first.report({"a": ClusterReport(status=ClusterStatus(cluster="a", state=ClusterState.UP, since=1.0))})
+        assert await one.store.history_writer.flushed(30)
+        async with second.snapshot() as connection:
+            news = await second.news(connection, cursor)
+            found = [node async for part in other.store.nodes_since(connection, cursor) for node in part]
+            own = [part async for part in other.store.nodes_since(connection, cursor, without={"a"})]
+            names = await second.names(connection, "a")
+        assert [(node.place.node, len(node.gpus)) for node in found] == [("n2", 2)]
+        assert (own, names) == ([], {"n2"})
+        row = news.clusters["a"]
+        assert row.report is not None
+        assert (row.lease, row.report.status.state, row.removed > cursor) == ("shard-0", ClusterState.UP, True)
+        assert (news.leases["shard-0"].held, news.leases["shard-0"].token == row.token) == (True, True)
+
+
+async def test_a_question_is_answered_by_the_next_reading_alone(shared: StoreSettings) -> None:
+    place = Place("a", "n1")
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (_, second):
+        await take(first, "a")
+        one.read("n1", 100.0, "1", cluster="a")
+        assert await one.store.history_writer.flushed(30)
+        cursor = await first.version()
+        number = await second.ask({place})
+        async with first.snapshot() as connection:
+            assert (await first.news(connection, cursor)).asked == {place: number}
+            assert await first.questions(connection, {"a"}) == {place: number}
+        assert first.question(place, number, 50.0)
+        assert not first.question(place, number, 51.0)
+        assert first.question(place, number, 90.0)  # nothing has answered it for long
+        one.read("n1", 200.0, "1", cluster="a")
+        assert await one.store.history_writer.flushed(30)
+        async with second.snapshot() as connection:
+            news = await second.news(connection, cursor)
+        assert (news.asked, news.answered) == ({}, {place: number})
+        await first.forget_questions()
+        async with first.snapshot() as connection:
+            assert (await first.news(connection, 0)).answered == {}
+
+
+async def test_each_shard_numbers_its_own_commits(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+        await take(first, "a")
+        await take(second, "b")
+        for number in range(5):
+            one.read("n1", 100.0 + number, str(number), cluster="a")
+            other.read("n1", 100.0 + number, f"b{number}", cluster="b")
+            assert await one.store.history_writer.flushed(30)
+            assert await other.store.history_writer.flushed(30)
+        names = "SELECT name FROM gpuid_facts WHERE name LIKE 'commit%' ORDER BY name"
+        async with one.store.database.read() as connection:
+            found = (await connection.exec_driver_sql(names)).scalars().all()
+        assert found == ["commit shard-0", "commit shard-1"]
+        assert len(await recorded(one)) == 18
+
+
+async def test_a_file_is_for_no_shards(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"^shards need a store that they can share: set store.url to a PostgreSQL"):
+        async with Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), shard=Shard(0, 2)):
+            pass
+
+
+async def test_without_shards_nothing_is_numbered(shared: StoreSettings) -> None:
+    async with Store.open(shared, shard=UNSHARDED) as store, anyio.create_task_group() as tasks:
+        tasks.start_soon(store.run)
+        fleet = RecordedFleet(store)
+        fleet.read("n1", 100.0, "1")
+        await eventually(lambda: store.history_writer.pending, 0)
+        async with store.database.read() as connection:
+            assert (await connection.exec_driver_sql("SELECT version FROM gpuid_nodes")).scalars().all() == [0]
+        tasks.cancel_scope.cancel()
+
+
+def test_why_a_node_is_unread_is_kept_but_for_the_attempts() -> None:
+    node = NodeState(place=Place("a", "n"), node=NodeInfo(name="n"))
+    failing = Failing(ReadFailure.TIMEOUT, 5.0, "no answer", 7, 99.0)
+    for uncovered in (None, Unread(Uncovered.NO_POD, 3.0), Unread(ReadFailure.NO_CONTAINER, None)):
+        state = NodeState(place=node.place, node=node.node, failing=failing, uncovered=uncovered)
+        found = with_unread(node, encode_unread(state))
+        assert (found.failing, found.uncovered) == (failing._replace(tries=1, next_try=None), uncovered)
+    assert encode_unread(node) is None
+    assert with_unread(node, b"damaged") == node
