@@ -104,6 +104,7 @@ def client_context(
         context = ssl.create_default_context(cadata=ca_data if ca is None else _authorities(ca))
     except (OSError, ValueError) as error:
         raise TlsFileError(reason(error, "expected certificates"), kind="ca", file=ca) from error
+    _verify_as_go(context)
     if cert is not None:
         load_certificate(context, cert, key)
     return context
@@ -112,6 +113,7 @@ def client_context(
 def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> ssl.SSLContext:
     """Return a server context; with `client_ca`, only clients signed by it are allowed; raises TlsFileError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _verify_as_go(context)
     load_certificate(context, cert, key)
     if client_ca is not None:
         try:
@@ -120,6 +122,16 @@ def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> s
             raise TlsFileError(reason(error, "expected certificates"), kind="ca", file=client_ca) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _verify_as_go(context: ssl.SSLContext) -> None:
+    """Accept the chains that Go accepts, on every version of Python.
+
+    Go asks less of a CA than OpenSSL's strict mode, which Python uses from 3.13 on: a CA without a key usage is valid.
+    And it trusts each certificate of a bundle, not only a root; Python does so from 3.13 on.
+    """
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def load_certificate(context: ssl.SSLContext, cert: Path | str, key: Path | str | None = None) -> None:

@@ -17,7 +17,7 @@ from collector.sinks.webhook import _ABOUT_RECORDS
 from collector.web.application import ROUTES
 
 ROOT = Path(__file__).parents[1]
-TOPS = (".github", "config", "docs", "grafana", "tests")
+TOPS = ("config", "docs", "grafana", "tests")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Bundles of CA certificates, taken as Go takes them."""
 
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_der_is_told_how_to_convert(pems: tuple[str, str]):
     )
 
 
+def connect(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    """Let a client and a server shake hands in memory; raises ssl.SSLError if either refuses the other."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname="127.0.0.1"),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ends[0].read()  # with TLS 1.3, a server refuses a client after the client's last step
+    assert [end.version() for end in ends] == ["TLSv1.3"] * 2
+
+
 class TestContexts:
     @pytest.fixture
     def bundle(self, tmp_path: Path, pems: tuple[str, str]) -> Path:
@@ -111,6 +128,16 @@ class TestContexts:
         context = server_context(pair.chain, pair.key, client_ca=bundle)
         assert len(context.get_ca_certs()) == 1
         assert context.verify_mode is ssl.CERT_REQUIRED
+
+    def test_plain_authorities_are_enough_on_both_sides(self, tmp_path: Path):
+        authority = Authority(tmp_path, "plain")  # without a key usage and key identifiers
+        served, shown = authority.issue("served", "127.0.0.1"), authority.issue("shown")
+        server = server_context(served.chain, served.key, client_ca=authority.path)
+        connect(client_context(ca=authority.path, cert=shown.chain, key=shown.key), server)
+
+    def test_a_bundle_need_not_hold_the_root(self, tmp_path: Path):
+        served = Authority(tmp_path, "root").issue("served", "127.0.0.1")
+        connect(client_context(ca=served.chain), server_context(served.chain, served.key))
 
     @pytest.mark.parametrize(("content", "message"), [(None, "no such file or directory"), ("x", "expected PEM cert")])
     def test_an_unusable_file_is_an_error_of_ours(self, tmp_path: Path, content: str | None, message: str):

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from collector.app.look_alikes import LookAlikes
 from collector.collect.duplicates import DuplicateDetector, Verdict
 from collector.collect.supervisor import ClusterSupervisor
 from collector.config import ClusterSettings
@@ -28,6 +29,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
     """The clusters by name, and which of them are the same as one before them in the configuration."""
 
     def __init__(self) -> None:
+        self.look_alikes = LookAlikes(self.__contains__)  # of clusters that other shards read
         self._clusters: dict[str, CollectedCluster] = {}
         self._duplicates = DuplicateDetector()
 
@@ -73,7 +75,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
 
     def resemblances(self, name: str) -> list[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
-        return self._duplicates.resemblances(name)
+        return sorted({*self._duplicates.resemblances(name), *self.look_alikes.of(name)})
 
     def new_session(self, cluster: str) -> None:
         """Forget what a cluster has shown: it has a new session, maybe with another server."""

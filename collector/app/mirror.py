@@ -76,7 +76,7 @@ class Mirror:
             self._cursor = news.version
             await self._take_changes()
             self._store.history_writer.committed.pulse()  # there may be something for the sinks
-        self.pass_on(self._questions)
+        self._pass_on_questions()
 
     async def load(self, clusters: Collection[str]) -> None:
         """Let all of some clusters be as it is recorded, whatever was known of them."""
@@ -95,13 +95,6 @@ class Mirror:
         async with self._shards.snapshot() as connection:
             self._questions |= await self._shards.questions(connection, clusters)
 
-    def pass_on(self, questions: Mapping[Place, int]) -> None:
-        """Have those nodes of this shard read that others ask for."""
-        now = anyio.current_time()
-        for place, number in questions.items():
-            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
-                self._verify(place, 0.0)
-
     def ask(self, place: Place, delay: float) -> None:
         """Have the owner of a node asked, in `delay` seconds, to read it."""
         at = anyio.current_time() + delay
@@ -118,6 +111,16 @@ class Mirror:
             for place in due:
                 self._asked.setdefault(place, {})[number] = now
             self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
+
+    def _pass_on_questions(self) -> None:
+        """Have those nodes of this shard read that others ask for; what they ask of a node that is gone is void."""
+        now = anyio.current_time()
+        self._questions = {
+            place: number for place, number in self._questions.items() if self._inventory.node(place) is not None
+        }
+        for place, number in list(self._questions.items()):
+            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
+                self._verify(place, 0.0)
 
     def _mirrors(self, cluster: str) -> bool:
         if cluster in self._shards.owned:
@@ -139,7 +142,7 @@ class Mirror:
                 self._asked[place] = open_
         for place in news.answered.keys() - news.asked.keys():
             self._questions.pop(place, None)
-        self._questions |= news.asked
+        self._questions |= {place: one for place, one in news.asked.items() if place.cluster in self._shards.owned}
 
     async def _apply(
         self,

@@ -5,8 +5,11 @@ recorded them (`collector.app.mirror`). So a cluster changes hands without being
 its row in the store, from when on nobody else records anything of it; then what the owner before has recorded by then;
 and then begins to read what has changed since.
 
-A process of a shard whose lease another process holds mirrors all clusters, and reads none. It takes over like a shard
-that starts.
+A process of a shard whose lease another process holds mirrors all clusters, and reads none, unlike a standby without
+shards. So each cluster has one reader, and no inventory has to be reconciled: it takes over like a shard that starts.
+
+Of a GPU that moves between shards there are two changes: the shard that it left records `vanished`, and the one that
+has it then records `moved`. The first could be left out only if a shard knew what another one is about to record.
 """
 
 import logging

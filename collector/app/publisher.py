@@ -35,6 +35,7 @@ class Publisher:
         self._history: HistoryWriter | None = None
         self._verify: Callable[[Place, float], None] = lambda _place, _delay: None
         self._label: Callable[[Step], None] = lambda _step: None
+        self._compare: Callable[[Step], None] = lambda _step: None
 
     def record_to(self, history: HistoryWriter) -> None:
         """Record what is published from now on."""
@@ -47,6 +48,10 @@ class Publisher:
     def label_with(self, label: Callable[[Step], None]) -> None:
         """Call `label` with each step, whose nodes' labels may have to change."""
         self._label = label
+
+    def compare_with(self, compare: Callable[[Step], None]) -> None:
+        """Call `compare` with each step, after which clusters may show the same nodes."""
+        self._compare = compare
 
     def publish(self, step: Step, *, record: bool = True) -> None:
         """Publish what one step did; with `record` False, without a trace in the history.
@@ -63,6 +68,7 @@ class Publisher:
         if step.removed_cluster is not None and step.changes:
             log.info("removed %d GPUs from the inventory", len(step.changes), extra={"cluster": step.removed_cluster})
         self._label(step)
+        self._compare(step)
         self._recent.add(step.changes)
         for change in step.changes:
             if change.event is Event.MOVED:

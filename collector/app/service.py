@@ -103,8 +103,10 @@ class Service:
         self._fleet = ShardFleet(shard, self._owned) if shard.sharded else None
         self._ownership: Ownership | None = None
         self._mirror: Mirror | None = None
-        if shard.sharded:
+        if self._fleet is not None:
             self.exposition.renders = self._owned.__contains__
+            self._publisher.compare_with(self.clusters.look_alikes.on_step)
+            self.metrics.register_shard(shard, self._fleet.unowned)
         self._store: Store | None = None
         self._mark_follower: MarkFollower | None = None
         self._delivery: Delivery | None = None

@@ -45,6 +45,11 @@ class ShardFleet:
             return ClusterOwner(holder="" if last is None else last.holder)
         return ClusterOwner(shard=shard_of_lease(row.lease), holder=lease.holder, own=cluster in self._owned)
 
+    def unowned(self) -> list[str]:
+        """Return the configured clusters that no shard reads."""
+        others = [name for name in self.configured if name not in self._owned]
+        return [name for name in others if self.status(name).state is ClusterState.UNOWNED]
+
     def shards(self) -> Sequence[ShardLease]:
         """Return the shards that hold a lease or held one, in their order."""
         found = [

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import anyio
 
@@ -73,8 +73,7 @@ class LiveCollector:
         """The status of each cluster, by name."""
         if self._fleet is None:
             return self._clusters.statuses
-        own = self._clusters.statuses
-        return {name: own.get(name) or self._fleet.status(name) for name in self._fleet.configured}
+        return _FleetStatuses(self._clusters, self._fleet)
 
     @property
     def config_status(self) -> ConfigStatus:
@@ -188,3 +187,23 @@ class LiveCollector:
     def now(self) -> float:
         """Return the present time in Unix seconds."""
         return time.time()
+
+
+class _FleetStatuses(Mapping[str, ClusterStatus]):
+    """The status of each cluster of all shards, by name; made when asked for."""
+
+    def __init__(self, own: CollectedClusters, fleet: ShardFleet) -> None:
+        self._own, self._fleet = own, fleet
+
+    def __getitem__(self, name: str) -> ClusterStatus:
+        if (collected := self._own.get(name)) is not None:
+            return collected.status
+        if name not in self._fleet.configured:
+            raise KeyError(name)
+        return self._fleet.status(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fleet.configured)
+
+    def __len__(self) -> int:
+        return len(self._fleet.configured)

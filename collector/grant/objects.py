@@ -1,5 +1,6 @@
 """Reads, applies and deletes the objects that define rights, through the generated API classes."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from collector.checks.rights import ACCOUNT, NAMESPACE, USER
 from collector.grant.manifests import LABELS, NAMES, POLICY_GROUP, Manifest
 from collector.kube.bound_token import bound_token
 from collector.kube.client import FIELD_MANAGER, ApiClient, ApiMethod
-from collector.kube.errors import UNDECODABLE, ClusterError, NotFoundError
+from collector.kube.errors import UNDECODABLE, ClusterError, NotFoundError, ThrottledError
 from collector.kube.token_request import MIN_LIFETIME_SECONDS, MadeToken, create_token
 from collector.kube.wire import MalformedError
 
@@ -38,6 +39,7 @@ _DERIVED = {
     ("", "serviceaccounts"): ("default", "builder", "deployer", ACCOUNT),
 }
 _ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a token Secret, which is deleted with its account
+_MAX_THROTTLED = 5  # answers to one request that ask for time
 _IGNORED = frozenset({"events", "endpoints", "endpointslices", "leases"})
 
 
@@ -274,13 +276,23 @@ class Objects:
         return MalformedError(f"{self._client.session.host}: not a response of the Kubernetes API")
 
     async def _read(self, kind: Any, method: ApiMethod, *args: Any, limit: float = math.inf) -> Any:
-        body = await self._client.read(method, *args)
+        body = await self._answer(method, *args)
         if len(body) > limit:
             raise MalformedError(f"{self._client.session.host}: an object with rights has {len(body):,} bytes")
         try:
             return msgspec.json.decode(body, type=kind)
         except UNDECODABLE:
             raise self._malformed() from None
+
+    async def _answer(self, method: ApiMethod, *args: Any) -> bytes:
+        """Return the answer to a request, sent again as often as the server may ask for time.
+
+        A server that lists a kind for the first time may say that its storage is initializing. The client waits before.
+        """
+        for _ in range(_MAX_THROTTLED):
+            with contextlib.suppress(ThrottledError):
+                return await self._client.read(method, *args)
+        return await self._client.read(method, *args)
 
 
 def _place(manifest: Manifest) -> tuple[str, str]:

@@ -289,13 +289,14 @@ class Inventory:
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
         step = Draft()
-        uuids: set[str] = set()  # in more than one place
+        uuids: set[str] = set()  # in more than one place, or claimed
         serials: set[str] = set()
         for node in nodes:
             self._put(node, step)
             uuids |= self._locations.add_all({gpu.uuid for gpu in node.gpus}, node.place)
             serials |= self._serials.add_all({gpu.serial for gpu in node.gpus}, node.place)
             self._chassis.add_all({gpu.chassis for gpu in node.gpus}, node.place)
+            uuids |= node.claims  # one whose home is gone, by what another shard recorded, is in one place alone
             for uuid in node.claims:
                 self._claims.open(uuid, node.place, None)
         for uuid in uuids:

@@ -118,9 +118,6 @@ def context(
         made = client_context(ca_data=None if trusted is None else b"".join(trusted))
     except TlsFileError as error:
         raise BadContextError(f"{where}: certificate-authority: {error}") from error
-    # Go asks less of a CA than OpenSSL's strict mode, and takes any trusted certificate for an anchor, not only a root.
-    made.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     made.set_ciphers(_CIPHERS)
     made.sslobject_class = _Explained
     if insecure:

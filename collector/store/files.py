@@ -1,5 +1,6 @@
 """The files of an SQLite store: readable by their owner alone, claimed by one collector, checked before use."""
 
+import errno
 import fcntl
 import functools
 import logging
@@ -56,9 +57,11 @@ def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
     folders = [path.parent]
     if path.is_symlink():
         try:
-            folders.append(path.resolve().parent)
-        except RuntimeError:
-            raise StoreError(f"store {path}: it is a symbolic link to itself; fix store.url") from None
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StoreError(f"store {path}: it is a symbolic link to itself; fix store.url") from None
+        folders.append(path.resolve().parent)
     for folder in folders:
         if folder != own and not folder.exists():
             # Rather than a new history where a typing error points to.

@@ -233,9 +233,10 @@ def is_overdue(view: CollectorView, entry: NodeState) -> bool:
 
 
 def starting_clusters(view: CollectorView) -> list[str]:
-    """Return the clusters without a first answer, good or bad."""
+    """Return the clusters that have not given a first answer, good or bad; of a shard, those that it should read."""
     return [
         name
         for name in view.clusters()
+        if view.shard.reads(name)
         if (status := view.statuses.get(name)) is None or status.state is ClusterState.STARTING
     ]

@@ -317,3 +317,18 @@ def test_what_a_mirrored_node_claims_is_not_settled_here() -> None:
     world.shards[0].poll()
     found = {one.place: one.claim for one in world.shards[0].inventory.find(uuid="GPU-1")}
     assert found == {Place("a", "1"): False, Place("b", "1"): True}
+
+
+def test_a_claim_whose_home_is_gone_is_settled_after_a_restart() -> None:
+    world = furnished()
+    claimant, home = Place("b", "1"), Place("a", "1")
+    act(world, "move", "GPU-1", claimant)
+    for index, place in ((1, claimant), (0, home)):
+        act(world, "read", place)
+        act(world, "commit", index)
+    act(world, "crash", 1)  # before it has seen that the home let go
+    assert claimant in world.shards[1].due
+    act(world, "answer", 1)
+    act(world, "commit", 1)
+    assert world.database.open["GPU-1"] == {claimant}
+    assert [(one.event, one.previous) for one in world.database.changes][-1] == (Event.MOVED, home)

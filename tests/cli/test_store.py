@@ -32,7 +32,7 @@ def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
     assert (result.returncode, result.stdout) == (1, "")
     question, line = result.stderr.strip().split("\n")
     assert question.startswith("This deletes ")
-    assert "the marks of GPUs" in question
+    assert "marks" in question
     assert line == "gpuid: nothing was changed; use --yes to skip the confirmation"
 
     result = gpuid("store", "downgrade", "--to", "0005", "--yes", "-c", config)

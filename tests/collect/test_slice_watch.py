@@ -188,7 +188,7 @@ class TestWithoutSlices:
             await eventually(lambda: len(seen.nodes) == len(world.cluster.nodes))
             world.cluster.deny("*", "resourceslices")
             world.cluster.drop_connections()
-            await eventually(lambda: seen.slices[-1].state is SliceState.FORBIDDEN)
+            await eventually(lambda: [found.state for found in seen.slices][-1:] == [SliceState.FORBIDDEN])
             await eventually(lambda: seen.state is ClusterState.UP)
             assert {node.capacity for node in seen.nodes.values()} == {2}
             world.cluster.delete_node(world.second)

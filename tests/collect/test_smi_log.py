@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -50,6 +51,16 @@ def printing(world: World) -> World:
     world.cluster.deny("get", "pods/exec")
     world.cluster.add_readers()
     return world
+
+
+def print_from_the_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, run: Callable[[str, Sequence[str]], Printed]
+) -> None:
+    """Have the pods print what a function returns; nothing of before is left in their logs."""
+    logs = world.cluster.server.logs
+    monkeypatch.setattr(logs, "_run_smi", run)
+    logs._runs.clear()
+    logs.print_all()
 
 
 async def looked_at(world: World, times: int) -> None:
@@ -269,7 +280,7 @@ class TestFailures:
         self, printing: World, monkeypatch: pytest.MonkeyPatch, lines: list[str], reason: ReadFailure
     ) -> None:
         said = Printed("\n".join(lines).encode(), 9)
-        monkeypatch.setattr(printing.cluster.server.logs, "_run_smi", lambda _node, _argv: said)
+        print_from_the_start(printing, monkeypatch, lambda _node, _argv: said)
         async with printing.watched(**FROM_LOGS) as seen:
             await eventually(lambda: len(seen.failures) >= 8)
             assert {reason for _, reason in seen.failures} == {reason}
@@ -278,10 +289,9 @@ class TestFailures:
     async def test_an_exit_status_that_the_reader_names_counts(
         self, printing: World, monkeypatch: pytest.MonkeyPatch, status: int, partial: bool
     ) -> None:
-        logs = printing.cluster.server.logs
         line = f"gpuid-reader: nvidia-smi printed its document, but ended with exit status {status}\n".encode()
-        run = logs._run_smi
-        monkeypatch.setattr(logs, "_run_smi", lambda node, argv: Printed(line + run(node, argv).stdout))
+        run = printing.cluster.server.logs._run_smi
+        print_from_the_start(printing, monkeypatch, lambda node, argv: Printed(line + run(node, argv).stdout))
         async with printing.watched(**FROM_LOGS) as seen:
             await printing.settled()
             assert {reading.partial for reading in seen.readings} == {partial}

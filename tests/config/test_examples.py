@@ -185,13 +185,6 @@ def test_the_image_runs_as_the_user_of_the_deployment() -> None:
     assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_versions_agree() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert manifest("kustomization.yaml")["images"][0]["newTag"] == version
-    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
-    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
-
-
 def test_the_lock_pins_every_dependency_by_version_and_hash() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     pins = dict(re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:", lock, re.MULTILINE))

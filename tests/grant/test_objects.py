@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from collector.grant.objects import Objects
-from collector.kube.errors import NotFoundError
+from collector.kube.errors import NotFoundError, ThrottledError
 from collector.kube.wire import MalformedError
 from tests.support.tokens import service_account_token
 
@@ -80,3 +80,32 @@ async def test_a_token_of_the_account_is_handed_out_and_is_a_secret() -> None:
     client: Any = Tokens(text)
     assert (await Objects(client).token(3600)).text == text
     assert client.session.secrets == {text}
+
+
+class Initializing:
+    """Stands for the ApiClient of a server that asks for time before it answers."""
+
+    configuration = None
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    async def read(self, *_args: Any) -> bytes:
+        if self.left:
+            self.left -= 1
+            raise ThrottledError("storage is (re)initializing", status=429)
+        return msgspec.json.encode({"metadata": {"name": "kube-system", "uid": "one"}})
+
+
+@pytest.mark.anyio
+async def test_a_server_that_asks_for_time_is_asked_again() -> None:
+    client: Any = Initializing(2)
+    assert await Objects(client).identity() == "one"
+
+
+@pytest.mark.anyio
+async def test_a_server_that_never_stops_asking_for_time_is_an_error() -> None:
+    client: Any = Initializing(1000)
+    with pytest.raises(ThrottledError):
+        await Objects(client).identity()
+    assert client.left > 900

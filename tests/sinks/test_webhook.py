@@ -30,6 +30,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 def server_tls(certificates: Any, *, client_certificates: bool = False) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.ca)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as Go verifies
     context.load_cert_chain(certificates.server_cert, certificates.server_key)
     context.verify_mode = ssl.CERT_REQUIRED if client_certificates else ssl.CERT_NONE
     return context

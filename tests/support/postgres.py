@@ -16,7 +16,14 @@ import pytest
 from tests.support.processes import free_ports
 from tests.support.small_disk import SmallDisk, small_disk
 
-__all__ = ["PostgresServer", "new_database", "postgres_at", "postgres_on_small_disk", "postgres_server"]
+__all__ = [
+    "PostgresServer",
+    "new_database",
+    "postgres_at",
+    "postgres_on_small_disk",
+    "postgres_running",
+    "postgres_server",
+]
 
 
 class PostgresServer:
@@ -127,6 +134,13 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of the whole run; skips where its programs are absent."""
+    with postgres_running() as server:
+        yield server
+
+
+@contextmanager
+def postgres_running() -> Iterator[PostgresServer]:
+    """Run a server of its own; skips where its programs are absent."""
     programs, account = _programs_and_account()
     folder = Path(tempfile.mkdtemp(prefix="gpuid-store-postgres-", dir="/tmp"))
     try:

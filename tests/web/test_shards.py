@@ -73,6 +73,22 @@ async def test_a_cluster_that_no_shard_reads_is_a_problem(shard: Any, serving: A
     )
 
 
+async def test_it_is_not_ready_before_its_own_clusters_have_answered(site: Any, serving: Any) -> None:
+    names = [f"prod-{number}" for number in range(9)]
+    for name in names:
+        site.cluster(name, ClusterState.STARTING)
+    site.collector.shard = shard = Shard(1, 3)
+    own = [name for name in names if shard.reads(name)]
+    assert 0 < len(own) < len(names)
+    async with serving(site) as client:
+        text = (await client.get("/readyz")).text
+        for name in own:
+            site.cluster(name)
+        answer = await client.get("/readyz")
+    assert text.splitlines()[-1] == f"not ready: {len(own)} of 11 clusters are starting"
+    assert (answer.status_code, answer.text) == (200, "ok\n")
+
+
 async def test_it_is_ready_whatever_other_shards_do(shard: Any, serving: Any) -> None:
     async with serving(shard) as client:
         answer = await client.get("/readyz?verbose")

@@ -8,7 +8,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-LOST = "what was altered of GPUs, and what is merely last known of them"  # by a downgrade; empty: nothing
+LOST = "which fields of a GPU changed, and which are only last known"  # by a downgrade; empty: nothing
 
 
 def upgrade() -> None:

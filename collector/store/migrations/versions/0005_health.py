@@ -8,7 +8,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-LOST = "the changes of the health of GPUs"  # by a downgrade; empty: nothing
+LOST = "changes of GPU health"  # by a downgrade; empty: nothing
 
 
 def upgrade() -> None:

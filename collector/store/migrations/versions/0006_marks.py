@@ -8,7 +8,7 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-LOST = "the marks of GPUs"  # by a downgrade; empty: nothing
+LOST = "marks"  # by a downgrade; empty: nothing
 
 
 def upgrade() -> None:

@@ -8,7 +8,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-LOST = "where in their machines GPUs sat"  # by a downgrade; empty: nothing
+LOST = "seats of GPUs: tray, slot, module and bus address"  # by a downgrade; empty: nothing
 
 
 def upgrade() -> None:

@@ -1,0 +1,89 @@
+"""Which clusters of different shards show the same nodes: maybe one cluster that is configured twice.
+
+Each shard sees by itself which of its own clusters are the same (`collector.collect.duplicates`), with what TLS proves.
+Nothing proves that of clusters that different shards read, so these are only reported.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from collector.collect.duplicates import REMEDY
+from collector.model import Step
+
+__all__ = ["LookAlikes"]
+
+log = logging.getLogger(__name__)
+
+
+class LookAlikes:
+    """The clusters that have nodes in common, as far as this shard does not read both of them.
+
+    `reads` returns whether this shard reads a cluster.
+    """
+
+    def __init__(self, reads: Callable[[str], bool]) -> None:
+        self._reads = reads
+        self._uids: dict[str, dict[str, str]] = {}  # the uid of each node, by cluster and name
+        self._clusters: dict[str, tuple[str, ...]] = {}  # those that show a node, by its uid
+        self._common: Counter[frozenset[str]] = Counter()  # how many nodes a pair of clusters has in common
+        self._reported: set[frozenset[str]] = set()
+
+    def on_step(self, step: Step) -> None:
+        """Note which nodes there are now."""
+        for place, node in step.nodes.items():
+            uid = "" if node is None else node.node.uid
+            known = self._uids.setdefault(place.cluster, {})
+            before = known.pop(place.node, "")
+            if uid:
+                known[place.node] = uid
+            if before != uid:
+                self._remove(before, place.cluster)
+                self._add(uid, place.cluster, place.node)
+            if not known:
+                del self._uids[place.cluster]
+
+    def of(self, cluster: str) -> set[str]:
+        """Return the clusters that show nodes of a cluster."""
+        pairs = [
+            pair for pair in list(self._common) if cluster in pair and self._concerns(pair)
+        ]  # a scrape's thread asks
+        return {name for pair in pairs for name in pair} - {cluster}
+
+    def _add(self, uid: str, cluster: str, node: str) -> None:
+        if not uid:
+            return
+        others = self._clusters.get(uid, ())
+        if cluster in others:
+            return
+        self._clusters[uid] = (*others, cluster)
+        for other in others:
+            pair = frozenset((cluster, other))
+            self._common[pair] += 1
+            if pair not in self._reported and self._concerns(pair):
+                self._reported.add(pair)
+                log.warning(
+                    'cluster resembles one of another shard: node %s of "%s" has the same uid in "%s"; %s',
+                    node,
+                    cluster,
+                    other,
+                    REMEDY,
+                    extra={"cluster": cluster, "other": other, "node": node},
+                )
+
+    def _remove(self, uid: str, cluster: str) -> None:
+        if cluster not in self._clusters.get(uid, ()):
+            return
+        others = tuple(name for name in self._clusters[uid] if name != cluster)
+        if others:
+            self._clusters[uid] = others
+        else:
+            del self._clusters[uid]
+        for other in others:
+            pair = frozenset((cluster, other))
+            self._common[pair] -= 1
+            if not self._common[pair]:
+                del self._common[pair]
+
+    def _concerns(self, pair: frozenset[str]) -> bool:
+        return not all(map(self._reads, pair))

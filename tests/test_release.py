@@ -1,0 +1,109 @@
+"""What a release is made of says the same version everywhere, and pins what it runs."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from collector import __version__
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def document(file: str | Path) -> Any:
+    return yaml.safe_load((ROOT / file).read_text())
+
+
+def steps(workflow: Path) -> list[dict[str, Any]]:
+    return [step for job in document(workflow)["jobs"].values() for step in job["steps"]]
+
+
+class TestVersion:
+    def test_the_package_has_it(self):
+        assert version("gpuid-collector") == __version__
+
+    @pytest.mark.parametrize("chart", sorted(path.parent.name for path in ROOT.glob("config/helm/*/Chart.yaml")))
+    def test_a_chart_has_it(self, chart: str):
+        found = document(f"config/helm/{chart}/Chart.yaml")
+        assert (found["version"], found["appVersion"]) == (__version__, __version__)
+
+    def test_the_manifests_and_examples_have_it(self):
+        kustomization = document("config/kubernetes/collector/kustomization.yaml")
+        assert [image["newTag"] for image in kustomization["images"]] == [__version__]
+        dockerfile = (ROOT / "Dockerfile").read_text()
+        assert set(re.findall(r"gpuid:([0-9]+\S+)|VERSION=([0-9]\S+)", dockerfile)) == {
+            (__version__, ""),
+            ("", __version__),
+        }
+        assert f"VERSION={__version__}\n" in (ROOT / "docs/verify.md").read_text()
+
+    def test_the_changelog_has_a_section_of_it(self):
+        assert f"\n## [{__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+class TestWorkflows:
+    @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+    def test_every_action_is_pinned_by_commit(self, workflow: Path):
+        used = re.findall(r"uses: (.*)", workflow.read_text())
+        assert used
+        for line in used:
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+    @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+    def test_a_job_has_no_right_that_it_does_not_name(self, workflow: Path):
+        found = document(workflow)
+        assert found["permissions"] == {}
+        assert all(job["permissions"] and job["timeout-minutes"] for job in found["jobs"].values())
+
+    def test_ci_runs_what_people_run_on_every_python(self):
+        found = document(".github/workflows/ci.yml")
+        pythons = found["jobs"]["pythons"]["strategy"]["matrix"]["python"]
+        assert re.findall(r"PYTHONS = \[(.*)\]", (ROOT / "noxfile.py").read_text()) == [
+            ", ".join(f'"{one}"' for one in pythons)
+        ]
+        classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+        assert classifiers == pythons
+        sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+        for name in re.findall(r"nox --session \"?(\w+)", (ROOT / ".github/workflows/ci.yml").read_text()):
+            assert name in sessions
+
+
+class TestVerification:
+    """The policy, the page and the workflow speak of the same identity, image and predicates."""
+
+    release = ROOT / ".github/workflows/release.yml"
+
+    def test_the_policy_admits_what_the_workflow_signs(self):
+        policy = document("config/kubernetes/policy/clusterimagepolicy.yaml")
+        (authority,) = policy["spec"]["authorities"]
+        (identity,) = authority["keyless"]["identities"]
+        workflow = f".github/workflows/{self.release.name}"
+        signed = f"https://github.com/OWNER/gpuid/{workflow}@refs/tags/"
+        assert re.search(identity["subjectRegExp"], f"{signed}v{__version__}")
+        assert not re.search(identity["subjectRegExp"], f"{signed}v{__version__}-other")
+        assert not re.search(identity["subjectRegExp"], f"https://github.com/OWNER/gpuid/{workflow}@refs/heads/main")
+        assert {image["glob"].rstrip("@:*") for image in policy["spec"]["images"]} == {"ghcr.io/OWNER/gpuid"}
+
+    def test_image_and_files_are_attested_and_signed(self):
+        used = [step.get("uses", "").partition("@")[0] for step in steps(self.release)]
+        assert used.count("actions/attest-build-provenance") == 2
+        assert {"actions/attest-sbom", "sigstore/cosign-installer"} <= set(used)
+        assert any("cosign sign --yes" in step.get("run", "") for step in steps(self.release))
+
+    def test_the_page_names_the_workflow(self):
+        text = (ROOT / "docs/verify.md").read_text()
+        assert text.count(f".github/workflows/{self.release.name}") == 3
+
+
+def test_the_image_is_checked_as_the_workflow_builds_it():
+    check, dockerfile = (ROOT / "tests/image/check").read_text(), (ROOT / "Dockerfile").read_text()
+    arguments = set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    assert arguments == {"BASE", "VERSION", "REVISION"}
+    (image,) = [step for step in steps(TestVerification.release) if step.get("id") == "image"]
+    assert {line.partition("=")[0] for line in image["with"]["build-args"].splitlines()} == arguments
+    assert set(re.findall(r"--build-arg (\w+)=", check)) == arguments - {"REVISION"}
+    assert "rewrite-timestamp=true" in image["with"]["outputs"]
