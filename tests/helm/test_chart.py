@@ -244,7 +244,7 @@ class TestPods:
         assert probe()["httpGet"] == {"path": "/readyz", "port": "http"}
         assert probe(**TLS)["httpGet"]["scheme"] == "HTTPS"
         authority = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
-        assert probe(**TLS, **authority)["exec"]["command"] == ["gpuid", "health"]
+        assert probe(**TLS, **authority)["httpGet"] == {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
 
     def test_a_client_of_several_pods_stays_with_one(self, template: Template) -> None:
         assert "sessionAffinity" not in template()["Service gpuid"]["spec"]

@@ -92,19 +92,14 @@ spec:
           containerPort: 8080
       {{- range $name, $path := dict "startupProbe" "/healthz" "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
       {{ $name }}:
-        {{- if $server.client_ca_file }}
-        exec: # the kubelet has no certificate that gpuid would take
-          command: [gpuid, health]
-        {{- else }}
         httpGet:
           path: {{ $path }}
           port: http
           {{- if $server.cert_file }}
           scheme: HTTPS
           {{- end }}
-        {{- end }}
-        periodSeconds: {{ if $server.client_ca_file }}20{{ else if eq $name "livenessProbe" }}10{{ else }}5{{ end }}
-        timeoutSeconds: {{ if $server.client_ca_file }}10{{ else }}5{{ end }}
+        periodSeconds: {{ if eq $name "livenessProbe" }}10{{ else }}5{{ end }}
+        timeoutSeconds: 5
         {{- if eq $name "startupProbe" }}
         failureThreshold: 60
         {{- end }}
