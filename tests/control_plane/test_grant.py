@@ -331,6 +331,7 @@ def test_what_another_tool_manages_stays_as_it_is(east: ControlPlane, grant: Gra
 def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     result = grant("--apply", "--secret", "--duration", "1h")
     assert result.exit_code == 0, result.output
+    assert "run this again before they expire" in result.stderr
     secret = yaml.safe_load(result.stdout)
     east.apply(secret, "/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig")
     file = tmp_path / "config"
