@@ -90,7 +90,7 @@ class _Authenticator:
         self._checks: dict[bytes, _PasswordCheck] = {}  # by keyed hash of the credentials
         self._correct: dict[bytes, float] = {}  # keyed hash of correct credentials -> until when they are cached
 
-    async def admits(self, authorization: str, *, certified: bool) -> bool:
+    async def admits(self, authorization: str, *, certified: bool = True) -> bool:
         return certified and await self.identify(authorization) is not None
 
     async def identify(self, authorization: str) -> str | None:

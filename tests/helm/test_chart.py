@@ -596,7 +596,7 @@ def test_an_old_api_server_is_named(helm: Helm, tmp_path: Path) -> None:
 
     assert "rbac.admissionPolicy: needs Kubernetes 1.30" in template("1.29.9", values)
     assert not template("1.30.0-eks-1", values)
-    assert not template("1.29.9", values | {"rbac": {"admissionPolicy": False}})
+    assert not template("1.29.9", {**values, "rbac": {"admissionPolicy": False}})
     assert not template("0.0.0-master", values)  # of a build that does not know its version
 
 

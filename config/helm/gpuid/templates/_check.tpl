@@ -67,7 +67,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Prometheus must be able to scrape what it is told to. */}}
+{{/* Prometheus must have the credentials that its scrapes need. */}}
 {{- define "gpuid.checkScrapes" -}}
 {{- $server := .Values.config.server | default dict }}
 {{- $login := or .Values.prometheus.basicAuth .Values.prometheus.authorization (kindIs "map" $server.bearer_token_file) }}
