@@ -86,6 +86,8 @@ class Ownership:
             if not is_first:  # else they are loaded
                 self._to_load |= new - self._shards.owned
             self._leaving = (self._leaving | (gone & self._shards.owned)) - new
+            # A process that ends before it has recorded that they are gone leaves that to the next one of its shard.
+            self._mirror.orphans |= {name for name in gone - self._shards.owned if self._shards.shard.reads(name)}
             self._mirror.orphans -= new
             await self._run_clusters()
             for name in gone - self._shards.owned:

@@ -38,6 +38,12 @@ class Site:
             + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in CLUSTERS)
         )
 
+    def without(self, cluster: str) -> Path:
+        """Return the path of a configuration that does not have one of the clusters."""
+        path = self._path.with_suffix(".less.toml")
+        path.write_text(self._path.read_text().replace(f'[[clusters]]\ncontext = "{cluster}"\n', ""))
+        return path
+
     @property
     def config(self) -> Config:
         return load(self._path)
@@ -156,6 +162,26 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
         owner = first._view().owner("sim-1")
         assert owner is not None
         assert owner.shard is None
+
+
+async def test_a_cluster_that_is_not_configured_any_more_is_ended_by_the_next_process_of_its_shard(site: Site):
+    first = Service(site.config, shard=Shard(1, 2))
+    ends = anyio.CancelScope()
+
+    async def run_first() -> None:
+        with ends:
+            await first.run(ready=lambda _url: None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_first)
+        await eventually(lambda: len(fleet(first)), GPUS // 2, seconds=SECONDS)
+        await eventually(site.present, [one for one in site.expected() if one[0] == "sim-1"], seconds=SECONDS)
+        async with site.running(Shard(1, 2)) as standby:
+            await eventually(lambda: stands_by(standby), True, seconds=SECONDS)
+            await standby.reload(site.without("sim-1"))
+            assert await site.present()
+            ends.cancel()  # before it has read the new configuration
+            await eventually(site.present, [], seconds=SECONDS)
 
 
 async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
