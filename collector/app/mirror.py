@@ -97,6 +97,13 @@ class Mirror:
             for home in self._inventory.homes_to_ask(name):
                 self.ask(home, 0.0)
 
+    async def load_all(self) -> None:
+        """Let all but the own clusters be as they are recorded, and what is known of absent GPUs, too."""
+        await self.load(self._fleet.configured.keys() - self._shards.owned)
+        away = await self._store.absent()
+        absent = {uuid: place for uuid, place in away.absent.items() if place.cluster in self._fleet.configured}
+        self._inventory.recall(absent, away.left, away.facts, away.lost)
+
     async def take_questions(self, clusters: Collection[str]) -> None:
         """Take up what others have asked for of clusters that this shard owns from now on."""
         async with self._shards.snapshot() as connection:
@@ -199,10 +206,11 @@ class Mirror:
 
     async def _take_changes(self) -> None:
         """Show what other shards recorded among the latest changes."""
-        found = await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE)
-        if found:
+        while found := await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE):
             self._last_change = found[-1].id
             self._recent.add([as_change(one) for one in found if one.cluster not in self._shards.owned])
+            if len(found) < CHANGES_AT_ONCE:
+                break
 
 
 def _lacks(node: NodeState, before: NodeState) -> bool:

@@ -224,7 +224,8 @@ class Leadership:
             await connection.execute(_END_STUCK, {"seconds": seconds})
             return None, True
         rivals = _leases.name != LEADER if self.name == LEADER else _leases.name == LEADER
-        rival = (await connection.execute(select(*_COLUMNS).where(rivals, _VALID).limit(1))).mappings().first()
+        first = select(*_COLUMNS).where(rivals, _VALID).order_by(_leases.name).limit(1)  # the same one each time
+        rival = (await connection.execute(first)).mappings().first()
         if rival is not None:
             return rival, False
         values = {"name": self.name, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}

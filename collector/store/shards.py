@@ -26,7 +26,7 @@ from collector.store import schema
 from collector.store.cluster_report import ClusterReport
 from collector.store.database import Database
 from collector.store.errors import StoreError
-from collector.store.leadership import Leadership, is_valid
+from collector.store.leadership import LEADER, Leadership, is_valid
 from collector.store.sound import moment, text
 
 __all__ = ["ClusterRow", "LostClustersError", "News", "ShardStore", "SharedLease", "encode_unread", "with_unread"]
@@ -217,6 +217,12 @@ class ShardStore:
             version = await self._next_version(connection)
             own = update(schema.clusters).where(_clusters.cluster.in_(sorted(clusters)), self._is_own)
             await connection.execute(own.values(token="", version=version))
+
+    async def unsharded_leads(self) -> bool:
+        """Return whether a collector without shards records."""
+        async with self._database.read() as connection:
+            query = select(_leases.name).where(_leases.name == LEADER, is_valid)
+            return await connection.scalar(query) is not None
 
     async def recorded_clusters(self) -> set[str]:
         """Return the clusters of which a node is recorded, or a GPU that is in no node."""
