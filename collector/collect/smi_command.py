@@ -82,7 +82,7 @@ class SmiCommand:
         if stderr := redact(output.stderr[:_MAX_STDERR_BYTES].decode(errors="replace"), _MAX_STDERR_CHARACTERS):
             warnings.append(f"command succeeded with output on stderr: {stderr}")
         if exit_status:
-            warnings.append(f"the command ended with exit status {exit_status}, after a complete document")
+            warnings.append(f"the command exited with status {exit_status}, after a complete document")
         report = with_exit_status(report, exit_status)
         if report.contested and report.partial:
             return await self._read_contested(report, warnings, capacity)
@@ -226,6 +226,6 @@ def _failure(exit_status: int, output: Output, error: BadOutputError) -> ExecErr
     """Return the error for an output without a document, in the command's own words where it said any."""
     if exit_status:
         words = redact(own_words(output.stderr, own_text(output.stdout)) or str(error))
-        return ExecError(ReadFailure.EXIT_STATUS, f"the command ended with exit status {exit_status}: {words}")
+        return ExecError(ReadFailure.EXIT_STATUS, f"the command exited with status {exit_status}: {words}")
     words, stderr = redact(str(error)), redact(own_words(output.stderr))
     return ExecError(ReadFailure.BAD_OUTPUT, f"{words}; stderr: {stderr}" if stderr else words)

@@ -152,7 +152,7 @@ async def _collect(
 
 def not_kubernetes(client: ApiClient, error: MalformedError) -> ServerError:
     """Return the failure of a server that answers with something else, such as the page of a proxy."""
-    text = f"{client.session.host}: not an answer of the Kubernetes API: {one_line(str(error), 200)}"
+    text = f"{client.session.host}: not a Kubernetes API response: {one_line(str(error), 200)}"
     return ServerError(text, status=200)
 
 

@@ -493,7 +493,7 @@ def _with_proxy(error: BaseException, transport: Transport) -> BaseException:
     if proxy is None or not isinstance(error, UnreachableError):
         return error
     name = describe(proxy)
-    text = str(error).replace("the proxy answered", f"{name} answered")
+    text = str(error).replace("the proxy responded", f"{name} responded")
     return type(error)(text if name in text else f"{text}; through {name}")
 
 

@@ -190,7 +190,7 @@ class TestAList:
     async def test_with_a_huge_token_is_no_answer_of_kubernetes(self, tmp_path: Path, what: str) -> None:
         body = json.dumps({"metadata": {"resourceVersion": "1", what: "x" * 100_000}, "items": []})
         async with playing(tmp_path, text(body)) as play:
-            assert "not a response of the Kubernetes API: a resource version or" in str(await first_failure(play))
+            assert "not a Kubernetes API response: a resource version or" in str(await first_failure(play))
 
     @pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
     async def test_with_a_number_that_no_api_server_has_is_no_answer_of_kubernetes(
@@ -198,12 +198,12 @@ class TestAList:
     ) -> None:
         huge = pod("a", 1) | {"status": {"containerStatuses": [{"name": "c", "restartCount": number}]}}
         async with playing(tmp_path, page(1, huge)) as play:
-            assert "not a response of the Kubernetes API" in str(await first_failure(play))
+            assert "not a Kubernetes API response" in str(await first_failure(play))
 
     async def test_of_deep_json_is_no_answer_of_kubernetes(self, tmp_path: Path) -> None:
         body = '{"metadata": {}, "items": [' + "[" * 100_000
         async with playing(tmp_path, text(body)) as play:
-            assert "not a response of the Kubernetes API" in str(await first_failure(play))
+            assert "not a Kubernetes API response" in str(await first_failure(play))
 
     async def test_that_exceeds_a_limit_leaves_what_was_there(self, tmp_path: Path) -> None:
         async def expired(request: web.Request) -> web.StreamResponse:

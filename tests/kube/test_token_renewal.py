@@ -494,7 +494,7 @@ class TestEnded:
             await world.renewal(client).step()
         assert type(error) is ExpiredTokenError
         assert str(error).endswith(
-            f"the token of {USER} expired on 2027-01-15T09:00:00Z and cannot renew itself; it has to be replaced"
+            f"the token of {USER} expired on 2027-01-15T09:00:00Z and gpuid cannot renew it; replace it"
         )
 
     async def test_what_grant_writes_then_is_used(self, world, api, server, clock, failure):
