@@ -179,7 +179,7 @@ async def test_a_copy_of_a_cluster_silences_nobody(
     assert "nothing proves that they are one cluster" in page
     (warning,) = resemblances(caplog)
     assert warning.startswith(f'cluster resembles another one: it resembles "{order[0]}" (node gpu-000')
-    assert "remove one of them from the configuration" in warning
+    assert "remove one from the configuration" in warning
 
 
 async def test_two_insecure_contexts_of_one_cluster_only_resemble_each_other(world: World) -> None:

@@ -64,7 +64,7 @@ class TestAnAnswer:
         assert type(error) is LimitExceededError
         assert error.state is ClusterState.LIMIT_EXCEEDED
         assert str(error) == (
-            f"{plain_server.url}: an answer is larger than 100KiB, decompressed (max_answer_size);"
+            f"{plain_server.url}: a response is larger than 100KiB, decompressed (max_answer_size);"
             " raise max_answer_size if the cluster needs it"
         )
 
@@ -129,7 +129,7 @@ class TestAList:
         async with playing(tmp_path, *[endless_pages(size=0)] * 150) as play:
             error = await first_failure(play)
             assert type(error) is LimitExceededError
-            assert "the list of pods does not end: 100 pages in a row are empty" in str(error)
+            assert "the list of pods is endless: 100 consecutive pages are empty" in str(error)
             assert len(play.queries) == 100
 
     async def test_ends_at_its_number_of_objects(self, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class TestAList:
         async with playing(tmp_path, *steps) as play:
             error = await first_failure(play)
             assert type(error) is LimitExceededError
-            assert f"the list of pods does not end: page {len(tokens)} continues where an earlier one did" in str(error)
+            assert f"the list of pods is endless: page {len(tokens)} repeats an earlier continue token" in str(error)
 
     async def test_ends_at_a_page_of_more_objects_than_anybody_asked_for(self, tmp_path: Path) -> None:
         body = '{"metadata": {"resourceVersion": "1"}, "items": [' + "1," * 200_000 + "1]}"

@@ -438,7 +438,7 @@ class TestTls:
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.BadContextError
         assert str(error).endswith(
-            ": insecure-skip-tls-verify and certificate-authority exclude each other; remove one of them"
+            ": insecure-skip-tls-verify and certificate-authority are mutually exclusive; remove one"
         )
 
     async def test_a_bundle_is_taken_as_go_takes_it(self, kubeconfig, server, authority, other_authority, caplog):
