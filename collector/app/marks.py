@@ -45,7 +45,7 @@ class MarkFollower:
             version = await self._store.marks.version()
             store_id = self._store.database.id
             if self._store_id and store_id != self._store_id:
-                log.warning("writing the marks into the store that replaces a damaged one")
+                log.warning("copying the marks to the store that replaces the damaged one")
                 await self._store.marks.refill(self._marks)
             elif version == self._version:
                 return

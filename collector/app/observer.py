@@ -244,7 +244,7 @@ class CollectObserver:
         unlisted = {one.pci_bus_id for one in after.silent if one.unlisted}
         for bus in sorted(now - was):
             what = _UNLISTED if bus in unlisted else "does not respond"
-            log.warning("GPU lost: the GPU at %s %s, and was never read", bus, what, extra={**where, "bus": bus})
+            log.warning("GPU lost: the GPU at %s %s and has never been read", bus, what, extra={**where, "bus": bus})
         if not (ended := was - now):
             return
         for placement in after.placements():

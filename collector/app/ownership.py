@@ -108,7 +108,7 @@ class Ownership:
                         await self._work()
                     self._store.health.succeeded("shards")
                 except LostLeadershipError:
-                    log.debug("another process took the shard's lease")
+                    log.debug("lost the shard's lease to another process")
                 except StoreError as error:
                     self._store.health.failed("shards", str(error))
                 self._mirror.wanted.clear()
@@ -206,7 +206,7 @@ class Ownership:
         await self._run_clusters()
         for name in clusters:
             self._exposition.withdraw(name, list(self._inventory.nodes(name)))
-        log.warning("another process reads %s now", counted(len(clusters), "cluster"))
+        log.warning("lost %s to another process", counted(len(clusters), "cluster"))
 
     async def _run_clusters(self) -> None:
         """Let exactly the clusters run that this shard owns."""
@@ -256,7 +256,7 @@ class Ownership:
         elif status.has_leader:
             log.info("standing by: another process leads", extra={"leader": status.holder, "shard": shard.index})
         else:
-            log.error("no process leads %s: nothing of its clusters is recorded", shard)
+            log.error("no process leads %s; its clusters are not recorded", shard)
 
 
 def _is_news(before: ClusterReport, after: ClusterReport) -> bool:

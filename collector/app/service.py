@@ -63,7 +63,7 @@ class Service:
         self.inventory: Inventory = Inventory()
         if shard.sharded:
             if config.store is None:
-                raise ConfigError("store: required for shards, which share it; set store.url to a PostgreSQL database")
+                raise ConfigError("store: shards require a shared store; set store.url to a PostgreSQL database")
             self.inventory = MirroringInventory(is_mirrored=lambda cluster: cluster not in self._owned)
         self.marks = Marks()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)

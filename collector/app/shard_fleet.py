@@ -75,7 +75,7 @@ class ShardFleet:
         if cluster not in self.rows and self._clock() - since < LEASE_SECONDS:  # its shard may be starting, too
             return ClusterStatus(cluster=cluster, state=ClusterState.STARTING, since=since)
         last = self.owner(cluster).holder
-        message = f"no shard reads it; {last} was the last" if last else "no shard reads it"
+        message = f"not read by any shard (last: {last})" if last else "not read by any shard"
         return ClusterStatus(cluster=cluster, state=ClusterState.UNOWNED, message=message, since=since)
 
     def _holder(self, cluster: str) -> SharedLease | None:

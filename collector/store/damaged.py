@@ -85,7 +85,7 @@ def describe_loss(path: Path) -> str:
             lost = [text for table, ask in _QUESTIONS for text in _answers(connection, table, ask)]
     except (sqlite3.Error, UnicodeDecodeError) as error:
         log.debug("cannot open the damaged file: %s", error)
-    return "; ".join(lost) or "it can no longer be read"
+    return "; ".join(lost) or "it is unreadable"
 
 
 def _free_name(file: Path, now: float) -> Path:
@@ -102,7 +102,7 @@ def _answers(connection: sqlite3.Connection, what: str, ask: Callable[[sqlite3.C
     try:
         return ask(connection)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        log.debug("the damaged file does not tell its %s: %s", what, error)
+        log.debug("cannot read the %s from the damaged file: %s", what, error)
         return [f"an unknown number of {what}"]
 
 

@@ -66,7 +66,7 @@ def _explain_file(error: BaseException, location: SqliteLocation) -> StoreError 
     """Return our error for one of SQLite or of the file; None for any other."""
     match error:
         case TimeoutError():
-            return StoreError(f"store {location}: the file was not read in time; check the disk, and {_WHO_LOCKS}")
+            return StoreError(f"store {location}: timed out reading the file; check the disk, and {_WHO_LOCKS}")
         case sqlite3.Error():
             return _explain_sqlite(error, location)
         case UnicodeDecodeError():
@@ -143,9 +143,9 @@ def _postgres_text(error: BaseException, password: str) -> str:
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _redact(text, password) + advice
         if isinstance(cause, ConnectionError) and "rejected SSL upgrade" in str(cause):  # as asyncpg says it
-            return "the server offers no TLS; turn it on there, or change sslmode in store.url"
+            return "the server does not support TLS; enable it there, or change sslmode in store.url"
         if isinstance(cause, OSError):
-            return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
+            return f"cannot reach the server ({_redact(cause.strerror or str(cause), password)})"
     foreign = getattr(error, "orig", None) or error  # without the statement that SQLAlchemy quotes
     return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 

@@ -82,7 +82,7 @@ def claim(path: Path) -> int:
         raise _no_file(path)
     lock = _beside(path, ".lock")  # of the file itself, or a link to it would be a way past it
     if lock.exists() and not lock.is_file():
-        raise StoreError(f"store {path}: {lock} is no file, and so cannot be its lock; move it away")
+        raise StoreError(f"store {path}: {lock} is not a regular file and cannot be the lock file; move it away")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,7 +139,7 @@ def prepare_file(path: Path) -> None:
     if head and not head.startswith(_MAGIC):
         raise DamagedStoreError(f"store {path}: not a database{MOVE_AWAY}")
     if head and len(head) < MIN_PAGE_BYTES:
-        raise _damaged(path, "it ends within its header")
+        raise _damaged(path, "its header is truncated")
     if ours:
         _check_header(path, head)
     try:
@@ -150,7 +150,7 @@ def prepare_file(path: Path) -> None:
         raise
     _make_all_private(path)
     if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
-        raise _damaged(path, "its end is missing")  # with a log, the copying of its pages may have been interrupted
+        raise _damaged(path, "it is truncated")  # with a log, the copying of its pages may have been interrupted
     with closing(_connection(path, "rw")) as connection:
         # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
         connection.execute("PRAGMA journal_mode = WAL")
@@ -205,7 +205,7 @@ def _check_header(path: Path, head: bytes) -> None:
     (schema_format,), (encoding,) = struct.unpack_from(">I", head, 44), struct.unpack_from(">I", head, 56)
     versions = set(head[18:20])  # for writing and reading: 1 with a journal, 2 with a log
     if not versions <= {1, 2} or schema_format > MAX_SCHEMA_FORMAT or encoding > UTF_8:
-        raise _damaged(path, "its header is not what gpuid wrote")
+        raise _damaged(path, "its header was not written by gpuid")
 
 
 def _check_content(path: Path, *, ours: bool, check: str = "quick_check") -> None:
@@ -217,7 +217,7 @@ def _check_content(path: Path, *, ours: bool, check: str = "quick_check") -> Non
             if tables and mark != APPLICATION_ID:
                 if not ours and VERSION_TABLE not in tables:
                     raise _foreign(path)
-                raise _damaged(path, "it is no longer marked as gpuid's")
+                raise _damaged(path, "its application id is no longer gpuid's")
             if _size(path) <= MAX_CHECKED_BYTES:
                 (found,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
                 if found != "ok":
@@ -284,12 +284,12 @@ def _make_private(file: Path) -> None:
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
             file.chmod(PRIVATE_MODE)
-            log.info("permissions of a store file tightened", extra={"file": str(file), "from": f"{mode:04o}"})
+            log.info("restricted the permissions of a store file", extra={"file": str(file), "from": f"{mode:04o}"})
     except FileNotFoundError:
         pass
     except OSError as error:  # it may be another user's
         log.warning(
-            "a store file stays readable by others: %s",
+            "cannot make a store file private: %s",
             error.strerror,
             extra={"file": str(file), "mode": f"{mode:04o}"},
         )

@@ -58,7 +58,7 @@ async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> Non
         is_waiting = False
         while not await turn.scalar(_TRY_TURN):
             if not is_waiting:
-                log.info("waiting for another collector that updates the store's tables")
+                log.info("waiting for another collector to update the store's tables")
                 is_waiting = True
             await turn.execute(_LET_GO)
             await anyio.sleep(TURN_SECONDS)
@@ -70,12 +70,12 @@ async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> Non
                     await connection.run_sync(is_current)
             except TimeoutError:
                 # A pooler with a single connection would make us wait forever.
-                log.warning("no second connection to update the store's tables with: others wait until it is done")
+                log.warning("no second connection to update the store's tables; blocking others until it is done")
                 await turn.run_sync(migrate, location)
                 await turn.commit()
                 return
         while not await _migrated(engine, location):
-            log.warning("the store's tables are in use: trying to update them again", extra={"seconds": LOCK_SECONDS})
+            log.warning("the store's tables are in use; retrying the update", extra={"seconds": LOCK_SECONDS})
             await anyio.sleep(LOCK_SECONDS)
 
 
@@ -125,9 +125,7 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
             raise DamagedStoreError(f"store {location}: the file is damaged ({error.args[0]}){MOVE_AWAY}") from error
         raise
     if version is not None:
-        log.info(
-            "the store's tables are updated", extra={"schema": HEAD, "seconds": round(time.monotonic() - began, 1)}
-        )
+        log.info("updated the store's tables", extra={"schema": HEAD, "seconds": round(time.monotonic() - began, 1)})
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
@@ -174,9 +172,9 @@ def check_complete(connection: Connection, location: SqliteLocation | PostgresLo
     if missing:
         names = ", ".join(sorted(missing)[:MAX_NAMED]) + (", …" if len(missing) > MAX_NAMED else "")
         if isinstance(location, SqliteLocation):
-            raise DamagedStoreError(f"store {location}: the file is damaged (it lacks {names}){MOVE_AWAY}")
+            raise DamagedStoreError(f"store {location}: the file is damaged (missing {names}){MOVE_AWAY}")
         raise StoreError(
-            f"store {location}: incomplete, it lacks {names}; restore it from a backup, or choose another store.url"
+            f"store {location}: incomplete, missing {names}; restore it from a backup, or choose another store.url"
         )
 
 
@@ -195,7 +193,7 @@ def check_version(connection: Connection, location: SqliteLocation | PostgresLoc
     """Make sure that the tables are those that this version reads; raises StoreError."""
     version = version_of(connection)
     if version is None:
-        raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
+        raise StoreError(f"store {location}: empty; the collector creates its tables at its first start")
     if version != HEAD:
         _refuse_newer(version, location)
         raise StoreError(

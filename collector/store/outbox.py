@@ -108,7 +108,7 @@ class Outbox:
         async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
             for name in [name for name, state in known.items() if not _is_sound(state)]:
-                log.error("damaged row in the store: the sink starts like a new one", extra={"sink": text(name)})
+                log.error("damaged row in the store: treating the sink as a new one", extra={"sink": text(name)})
                 await connection.execute(delete(schema.sinks).where(_sinks.name == name))
                 del known[name]
             for name, state in known.items():
@@ -118,7 +118,7 @@ class Outbox:
                         await connection.execute(here.values(gone=self._clock()))
                         await _warn(connection, state, "sink removed from the configuration; keeping its backlog")
                 elif sinks[name].emit != state["emit"]:
-                    await _warn(connection, state, "sink emits other records now; dropping its backlog")
+                    await _warn(connection, state, "sink's `emit` changed; dropping its backlog")
                     await _drop(connection, name)
                 elif state["gone"] is not None:
                     await connection.execute(here.values(gone=None))

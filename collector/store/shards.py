@@ -39,7 +39,7 @@ class LostClustersError(StoreError):
     """Other shards own some of the clusters that a transaction was about to write."""
 
     def __init__(self, clusters: Collection[str]) -> None:
-        super().__init__("other shards own clusters that were to be recorded")
+        super().__init__("another shard owns some of the clusters to record")
         self.clusters = frozenset(clusters)
 
 

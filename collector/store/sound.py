@@ -80,7 +80,7 @@ def _decoded(decode: Callable[[str], _T], written: object, nothing: _T) -> _T:
     try:
         return decode(text(written))
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        log.debug("cannot decode what is altered or last known", exc_info=True)
+        log.debug("cannot decode altered or last known values", exc_info=True)
         return nothing
 
 

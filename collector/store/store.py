@@ -93,7 +93,7 @@ class Store:
         self.database = database
         self.health = StoreHealth(clock=clock)
         if shard.sharded and database.single_process:
-            raise StoreError("shards need a store that they can share: set store.url to a PostgreSQL database")
+            raise StoreError("shards require a shared store; set store.url to a PostgreSQL database")
         self.leadership = Leadership(database, name=shard_lease(shard.index) if shard.sharded else LEADER)
         # Who does what exists once: delivers to the sinks, and keeps the store in order.
         self.delivery = Leadership(database, name=DELIVERY) if shard.sharded else self.leadership
@@ -266,7 +266,7 @@ class Store:
                     yield [with_unread(node, row[4]) for row, node in decoded if node is not None]
         for row in damaged:
             log.error(
-                "damaged row in the store: node known from its history until it is read again",
+                "damaged row in the store: using the node's history until it is read again",
                 extra={"cluster": text(row[0]), "node": text(row[1])},
             )
             yield [await _from_history(connection, row)]
