@@ -22,7 +22,7 @@ MARK = ".damaged-"  # between the file's name and the time at which it was set a
 
 
 class SetAside(NamedTuple):
-    """A damaged file in the folder of a store; gpuid never deletes it."""
+    """The damaged files in the folder of a store; gpuid never deletes them."""
 
     files: int = 0
     bytes: int = 0

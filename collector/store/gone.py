@@ -17,7 +17,7 @@ class GoneNode(NamedTuple):
     place: Place
     machine: str
     until: float  # when its last GPU left
-    confirmed: float | None  # when it was last read with one, as far as that is recorded
+    confirmed: float | None  # when it was last read with a GPU, if recorded
 
 
 Where = Mapping[str, Collection[str]]  # by column: the admitted values
