@@ -63,7 +63,7 @@ class LookAlikes:
             if pair not in self._reported and self._concerns(pair):
                 self._reported.add(pair)
                 log.warning(
-                    'cluster resembles one of another shard: node %s of "%s" has the same uid in "%s"; %s',
+                    'cluster resembles one of another shard: node %s of "%s" has the same UID in "%s"; %s',
                     node,
                     cluster,
                     other,

@@ -1,1 +1,1 @@
-"""From a cluster to readings: its task, its nodes and pods, when each node is read, and what nvidia-smi reports."""
+"""Reads clusters: the task per cluster, its nodes and pods, when each node is read, and what nvidia-smi reports."""

@@ -1,4 +1,4 @@
-"""Parses what a node has printed: small outputs at once, large ones in a thread, all at the cluster's cost."""
+"""Parses a node's output: small ones directly, large ones in a thread, all charged to the cluster."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from collector.kube.limits import LoopShare
 
 __all__ = ["parse_charged"]
 
-_FREE_SECONDS = 0.005  # that processing an output may take before it counts towards the cluster's share of the loop
+_FREE_SECONDS = 0.005  # free processing time of an output, not charged to the cluster's share of the loop
 
-_INLINE_BYTES = 1 << 18  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
+_INLINE_BYTES = 1 << 18  # larger outputs are parsed in a thread, as they would block the event loop noticeably
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 async def parse_charged(
     parse: Callable[[], T], size: int, share: LoopShare, limiter: anyio.CapacityLimiter | None = None
 ) -> T:
-    """Return what `parse` returns for an output of `size` bytes; the processor time is charged in a thread, too.
+    """Return the result of `parse` for an output of `size` bytes; CPU time is charged in a thread as well.
 
     `limiter` is for threads. Raises what `parse` raises.
     """

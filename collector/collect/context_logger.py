@@ -1,4 +1,4 @@
-"""A logger that knows what it logs about: each line carries the cluster and, where it concerns one, the node."""
+"""A logger with context: each line has the cluster and, if it concerns one, the node."""
 
 import logging
 from collections.abc import MutableMapping
@@ -8,7 +8,7 @@ __all__ = ["ContextLogger"]
 
 
 class ContextLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds its fields to everything that is logged through it; a call's own `extra` comes after them."""
+    """Adds its fields to everything logged through it; a call's own `extra` follows them."""
 
     def __init__(self, logger: logging.Logger, **fields: str) -> None:
         super().__init__(logger, fields)
@@ -19,5 +19,5 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
         return ContextLogger(self.logger, **(self._fields | fields))
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Return the message as it is, and the keyword arguments with the fields added to `extra`."""
+        """Return the message unchanged, and the keyword arguments with the fields added to `extra`."""
         return msg, {**kwargs, "extra": self._fields | kwargs.get("extra", {})}

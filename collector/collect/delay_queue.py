@@ -1,4 +1,4 @@
-"""A delay queue: names, each with the time at which it is due. Looking costs nothing while none is due."""
+"""A delay queue: names, each with the time at which it is due. Polling is free while none is due."""
 
 import heapq
 
@@ -8,7 +8,7 @@ MAX_OUTDATED = 64  # outdated entries, in addition to one per name
 
 
 class DelayQueue:
-    """A priority queue of names by due time, at most one time per name. The times may be of any one clock."""
+    """A priority queue of names by due time, one time per name at most. Any one clock may be used."""
 
     def __init__(self) -> None:
         self._times: dict[str, float] = {}
@@ -19,7 +19,7 @@ class DelayQueue:
         return len(self._times)
 
     def schedule(self, name: str, time: float | None) -> None:
-        """Set the time at which a name is due, in place of an earlier one; None removes it."""
+        """Set the time at which a name is due, replacing an earlier one; None removes it."""
         if time is None:
             self._times.pop(name, None)
         elif self._times.get(name) != time:
@@ -30,7 +30,7 @@ class DelayQueue:
                 heapq.heapify(self._heap)
 
     def pop_due(self, now: float) -> str | None:
-        """Remove and return the name that has been due for longest; None if none is due."""
+        """Remove and return the name that has been due longest; None if none is due."""
         if self.next_due() > now:
             return None
         name = heapq.heappop(self._heap)[1]

@@ -1,11 +1,12 @@
-"""Finds out which configured clusters are the same cluster, such as two contexts of one API server.
+"""Detects configured clusters that are the same cluster, such as two contexts of one API server.
 
-A server chooses the uids of its nodes, so a hostile one can show those of another cluster. Two contexts are one cluster
-only if TLS proves that they reach the same server (`collector.kube.identity`), and both show the same nodes: then the
-later one is a duplicate, and is not read. Without proof they resemble each other: that is reported, and both are read.
+A server chooses the UIDs of its nodes, so a hostile one can present those of another cluster. Two contexts are the same
+cluster only if TLS proves that they reach the same server (`collector.kube.identity`) and both have the same nodes:
+then the later one is a duplicate, and is skipped. Without proof they resemble each other: this is reported, and both
+are read.
 
-What this cannot see through: a hostile cluster behind the same proxy that ends TLS, on the same path, most of whose
-nodes are copies of another one's, while no third cluster shows that the proxy is shared. With the same settings, it
+What this cannot detect: a hostile cluster behind the same TLS-terminating proxy, on the same path, most of whose nodes
+are copies of another cluster's, while no third cluster reveals that the proxy is shared. With the same settings, it
 must copy more than half of the other's nodes; with others, which may select a part of them, a single node is enough.
 """
 
@@ -22,45 +23,45 @@ from collector.model import NodeInfo, Place
 __all__ = ["REMEDY", "Duplicate", "DuplicateDetector", "Resemblance", "Verdict"]
 
 REMEDY = (
-    "if they are one cluster, remove one of them from the configuration, or let both verify the API server at the same"
-    " address (server, tls-server-name, certificate-authority and proxy-url); if not, one of them copies the other"
+    "if they are the same cluster, remove one from the configuration, or have both verify the API server at the same"
+    " address (server, tls-server-name, certificate-authority and proxy-url); if not, one of them imitates the other"
 )
 
 
 class Duplicate(msgspec.Struct, frozen=True):
-    """A cluster that is skipped, because it is the same as one before it in the configuration."""
+    """A cluster that is skipped because it is the same as an earlier one in the configuration."""
 
     cluster: str
-    node: Place  # in the cluster that is read; the duplicate has the same node
+    node: Place  # in the cluster that is read; the duplicate has it too
     uid: str
 
     def __str__(self) -> str:
-        """Return what is wrong and what to do, for the author of the configuration."""
+        """Return the problem and the remedy, for the author of the configuration."""
         return (
-            f'it is the same cluster as "{self.node.cluster}" (node {self.node.node} has the same uid in both);'
-            " remove one of them from the configuration"
+            f'it is the same cluster as "{self.node.cluster}" (node {self.node.node} has the same UID in both);'
+            " remove one from the configuration"
         )
 
 
 class Resemblance(msgspec.Struct, frozen=True):
-    """A cluster that shows a node of one before it in the configuration, without proof that they are one cluster."""
+    """A cluster with a node of an earlier one in the configuration, without proof that they are the same."""
 
     cluster: str
     node: Place  # in the other cluster
     uid: str
 
     def __str__(self) -> str:
-        """Return what is seen, without the remedy."""
+        """Return the problem, without the remedy."""
         return (
-            f'it resembles "{self.node.cluster}" (node {self.node.node} has the same uid in both), but nothing proves'
+            f'it resembles "{self.node.cluster}" (node {self.node.node} has the same UID in both), but nothing proves'
             " that they are the same cluster; both are published"
         )
 
 
 class Verdict(msgspec.Struct):
-    """What has become known."""
+    """New findings."""
 
-    duplicates: list[Duplicate] = []  # to be skipped from now on
+    duplicates: list[Duplicate] = []  # skipped from now on
     resemblances: list[Resemblance] = []  # seen for the first time
     freed: list[str] = []  # clusters that are no longer duplicates
 
@@ -68,22 +69,22 @@ class Verdict(msgspec.Struct):
 class _Grounds(msgspec.Struct, frozen=True):
     """Why a cluster is skipped."""
 
-    proofs: frozenset[Proof]  # that it has in common with the one that is read
-    uids: frozenset[str]  # of the nodes that it had shown
+    proofs: frozenset[Proof]  # shared with the cluster that is read
+    uids: frozenset[str]  # of the nodes that it had
 
 
 @dataclasses.dataclass(slots=True)
 class _Seen:
-    """What one cluster has shown in its present session."""
+    """The nodes of one cluster in its current session."""
 
     scope: object = None  # which nodes it selects
     proofs: frozenset[Proof] = frozenset()
-    complete: bool = False  # all that there is in it has been listed
-    nodes: dict[str, str] = dataclasses.field(default_factory=dict)  # the names of those with a GPU pod, by uid
+    complete: bool = False  # everything in it has been listed
+    nodes: dict[str, str] = dataclasses.field(default_factory=dict)  # names of those with a GPU pod, by UID
 
 
 class DuplicateDetector:
-    """Keeps track of which cluster shows which nodes, and of what proves that two of them are the same.
+    """Tracks the nodes of each cluster, and the proofs that two clusters are the same.
 
     Two clusters are compared once both have been listed completely, which is before any node is read.
     """
@@ -92,15 +93,15 @@ class DuplicateDetector:
         self.duplicates: dict[str, Duplicate] = {}  # by the cluster that is skipped
         self._grounds: dict[str, _Grounds] = {}  # by the cluster that is skipped
         self._resemblances: dict[frozenset[str], Resemblance] = {}  # by the pair of clusters
-        self._resembling: dict[str, tuple[str, ...]] = {}  # by cluster; replaced as a whole, for scrapes in a thread
-        self._reported: set[frozenset[str]] = set()  # pairs that resemble each other, or once did
+        self._resembling: dict[str, tuple[str, ...]] = {}  # by cluster; replaced as a whole, for scrapes in threads
+        self._reported: set[frozenset[str]] = set()  # pairs that resemble or once resembled each other
         self._order: dict[str, int] = {}  # of the clusters in the configuration
         self._clusters: dict[str, _Seen] = {}
-        self._owners: dict[str, tuple[str, ...]] = {}  # the clusters that show a node, by its uid
-        self._common: dict[frozenset[str], set[str]] = {}  # the uids that both of a pair of clusters show
+        self._owners: dict[str, tuple[str, ...]] = {}  # clusters with a node, by its UID
+        self._common: dict[frozenset[str], set[str]] = {}  # UIDs that a pair of clusters has in common
 
     def set_order(self, clusters: Sequence[str]) -> Collection[str]:
-        """Set the clusters of the configuration, in their order; return those that are no longer duplicates."""
+        """Set the configured clusters, in order; return those that are no longer duplicates."""
         self._order = {name: order for order, name in enumerate(clusters)}
         for name in {*self._clusters, *self.duplicates} - self._order.keys():
             self.add(name)
@@ -114,9 +115,9 @@ class DuplicateDetector:
         )
 
     def add(self, cluster: str, scope: object = None) -> None:
-        """Note that a cluster is new, or has other settings: nothing is known of it.
+        """Add a cluster that is new or has new settings: nothing is known about it.
 
-        Those with an equal `scope` select the same nodes, if they are the same cluster.
+        Clusters with an equal `scope` select the same nodes, if they are the same cluster.
         """
         self.duplicates.pop(cluster, None)
         self._grounds.pop(cluster, None)
@@ -124,14 +125,14 @@ class DuplicateDetector:
         self._clusters[cluster].scope = scope
 
     def new_session(self, cluster: str) -> None:
-        """Forget what a cluster has shown: it has a new session, maybe with another server."""
+        """Forget a cluster's nodes: it has a new session, maybe with another server."""
         seen = self._clusters.setdefault(cluster, _Seen())
         for uid in list(seen.nodes):
             self._remove(cluster, uid)
         seen.complete, seen.proofs = False, frozenset()
 
     def prove(self, cluster: str, proofs: frozenset[Proof]) -> Verdict:
-        """Note all that is proven of the server that a cluster connects to."""
+        """Set everything that is proven about a cluster's server."""
         verdict = Verdict()
         if cluster not in self._order or cluster in self.duplicates:
             return verdict
@@ -143,9 +144,9 @@ class DuplicateDetector:
         return verdict
 
     def claim(self, cluster: str, node: NodeInfo) -> Verdict:
-        """Note that a cluster has a node.
+        """Record that a cluster has a node.
 
-        A cluster that has left the configuration, and is about to stop, claims nothing.
+        A cluster that was removed from the configuration, and is about to stop, claims nothing.
         """
         verdict = Verdict()
         if not node.uid or cluster not in self._order or cluster in self.duplicates:
@@ -162,13 +163,13 @@ class DuplicateDetector:
         if seen.complete and len(seen.nodes) == 1:  # an empty cluster had nothing to compare
             verdict.freed += self._free_unproven(cluster)
         for pair in pairs:
-            # Each new node of a pair that resembles each other must not cost more than it can change.
+            # The cost of each new node of a resembling pair must be limited to what it can change.
             if self._listed(pair) and (pair not in self._resemblances or self._agrees_since_last_node(pair)):
                 self._compare(cluster, verdict)
         return verdict
 
     def complete(self, cluster: str) -> Verdict:
-        """Note that a cluster has claimed all nodes that it has at present."""
+        """Record that a cluster has claimed all of its current nodes."""
         verdict = Verdict()
         if cluster not in self._order or cluster in self.duplicates:
             return verdict
@@ -181,7 +182,7 @@ class DuplicateDetector:
         return verdict
 
     def release(self, cluster: str, node: NodeInfo) -> Collection[str]:
-        """Note that a cluster no longer has a node; return the clusters that are no longer duplicates."""
+        """Record that a cluster no longer has a node; return the clusters that are no longer duplicates."""
         if cluster in self.duplicates:
             return ()
         self._remove(cluster, node.uid)
@@ -197,7 +198,7 @@ class DuplicateDetector:
         return list(self._resembling.get(cluster, ()))
 
     def _compare(self, cluster: str, verdict: Verdict) -> None:
-        """Judge all pairs of a cluster and another one that show a common node."""
+        """Judge all pairs of a cluster and another one with a common node."""
         for pair in [pair for pair, uids in self._common.items() if cluster in pair and uids]:
             earlier, later = sorted(pair, key=lambda name: self._order[name])
             if not self._common.get(pair) or not self._listed(pair):
@@ -219,7 +220,7 @@ class DuplicateDetector:
                     verdict.resemblances.append(resemblance)
 
     def _common_proofs(self, pair: frozenset[str]) -> frozenset[Proof]:
-        """Return what proves that two clusters are the same; empty if nothing does, or their nodes contradict it."""
+        """Return the proofs that two clusters are the same; empty if there are none, or the nodes contradict them."""
         one, other = (self._clusters[name] for name in pair)
         if 2 * len(self._common[pair]) <= self._expected(pair):
             return frozenset()
@@ -229,7 +230,7 @@ class DuplicateDetector:
         return 2 * (len(self._common[pair]) - 1) <= self._expected(pair) < 2 * len(self._common[pair])
 
     def _expected(self, pair: frozenset[str]) -> int:
-        """Return how many nodes one server would show to both: all, or those of the part that one of them selects."""
+        """Return how many nodes the same server would show to both: all, or those that one of them selects."""
         one, other = (self._clusters[name] for name in pair)
         sizes = (len(one.nodes), len(other.nodes))
         return max(sizes) if one.scope == other.scope else min(sizes)
@@ -238,11 +239,11 @@ class DuplicateDetector:
         return all(self._clusters[name].complete for name in pair)
 
     def _is_shared(self, proof: Proof) -> bool:
-        """Return whether clusters that are different have this proof in common, and so it proves nothing.
+        """Return whether different clusters share this proof, so that it proves nothing.
 
-        So do the clusters behind one proxy that ends TLS. Two that have no node in common count as different, whatever
-        they select: parts of one cluster then only resemble a third part. What a duplicate had shown is compared, too,
-        but not with the cluster that it duplicates, which may have changed since.
+        Clusters behind one TLS-terminating proxy do. Two without a common node count as different, whatever they
+        select: parts of one cluster then only resemble a third part. A duplicate's former nodes are compared, too, but
+        not with the cluster that it duplicates, which may have changed since.
         """
         having: list[tuple[str, AbstractSet[str]]] = [
             (name, seen.nodes.keys())
@@ -293,7 +294,7 @@ class DuplicateDetector:
         return cluster in self._order and self._order[cluster] < self._order[other]
 
     def _free_unproven(self, cluster: str) -> list[str]:
-        """End the duplicates of a cluster that proves something else now, and those whose proof is shared."""
+        """End the duplicates of a cluster whose proofs have changed, and those whose proof is shared."""
         proofs = self._clusters[cluster].proofs
         return self._free(
             duplicate

@@ -1,7 +1,7 @@
-"""Which nodes are GPU nodes: the resources and labels by which Kubernetes says that a node has NVIDIA GPUs.
+"""Detects GPU nodes: the resources and labels by which Kubernetes shows that a node has NVIDIA GPUs.
 
-A node without such a sign may be one all the same: where a source has a pod on it, that pod is asked. ResourceSlices of
-`gpu.nvidia.com` (DRA) are one more sign; they are objects of their own, and so not looked at here.
+A node without such a sign may still be one: if a source has a pod on it, that pod is read. ResourceSlices of
+`gpu.nvidia.com` (DRA) are another sign; they are separate objects, and not examined here.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -32,7 +32,7 @@ def _counts_some(value: str, _labels: Mapping[str, str]) -> bool:
 
 
 def _unless_made_by_another(prefix: str) -> Callable[[str, Mapping[str, str]], bool]:
-    """Return a test of a label of Karpenter, which names the GPUs of other manufacturers in the same way."""
+    """Return a test for a label of Karpenter, which names other manufacturers' GPUs in the same way."""
     return lambda value, labels: (
         value.strip("0") != "" and labels.get(f"{prefix}gpu-manufacturer", "nvidia") == "nvidia"
     )
@@ -70,9 +70,9 @@ _LABELS: tuple[tuple[str, Callable[[str, Mapping[str, str]], bool]], ...] = (
 
 
 def find_sign(capacity: Collection[str], labels: Mapping[str, str]) -> str:
-    """Return the resource or label by which a node says that it has NVIDIA GPUs; empty if it does not.
+    """Return the resource or label that shows that a node has NVIDIA GPUs; empty if there is none.
 
-    `capacity` are the names of the resources that it has or had.
+    `capacity` has the names of its current and former resources.
     """
     for resource in _RESOURCES:
         if resource in capacity:

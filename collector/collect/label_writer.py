@@ -1,4 +1,4 @@
-"""Writes the labels that name a node's GPUs onto the nodes of one cluster, where they differ from what is there."""
+"""Writes labels that name a node's GPUs to the nodes of one cluster, wherever they differ."""
 
 import dataclasses
 import logging
@@ -27,54 +27,54 @@ __all__ = ["LabelPolicy", "LabelSource", "LabelWriter"]
 
 log = logging.getLogger(__name__)
 
-MAX_PARTS = 64  # patches in a row that remove labels of which a node has more than are kept; then another one adds them
+MAX_PARTS = 64  # consecutive patches that only remove excess labels before one adds the wanted ones
 
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
-_UID = "metadata.uid:"  # what is invalid (422) in a patch of a node that is another one by now, of the same name
-_REMEDY = "`gpuid grant` prints the right that is missing"
+_UID = "metadata.uid:"  # the invalid field (422) in a patch of a node that was replaced by one of the same name
+_REMEDY = "`gpuid grant` prints the missing right"
 
 
 class LabelSource(Protocol):
-    """Says what is known of nodes, and counts what becomes of their labels."""
+    """Provides what is known about nodes, and counts the results of label writes."""
 
     def may_write(self) -> bool:
-        """Return whether this collector writes labels now; a standby does not."""
+        """Return whether this collector may write labels now; a standby may not."""
 
     def settled(self, cluster: str, node: str) -> NodeState | None:
-        """Return a node whose last reading stands and is complete; None for any other, whose labels stay."""
+        """Return a node whose last reading is valid and complete; None for any other, whose labels are kept."""
 
     def in_claim(self, state: NodeState) -> bool:
-        """Return whether a GPU of a node is in an open claim: where it is will be known before long."""
+        """Return whether a GPU of a node is in an open claim: its location will be known soon."""
 
     def on_labels_written(self, cluster: str) -> None:
-        """Handle that a node's labels were written."""
+        """Handle a successful write of a node's labels."""
 
     def on_label_failure(self, cluster: str, reason: LabelFailure) -> None:
-        """Handle that a node's labels could not be written, or that what was written has been changed."""
+        """Handle a failed write of a node's labels, or a change of written labels by another client."""
 
 
 class LabelPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When a label is written, or written again; times are in seconds."""
+    """When a label is written or rewritten; times are in seconds."""
 
-    poll: float = 1.0  # between looks at what has no event: a claim, the lead, a view that is not current
-    settle: float = 10.0  # in which the watch should show what was written
-    retry: Backoff = Backoff(initial=5.0, maximum=300.0)  # after a write that failed
-    contest: Backoff = Backoff(initial=30.0, maximum=3600.0)  # after another one has changed what was written twice
-    forget: float = 7200.0  # after which a change by another one counts as the first one
+    poll: float = 1.0  # between checks of what has no event: a claim, the lease, a stale view
+    settle: float = 10.0  # in which the watch should show the written labels
+    retry: Backoff = Backoff(initial=5.0, maximum=300.0)  # after a failed write
+    contest: Backoff = Backoff(initial=30.0, maximum=3600.0)  # after another client has changed written labels twice
+    forget: float = 7200.0  # after which a change by another client counts as the first one
 
 
 @dataclasses.dataclass(slots=True)
 class _Written:
-    """The labels that were written onto one node last."""
+    """The labels last written to one node."""
 
     labels: dict[str, str]
-    version: str  # of the node as it was known then
+    version: str  # of the node as known then
     at: float
-    contests: int = 0  # how often in a row another one has changed them
-    parts: int = 0  # patches in a row after which the node may have more labels than were known
+    contests: int = 0  # how often in a row another client has changed them
+    parts: int = 0  # consecutive patches after which the node may have more labels than known
     seen: bool = False  # the watch has shown them
-    retry_at: float | None = None  # when to write them again, after another one has changed them
+    retry_at: float | None = None  # when to rewrite them, after another client has changed them
 
 
 class _Write(NamedTuple):
@@ -86,11 +86,11 @@ class _Write(NamedTuple):
 
 
 class LabelWriter:
-    """Brings the labels of one cluster's nodes in line with what is known of their GPUs, one node at a time.
+    """Keeps the labels of one cluster's nodes in line with their known GPUs, one node at a time.
 
-    A node is looked at when a step of the inventory touched it, or when its labels have changed. Nothing is written
-    while the cluster's view is not current, nor where a new reading is due because something changed. Who changes what
-    was written is answered later each time: two that disagree write once an hour in the end.
+    A node is checked when the inventory has touched it, or when its labels have changed. Nothing is written while the
+    cluster's view is stale, or while a new reading is due because something changed. If another client changes the
+    labels, each rewrite is delayed longer: two clients that disagree eventually write once an hour.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class LabelWriter:
         self._sooner = ResettableEvent()
         self._waiting_until = float("-inf")  # so while nothing waits
         self._written: dict[str, _Written] = {}
-        self._attempts: Counter[str] = Counter()  # by node: writes in a row that failed for a reason of its own
+        self._attempts: Counter[str] = Counter()  # by node: consecutive writes that failed for a reason specific to it
         self._failing: dict[str, LabelTrouble] = {}  # likewise, by node
-        self._refused: LabelTrouble | None = None  # why no node's labels can be written
+        self._refused: LabelTrouble | None = None  # why no labels can be written at all
         self._refusals = 0  # in a row
 
     @property
     def trouble(self) -> LabelTrouble | None:
-        """Why the labels of some nodes are not what they should be; None where nothing keeps them from it."""
+        """Why the labels of some nodes are not as they should be; None if there is no obstacle."""
         if self._refused is not None:
             return self._refused
         first = min(self._failing.values(), key=lambda one: one.since, default=None)
@@ -135,7 +135,7 @@ class LabelWriter:
     # What has changed
 
     def set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
-        """Note a change of a node as the queue has it by now."""
+        """Record a change of a node that the queue already has."""
         if after is None:
             if before is not None:
                 self._forget(before.key)
@@ -147,21 +147,21 @@ class LabelWriter:
             self.look_at(after.key)
 
     def look_at(self, name: str) -> None:
-        """Compare a node's labels with what they should be, as soon as that can be done."""
+        """Compare a node's labels with the wanted ones as soon as possible."""
         if self._queue.node(name) is not None:  # or its arrival will do that
             self._schedule(name, anyio.current_time())
 
     # Writing
 
     async def run(self, client: ApiClient) -> None:
-        """Write what differs, until cancelled."""
+        """Write differing labels until cancelled."""
         share = client.session.share
         while True:
             name = await self._next()
             started = share.clock()
             try:
                 write = self._compare(name)
-            except Exception:  # a bug that concerns one node must not cost the cluster the others
+            except Exception:  # a bug with one node must not affect the cluster's others
                 self._schedule(name, anyio.current_time() + self._note_bug(name))
                 await share.pause(started)
                 continue
@@ -186,7 +186,7 @@ class LabelWriter:
                 self._waiting_until = float("-inf")
 
     def _compare(self, name: str) -> _Write | None:
-        """Return what to write onto a node now; None for nothing, or where that is not known yet."""
+        """Return what to write to a node now; None if nothing, or if unknown yet."""
         node, state = self._queue.node(name), self._source.settled(self._cluster.name, name)
         if node is None or state is None:
             return None
@@ -207,7 +207,7 @@ class LabelWriter:
         return _Write(node, labels, changes)
 
     def _not_before(self, name: str, node: NodeObject, labels: dict[str, str], now: float) -> float:
-        """Return when to write labels that are not on a node, though they may have been written before."""
+        """Return when to write labels that a node lacks, even if they were written before."""
         written = self._written.get(name)
         if written is None or written.labels != labels:
             return now
@@ -221,21 +221,21 @@ class LabelWriter:
         return written.retry_at or now
 
     def _note_contest(self, name: str, written: _Written, now: float) -> None:
-        """Note that another one has changed what was written: the first time it is written again at once."""
+        """Record a change of written labels by another client: the first one is reverted immediately."""
         written.contests = 1 if now - written.at > self._policy.forget else written.contests + 1
         log = self._log.bind(node=name)
         self._source.on_label_failure(self._cluster.name, LabelFailure.CONTESTED)
         if written.contests == 1:
             written.retry_at = now
-            log.info("labels changed by another client; writing them again")
+            log.info("labels changed by another client; rewriting them")
             return
         written.retry_at = now + self._policy.contest.delay(written.contests - 2, self._rng)
-        message = f"another client, or another gpuid, keeps changing the labels of {name}; its managedFields say which"
+        message = f"another client, or another gpuid, keeps changing the labels of {name}; its managedFields show which"
         log.log(logging.WARNING if written.contests == 2 else logging.DEBUG, "%s", message)
         self._fail(name, LabelFailure.CONTESTED, message)
 
     async def _write(self, client: ApiClient, name: str, write: _Write) -> float | None:
-        """Patch a node; returns in how many seconds to look at it again, where that failed."""
+        """Patch a node; returns after how many seconds to check it again if that failed."""
         metadata = {"uid": write.node.facts.uid} if write.node.facts.uid else {}
         body = {"metadata": metadata | {"labels": write.changes}}
         method = CoreV1Api(client).patch_node
@@ -244,7 +244,7 @@ class LabelWriter:
         contests = before.contests if before is not None and repeated else 0
         parts = before.parts if before is not None and repeated else 0
         parts = parts + 1 if len(write.node.own_labels) >= MAX_OWN_LABELS else 0
-        # Before it is sent: the watch may show it before the answer has come.
+        # Before sending: the watch may show the change before the response arrives.
         written = _Written(write.labels, write.node.version, anyio.current_time(), contests, parts)
         self._written[name] = written
         sent = False
@@ -253,14 +253,14 @@ class LabelWriter:
             sent = True
         except ClusterError as error:
             return self._note_failure(name, error)
-        except Exception:  # a bug that concerns one node must not cost the cluster the others
+        except Exception:  # a bug with one node must not affect the cluster's others
             return self._note_bug(name)
         finally:
             if not sent and self._written.pop(name, None) is not None and before is not None:
                 self._written[name] = before
         self._source.on_labels_written(self._cluster.name)
         if self._refused is not None:
-            self._log.info("labels can be written again")
+            self._log.info("label writes recovered")
         self._refused, self._refusals = None, 0
         self._attempts.pop(name, None)
         if contests < 2:
@@ -268,17 +268,17 @@ class LabelWriter:
         self._log.bind(node=name).info("labels written: %s", _describe(write.changes))
         return None
 
-    # What came of it
+    # Results
 
     def _note_right(self, name: str) -> None:
-        """Note that a node's labels are what they should be."""
+        """Record that a node's labels are as they should be."""
         self._attempts.pop(name, None)
         self._failing.pop(name, None)
         if (written := self._written.get(name)) is not None:
             written.retry_at = None
 
     def _note_failure(self, name: str, error: ClusterError) -> float | None:
-        """Count a failed write; returns after how many seconds to try again, None for a node that is gone."""
+        """Count a failed write; returns after how many seconds to retry, None for a node that is gone."""
         match error:
             case NotFoundError():
                 self._source.on_label_failure(self._cluster.name, LabelFailure.NOT_FOUND)
@@ -299,23 +299,23 @@ class LabelWriter:
         since = self._refused.since if repeated and self._refused else time.time()
         self._refused = LabelTrouble(reason=reason, message=message, since=since)
         level = logging.DEBUG if repeated else logging.WARNING
-        self._log.log(level, "labels cannot be written: %s", message, extra={"reason": reason.value})
+        self._log.log(level, "label write failed: %s", message, extra={"reason": reason.value})
         self._refusals += 1
         return self._policy.retry.delay(self._refusals - 1, self._rng)
 
     def _note_bug(self, name: str) -> float:
-        """Log the error that is being handled, once for a node; returns after how many seconds to try again."""
+        """Log the current exception, once per node; returns after how many seconds to retry."""
         if not self._attempts[name]:
             self._log.bind(node=name).exception("unexpected error while writing labels")
         return self._note_node_failure(name, LabelFailure.INVALID, "unexpected error, see the log")
 
     def _note_node_failure(self, name: str, reason: LabelFailure, message: str) -> float:
         self._source.on_label_failure(self._cluster.name, reason)
-        # A node that was replaced is no trouble: the watch brings the new one.
+        # A replaced node is not a problem: the watch delivers the new one.
         if reason is not LabelFailure.CONFLICT or self._attempts[name]:
             self._fail(name, reason, message)
         level = logging.DEBUG if self._attempts[name] or reason is LabelFailure.CONFLICT else logging.WARNING
-        self._log.bind(node=name).log(level, "labels cannot be written: %s", message, extra={"reason": reason.value})
+        self._log.bind(node=name).log(level, "label write failed: %s", message, extra={"reason": reason.value})
         self._attempts[name] += 1
         return self._policy.retry.delay(self._attempts[name] - 1, self._rng)
 
@@ -338,7 +338,7 @@ class LabelWriter:
 
 
 def _describe(changes: dict[str, str | None]) -> str:
-    """Return how many labels were set and removed, in words."""
+    """Return how many labels were set and removed, as text."""
     removed = sum(value is None for value in changes.values())
     parts = ((len(changes) - removed, "set"), (removed, "removed"))
     return ", ".join(f"{count} {what}" for count, what in parts if count)

@@ -1,10 +1,10 @@
-"""Date the documents that a pod prints by itself. No I/O: all times are passed in.
+"""Dates the documents that a pod prints to its log. No I/O: all times are passed in.
 
-The times in a log are the node's, whose clock may be wrong. What does not depend on it is that a document which was not
-in the log when it was read was printed after that. So each document is dated between the last reading that did not have
-it and the first one that had, whatever its node says, and keeps that date however often it is read.
+The timestamps in a log are the node's, whose clock may be wrong. Independent of that clock, a document that was not in
+the log at one reading was printed after it. So each document is dated between the last reading without it and the first
+one with it, whatever its node says, and keeps that date however often it is read.
 
-From the times of documents it is also told when to look for the next one.
+The times of documents also determine when to look for the next one.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from collector.model import Fingerprint
 
 __all__ = ["Dated", "LogState", "LogTimes", "LookPolicy", "moment_of"]
 
-RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
+RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, then prints
 CLOCK_TOLERANCE_SECONDS = 60.0
-USUAL_PERIOD_SECONDS = 300.0  # between two documents, as the reader prints them
+USUAL_PERIOD_SECONDS = 300.0  # between two documents of the reader
 _LONG_AGO = float("-inf")
 _NEVER = float("inf")
 _LATEST = (1.08, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
@@ -30,24 +30,24 @@ _EARLIEST = 0.9  # of a period, before which there is no newer document
 
 
 class Dated(NamedTuple):
-    """When a document was printed."""
+    """The date of a document."""
 
     time: float  # Unix seconds
-    started: float  # since when its run is known to have started, on the monotonic clock
-    ahead: float  # by how many seconds the node's clock was wrong; 0 where it may have been right
+    started: float  # after which its run is known to have started, on the monotonic clock
+    ahead: float  # error of the node's clock in seconds; 0 if it may have been right
 
 
 class LookPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a log is looked at, in seconds."""
+    """How often a log is checked, in seconds."""
 
-    period: float = USUAL_PERIOD_SECONDS  # between two documents, until a log has shown its own
-    pause: float = 60.0  # at least, between two looks for the next document
+    period: float = USUAL_PERIOD_SECONDS  # between two documents, until the log's own period is known
+    pause: float = 60.0  # minimum between two checks for the next document
 
 
 class LogTimes:
-    """When the documents in the log of one container were printed.
+    """The dates of the documents in the log of one container.
 
-    `created` is when its pod was, in Unix seconds, and `now` a time of the monotonic clock.
+    `created` is the creation time of its pod in Unix seconds, `now` a time of the monotonic clock.
     """
 
     def __init__(self, created: float, now: float) -> None:
@@ -59,25 +59,25 @@ class LogTimes:
         self._distances: tuple[float, ...] = ()  # between two documents each, the last few
         self._last_line = b""
         self._expected = _NEVER  # when the next document is looked for, on the monotonic clock
-        self._late = False  # it was not there when it was to be
+        self._late = False  # it was not there when expected
 
     @property
     def dated(self) -> Dated | None:
-        """The last document, if there was one."""
+        """The last document, if any."""
         return None if self._dated is None else self._dated[1]
 
     def last_line(self, stamp: str, now: float) -> bytes:
-        """Return the last line of the log, which shows whether anything was printed after a document.
+        """Return the last line of the log, which shows whether anything was printed since.
 
-        Empty where it is not known, or where another document is expected to be there now.
+        Empty if unknown, or if another document is expected by now.
         """
         is_last = self._dated is not None and self._dated[0] == stamp
         return self._last_line if is_last and (self._late or now < self._expected) else b""
 
     def next_look(self, now: Moment, refresh: float, policy: LookPolicy, rng: random.Random) -> float:
-        """Return in how many seconds to look for the next document: soon after it was to be printed.
+        """Return in how many seconds to look for the next document: soon after it is expected.
 
-        One that is late is looked for again, at growing intervals of up to its period.
+        A late one is looked for again, at growing intervals up to its period.
         """
         pause = min(policy.pause, refresh)
         period = min(max(self._period or policy.period, pause), refresh)
@@ -91,25 +91,25 @@ class LogTimes:
         return wait
 
     def earliest(self, now: float) -> float:
-        """Return in how many seconds a newer document may be there, from `now` in Unix seconds; 0: not known."""
+        """Return in how many seconds, from `now` in Unix seconds, a newer document may exist; 0: unknown."""
         if self._dated is None or self._period is None or self._dated[1].ahead:
             return 0.0
         return max(0.0, self._dated[1].time + self._period * _EARLIEST - now)
 
     def unchanged(self, asked: Moment) -> None:
-        """Note that nothing had been printed when the log was looked at."""
+        """Record that nothing new had been printed when the log was checked."""
         self._looked = asked
 
     def look(self, newest: str, asked: Moment) -> None:
-        """Note which document was the last one that had begun when the log was read."""
+        """Record the last document that had begun when the log was read."""
         self._note((newest,), asked)
         self._last_line = b""
 
     def date(self, printed: Printed, now: float, known: float | None = None) -> Dated:
-        """Return when a document was printed, for a reading that was complete at `now`, in Unix seconds.
+        """Return when a document was printed, for a reading completed at `now`, in Unix seconds.
 
-        `known` is the time of a reading of the same container by an earlier run. A first document that its node dates
-        into the future may be that one.
+        `known` is the time of a reading of the same container by an earlier run. A first document dated into the future
+        by its node may be that one.
         """
         self._note((printed.stamp, printed.newest), printed.asked)
         self._last_line = printed.last_line
@@ -130,10 +130,10 @@ class LogTimes:
 
     @property
     def _period(self) -> float | None:
-        """The time between two documents; None where it is not known.
+        """The time between two documents; None if unknown.
 
-        Of one that comes after failed runs, or after a clock that was set, the distance is no period. So the shortest
-        of the last few counts, and a long one is not believed alone.
+        After failed runs or a clock change, the distance is not the period. So the shortest of the last few counts, and
+        a single long one is not trusted.
         """
         if not self._distances:
             return None
@@ -150,16 +150,16 @@ class LogTimes:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class LogState:
-    """What is known of the log through which a node is read, and of what was asked of it."""
+    """The state of the log through which a node is read, and of pending requests for newer documents."""
 
-    applied: tuple[str, Fingerprint] | None = None  # the document that was reported last, and what it depends on
+    applied: tuple[str, Fingerprint] | None = None  # the last reported document, and its fingerprint
     _seen: Fingerprint | None = None  # what a document would depend on, when it was noted last
     _by_event: bool = False  # a newer document is wanted for a change of that alone
-    _read: tuple[str, str, int] | None = None  # the container of which the observer has a reading
-    _asked: float | None = None  # since when a document that is newer than that is wanted, on the monotonic clock
+    _read: tuple[str, str, int] | None = None  # the container of the observer's reading
+    _asked: float | None = None  # since when a newer document is wanted, on the monotonic clock
     _polls: int = 0  # for it
     _times: LogTimes | None = None
-    _container: tuple[str, str, int] = ("", "", 0)  # which has printed that log: pod, ID and restarts
+    _container: tuple[str, str, int] = ("", "", 0)  # that printed the log: pod, ID and restarts
 
     def times_of(self, current: Fingerprint, created: str, now: float) -> LogTimes:
         """Return when the documents of a container were printed, whose pod was created at an RFC 3339 time."""
@@ -169,13 +169,13 @@ class LogState:
         return self._times
 
     def ask(self, now: float) -> None:
-        """Note that only a document of a run that starts from now on is an answer."""
+        """Request a document of a run that starts from now on."""
         self._asked, self._polls, self._by_event = now, 0, False
 
     def note(self, current: Fingerprint, now: float) -> None:
-        """Note what a document depends on now: where that has changed, only a newer one than that is an answer.
+        """Record the current fingerprint: if it has changed, only a newer document will do.
 
-        Another container has another log, and prints when it starts.
+        A new container has a new log, and prints when it starts.
         """
         before, self._seen = self._seen, current
         if before is None or before == current:
@@ -188,7 +188,7 @@ class LogState:
             self._asked = None
 
     def note_reading(self, current: Fingerprint) -> None:
-        """Note that the observer has a reading that depends on this."""
+        """Record that the observer has a reading with this fingerprint."""
         self._read, self._seen = _container(current), self._seen or current
 
     def was_read(self, current: Fingerprint) -> bool:
@@ -196,7 +196,7 @@ class LogState:
         return self._read == _container(current)
 
     def unanswered(self, started: float, now: float, patience: float) -> int | None:
-        """Return how often a newer document was waited for already; None where none is, or not any more."""
+        """Return how often a newer document was awaited so far; None if none is, or no longer."""
         if self._asked is None or started >= self._asked or now - self._asked > patience:
             self._asked = None
             return None
@@ -209,7 +209,7 @@ def _container(current: Fingerprint) -> tuple[str, str, int]:
 
 
 def moment_of(text: str) -> float:
-    """Return an RFC 3339 time of the API server in Unix seconds; long ago where it is none."""
+    """Return an RFC 3339 time of the API server in Unix seconds; long ago if it is invalid."""
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""The labels that name a node's GPUs and chassis, by the scheme of the Go program of the same name. No I/O.
+"""The labels that name a node's GPUs and chassis, in the scheme of the Go program of the same name. No I/O.
 
-One chassis or none: `chassis`, `chassis-count` and `gpu-N`; several: `chassis-N` and `chassis-N-gpu-M`. Numbers count
-from 0, in the order of the serials and not of the GPUs, and boards that share a serial have one label.
+For at most one chassis: `chassis`, `chassis-count` and `gpu-N`; for several: `chassis-N` and `chassis-N-gpu-M`. Numbers
+start at 0, in the order of serials and not of GPUs, and boards that share a serial have one label.
 """
 
 import re
@@ -15,17 +15,17 @@ LABEL_PREFIX = "gpuid.github.com/"
 LABEL_FORM = r"gpu-[0-9]{1,5}|chassis(?:-count|-[0-9]{1,5}(?:-gpu-[0-9]{1,5})?)?"  # what follows; also in RE2
 MAX_VALUE_LENGTH = 63  # of a label, as the API server accepts it
 MAX_GPUS = 256  # of a node that get a label; the largest machines have 16
-MAX_OWN_LABELS = 2 * MAX_GPUS + 1  # of a node that are kept: as many as we ever write
+MAX_OWN_LABELS = 2 * MAX_GPUS + 1  # of a node that are kept: the most that we ever write
 
-_ABSENT = "N/A"  # what nvidia-smi prints in place of a serial
-_NOT_SET = "na"  # what stands in a label then
+_ABSENT = "N/A"  # what nvidia-smi prints instead of a serial
+_NOT_SET = "na"  # label value for those
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]")
 _ILLEGAL_ENDS = re.compile(r"\A[^A-Za-z0-9]+|[^A-Za-z0-9]+\Z")
 _NAME = re.compile(LABEL_FORM)
 
 
 def gpu_labels(gpus: Iterable[Gpu]) -> dict[str, str]:
-    """Return the labels of a node that has these GPUs, by key; none for no GPU."""
+    """Return the labels of a node with these GPUs, by key; none without GPUs."""
     units: dict[str, set[str]] = {}  # the serials in each chassis
     for gpu in gpus:
         units.setdefault(gpu.chassis or _ABSENT, set()).add(gpu.serial or _ABSENT)
@@ -48,7 +48,7 @@ def gpu_labels(gpus: Iterable[Gpu]) -> dict[str, str]:
 
 
 def label_value(text: str) -> str:
-    """Return a text as the value of a label: what is not allowed in one becomes a hyphen, or is cut from the ends."""
+    """Return a text as a label value: invalid characters become hyphens, or are stripped from the ends."""
     if text in ("", _ABSENT):
         return _NOT_SET
     legal = _ILLEGAL_ENDS.sub("", _ILLEGAL.sub("-", text))
@@ -56,16 +56,16 @@ def label_value(text: str) -> str:
 
 
 def is_gpu_label(key: str) -> bool:
-    """Return whether a label is one of the scheme; others under its prefix are not ours."""
+    """Return whether a label belongs to the scheme; others with its prefix are not ours."""
     return key.startswith(LABEL_PREFIX) and _NAME.fullmatch(key, len(LABEL_PREFIX)) is not None
 
 
 def own_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return those of a node's labels that are of the scheme, sorted, and no more than it has in the largest node."""
+    """Return a node's labels that belong to the scheme, sorted, at most as many as the largest node has."""
     return tuple(sorted((key, value) for key, value in labels.items() if is_gpu_label(key))[:MAX_OWN_LABELS])
 
 
 def label_changes(present: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what to change so that a node has the wanted labels and no others of the scheme; None removes one."""
+    """Return the changes that give a node the wanted labels and no others of the scheme; None removes one."""
     changes: dict[str, str | None] = {key: value for key, value in wanted.items() if present.get(key) != value}
     return changes | dict.fromkeys(key for key in present if key not in wanted)

@@ -1,4 +1,4 @@
-"""The GPU nodes of one cluster: which one is due to be read, which one cannot be, and which one is gone. No I/O."""
+"""Tracks the GPU nodes of one cluster: which are due to be read, unreadable, or gone. No I/O."""
 
 import dataclasses
 import logging
@@ -32,47 +32,47 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(slots=True, eq=False)
 class TrackedNode:
-    """What is tracked of one node: its pods, the last attempt, and what the observer and the log were given."""
+    """The tracked state of one node: its pods, the last attempt, and what was reported and logged."""
 
     name: str
     pods: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)  # by source and pod
     observed: bool = False  # the observer knows the node
-    observed_info: NodeInfo | None = None  # as the observer knows it
+    observed_info: NodeInfo | None = None  # as reported to the observer
     observed_pod: bool = False  # likewise whether it has a pod that may be read
     observed_uncovered: UnreadReason | None = None  # likewise
-    observed_before: bool = False  # the observer knows the node from an earlier queue, whatever that said last
+    observed_before: bool = False  # the observer knows the node from an earlier queue, in whatever state
     attempt: Attempt | None = None
-    reading: bool = False  # handed out, and not done yet
-    verify_at: float | None = None  # to be read again then, whatever the last attempt said
+    reading: bool = False  # handed out, not done yet
+    verify_at: float | None = None  # when to read it again, whatever the last attempt set
     read_at: float | None = None  # the time of the observer's reading of it
     log_state: LogState | None = None  # once it is read from one
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue knows
-    sharing: Sharing | None = None  # what that told of its capacity
-    devices: NodeDevices | None = None  # what ResourceSlices say of it
-    boards: Boards | None = None  # how many they listed since it booted; None while they have listed none
+    sharing: Sharing | None = None  # what that revealed about its capacity
+    devices: NodeDevices | None = None  # from its ResourceSlices
+    boards: Boards | None = None  # the most they listed since it booted; None if they have listed none
     read_boot_id: str = ""  # of the boot in which it was made
-    podless_since: float | None = None  # since when it has had no pod that has the container
-    grace_until: float | None = None  # the end of the time for which a node may lack a ready pod; None while it has one
-    warned: bool = False  # it was logged that it lacks one, after its grace
-    last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
-    last_warnings: tuple[str, ...] = ()  # of the last reading that succeeded
+    podless_since: float | None = None  # since when it has had no pod with the container
+    grace_until: float | None = None  # when the grace for a missing ready pod ends; None while it has one
+    warned: bool = False  # the missing pod was logged, after its grace
+    last_failure: ReadFailure | None = None  # failure of the last attempt; None after a success
+    last_warnings: tuple[str, ...] = ()  # of the last successful reading
 
     @property
     def log(self) -> LogState:
-        """What is known of the log that it is read from."""
+        """The state of the log that it is read from."""
         if self.log_state is None:
             self.log_state = LogState()
         return self.log_state
 
     @property
     def has_candidates(self) -> bool:
-        """Whether any of its pods may have the container that is to be read."""
+        """Whether any of its pods may have the container to read."""
         return not all(map(schedule.lacks_container, self.pods.values()))
 
 
 class Target(NamedTuple):
-    """The pod through which a node is read, and what a reading made now depends on."""
+    """The pod through which a node is read, and the fingerprint of a reading made now."""
 
     node: TrackedNode
     candidate: Candidate
@@ -80,15 +80,15 @@ class Target(NamedTuple):
 
 
 class NodeQueue:
-    """Hands out the nodes of one cluster when they are due, each to one reader at a time.
+    """Hands out a cluster's nodes when they are due, each to one reader at a time.
 
-    Before the first `resume` and while paused, no node is handed out, and none is given up for want of a pod: the view
-    of the cluster would be incomplete or stale. A node that was deleted is reported at once.
+    Before the first `resume` and while paused, no node is handed out, and none is given up for lack of a pod: the view
+    of the cluster is incomplete or stale. A deleted node is reported immediately.
 
-    A node that Kubernetes says has GPUs is reported whether it has a pod or not, and with the reason where no ready pod
-    covers it. While it is younger than `grace`, that is to be expected: its driver may still be installed.
+    A node with GPUs according to Kubernetes is reported with or without a pod, and with the reason if no ready pod
+    covers it. While it is younger than `grace`, this is expected: its driver may still be installing.
 
-    With `read_all`, no reading of an earlier run counts as fresh.
+    With `read_all`, readings of an earlier run do not count as fresh.
     """
 
     def __init__(
@@ -111,18 +111,18 @@ class NodeQueue:
         self._clock = clock
         self._log = ContextLogger(log, cluster=cluster.name)
         self._objects: dict[str, NodeObject] = {}  # every node that exists
-        self._nodes: dict[str, TrackedNode] = {}  # every node that has GPUs or a GPU pod, or that the observer knows
-        self._devices: dict[str, NodeDevices] = {}  # what ResourceSlices say, by node, whether it exists or not
-        self._pods = [0] * len(cluster.active_sources)  # how many there are of each source
+        self._nodes: dict[str, TrackedNode] = {}  # every node with GPUs or a GPU pod, or known to the observer
+        self._devices: dict[str, NodeDevices] = {}  # from ResourceSlices, by node, existing or not
+        self._pods = [0] * len(cluster.active_sources)  # number of pods per source
         self._found = 0  # GPUs on all nodes
-        self._survey: Survey | None = None  # as the observer knows it
+        self._survey: Survey | None = None  # as reported to the observer
         self._due = DelayQueue()
         self._started = False
         self._paused = True
         self._sooner = ResettableEvent()  # wakes `get` when a node becomes due before `_waiting_until`
         self._waiting_until = float("-inf")  # so while nothing waits
 
-    # What the cluster's watches report
+    # Events of the cluster's watches
 
     def set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
         """Apply a change of a node."""
@@ -157,7 +157,7 @@ class NodeQueue:
         self._report_survey()
 
     def set_devices(self, name: str, devices: NodeDevices | None) -> None:
-        """Apply a change of what ResourceSlices say of a node; None: they say nothing any more."""
+        """Apply a change of a node's ResourceSlices; None: there are none any more."""
         if devices is None:
             del self._devices[name]
         else:
@@ -185,10 +185,10 @@ class NodeQueue:
         self._paused = True
 
     def verify(self, name: str, delay: float = 0.0) -> bool:
-        """Have a node read again in `delay` seconds; returns False where it is gone, or has no ready pod.
+        """Have a node read again in `delay` seconds; returns False if it is gone or has no ready pod.
 
-        A node is read at most every few seconds, however often that is asked for. Whatever has it read before that
-        does as well.
+        A node is read at most every few seconds, however often this is requested. Any earlier reading also satisfies
+        the request.
         """
         node = self._nodes.get(name)
         if node is None or not (node.reading or self.select(node)):
@@ -201,27 +201,27 @@ class NodeQueue:
         self._reschedule(node)
         return True
 
-    # What a writer of labels asks for
+    # For the label writer
 
     @property
     def paused(self) -> bool:
-        """Whether the view of the cluster is not complete, or not current."""
+        """Whether the view of the cluster is incomplete or stale."""
         return self._paused
 
     def node(self, name: str) -> NodeObject | None:
-        """Return a node that exists, with GPUs or without."""
+        """Return an existing node, with or without GPUs."""
         return self._objects.get(name)
 
     def fingerprint(self, name: str) -> Fingerprint | None:
-        """Return what a reading of a node made now would depend on; None where it could not be read."""
+        """Return the fingerprint of a reading made now; None if the node cannot be read."""
         node = self._nodes.get(name)
         target = None if node is None else self.select(node)
         return None if target is None else target.fingerprint
 
-    # What a reader asks for and reports
+    # For the node reader
 
     async def get(self) -> TrackedNode:
-        """Wait for the next node that is due; the reader must call `done` for it. For one task at a time."""
+        """Wait for the next due node; the reader must call `done` for it. For one task at a time."""
         while (node := self.pop_due()) is None:
             self._waiting_until = float("inf") if self._paused else self._due.next_due()
             with anyio.CancelScope(deadline=self._waiting_until):
@@ -229,7 +229,7 @@ class NodeQueue:
         return node
 
     def pop_due(self) -> TrackedNode | None:
-        """Return the node that has been due for longest, if any; nodes whose grace is over are given up on the way."""
+        """Return the node that has been due longest, if any; also gives up nodes whose grace is over."""
         if self._paused:
             return None
         now = self._clock()
@@ -242,7 +242,7 @@ class NodeQueue:
         return None
 
     def select(self, node: TrackedNode) -> Target | None:
-        """Return what to read of a node; None where it has no ready pod or does not exist."""
+        """Return what to read of a node; None if it has no ready pod or does not exist."""
         candidate, known = schedule.choose(node.pods.values()), self._objects.get(node.name)
         if candidate is None or known is None:
             return None
@@ -252,7 +252,7 @@ class NodeQueue:
     def current_info(self, target: Target) -> NodeInfo | None:
         """Return the current info of a node; None if the pod that was read is no longer on it.
 
-        The output of a pod that is gone proves nothing about the node as it is now.
+        The output of a deleted pod proves nothing about the node's current state.
         """
         read = target.candidate
         candidate = target.node.pods.get((read.order, read.pod.key))
@@ -265,9 +265,9 @@ class NodeQueue:
         return self._found - target.node.found + found <= self._cluster.max_gpus
 
     def succeeded(self, target: Target, *, found: int = 0, mig: bool = False, like_a_failure: bool = False) -> NodeInfo:
-        """Note that a node was read, and how many GPUs were found, any of them with MIG on; returns its info now.
+        """Record a successful reading: the GPUs found, and whether any has MIG on; returns the node's info.
 
-        With `like_a_failure` it is due again as soon as after a failure. Raises KeyError for a node that is gone.
+        With `like_a_failure` the node is due as soon as after a failure. Raises KeyError for a node that is gone.
         """
         node = target.node
         if like_a_failure:
@@ -293,7 +293,7 @@ class NodeQueue:
         return self._counted(node, known)
 
     def unchanged(self, target: Target) -> None:
-        """Note that a node was read, and that this told nothing new."""
+        """Record that a node was read, with nothing new."""
         node, now, refresh = target.node, self._clock(), self._cluster.refresh
         if target.candidate.source.method is SourceMethod.LOG:
             moment = Moment(time.time(), now)
@@ -303,18 +303,18 @@ class NodeQueue:
             node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, refresh, self._rng)
 
     def failed(self, target: Target, reason: ReadFailure) -> float:
-        """Note that a node could not be read, and return in how many seconds it is read again if nothing changes."""
+        """Record a failed reading, and return in how many seconds the node is read again if nothing changes."""
         node, now = target.node, self._clock()
         backoff = self._retry.backoff
-        if target.candidate.source.method is SourceMethod.EXEC:  # else nothing was run
+        if target.candidate.source.method is SourceMethod.EXEC:  # otherwise nothing was run
             backoff = self._retry.backoff_after(reason, self._cluster.refresh)
         node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng)
         return node.attempt.next - now
 
     def answered(self, target: Target, started: float) -> bool:
-        """Return whether a reading that was started then is what was asked for; else the node is read again soon.
+        """Return whether a reading started then satisfies the request; otherwise the node is read again soon.
 
-        A document that a pod had printed before answers nothing, so a newer one is waited for, but not forever.
+        A document that a pod had printed before does not, so a newer one is awaited, but not forever.
         """
         node, now = target.node, self._clock()
         polls = node.log.unanswered(started, now, self._retry.newer_patience)
@@ -325,20 +325,20 @@ class NodeQueue:
         return False
 
     def log_times(self, target: Target) -> LogTimes:
-        """Return what is known of the times of the log that is read."""
+        """Return the times of the log that is read."""
         return target.node.log.times_of(target.fingerprint, target.candidate.pod.created, self._clock())
 
     def awaits_first_document(self, target: Target) -> bool:
-        """Return whether a pod may not have printed anything yet, because it has just been started."""
+        """Return whether a pod may not have printed anything yet because it has just started."""
         return self._clock() - self.log_times(target).since < self._retry.first_document
 
     def done(self, node: TrackedNode) -> None:
-        """Take a node back from its reader, whatever came of it."""
+        """Take a node back from its reader, whatever the result."""
         node.reading = False
         self._reschedule(node)
 
     def _restore_known(self) -> None:
-        """Take up the readings of an earlier run, and report the nodes among them that are gone."""
+        """Restore the readings of an earlier run, and report those of nodes that are gone."""
         now, wall_time = self._clock(), time.time()
         for name, known in self._known.items():
             if name not in self._objects:
@@ -356,18 +356,18 @@ class NodeQueue:
             if (target := self.select(node)) and target.candidate.source.method is SourceMethod.LOG:
                 node.log.note_reading(known.fingerprint)
                 if node.attempt is not None:
-                    # All of them have printed since, or soon will have. They are not looked at all at once.
+                    # All of them have printed since, or soon will. Their logs are not read all at the same time.
                     wait = self._rng.uniform(0.0, min(self._retry.looks.period, refresh))
                     node.attempt = msgspec.structs.replace(node.attempt, next=now + wait)
         self._known = {}
 
     def _info(self, node: TrackedNode) -> NodeInfo | None:
-        """Return what is known of a node; None where it does not exist."""
+        """Return a node's info; None if it does not exist."""
         known = self._objects.get(node.name)
         return None if known is None else self._counted(node, known)
 
     def _track(self, name: str) -> TrackedNode:
-        """Return what is tracked of a node, from now on if it was not."""
+        """Return the tracked state of a node, creating it if necessary."""
         if (node := self._nodes.get(name)) is None:
             node = self._nodes[name] = TrackedNode(name, devices=self._devices.get(name))
         return node
@@ -377,7 +377,7 @@ class NodeQueue:
         return devices is not None and devices.gpus + devices.passed > 0
 
     def _counted(self, node: TrackedNode, known: NodeObject) -> NodeInfo:
-        """Return a node's info with its capacity in GPUs, as far as readings and ResourceSlices have told it."""
+        """Return a node's info with its capacity in GPUs, as far as known from readings and ResourceSlices."""
         facts = self._shared(known, node.sharing)
         if node.devices is None:
             return facts
@@ -388,18 +388,18 @@ class NodeQueue:
 
     @staticmethod
     def _shared(known: NodeObject, sharing: Sharing | None) -> NodeInfo:
-        """Return a node's info with its capacity in GPUs, as far as readings have told how many units are one."""
+        """Return a node's info with its capacity in GPUs, as far as readings have shown how many units are one GPU."""
         if sharing is None:
             return known.facts
         advertised = known.facts.advertised
         units = units_per_gpu(advertised[0], known.labels, sharing)
         capacity, allocatable = (count_gpus(amount, units) for amount in advertised)
         if (capacity, allocatable) == (known.facts.capacity, known.facts.allocatable):
-            return known.facts  # one copy is enough
+            return known.facts  # keep a single copy
         return msgspec.structs.replace(known.facts, capacity=capacity, allocatable=allocatable)
 
     def _reschedule(self, node: TrackedNode) -> None:
-        """Report what changed about a node, and set when it is due, or when its grace ends."""
+        """Report what has changed about a node, and schedule its next reading or the end of its grace."""
         if not self._started:
             return
         info, has_candidates = self._info(node), node.has_candidates
@@ -431,7 +431,7 @@ class NodeQueue:
             self._wake_before(due)
 
     def _sign(self, node: TrackedNode) -> str:
-        """Return by what Kubernetes says that a node, which exists, has GPUs; empty if it does not."""
+        """Return how Kubernetes shows that an existing node has GPUs; empty if it does not."""
         known = self._objects[node.name]
         return self._counted(node, known).gpu_sign if node.devices is not None else known.facts.gpu_sign
 
@@ -447,17 +447,17 @@ class NodeQueue:
         return due
 
     def _first_grace(self, node: TrackedNode) -> float:
-        """Return for how many seconds a node that was never read may lack a ready pod: until it is `grace` old."""
+        """Return for how many more seconds a node that was never read may lack a ready pod: until it is `grace` old."""
         return max(0.0, self._cluster.grace - max(0.0, time.time() - self._objects[node.name].created))
 
     def _gone_at(self, node: TrackedNode) -> float | None:
-        """Return when what was read of a node ends for want of a pod; None if it has one, or nothing to lose."""
+        """Return when a node's reading expires for lack of a pod; None if it has a pod, or no reading."""
         if node.podless_since is None or not (node.was_read or not self._sign(node)):
             return None
         return node.podless_since + self._cluster.grace
 
     def _end_grace(self, node: TrackedNode, now: float) -> None:
-        """Give up what was read of a node without a pod whose grace is over; report as unread what remains."""
+        """Discard the reading of a node whose grace without a pod is over; report it as unread if it remains."""
         gone_at = self._gone_at(node) if node.name in self._objects else None
         if gone_at is not None and gone_at <= now:
             warned = node.warned
@@ -469,7 +469,7 @@ class NodeQueue:
         self._reschedule(node)
 
     def _give_up(self, node: TrackedNode) -> None:
-        """Report a node as gone; its pods, if it has any, are kept in case it comes back."""
+        """Report a node as gone; its pods, if any, are kept in case it returns."""
         if node.observed:
             self._observer.on_node_gone(self._cluster.name, node.name, time.time())
         node.observed, node.observed_info, node.observed_pod = False, None, False
@@ -484,7 +484,7 @@ class NodeQueue:
             del self._nodes[node.name]
 
     def _report_uncovered(self, node: TrackedNode, reason: UnreadReason | None, now: float) -> None:
-        """Tell the observer and the log that no ready pod covers a node, or that one does again."""
+        """Report and log that no ready pod covers a node, or that one does again."""
         within_grace = node.grace_until is not None and now < node.grace_until
         reported = Uncovered.PENDING if reason is not None and within_grace and not node.was_read else reason
         before, node.observed_uncovered = node.observed_uncovered, reported
@@ -500,9 +500,9 @@ class NodeQueue:
             self._log_uncovered(node, reported, within_grace=within_grace)
 
     def _log_uncovered(self, node: TrackedNode, reason: UnreadReason, *, within_grace: bool) -> None:
-        """Log why a node cannot be read: as a warning once, when its grace is over.
+        """Log why a node cannot be read: as a warning, once, when its grace is over.
 
-        Where no source has a pod in the whole cluster, that is logged instead of each node.
+        If no source has a pod in the whole cluster, this is logged instead of each node.
         """
         level = logging.DEBUG
         if any(self._pods):
@@ -516,7 +516,7 @@ class NodeQueue:
         self._log.log(level, "GPU node without a ready pod", extra=fields)
 
     def _report_survey(self) -> None:
-        """Tell the observer how much there is in the cluster, once that is known and when it has changed."""
+        """Report the size of the cluster to the observer, once it is known and when it has changed."""
         survey = Survey(len(self._objects), tuple(self._pods))
         if self._started and survey != self._survey:
             self._survey = survey

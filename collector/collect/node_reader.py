@@ -1,4 +1,4 @@
-"""Reads the GPUs of nodes in a pod of each, by a command or from its log, and reports the reading or why it failed."""
+"""Reads the GPUs of nodes through their pods, by a command or from the log, and reports readings and failures."""
 
 import functools
 import logging
@@ -24,9 +24,9 @@ __all__ = ["NodeReader", "pod_reader", "why_stale"]
 
 log = logging.getLogger(__name__)
 
-_FREE_SECONDS = 0.005  # that applying a reading may take before it counts towards the cluster's share of the loop
-STALE_SECONDS = 900.0  # a document that is older, and older than `refresh`, is reported as such; printers take minutes
-_GPU_SECONDS = 2e-4  # that recording and publishing a GPU may take after that; for ordinary nodes it is free as well
+_FREE_SECONDS = 0.005  # free time to apply a reading, not charged to the cluster's share of the loop
+STALE_SECONDS = 900.0  # older documents, if also older than `refresh`, are reported as stale; printers take minutes
+_GPU_SECONDS = 2e-4  # free time to record and publish a GPU after that; covers ordinary nodes
 
 
 class NodeReader:
@@ -40,12 +40,12 @@ class NodeReader:
         self._queue = queue
         self._pause = pause  # between two documents that a pod prints
         self._log = ContextLogger(log, cluster=cluster.name)
-        self._forbidden: set[tuple[str, SourceMethod]] = set()  # what was logged not to be allowed, by namespace
-        # Large outputs that are parsed at once: each takes memory, and the interpreter from the event loop.
+        self._forbidden: set[tuple[str, SourceMethod]] = set()  # denials already logged, by namespace
+        # Large outputs parsed at the same time: each takes memory, and the interpreter from the event loop.
         self._parsing = anyio.CapacityLimiter(1)
 
     async def run(self, client: ApiClient) -> None:
-        """Read every node when it is due, until cancelled."""
+        """Read nodes when they are due, until cancelled."""
         slots = anyio.Semaphore(self._cluster.exec_concurrency)
         async with anyio.create_task_group() as tasks:
             while True:
@@ -54,7 +54,7 @@ class NodeReader:
                 tasks.start_soon(self._work, client, node, slots, name=f"{self._cluster.name} reader")
 
     async def _work(self, client: ApiClient, node: TrackedNode | None, slots: anyio.Semaphore) -> None:
-        """Read nodes one after the other while any is due: a task for each would cost more."""
+        """Read nodes one after another while any is due: a task for each would cost more."""
         share = client.session.share
         try:
             while node is not None:
@@ -85,7 +85,7 @@ class NodeReader:
             self._take_no_document(target, error, log)
         except ReadError as error:
             self._failed(target, error, log)
-        except Exception:  # a bug that concerns one node must not cost the cluster the others
+        except Exception:  # a bug with one node must not affect the cluster's others
             log.exception("unexpected error while reading node")
             self._failed(target, ReadError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
         else:
@@ -107,7 +107,7 @@ class NodeReader:
     async def _is_unchanged(self, client: ApiClient, target: Target) -> bool:
         """Return whether a pod has printed nothing since its log was read, by its last line; raises ReadError.
 
-        That is not asked where a new document is expected, or where what is known of the node needs all of the log.
+        This is skipped if a new document is expected, or if the state of the node requires the whole log.
         """
         node, source = target.node, target.candidate.source
         if source.method is not SourceMethod.LOG or node.log.applied is None or node.last_failure is not None:
@@ -125,9 +125,9 @@ class NodeReader:
         return True
 
     def _take_no_document(self, target: Target, error: NoDocumentError, log: ContextLogger) -> None:
-        """Report a log that has no document, unless the reading is of the same container and still holds.
+        """Report a log without a document, unless the reading is of the same container and still valid.
 
-        The kubelet rotates logs, and of what it has put aside nothing can be read.
+        The kubelet rotates logs, and rotated ones cannot be read.
         """
         node = target.node
         if node.read_at is None or not node.log.was_read(target.fingerprint):
@@ -140,7 +140,7 @@ class NodeReader:
             self._queue.unchanged(target)
 
     def _take(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
-        """Report what was read of a pod."""
+        """Report what was read from a pod."""
         if read.printed is not None:
             self._take_printed(target, read, read.printed, started, log)
             return
@@ -150,10 +150,10 @@ class NodeReader:
     def _take_printed(
         self, target: Target, read: SmiReading, printed: Printed, asked: float, log: ContextLogger
     ) -> None:
-        """Report a document that a pod had printed by itself, and what of it does not hold any more.
+        """Report a document from a pod's log, and whatever in it is outdated.
 
-        One that was printed before what the node's last reading says is no news, and neither is one that was reported,
-        where a newer one is waited for or is missing.
+        A document printed before the node's last reading is not new, nor is one that was already reported if a newer
+        one is awaited or missing.
         """
         node, now = target.node, time.time()
         known = node.read_at if node.log.was_read(target.fingerprint) else None
@@ -170,7 +170,7 @@ class NodeReader:
         outdated = node.read_at is not None and dated.time + 1.0 < min(node.read_at, now)
         if answered:
             reported = failure is not None and node.log.applied == document
-        else:  # what the node is like now is not in it
+        else:  # it does not show the node's current state
             reported = node.log.applied is not None and node.log.applied[0] == printed.stamp
         if not (outdated or reported):
             if not self._succeeded(target, read, asked, log, printed_at=dated.time, begun=dated.started):
@@ -179,7 +179,7 @@ class NodeReader:
         if failure is not None:
             self._failed(target, failure, log)
         elif outdated:
-            self._queue.failed(target, ReadFailure.STALE)  # a newer one will be there before it counts as stale
+            self._queue.failed(target, ReadFailure.STALE)  # a newer one will arrive before it counts as stale
         elif reported:
             self._queue.unchanged(target)
 
@@ -193,7 +193,7 @@ class NodeReader:
         printed_at: float | None = None,
         begun: float | None = None,
     ) -> bool:
-        """Report a reading, which a pod may have printed before; returns whether it counts."""
+        """Report a reading, possibly one printed earlier; returns whether it counts."""
         node, report = target.node, read.report
         if self._queue.current_info(target) is None:
             return False
@@ -203,7 +203,7 @@ class NodeReader:
             self._failed(target, ReadError(ReadFailure.BAD_OUTPUT, text), log)
             return False
         mig = any(gpu.mig for gpu in report.gpus)
-        # Many commands at once are not for every refresh, and for no more than failures are worth.
+        # Many commands in a row are not worth every refresh, only the frequency of retries after failures.
         info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)
         if node.last_failure is not None:
             node.last_failure = None
@@ -240,7 +240,7 @@ class NodeReader:
         if early and node.last_failure is None:
             log.debug("reading too early: %s", error)
             return
-        # Warn once for each node and reason; once for all nodes where a right is missing, which concerns them all.
+        # Warn once per node and reason; once for all nodes if a right is missing, which affects them all.
         repeated = node.last_failure == reason
         node.last_failure = reason
         if reason is ReadFailure.FORBIDDEN:
@@ -252,7 +252,7 @@ class NodeReader:
         self._observer.on_read_failure(self._cluster.name, node.name, reason, str(error), lost, wait)
 
     def _log_warnings(self, node: TrackedNode, warnings: tuple[str, ...], log: ContextLogger) -> None:
-        """Log what is odd about a reading that succeeded, as warnings when they are new."""
+        """Log what is odd about a successful reading, as warnings if new."""
         for text in warnings:
             log.log(logging.DEBUG if text in node.last_warnings else logging.WARNING, "%s", text)
         node.last_warnings = warnings
@@ -267,7 +267,7 @@ def pod_reader(
     parsing: anyio.CapacityLimiter | None = None,
     pause: float = PAUSE_SECONDS,
 ) -> SmiCommand | SmiLog:
-    """Return what reads a pod of a source, as its method says."""
+    """Return the reader for a pod of a source, by the source's method."""
     if source.method is SourceMethod.LOG:
         return SmiLog(client, source, pod, cluster, parsing=parsing, pause=pause)
     return SmiCommand(client, source, pod, cluster, parsing=parsing)
@@ -279,7 +279,7 @@ def _right(target: Target) -> tuple[str, SourceMethod]:
 
 
 def why_stale(printed: float | None, now: float, refresh: float) -> ReadError | None:
-    """Return the error for a document that is too old to be taken for how its node is now; None for one that is not."""
+    """Return the error for a document too old to show the node's current state; None for a recent one."""
     if printed is None or now - printed <= max(refresh, STALE_SECONDS):
         return None
     text = (

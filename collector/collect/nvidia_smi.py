@@ -1,12 +1,12 @@
-"""Parse the XML that `nvidia-smi -q -x` prints.
+"""Parses the XML output of `nvidia-smi -q -x`.
 
 The format is the tool's own (`nvsmi_device_v*.dtd`, which the output names but NVIDIA does not ship); the fields of
 the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2, and the modes of
 virtualization as in its nvmlGpuVirtualizationMode_t.
 
-The document comes from a node and is not trusted. `collector.collect.smi_output` cuts from it what is not read, and its
-prolog; lxml parses the rest, with limits on its size. What is not well-formed even so is repaired, and then only what
-is beyond doubt is read.
+The document comes from a node and is not trusted. `collector.collect.smi_output` strips unread elements and the prolog;
+lxml parses the rest, with limits on its size. If it is still not well-formed, it is repaired, and only unambiguous
+values are read.
 """
 
 import re
@@ -49,21 +49,21 @@ __all__ = ["MAX_OUTPUT_BYTES", "BadOutputError", "Report", "parse"]
 MAX_OUTPUT_BYTES = 8 << 20
 
 _MAX_GPUS = 256  # in one node; the largest machines have 16
-_MAX_TAGS = 250_000  # in what is parsed; 16 GPUs have 15,000, and each takes 200 bytes of memory
+_MAX_TAGS = 250_000  # in the parsed part; 16 GPUs have 15,000, and each takes 200 bytes of memory
 _UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
-_MAX_REPAIRED_BYTES = 1 << 20  # of a document without what is not read; 16 GPUs have 300 kB, and repairing is slow
+_MAX_REPAIRED_BYTES = 1 << 20  # of a stripped document; 16 GPUs have 300 kB, and repairing is slow
 _MAX_REASON_LENGTH = 120  # characters of the XML parser's own message
 
 # Fields in which all zeros mean "none"; slot 0, tray 0 and minor number 0 are real.
 _IDENTIFIERS = frozenset({"uuid", "serial", "chassis", "board_part_number", "gpu_part_number"})
 _UNIQUE_FIELDS = frozenset({"uuid", "serial"})
 
-# Of what a guest says of its vGPU, what may be its host's board's; never to be taken for a board of the guest's own.
+# Fields of a guest's vGPU that may be those of the host's board, never to be attributed to the guest.
 _BOARD_FIELDS = frozenset({"serial", "chassis", "slot", "tray", "host", "module", "board_part_number"})
-_TELLING_FIELDS = frozenset({"uuid", "virtualization"})  # without which a damaged GPU could be taken for another one
+_TELLING_FIELDS = frozenset({"uuid", "virtualization"})  # without which a damaged GPU could be mistaken for another one
 _MODE_TAG = b"<virtualization_mode>"
 _MODE = re.compile(rb"<virtualization_mode>[^<]*</virtualization_mode>")
-_VIRTUAL = "vgpu"  # the mode inside a guest; "Host VGPU" and "Host VSGA" are boards whose host divides them
+_VIRTUAL = "vgpu"  # the mode inside a guest; "Host VGPU" and "Host VSGA" are boards divided by their host
 
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -71,46 +71,46 @@ _ATTACHED = re.compile(rb"<attached_gpus>\s*([0-9]{1,9})\s*</attached_gpus>")
 _MIG_MODES = {"Enabled": True, "Disabled": False}
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not allow
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters not allowed in XML
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z_][\w.-]*;")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)")
 _CHARACTER_REFERENCE = re.compile(r"&#(?:([0-9]+)|x([0-9A-Fa-f]+));")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one run of the tool reports; a value that the tool does not know is None."""
+    """The report of one run of the tool; unknown values are None."""
 
     driver_version: str | None
     cuda_version: str | None
     gpus: tuple[Gpu, ...]  # no UUID twice; none of those in `lost`
-    unidentified: tuple[UnidentifiedGpu, ...] = ()  # GPUs without a UUID, such as those that the driver has lost
-    lost: tuple[GpuRef, ...] = ()  # GPUs that do not respond, as far as the tool says which
+    unidentified: tuple[UnidentifiedGpu, ...] = ()  # GPUs without a UUID, such as those lost by the driver
+    lost: tuple[GpuRef, ...] = ()  # GPUs that do not respond, as far as the tool names them
     unread: tuple[GpuRef, ...] = ()  # GPUs whose part of the output is damaged
     partial: bool = False  # it lists fewer GPUs than are attached
-    contested: bool = False  # names of processes may imitate GPUs, and only what is before them was read
-    attached: int | None = None  # GPUs of a contested output, as far as it says
+    contested: bool = False  # process names may imitate GPUs, so only the part before them was read
+    attached: int | None = None  # GPUs of a contested output, as far as reported
 
     @property
     def named(self) -> int:
-        """How many GPUs it names, those that do not respond included."""
+        """The number of GPUs named, including unresponsive ones."""
         listed = [GpuRef.of(gpu) for gpu in self.unidentified]
         silent = [ref for ref in self.lost if ref not in listed and not any(ref.means(gpu) for gpu in self.gpus)]
         return len(self.gpus) + len(listed) + len(silent) + len(self.unread)
 
 
 def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b"", first_only: bool = False) -> Report:
-    """Return what the first document of an output reports; raises BadOutputError.
+    """Return the report of the first document of an output; raises BadOutputError.
 
-    What is not read changes nothing, whatever it is: text around the document and between its parts, processes,
-    accounted processes, supported clocks, other elements. Of what is read, a value with unreadable characters is
-    absent, and a GPU whose part is damaged beyond that is in `unread`. Repairs are added to `warnings`. `said`
-    is what the tool printed elsewhere, in which it may name a GPU that does not respond.
+    Unread parts have no effect, whatever they contain: text around the document and between its parts, processes,
+    accounted processes, supported clocks, other elements. Values with unreadable characters are absent, and GPUs whose
+    part is damaged further are in `unread`. Repairs are added to `warnings`. `said` is other output of the tool, which
+    may name a GPU that does not respond.
 
-    Where names of processes may imitate GPUs, only the first GPU is read, which is printed before them; so it is with
+    If process names may imitate GPUs, only the first GPU is read, which is printed before them; likewise with
     `first_only`, for the output of a command that reads one GPU.
 
-    Refused are documents without an end, with entities, with too many parts, with more GPUs than they say are
-    attached, and those in which no GPU is whole. A GPU that the driver has lost does not spoil the others.
+    Documents are rejected if they are cut off, have entities, too many parts, more GPUs than they report as attached,
+    or no complete GPU. A GPU lost by the driver does not affect the others.
     """
     contest: ContestedOutputError | None = None
     if not first_only:
@@ -128,7 +128,7 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     if contest is None:
         return report
     if warnings is not None:
-        warnings.append(f"only the first GPU of the output is read: {contest}")
+        warnings.append(f"reading only the first GPU of the output: {contest}")
     attached = _ATTACHED.search(document.content)
     return msgspec.structs.replace(report, contested=True, attached=int(attached[1]) if attached else None)
 
@@ -171,7 +171,7 @@ def _parse(content: bytes, *, recover: bool = False) -> etree._Element:
             raise _depth_error() from error
         raise
     if root is None:
-        raise BadOutputError("not the XML of nvidia-smi: no element in it")
+        raise BadOutputError("not the XML of nvidia-smi: it has no elements")
     if recover and any("depth" in entry.message for entry in parser.error_log):
         raise _depth_error()
     return root
@@ -187,13 +187,13 @@ class _GpuValues:
     __slots__ = ("fields", "health", "lost", "reset", "whole")
 
     def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str) -> None:  # noqa: A002
-        # This attribute is all that is known of some lost GPUs.
+        # For some lost GPUs, only this attribute is known.
         if len(id) <= MAX_VALUE_LENGTH and (bus_id := known_value(id)) is not None:
             fields.setdefault("pci_bus_id", bus_id)
         self.fields = fields
-        self.health = health  # as it is written, by the paths of the elements
-        self.lost = False  # the driver says so in place of some value
-        self.reset = False  # likewise, that it requires a reset
+        self.health = health  # as written, by the paths of the elements
+        self.lost = False  # the driver reports it instead of a value
+        self.reset = False  # likewise, a required reset
         self.whole = True
 
 
@@ -209,7 +209,7 @@ class _Values:
 
     def add_gpu(self, gpu: _GpuValues) -> None:
         if len(self.gpus) == _MAX_GPUS:
-            raise ContestedOutputError(f"more than {_MAX_GPUS} GPUs in one node")
+            raise ContestedOutputError(f"more than {_MAX_GPUS} GPUs on one node")
         self.gpus.append(gpu)
 
     def add_text(self, text: str | None) -> None:
@@ -218,7 +218,7 @@ class _Values:
 
 
 def _read_document(root: etree._Element, around: bytes, *, placeholders: bool) -> _Values:
-    """Return the values of a document that was parsed; raises BadOutputError where the root is not the tool's."""
+    """Return the values of a parsed document; raises BadOutputError if the root is not the tool's."""
     values = _Values(around)
     _read_root(root, values.fields)
     values.add_text(root.text)
@@ -245,7 +245,7 @@ def _read_gpu(gpu: etree._Element, *, placeholders: bool) -> _GpuValues:
 
 
 def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, str], verbatim: dict[str, str]) -> None:
-    """Add what is wanted of elements; of several for one field, the first counts that the tool knows."""
+    """Add the wanted values of elements; of several for one field, the first known one counts."""
     for element in elements:
         leaf = wanted.get(element.tag)
         if type(leaf) is dict:  # faster than isinstance
@@ -268,22 +268,22 @@ def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, 
 
 
 def _has_placeholders(content: bytes) -> bool:
-    """Return whether some GPU may be lost or require a reset: the driver says so in place of any of its values."""
+    """Return whether a GPU may be lost or require a reset, which the driver reports instead of any of its values."""
     return any(text.encode() in content for text in (GPU_LOST, RESET_REQUIRED))
 
 
-# What is not well-formed
+# Malformed documents
 
 
 def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
-    """Return what a document reports that is not well-formed; raises BadOutputError where no GPU in it is whole.
+    """Return the report of a malformed document; raises BadOutputError if it has no complete GPU.
 
-    Characters that XML does not allow are replaced first, which makes most of them well-formed. Where that is not
-    enough, each GPU is parsed on its own, and a value counts only if it stands in the text once, and as it was parsed.
+    Characters not allowed in XML are replaced first, which makes most documents well-formed. If that is not enough,
+    each GPU is parsed separately, and a value counts only if it occurs in the text exactly once, as parsed.
     """
     reason = one_line(error.msg, _MAX_REASON_LENGTH)
     if len(document.content) > _MAX_REPAIRED_BYTES:
-        raise BadOutputError(f"not the XML of nvidia-smi, and too large to be repaired: {reason}") from error
+        raise BadOutputError(f"not the XML of nvidia-smi, and too large to repair: {reason}") from error
     text = _FORBIDDEN.sub(_REPLACEMENT, document.content.decode("utf-8", "replace"))
     if _ENTITY.search(text):
         raise entity_error() from error
@@ -303,12 +303,12 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     values.fields = {field: value for field, value in values.fields.items() if _REPLACEMENT not in value}
     if values.gpus and not any(gpu.whole for gpu in values.gpus):
         raise BadOutputError(f"not the XML of nvidia-smi: {reason}") from error
-    document.warnings.append(f"the XML was repaired: {reason}")
+    document.warnings.append(f"repaired the XML: {reason}")
     return _build_report(values, document.warnings)
 
 
 def _referenced(reference: re.Match[str]) -> str:
-    """Return a character reference as it is, or the replacement character for one that XML does not allow."""
+    """Return a character reference unchanged, or the replacement character for one not allowed in XML."""
     decimal, hexadecimal = reference.groups()
     digits = (decimal or hexadecimal).lstrip("0")
     if len(digits) > len("1114111"):
@@ -319,7 +319,7 @@ def _referenced(reference: re.Match[str]) -> str:
 
 
 def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> _Values:
-    """Return what is beyond doubt in a document that is broken somewhere."""
+    """Return the unambiguous values of a damaged document."""
     head, parts = split_gpus(content)
     values = _Values(around)
     root = _parse(head, recover=True)
@@ -336,21 +336,21 @@ def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> _Values
 
 
 def _read_part(part: bytes, complete: bool, *, placeholders: bool) -> _GpuValues:
-    """Return the values of one GPU; not whole without an end, or without a UUID that is beyond doubt."""
+    """Return the values of one GPU; incomplete without an end or an unambiguous UUID."""
     try:
         return _read_gpu(_parse(part), placeholders=placeholders)
     except etree.XMLSyntaxError:
         values = _read_gpu(_parse(part, recover=True), placeholders=placeholders)
     _keep_certain(values.fields, GPU_FIELDS, part)
     keep_certain(values.health, part)
-    # One that may be virtual must not pass for a board.
+    # A possibly virtual GPU must not pass for a board.
     told = part.count(_MODE_TAG) == len(_MODE.findall(part)) <= 1
     values.whole = complete and "uuid" in values.fields and told
     return values
 
 
 def _keep_certain(values: dict[str, str], fields: dict[str, str], text: bytes) -> None:
-    """Drop the values that do not stand in a text exactly once, between their tags."""
+    """Drop values that do not occur in a text exactly once, between their tags."""
     for path, field in fields.items():
         name = path.rpartition("/")[2]
         if field in values and f"<{name}>".encode() in text and not is_certain(values[field], name, text):
@@ -363,7 +363,7 @@ def _keep_certain(values: dict[str, str], fields: dict[str, str], text: bytes) -
 def _build_report(values: _Values, warnings: list[str]) -> Report:
     attached = values.fields.get("attached_gpus")
     if not values.gpus and attached != "0":
-        raise BadOutputError("no GPU in the output, which does not report that none is attached")
+        raise BadOutputError("no GPU in the output, though it does not report that none is attached")
     gpus: dict[str, Gpu] = {}
     unidentified: list[UnidentifiedGpu] = []
     lost: dict[GpuRef, None] = {}
@@ -400,7 +400,7 @@ def _reference(values: _GpuValues) -> GpuRef:
 
 
 def _named_lost(said: bytes, listed: list[Gpu | UnidentifiedGpu]) -> tuple[GpuRef, ...]:
-    """Return the GPUs that the tool could not reach, but for those that it lists all the same."""
+    """Return the GPUs that the tool could not reach, except those that it lists anyway."""
     if not (named := lost_gpus(said)):
         return ()
     buses = {canonical_bus_id(gpu.pci_bus_id) for gpu in listed if gpu.pci_bus_id}
@@ -408,9 +408,9 @@ def _named_lost(said: bytes, listed: list[Gpu | UnidentifiedGpu]) -> tuple[GpuRe
 
 
 def _is_partial(attached: str | None, listed: int, named: tuple[GpuRef, ...], warnings: list[str]) -> bool:
-    """Return whether GPUs are missing in a document that names none of them; raises BadOutputError for too many.
+    """Return whether a document is missing GPUs without naming any; raises BadOutputError for too many GPUs.
 
-    A document with more GPUs than are attached may have them from the name of a process that imitates one.
+    Excess GPUs may come from the name of a process that imitates one.
     """
     if attached is None or not _NUMBER.fullmatch(attached):
         return bool(named) and named[0].pci_bus_id is None
@@ -427,7 +427,7 @@ def _interned(text: str | None) -> str | None:
 
 
 def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
-    # Apart from uuid and serial, the same values occur all over a fleet: keep one copy of each in memory.
+    # Apart from uuid and serial, values repeat across the fleet: keep one copy of each in memory.
     texts: dict[str, Any] = {
         field: text if field in _UNIQUE_FIELDS else sys.intern(text)
         for field, text in values.fields.items()
@@ -447,6 +447,6 @@ def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
         mig=_MIG_MODES.get(mig or ""),
         virtual=virtual,
         multi_gpu_board=several and not virtual,
-        health=None if virtual else health,  # a guest's is not its board's
+        health=None if virtual else health,  # a guest's value is not that of its board
         **texts,
     )

@@ -1,4 +1,4 @@
-"""Pods and nodes as the Kubernetes API sends them, decoded from the bytes: only the fields that are used."""
+"""Pods and nodes of the Kubernetes API, decoded from the bytes: only the fields that are used."""
 
 import functools
 import re
@@ -27,7 +27,7 @@ _GPU_RESOURCES = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
 _REPLICA_LABELS = ("nvidia.com/gpu.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
 _INSTANCE_LABEL_PREFIXES = ("nvidia.com/gpu.slices.gi", "nvidia.com/mig-", "cloud.google.com/gke-gpu-partition-size")
 
-# How many GPUs a machine of the node's type has: Karpenter on AWS (pkg/apis/v1/labels.go of karpenter-provider-aws),
+# Number of GPUs of the node's instance type: Karpenter on AWS (pkg/apis/v1/labels.go of karpenter-provider-aws),
 # EKS Auto Mode, and Karpenter on Azure. `nvidia.com/gpu.count` is not among them: with MIG's strategy `single` it
 # counts instances.
 _MACHINE_LABELS = (
@@ -57,20 +57,20 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A pod, as far as choosing and reading one needs it."""
+    """A pod, with the fields needed to choose and read one."""
 
-    key: str  # `namespace/name`; empty for one without a name, which cannot be asked for
+    key: str  # `namespace/name`; empty for one without a name, which cannot be requested
     uid: str
     version: str  # the resource version
     node: str = ""  # empty until it is scheduled
-    created: str = ""  # RFC 3339 in UTC, which sorts as it is
+    created: str = ""  # RFC 3339 in UTC, which sorts as text
     running: bool = False
     terminating: bool = False
-    ready: bool = True  # by its own condition, which also turns when the kubelet of its node is gone
+    ready: bool = True  # from its own condition, which also changes when its node's kubelet is gone
     containers: tuple[Container, ...] = ()
 
     def published(self) -> Iterable[str]:
-        """Return the texts that others get to see."""
+        """Return the texts that gpuid publishes."""
         return (self.key, self.node)
 
     @property
@@ -85,13 +85,13 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A node: its version in the API, what the rest of the program knows about it, and what judging it needs."""
+    """A node: its API version, the info for the rest of the program, and what is needed to classify it."""
 
     version: str
-    facts: NodeInfo  # capacity and allocatable as far as labels tell
-    created: float = 0.0  # Unix seconds; 0 where that is not known
+    facts: NodeInfo  # capacity and allocatable as far as known from labels
+    created: float = 0.0  # Unix seconds; 0 if unknown
     labels: GpuLabels = GpuLabels()
-    own_labels: tuple[tuple[str, str], ...] = ()  # those that name its GPUs; empty where gpuid does not write them
+    own_labels: tuple[tuple[str, str], ...] = ()  # those that name its GPUs; empty unless gpuid writes them
 
     @property
     def key(self) -> str:
@@ -99,7 +99,7 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.facts.name
 
     def published(self) -> Iterable[str]:
-        """Return the texts that others get to see."""
+        """Return the texts that gpuid publishes."""
         facts = self.facts
         return (facts.name, facts.provider_id, facts.uid, facts.boot_id, *(value for _, value in facts.labels))
 
@@ -112,12 +112,12 @@ T = TypeVar("T", bound=_Publishable)
 
 
 def without_echoes(decode: Callable[[msgspec.Raw], T], secrets: Secrets) -> Callable[[msgspec.Raw], T]:
-    """Return a decoder that raises MalformedError for an object that repeats a secret in what is published of it."""
+    """Return a decoder that raises MalformedError for an object with a secret in its published texts."""
 
     def decode_unless_echo(raw: msgspec.Raw) -> T:
         found = decode(raw)
         if any(map(secrets.repeated_in, found.published())):
-            raise MalformedError("it repeats a credential of ours")
+            raise MalformedError("it repeats one of gpuid's credentials")
         return found
 
     return decode_unless_echo
@@ -184,7 +184,7 @@ def node_decoder(labels: Collection[str] = (), *, with_own_labels: bool = False)
     return decode_node
 
 
-# The objects as they are on the wire. Kubernetes leaves out what is empty, and now and then writes null.
+# The objects as on the wire. Kubernetes omits empty values, and occasionally writes null.
 
 
 class _Meta(msgspec.Struct, frozen=True, gc=False):
@@ -241,7 +241,7 @@ class _NodeInfo(msgspec.Struct, frozen=True, gc=False):
     boot_id: str = msgspec.field(name="bootID", default="")
 
 
-# The amounts stay raw: one of them may be of any form, and only few are looked at.
+# Amounts stay raw: they may have any form, and only few are used.
 _Amounts = dict[str, msgspec.Raw]
 
 
@@ -263,7 +263,7 @@ _NODE_DECODER = msgspec.json.Decoder(_Node)
 
 
 def _name(text: str, what: str, longest: int) -> str:
-    """Return a name without what does not print; raises MalformedError for one that no API server accepts."""
+    """Return a name without unprintable characters; raises MalformedError for one that no API server accepts."""
     if len(text) > longest:
         raise MalformedError(f"{what} is longer than {longest} characters")
     return printable(text)
@@ -274,12 +274,12 @@ def _provider_id(text: str) -> str:
 
 
 def _is_ready(conditions: Iterable[_Condition] | None) -> bool:
-    """Return whether the condition `Ready` holds; one that is not there yet says nothing."""
+    """Return whether the condition `Ready` is true; an absent one counts as unknown."""
     return not any(one.type == "Ready" and one.status != "True" for one in conditions or ())
 
 
 def _amount(amounts: _Amounts | None) -> int | None:
-    """Return a node's amount of `nvidia.com/gpu` under both its names; one no longer in use stays there with 0."""
+    """Return a node's amount of `nvidia.com/gpu` under both names; a name no longer in use remains with 0."""
     if amounts is None:
         return None
     total = None
@@ -303,7 +303,7 @@ def _unix_seconds(text: str | None) -> float:
 
 
 def _gpu_labels(labels: Mapping[str, str]) -> GpuLabels:
-    """Return what a node's labels tell of how its capacity counts GPUs."""
+    """Return what a node's labels reveal about how its capacity counts GPUs."""
     shares, machine = 1, 0
     for name in _REPLICA_LABELS:
         if name in labels:

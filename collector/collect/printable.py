@@ -1,4 +1,4 @@
-"""Takes what does not print out of a report: a node's output may hold any character, and everybody reads its values."""
+"""Removes unprintable characters from a report: a node's output may contain any of them."""
 
 import functools
 from collections.abc import Callable
@@ -18,10 +18,10 @@ _HEALTH_TEXTS = ("recovery_action", "fabric_state", "fabric_status", "fabric_hea
 
 
 def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
-    """Return a report whose values all print; one whose values do is returned as it is.
+    """Return a report with printable values only; unchanged if all are printable.
 
-    A value that repeats one of the `secrets` is dropped: who prints it may have been given it. A GPU whose UUID is
-    nothing else counts as one without a UUID, and of two with the same the first remains.
+    A value that repeats one of the `secrets` is dropped: the pod may know it. A GPU whose UUID becomes empty counts as
+    one without a UUID, and of two with the same UUID the first is kept.
     """
     clean = printable if secrets is None else functools.partial(_published, secrets)
     cleaned: Report = _cleaned(report, clean)
@@ -44,7 +44,7 @@ def _published(secrets: Secrets, text: str) -> str:
 
 
 def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
-    """Return a value, a struct or a tuple with every text in it cleaned; the same object where nothing was to be."""
+    """Return a value, a struct or a tuple with every text in it cleaned; the same object if nothing changed."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, tuple):

@@ -1,10 +1,11 @@
-"""Find the last whole document in the log of a pod that prints what `nvidia-smi -q -x` prints, again and again.
+"""Finds the last complete document in the log of a pod that prints the output of `nvidia-smi -q -x` periodically.
 
-A log may begin and end anywhere: it was rotated, only its end was asked for, or the pod is printing right now. Each
-line has the time at which it was printed before it, by the clock of the node.
+A log may begin and end anywhere: it was rotated, only its end was requested, or the pod is printing right now. Each
+line starts with the time at which it was printed, by the node's clock.
 
-Names of processes may hold anything, so also an end and another whole document. Nothing in the text tells them apart
-from true ones, but a pause does: nvidia-smi prints a document without one, and printers wait between two.
+Process names may contain anything, including the end of a document and another complete one. The text alone cannot
+distinguish them from real ones, but a pause can: nvidia-smi prints a document without one, and printers wait in
+between.
 """
 
 import collections
@@ -18,10 +19,10 @@ from collector.collect.smi_output import own_text
 
 __all__ = ["LastDocument", "Log", "find_last", "last_line"]
 
-PAUSE_SECONDS = 20.0  # between two lines: between two runs of nvidia-smi it is longer, within one shorter
+PAUSE_SECONDS = 20.0  # between two lines: longer between two runs of nvidia-smi, shorter within one
 _MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
 _MAX_UNTIMED_BYTES = 1 << 10
-_MAX_STARTS = 64  # of documents that are looked at, from the end
+_MAX_STARTS = 64  # of documents examined, from the end
 _MAX_TEXT_LINES = 1000  # before and after a document that may belong to its run
 
 _TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"
@@ -36,29 +37,29 @@ _PROLOG_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG + rb"\r?")
 
 
 class LastDocument(NamedTuple):
-    """The last whole document of a log."""
+    """The last complete document of a log."""
 
     output: bytes  # it and what was printed with it, without times
-    stamp: str  # when its first line was printed, as the kubelet wrote it: no other document of this log has the same
-    time: float | None  # when its run began to print, in Unix seconds by the node's clock; None where it is not known
-    later: bytes  # what was printed after it that is no document: a later run has failed
-    period: float | None  # seconds since the one before it, by the node's clock; None where that is not in the log
+    stamp: str  # timestamp of its first line, as the kubelet wrote it: unique within the log
+    time: float | None  # when its run began to print, in Unix seconds by the node's clock; None if unknown
+    later: bytes  # text printed after it that is not a document: a later run has failed
+    period: float | None  # seconds since the previous one, by the node's clock; None if that is not in the log
 
 
 class Log(NamedTuple):
-    """What was found in a log."""
+    """The findings in a log."""
 
     last: LastDocument | None
-    newest: str  # the stamp of the last document that begins, which may be cut off; empty where none does
-    cut: bool  # a document ends in it that does not begin in it
-    text: bytes  # what it says instead of a document
-    untimed: bytes = b""  # what was sent in place of lines of a log, each of which has a time
+    newest: str  # timestamp of the last document that begins, possibly cut off; empty if none does
+    cut: bool  # a document ends in it that began before it
+    text: bytes  # its text instead of a document
+    untimed: bytes = b""  # text sent instead of timestamped lines
 
 
 def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Log:
-    """Return the last whole document of a log; `complete` says that nothing comes before its first line.
+    """Return the last complete document of a log; `complete` means that nothing precedes its first line.
 
-    Documents that follow each other without a `pause` count as one, of which nvidia-smi's first one is read.
+    Documents that follow each other without a `pause` count as one, of which the first is read.
     """
     sections = _sections(log, complete=complete, pause=pause)
     newest = _stamp_at(log, sections[-1].root) if sections else ""
@@ -74,7 +75,7 @@ def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Lo
 
 
 def _untimed(log: bytes) -> bytes:
-    """Return a log without any time; else its last line, if that has neither a time nor an end."""
+    """Return a log without any timestamps; otherwise its last line, if that has neither a timestamp nor an end."""
     if _STAMP.search(log) is not None:
         last = log.rfind(b"\n") + 1
         log = b"" if _LINE_TIME.match(log, last) else log[last:]
@@ -82,7 +83,7 @@ def _untimed(log: bytes) -> bytes:
 
 
 class _Section(NamedTuple):
-    """What was printed from the run of one document on, until that of the next one."""
+    """The output from the run of one document up to that of the next."""
 
     start: int
     root: int  # the line in which the document begins
@@ -102,7 +103,7 @@ def _sections(log: bytes, *, complete: bool, pause: float) -> list[_Section]:
 
 
 def _roots(log: bytes) -> Iterator[int]:
-    """Yield where each line begins that a document begins in."""
+    """Yield the start of each line in which a document begins."""
     end = -1  # of the line that was looked at
     for match in _ROOT.finditer(log):
         if match.start() < end:  # only the first of a line can begin one
@@ -116,9 +117,9 @@ def _roots(log: bytes) -> Iterator[int]:
 
 
 def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
-    """Return where the run of the command began to print, of whose document the root element is in this line.
+    """Return where a run began to print, given the line with its document's root element.
 
-    What it says before it belongs to it, but for what was printed by an earlier run.
+    Text before the document belongs to the run, except the output of an earlier run.
     """
     begin, after = root, _time_at(log, root)
     for _ in range(_MAX_TEXT_LINES):
@@ -138,13 +139,13 @@ def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
 
 
 def last_line(log: bytes) -> bytes:
-    """Return the last line of a log, with its time, which identifies it; empty if it has none."""
+    """Return the last line of a log, identified by its timestamp; empty if it has none."""
     line = log[log.rfind(b"\n", 0, len(log) - 1) + 1 :]
     return line if _LINE_TIME.match(line) else b""
 
 
 def _document(log: bytes, section: _Section, end: int, pause: float, period: float | None) -> LastDocument:
-    """Return the document of a section, which ends at `end`, with what was printed until a pause after it."""
+    """Return the document of a section, which ends at `end`, with the output up to the next pause."""
     after = log.find(b"\n", end) + 1 or len(log)
     ended = _time_at(log, log.rfind(b"\n", 0, end) + 1)
     lines = itertools.islice(_lines(log, after, section.end), _MAX_TEXT_LINES)
@@ -169,21 +170,21 @@ def _seconds_between(log: bytes, line: int, later: int) -> float | None:
 
 
 def _line_before(log: bytes, begin: int) -> int:
-    """Return where the line before the one at `begin` begins; -1 where there is none."""
+    """Return the start of the line before the one at `begin`; -1 if there is none."""
     return log.rfind(b"\n", 0, begin - 1) + 1 if begin > 0 else -1
 
 
 def _lines(log: bytes, start: int, end: int) -> Iterator[tuple[int, float | None]]:
-    """Yield where each line begins, and its time."""
+    """Yield the start and timestamp of each line."""
     while start < end:
         yield start, _time_at(log, start)
         start = log.find(b"\n", start) + 1 or end
 
 
 def _texts(log: bytes, start: int, pause: float) -> Iterator[bytes]:
-    """Yield the whole lines of a log from `start` on that belong to no document, whole or cut off.
+    """Yield the complete lines of a log from `start` on outside of documents, complete or cut off.
 
-    What follows the beginning of one without a pause may be in the name of a process.
+    Text that follows the beginning of a document without a pause may be in the name of a process.
     """
     inside, before = False, None
     for line, time in _lines(log, start, log.rfind(b"\n") + 1):
@@ -195,7 +196,7 @@ def _texts(log: bytes, start: int, pause: float) -> Iterator[bytes]:
 
 
 def _time_at(log: bytes, line: int) -> float | None:
-    """Return the time of a line in Unix seconds, by the clock of its node; None where it has none."""
+    """Return the timestamp of a line in Unix seconds, by the node's clock; None if it has none."""
     match = _LINE_TIME.match(log, line) if line >= 0 else None
     return None if match is None else _seconds(match[0].decode("ascii"))
 

@@ -1,4 +1,4 @@
-"""Decide which pod of a node is read, and when. No I/O: values, the time and the randomness are passed in."""
+"""Decides which pod of a node is read, and when. No I/O: values, time and randomness are passed in."""
 
 import random
 from collections.abc import Collection, Iterable
@@ -29,20 +29,20 @@ __all__ = [
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How soon a node is read again, in seconds, when it is not simply due for its refresh."""
+    """How soon a node is read again, in seconds, other than for its refresh."""
 
     backoff: Backoff = Backoff(initial=1.0, maximum=300.0)  # after failures, for as long as the pod lives
-    timeout_delay: float = 300.0  # after the first command that did not end; doubles up to the cluster's `refresh`
-    settle: float = 5.0  # between readings that only a change of the GPU capacity causes
-    first_document: float = 360.0  # for which a log may be empty: its pod has just been started, or it was rotated
-    newer_document: Backoff = Backoff(initial=5.0, maximum=30.0)  # while one is waited for that answers a claim
-    newer_patience: float = 900.0  # for which one is waited for; printers take a few minutes between two
+    timeout_delay: float = 300.0  # after the first command that timed out; doubles up to the cluster's `refresh`
+    settle: float = 5.0  # between readings caused only by a change of GPU capacity
+    first_document: float = 360.0  # for which a log may be empty after a pod's start or a rotation
+    newer_document: Backoff = Backoff(initial=5.0, maximum=30.0)  # while a document that settles a claim is awaited
+    newer_patience: float = 900.0  # for which it is awaited; printers take a few minutes between two
     looks: LookPolicy = LookPolicy()  # at a log whose node was read
 
     def backoff_after(self, reason: ReadFailure, refresh: float) -> Backoff:
         """Return the delays after failures of this kind.
 
-        A command that hangs on a broken GPU stays behind on its node for good, so there must be few of them.
+        A command that hangs on a broken GPU stays on its node forever, so there must be few of them.
         """
         if reason is ReadFailure.TIMEOUT:
             return Backoff(initial=self.timeout_delay, maximum=refresh)
@@ -67,9 +67,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def ready(pod: PodObject) -> bool:
-    """Return whether a pod can run a command: it is running and ready, with all of its containers, and not terminating.
+    """Return whether a pod can run a command: it is running and ready, with all containers, and not terminating.
 
-    When a kubelet is gone, its pods stay, and the statuses of their containers too; only their condition says it.
+    When a kubelet is gone, its pods and their container statuses remain; only the pods' condition shows it.
     """
     if not pod.running or pod.terminating or not pod.ready:
         return False
@@ -77,9 +77,9 @@ def ready(pod: PodObject) -> bool:
 
 
 def choose(candidates: Iterable[Candidate]) -> Candidate | None:
-    """Return the pod to read, the newest ready one of the first source that has any; None where no pod is ready.
+    """Return the pod to read, the newest ready one of the first source with any; None if no pod is ready.
 
-    A source's selector may match pods of other kinds. Those without the container that it names are left out.
+    A source's selector may match unrelated pods. Those without the named container are skipped.
     """
     usable = [candidate for candidate in candidates if ready(candidate.pod) and find_container(candidate) is not None]
     usable.sort(key=lambda candidate: (candidate.pod.created, candidate.pod.uid), reverse=True)
@@ -87,7 +87,7 @@ def choose(candidates: Iterable[Candidate]) -> Candidate | None:
 
 
 def why_uncovered(candidates: Collection[Candidate]) -> UnreadReason | None:
-    """Return why none of a node's pods can be read; None where one can."""
+    """Return why none of a node's pods can be read; None if one can."""
     if choose(candidates) is not None:
         return None
     if not candidates:
@@ -96,18 +96,18 @@ def why_uncovered(candidates: Collection[Candidate]) -> UnreadReason | None:
 
 
 def lacks_container(candidate: Candidate) -> bool:
-    """Return whether a pod is known to have no container of the name that its source gives."""
+    """Return whether a pod is known to lack the container that its source names."""
     return bool(candidate.pod.containers) and find_container(candidate) is None
 
 
 def find_container(candidate: Candidate) -> Container | None:
-    """Return the container that the source names; None where the pod has none of that name."""
+    """Return the container that the source names; None if the pod has no such container."""
     name = candidate.source.container
     return next((container for container in candidate.pod.containers if container.name == name), None)
 
 
 def fingerprint(candidate: Candidate, node: NodeInfo, listed: tuple[GpuRef, ...] | None = None) -> Fingerprint:
-    """Return what a reading made now depends on; `listed` are the GPUs that ResourceSlices list on the node."""
+    """Return what a reading made now depends on; `listed` are the node's GPUs in ResourceSlices."""
     container = find_container(candidate)
     return Fingerprint(
         pod_uid=candidate.pod.uid,
@@ -123,9 +123,9 @@ def fingerprint(candidate: Candidate, node: NodeInfo, listed: tuple[GpuRef, ...]
 def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float) -> float:
     """Return when a node is due to be read.
 
-    If nothing differs from the last attempt: at the time that it set. If only capacity or allocatable differ, or what
-    ResourceSlices list, the device plugin or the DRA driver is starting or stopping, or regards a GPU as unhealthy:
-    such readings stay `settle` seconds apart. If anything else differs: now.
+    If nothing has changed since the last attempt: at the time that it set. If only capacity, allocatable or the
+    ResourceSlices have changed, the device plugin or the DRA driver is starting or stopping, or considers a GPU
+    unhealthy: such readings stay `settle` seconds apart. If anything else has changed: now.
     """
     if last is None:
         return now
@@ -142,8 +142,8 @@ def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float
 def resumed(known: Known, age: float, now: float, refresh: float, rng: random.Random) -> Attempt:
     """Return the attempt of an earlier run that read the node `age` seconds ago.
 
-    The refresh falls into the second half of what is left of the interval. A negative age is that of a clock that was
-    set back; nothing waits for it to be made up.
+    The refresh falls into the second half of the remaining interval. A negative age means that the clock was set back;
+    nothing waits for it to catch up.
     """
     age = max(0.0, age)
     left = max(0.0, refresh - age)

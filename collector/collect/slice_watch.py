@@ -1,7 +1,7 @@
-"""Watches the ResourceSlices of a cluster where its API server has them and the right is given.
+"""Watches the ResourceSlices of a cluster if its API server serves them and access is granted.
 
-They are optional: what fails here never makes the cluster down, keeps no node from being read, and delays the first
-reading only for a bounded time. What was seen last stands while they are not seen.
+They are optional: a failure here never takes the cluster down or keeps a node from being read, and delays the first
+reading only for a limited time. The last known state remains valid while they are not visible.
 """
 
 import functools
@@ -46,16 +46,17 @@ _GROUP_DECODER = msgspec.json.Decoder(_Group)
 class SliceIntervals(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait, in seconds; only tests have reason to change them."""
 
-    absent: Backoff = Backoff(initial=5.0, maximum=300.0)  # before an API server without the API is asked again
-    forbidden: Backoff = Backoff(initial=5.0, maximum=300.0)  # before what was forbidden or not found is tried again
-    failed: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)  # before a failed discovery is repeated
+    absent: Backoff = Backoff(initial=5.0, maximum=300.0)  # before retrying an API server without the API
+    forbidden: Backoff = Backoff(initial=5.0, maximum=300.0)  # before retrying after forbidden or not found
+    failed: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)  # before repeating a failed discovery
 
 
 class SliceWatch:
     """Mirrors the slices of one cluster until cancelled.
 
-    `on_change` gets each change of a slice, `on_status` whether they are seen, `on_restart` why the watch started over,
-    and `on_settled` that the first list is complete, or that it will not come soon; it may be called several times.
+    `on_change` is called for each change of a slice, `on_status` for whether they are visible, `on_restart` with the
+    reason that the watch started over, and `on_settled`, maybe several times, once the first list is complete or will
+    not come soon.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SliceWatch:
         self._api: Callable[[ApiClient], Any] = ResourceV1Api
         self._failures = 0  # in a row, to find the API or to watch
         self._watched = False  # once, at least
-        self._error: ClusterError | None = None  # why the reflector was given up
+        self._error: ClusterError | None = None  # why the reflector was stopped
         self._scope = anyio.CancelScope()  # of the reflector
         # One for all versions of the API: it knows which slices are gone once it lists again.
         self._reflector = Reflector(
@@ -100,7 +101,7 @@ class SliceWatch:
             await anyio.sleep(delay)
 
     async def _run_once(self) -> float:
-        """Find the API and watch until that fails for good; returns after how many seconds to try again."""
+        """Find the API and watch until that fails permanently; returns after how many seconds to retry."""
         try:
             api = await find_slice_api(self._client)
         except ClusterError as error:
@@ -117,7 +118,7 @@ class SliceWatch:
         return backoff.delay(self._failures - 1, self._rng)
 
     def _note_absence(self) -> float:
-        """Note that the server does not have the API, or does no more; returns after how many seconds to ask again."""
+        """Record that the server does not or no longer serve the API; returns after how many seconds to retry."""
         backoff = self._intervals.absent
         if self._watched:
             host, backoff = self._client.session.host, self._intervals.forbidden
@@ -140,7 +141,7 @@ class SliceWatch:
             self._scope.cancel()
 
     def _note_restart(self, reason: WatchRestart) -> None:
-        if reason is not WatchRestart.FORBIDDEN:  # which is usual: it is not needed
+        if reason is not WatchRestart.FORBIDDEN:  # which is common: the right is optional
             self._on_restart(reason)
 
     def _fail(self, error: ClusterError) -> None:
@@ -160,7 +161,7 @@ def slices(client: ApiClient, method: ApiMethod) -> Resource[SliceObject]:
 
 
 async def find_slice_api(client: ApiClient) -> Callable[[ApiClient], Any] | None:
-    """Return the newest API class by which the server serves slices, None if there is none; raises ClusterError."""
+    """Return the newest API class for slices that the server serves, None if there is none; raises ClusterError."""
     try:
         group = decode(_GROUP_DECODER, await client.read(ResourceApi(client).get_api_group))
     except NotFoundError:

@@ -1,4 +1,4 @@
-"""Which GPUs the DRA driver lists on each node, from the ResourceSlices of `gpu.nvidia.com`. No I/O.
+"""The GPUs that the DRA driver lists on each node, from the ResourceSlices of `gpu.nvidia.com`. No I/O.
 
 The driver publishes one pool for each node, under the node's name, in one slice or (with dynamic MIG) in one for each
 GPU (cmd/gpu-kubelet-plugin/driver.go of kubernetes-sigs/dra-driver-nvidia-gpu). Its devices are
@@ -8,15 +8,15 @@ GPU (cmd/gpu-kubelet-plugin/driver.go of kubernetes-sigs/dra-driver-nvidia-gpu).
 - `vfio`: a GPU that can be, or is, given to a virtual machine as a whole. Its `uuid` is made up from its bus address,
   and nvidia-smi does not see it while no device `gpu` is listed with it.
 
-A pool changes as a whole: of its slices only those of the highest generation count, and only once all of them are there
-(`resourceSliceCount`). Until then, what it said before stands. A pool that has no slice left says nothing: the kubelet
-deletes the slices of a driver that is gone, which the GPUs need not be.
+A pool changes as a whole: only its slices of the highest generation count, and only once all of them are present
+(`resourceSliceCount`). Until then, its previous state is valid. A pool with no slices left means nothing: the kubelet
+deletes the slices of a removed driver, while the GPUs may still be there.
 
-Slices that are for different nodes are never of one pool, whatever name they give it: a kubelet may publish what it
-likes as long as `nodeName` is its own (NodeRestriction), and must not change what is known of another node by that.
+Slices for different nodes never belong to one pool, whatever its name: a kubelet may publish anything as long as
+`nodeName` is its own (NodeRestriction), and must not thereby change what is known about another node.
 
-A tainted device is listed all the same, so its GPU counts; one that keeps pods away is not allocatable. Only
-`gpu.nvidia.com/gpu-lost` says what a missing device says: the driver no longer reaches the GPU.
+A tainted device is still listed, so its GPU counts; with a taint that keeps pods away it is not allocatable. Only
+`gpu.nvidia.com/gpu-lost` means the same as a missing device: the driver no longer reaches the GPU.
 """
 
 import sys
@@ -47,7 +47,7 @@ _Place = tuple[str, str]  # a pool: the node that its slices are for, empty for 
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One GPU as the devices of one slice show it."""
+    """One GPU according to the devices of one slice."""
 
     node: str
     uuid: str | None  # None: no more is known than its address, since it is given to virtual machines
@@ -62,7 +62,7 @@ class Board(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class SliceObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A ResourceSlice, as far as it tells which GPUs there are."""
+    """A ResourceSlice, with the fields that identify GPUs."""
 
     key: str  # its name
     version: str
@@ -78,25 +78,25 @@ class SliceObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.node, self.pool
 
     def published(self) -> Iterator[str]:
-        """Yield the texts that others get to see."""
+        """Yield the texts that gpuid publishes."""
         yield self.node
         for board in self.boards:
             yield from (board.node, board.uuid or "", board.bus or "")
 
 
 class NodeDevices(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The GPUs of a node by the complete pools that name it."""
+    """The GPUs of a node from the complete pools that name it."""
 
     listed: tuple[GpuRef, ...]  # sorted; without those that the driver no longer reaches
-    gpus: int  # that the driver manages, whether it reaches them or not
+    gpus: int  # managed by the driver, reachable or not
     usable: int  # of them, that pods may have
-    passed: int  # others, which nvidia-smi does not see, because virtual machines have them
+    passed: int  # others, passed to virtual machines, so that nvidia-smi does not see them
 
 
 class SliceBook:
-    """Keeps the slices of a cluster, and reports what they say of a node whenever that changes.
+    """Keeps the slices of a cluster, and reports a node's devices whenever they change.
 
-    `on_devices(node, devices)`: None where no pool names the node any more, or one that says too much.
+    `on_devices(node, devices)`: None if no pool names the node any more, or its pools exceed the limits.
     """
 
     def __init__(self, on_devices: Callable[[str, NodeDevices | None], None]) -> None:
@@ -154,7 +154,7 @@ class SliceBook:
 def decode_slice(raw: msgspec.Raw) -> SliceObject:
     """Return one slice of any version of the API; raises MalformedError."""
     one = decode(_SLICE_DECODER, raw)
-    ours = one.spec.driver == DRIVER  # or the server has not looked at the field selector
+    ours = one.spec.driver == DRIVER  # or the server ignored the field selector
     if len(one.spec.devices or ()) > MAX_SLICE_DEVICES:
         raise MalformedError(f"a ResourceSlice has more than {MAX_SLICE_DEVICES} devices")
     return SliceObject(
@@ -169,7 +169,7 @@ def decode_slice(raw: msgspec.Raw) -> SliceObject:
 
 
 def _complete(slices: Collection[SliceObject]) -> Mapping[str, tuple[Board, ...]] | None:
-    """Return a pool's boards by node; None while its newest generation is not complete."""
+    """Return a pool's boards by node; None while its newest generation is incomplete."""
     if len(slices) > MAX_POOL_SLICES or sum(len(one.boards) for one in slices) > MAX_POOL_BOARDS:
         return None
     newest = max(one.generation for one in slices)
@@ -234,7 +234,7 @@ def _boards(spec: "_Spec") -> Iterable[Board]:
 
 
 def _merged(one: Board, other: Board) -> Board:
-    """Return one GPU by two of its devices: a part of it may be tainted alone."""
+    """Return one GPU from two of its devices: a single part of it may be tainted."""
     if one == other:
         return one
     return msgspec.structs.replace(
@@ -253,7 +253,7 @@ def _text(text: str, what: str, longest: int) -> str:
     return printable(text)
 
 
-# The objects as they are on the wire. Up to v1beta1, what a device says is in its `basic`.
+# The objects as on the wire. Up to v1beta1, a device's attributes are in its `basic`.
 
 
 class _Meta(msgspec.Struct, frozen=True, gc=False):

@@ -1,7 +1,7 @@
-"""Run nvidia-smi in a pod, and make one report of what it prints, whatever its exit status.
+"""Runs nvidia-smi in a pod, and makes one report of its output, whatever its exit status.
 
-A complete document counts also when the command says that something is wrong. Where one GPU that does not respond keeps
-the command from printing any, the others are read one by one.
+A complete document counts even if the command reports a problem. If an unresponsive GPU keeps the command from printing
+any document, the other GPUs are read one by one.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ _PROGRAM = "nvidia-smi"
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
 
-# Reasons after which no further GPU is queried: it would end the same way, or a second command would run alongside one
-# that hangs.
+# Reasons after which no further GPU is queried: it would end the same way, or a second command would run in parallel
+# with one that hangs.
 _HOPELESS = frozenset(
     {
         ReadFailure.TIMEOUT,
@@ -61,13 +61,13 @@ class SmiCommand:
         self._source = source
         self._pod = pod
         self._cluster = cluster
-        self._parsing = parsing  # limits how many large outputs are parsed at once
+        self._parsing = parsing  # limits how many large outputs are parsed at the same time
 
     async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:
-        """Return what the command reports; raises ExecError, with the command's own words.
+        """Return the command's report; raises ExecError, with the command's own message.
 
-        `known` returns the GPUs of the node's earlier readings, which are asked for one by one if need be; without any
-        the first `capacity` are.
+        `known` returns the GPUs of the node's earlier readings, which are queried one by one if necessary; without any,
+        the first `capacity` GPUs are.
         """
         output, exit_status = await self._run(self._source.command, self._cluster.exec_timeout)
         warnings: list[str] = []
@@ -82,7 +82,7 @@ class SmiCommand:
         if stderr := redact(output.stderr[:_MAX_STDERR_BYTES].decode(errors="replace"), _MAX_STDERR_CHARACTERS):
             warnings.append(f"command succeeded with output on stderr: {stderr}")
         if exit_status:
-            warnings.append(f"the command ended with exit status {exit_status}, after a complete document")
+            warnings.append(f"the command exited with status {exit_status}, after a complete document")
         report = with_exit_status(report, exit_status)
         if report.contested and report.partial:
             return await self._read_contested(report, warnings, capacity)
@@ -91,7 +91,7 @@ class SmiCommand:
     async def _read_one_by_one(
         self, failure: ExecError, lost: tuple[GpuRef, ...], known: Sequence[Gpu], capacity: int | None
     ) -> SmiReading:
-        """Return what the GPUs report that answer; raises GpusLostError where none does."""
+        """Return the report of the responding GPUs; raises GpusLostError if there are none."""
         found = _Singles([ref for ref in lost if ref.pci_bus_id])
         warnings = [str(failure)]
         await self._read_singles(found, _targets(known, found.lost, capacity), warnings, known=bool(known))
@@ -101,7 +101,7 @@ class SmiCommand:
         return SmiReading(found.report(), distinct(warnings), one_by_one=True)
 
     async def _read_contested(self, report: Report, warnings: list[str], capacity: int | None) -> SmiReading:
-        """Return what each GPU reports of itself, where only the first of all is certain."""
+        """Return the report of each GPU, queried individually because only the first in the output is certain."""
         found = _Singles(list(report.lost))
         found.add(report)
         await self._read_singles(found, _targets((), (), report.attached or capacity), warnings, known=False)
@@ -113,7 +113,7 @@ class SmiCommand:
     async def _read_singles(
         self, found: "_Singles", targets: Sequence[tuple[GpuRef, str]], warnings: list[str], *, known: bool
     ) -> None:
-        """Read GPUs one by one, within the time of one command; unless they are `known`, a silent one is the end."""
+        """Read GPUs one by one, within the timeout of one command; unless they are `known`, stop at a silent one."""
         deadline = anyio.current_time() + self._cluster.exec_timeout
         for at, (ref, argument) in enumerate(targets):
             command = command_for_one(self._source.command, argument)
@@ -135,7 +135,7 @@ class SmiCommand:
                 break
 
     async def _run(self, command: Sequence[str], timeout: float) -> tuple[Output, int]:
-        """Return what a command printed, and its exit status; raises ExecError where it did not run to its end."""
+        """Return the output of a command and its exit status; raises ExecError if it did not run to completion."""
         try:
             output = await pod_exec.run(
                 self._client,
@@ -153,7 +153,7 @@ class SmiCommand:
         return output, 0
 
     async def _parse(self, output: Output, warnings: list[str], *, first_only: bool = False) -> Report:
-        """Parse what a command printed; the time that it takes is charged to the cluster."""
+        """Parse the output of a command; the time is charged to the cluster."""
         session = self._client.session
 
         def parse() -> Report:
@@ -164,7 +164,7 @@ class SmiCommand:
 
 
 class _Singles:
-    """What GPUs report that are read one by one."""
+    """The results of GPUs read one by one."""
 
     def __init__(self, lost: list[GpuRef]) -> None:
         self.reports: list[Report] = []
@@ -179,7 +179,7 @@ class _Singles:
         self.lost += report.lost
 
     def add_silent(self, ref: GpuRef, said: Sequence[GpuRef]) -> None:
-        """Add a GPU that printed nothing but that some GPU does not respond: this one, or the one that is named."""
+        """Add a GPU whose query only reported an unresponsive GPU: this one, or the one it names."""
         named = [other for other in said if other.pci_bus_id]
         self.lost += named or [ref]
         if named and ref.pci_bus_id not in {other.pci_bus_id for other in named}:
@@ -200,7 +200,7 @@ class _Singles:
 def command_for_one(command: Sequence[str], target: str) -> list[str] | None:
     """Return the command that reads one GPU, by its bus address, UUID or index.
 
-    None where the command is not nvidia-smi's own, as in a shell, or reads one GPU already.
+    None if the command is not nvidia-smi itself, as in a shell, or already reads a single GPU.
     """
     names = [word.rpartition("/")[2] for word in command]
     if _PROGRAM not in names:
@@ -212,7 +212,7 @@ def command_for_one(command: Sequence[str], target: str) -> list[str] | None:
 
 
 def _targets(known: Sequence[Gpu], lost: Sequence[GpuRef], capacity: int | None) -> list[tuple[GpuRef, str]]:
-    """Return the GPUs to read one by one, and what names each to nvidia-smi."""
+    """Return the GPUs to read one by one, and the identifier of each for nvidia-smi."""
     if not known:
         return [(GpuRef(), str(index)) for index in range(min(capacity or MAX_SINGLE_READS, MAX_SINGLE_READS))]
     return [(GpuRef.of(gpu), gpu.pci_bus_id or gpu.uuid) for gpu in known if not any(ref.means(gpu) for ref in lost)]
@@ -223,9 +223,9 @@ def _said_lost(output: Output) -> tuple[GpuRef, ...]:
 
 
 def _failure(exit_status: int, output: Output, error: BadOutputError) -> ExecError:
-    """Return the error for an output without a document, in the command's own words where it said any."""
+    """Return the error for an output without a document, with the command's own message if it printed one."""
     if exit_status:
         words = redact(own_words(output.stderr, own_text(output.stdout)) or str(error))
-        return ExecError(ReadFailure.EXIT_STATUS, f"the command ended with exit status {exit_status}: {words}")
+        return ExecError(ReadFailure.EXIT_STATUS, f"the command exited with status {exit_status}: {words}")
     words, stderr = redact(str(error)), redact(own_words(output.stderr))
     return ExecError(ReadFailure.BAD_OUTPUT, f"{words}; stderr: {stderr}" if stderr else words)

@@ -1,4 +1,4 @@
-"""Which elements of the XML of nvidia-smi are read, and what becomes of their texts."""
+"""The elements of the XML of nvidia-smi that are read, and the fields of their texts."""
 
 from typing import TypeAlias, cast
 
@@ -44,7 +44,7 @@ GPU_FIELDS = {
 
 
 class Verbatim(str):
-    """The path of an element whose text is kept as it is written, as far as it is short enough to count."""
+    """The path of an element whose text is kept verbatim, if it is short enough to count."""
 
     __slots__ = ()
 

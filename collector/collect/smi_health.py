@@ -1,7 +1,7 @@
-"""Read how a GPU is from its part of the XML that `nvidia-smi -q -x` prints.
+"""Reads the health of a GPU from its part of the XML of `nvidia-smi -q -x`.
 
-The elements differ by driver and by generation of GPUs; what they mean is said in the manual of nvidia-smi. Seen in
-outputs of drivers 418 to 615:
+The elements differ by driver and by GPU generation; the manual of nvidia-smi describes them. Observed in outputs of
+drivers 418 to 615:
 
 - ECC errors are counted over the card's life in <aggregate>, since the driver was loaded in <volatile>, which is not
   read. Turing has one count of uncorrectable errors in SRAM, newer GPUs have two (parity, SEC-DED). GPUs before Turing
@@ -15,8 +15,8 @@ outputs of drivers 418 to 615:
   from the rest as NVIDIA's mock of NVML does (k8s-test-infra): a fault of routes or of the configuration, or recovery
   from one, is "Unhealthy", only less bandwidth "Limited Capacity".
 
-A value counts only where it is one that the tool can mean: numbers of up to 15 digits, Yes and No, short texts of
-printable ASCII. Everything else is unknown, and so None: a node's output is not trusted.
+A value counts only if the tool can produce it: numbers of up to 15 digits, Yes and No, short printable ASCII texts.
+Everything else is unknown, and so None: a node's output is not trusted.
 """
 
 import functools
@@ -29,7 +29,7 @@ from collector.health import Health, shared
 __all__ = ["MAX_LENGTH", "PATHS", "build_health", "keep_certain"]
 
 MAX_LENGTH = 40  # characters of a text that counts
-_BUILT = 4096  # sets of values whose Health is kept: most GPUs of a fleet say the same of themselves
+_BUILT = 4096  # sets of values whose Health is cached: most GPUs of a fleet report the same ones
 
 _COUNT = re.compile(r"([0-9]{1,15})(?: (?:bank|group)\(s\))?")
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._,:()/&'-]*")
@@ -109,9 +109,9 @@ PATHS = tuple(dict.fromkeys(_ALL))  # some are in several forms
 
 
 def keep_certain(said: dict[str, str], text: bytes) -> None:
-    """Drop what is not beyond doubt in a damaged text: each element stands once in the only block of its name.
+    """Drop ambiguous values of a damaged text: each element must occur once in the only block of its name.
 
-    The same names occur in several blocks: counts of the card's life have the names of those since the last start.
+    The same names occur in several blocks: lifetime counts have the names of those since the last start.
     """
     blocks: dict[str, bytes | None] = {"": text}
     for path, value in list(said.items()):
@@ -122,7 +122,7 @@ def keep_certain(said: dict[str, str], text: bytes) -> None:
 
 
 def _block(text: bytes, above: list[str], blocks: dict[str, bytes | None]) -> bytes | None:
-    """Return what stands between the tags of nested elements, of each of which there must be one; None where not."""
+    """Return the text between the tags of nested elements, each of which must be unique; None if one is not."""
     path = "/".join(above)
     if path not in blocks:
         outside = _block(text, above[:-1], blocks)
@@ -135,10 +135,10 @@ def _block(text: bytes, above: list[str], blocks: dict[str, bytes | None]) -> by
 
 
 def build_health(said: dict[str, str], *, lost: bool = False, reset: bool = False) -> Health | None:
-    """Return how a GPU is by what stands in its elements, by their paths; None where nothing of it is known.
+    """Return the health of a GPU from its elements, by their paths; None if nothing is known.
 
-    Of one that the driver has lost, only bad news counts: what else is said of it is of another time, if not made up.
-    `reset` tells that it requires a reset, as is said in place of any of its values.
+    For a GPU lost by the driver, only problems count: other values are outdated, if not made up. `reset` means that it
+    requires a reset, as reported instead of any of its values.
     """
     return _build(tuple(said.items()), lost, reset) if said or reset else None
 
@@ -205,10 +205,10 @@ def _is_text(text: str, values: frozenset[str]) -> bool:
 
 
 def _fabric_status(said: dict[str, str]) -> str | None:
-    """Return how the GPU's registration with its fabric went: Success, or any of the errors of the driver's library.
+    """Return the status of the GPU's registration with its fabric: Success, or an error of the driver's library.
 
-    It means something once that is completed. One of the errors is "Unknown Error", which says elsewhere that there is
-    no value.
+    It is meaningful once the registration is completed. One of the errors is "Unknown Error", which means elsewhere
+    that there is no value.
     """
     if said.get(_FABRIC_STATE, "").casefold() != "completed":
         return None
@@ -218,7 +218,7 @@ def _fabric_status(said: dict[str, str]) -> str | None:
 
 
 def _fabric_health(said: dict[str, str]) -> str | None:
-    """Return the summary of what is said of the fabric's health, where the driver prints none."""
+    """Return the summary of the fabric's health, if the driver prints none."""
     bandwidth, fault = said.get(_BANDWIDTH), _flag(said, *_FABRIC_FAULTS)
     if fault or _text(said, _CONFIGURATION, _CONFIGURATION_FAULTS) is not None:
         return "Unhealthy"

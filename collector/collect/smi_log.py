@@ -1,4 +1,4 @@
-"""Read what nvidia-smi reports from the log of a pod that prints it again and again, without running anything."""
+"""Reads reports of nvidia-smi from the log of a pod that prints them periodically, without running anything."""
 
 import hashlib
 import re
@@ -28,14 +28,14 @@ _MAX_WORDS_LENGTH = 300
 _LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without supported clocks, and some more
 _MOST_GPUS = 16
 _LINE_BYTES = 96  # with its time; of more lines than max_log_size has room for, nothing could be read
-_MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
-# What the reader says of a run (config/kubernetes/reader).
+_MORE = 12  # times as many lines are requested for a longer document; some GPUs have 1,000 lines of clocks
+# Messages of the reader about a run (config/kubernetes/reader).
 _EXIT_STATUS = re.compile(rb"^gpuid-reader: .* ended with exit status ([0-9]{1,3})\r?$", re.MULTILINE)
 _HANGS = re.compile(rb"^gpuid-reader: .* (?:has not ended|cannot be killed) after ", re.MULTILINE)
 
 
 class NoDocumentError(LogError):
-    """No whole document is in a log; `newest` is the stamp of one that has begun, and `asked` when it was asked for."""
+    """A log has no complete document; `newest` is the timestamp of one that has begun, `asked` that of the request."""
 
     def __init__(self, text: str, newest: str, asked: Moment) -> None:
         super().__init__(ReadFailure.NO_DOCUMENT, text)
@@ -45,7 +45,7 @@ class NoDocumentError(LogError):
 
 class _Found(NamedTuple):
     log: Log
-    complete: bool  # nothing comes before it
+    complete: bool  # nothing precedes it
     report: Report | None
     warnings: list[str]
     last_line: bytes
@@ -68,13 +68,13 @@ class SmiLog:
         self._source = source
         self._pod = pod
         self._cluster = cluster
-        self._parsing = parsing  # limits how many large logs are parsed at once
+        self._parsing = parsing  # limits how many large logs are parsed at the same time
         self._pause = pause  # in seconds, which separates two documents
 
     async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:  # noqa: ARG002
-        """Return what the last whole document of the log reports; raises ReadError.
+        """Return the report of the last complete document of the log; raises ReadError.
 
-        Where that is longer than one of `capacity` GPUs is expected to be, more of the log is read once.
+        If it is longer than expected for `capacity` GPUs, more of the log is read, once.
         """
         lines = _LINES_PER_GPU * min(max(capacity or _MOST_GPUS // 2, 1), _MOST_GPUS)
         found, asked = await self._find(lines)
@@ -83,10 +83,10 @@ class SmiLog:
             found, asked = await self._find(max(lines, min(_MORE * lines, most)))
         log, last = found.log, found.log.last
         if last is None or found.report is None:
-            if log.untimed:  # the kubelet has failed in the middle of a good answer, or somebody else has answered
+            if log.untimed:  # the kubelet failed within a successful response, or something else responded
                 words = self._client.session.secrets.redact(log.untimed.decode(errors="replace"), _MAX_WORDS_LENGTH)
-                raise LogError(ReadFailure.CONNECTION, f"the log cannot be read; the answer was: {words}")
-            if (failure := self._said(log.text, "no document of nvidia-smi in the log")) is not None:
+                raise LogError(ReadFailure.CONNECTION, f"cannot read the log; the response was: {words}")
+            if (failure := self._said(log.text, "no nvidia-smi output in the log")) is not None:
                 raise failure
             raise NoDocumentError(self._why_none(log), log.newest, asked)
         failure = self._said(last.later, "nvidia-smi has printed no document since")
@@ -103,9 +103,9 @@ class SmiLog:
         return SmiReading(found.report, distinct(found.warnings), printed=printed_then)
 
     async def last_line(self) -> tuple[bytes, Moment]:
-        """Return the last line of the log, and when it was asked for; raises ReadError.
+        """Return the last line of the log, and the time of the request; raises ReadError.
 
-        As long as it is the same, nothing was printed.
+        While it is unchanged, nothing was printed.
         """
         asked = Moment(time.time(), anyio.current_time())
         return printed.last_line(await self._read_tail(1)), asked
@@ -117,7 +117,7 @@ class SmiLog:
         )
 
     async def _find(self, lines: int) -> tuple[_Found, Moment]:
-        """Return what the last lines of the log hold, and when they were asked for."""
+        """Return the findings in the last lines of the log, and the time of the request."""
         asked = Moment(time.time(), anyio.current_time())
         log = await self._read_tail(lines)
         complete = log.count(b"\n") < lines
@@ -132,7 +132,7 @@ class SmiLog:
             report = nvidia_smi.parse(found.last.output, warnings)
             if (exit_status := _exit_status(found.last.output)) is not None:
                 report = with_exit_status(report, exit_status)
-                warnings.append(f"nvidia-smi ended with exit status {exit_status}, after a complete document")
+                warnings.append(f"nvidia-smi exited with status {exit_status}, after a complete document")
             return _Found(found, complete, printable_report(report, session.secrets), warnings, last_line)
 
         try:
@@ -147,13 +147,13 @@ class SmiLog:
                 f"{where} begins in the middle of a document: it was rotated, or its documents are too close together"
             )
         if log.newest:
-            return f"{where} has no document of nvidia-smi that is whole"
-        return f"{where} has no document of nvidia-smi; does the pod print `nvidia-smi -q -x`?"
+            return f"{where} has no complete nvidia-smi output"
+        return f"{where} has no nvidia-smi output; does the pod print that of `nvidia-smi -q -x`?"
 
     def _said(self, text: bytes, what: str) -> ReadError | None:
-        """Return the error for what was printed instead of a document; None where that is nothing.
+        """Return the error for text printed instead of a document; None if there is none.
 
-        It need not be raised, so it loses our secrets here.
+        It may not be raised, so it is redacted here.
         """
         if not (words := own_words(text)):
             return None
@@ -163,13 +163,13 @@ class SmiLog:
 
 
 def _exit_status(output: bytes) -> int | None:
-    """Return the exit status of a run, as far as the pod has named it before the document."""
+    """Return the exit status of a run, if the pod printed it before the document."""
     match = _EXIT_STATUS.search(output[: output.find(f"<{ROOT}".encode())])
     return None if match is None else int(match[1])
 
 
 def _reason(text: bytes) -> ReadFailure:
-    """Return why a run printed no document, as far as the pod says so."""
+    """Return why a run printed no document, as far as the pod says why."""
     statuses = list(_EXIT_STATUS.finditer(text))  # each ends a run
     if _HANGS.search(text, statuses[-2].end() if len(statuses) > 1 else 0):
         return ReadFailure.TIMEOUT

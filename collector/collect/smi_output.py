@@ -1,7 +1,7 @@
-"""Find the document in what `nvidia-smi -q -x` printed, cut what is not read from it, and find the tool's own words.
+"""Finds the document in the output of `nvidia-smi -q -x`, strips unread elements, and finds the tool's own messages.
 
-Everything here works on bytes, before any XML parser sees them: the elements that are never read hold what tenants of
-the node choose (the names of their processes), and must not be able to spoil the rest or to pass for it.
+Everything here works on bytes, before any XML parser: elements that are never read contain what tenants of the node
+choose (the names of their processes), which must not be able to corrupt or imitate the rest.
 """
 
 import bisect
@@ -32,8 +32,8 @@ __all__ = [
 
 ROOT = "nvidia_smi_log"
 
-_MAX_WORDS_LENGTH = 120  # characters of the tool's own words in an error
-_MAX_WORDS_BYTES = 16_384  # at either end of the output, in which they are looked for
+_MAX_WORDS_LENGTH = 120  # characters of the tool's own message in an error
+_MAX_WORDS_BYTES = 16_384  # at either end of the output, searched for messages
 _MAX_STARTS = 1024  # tags that may begin a GPU, in all documents of an output
 _MAX_INDENT = 64  # bytes before a tag that begins a line
 _MAX_START_TAG = 128  # bytes of a tag that begins a GPU
@@ -48,7 +48,7 @@ _OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
 _GPU_END = re.compile(rb"</(gpu)\s*>")
 _END_TAG = re.compile(rb"</([\w:.-]+)\s*>")
 
-# The elements that are not read and may hold anything. The first comes from the driver; the other two name processes.
+# Unread elements that may contain anything. The first comes from the driver; the other two name processes.
 _CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
 _PROCESSES_START = re.compile(rb"<processes\s*>")
 _ACCOUNTED_START = re.compile(rb"<accounted_processes\s*>")
@@ -82,22 +82,22 @@ class BadOutputError(GpuidError):
 
 
 class ContestedOutputError(BadOutputError):
-    """Names of processes may imitate GPUs, or ends: only what is printed before the first of them is certain."""
+    """Process names may imitate GPUs, or ends: only the output before the first of them is certain."""
 
 
 class Document(NamedTuple):
-    """One document, without what is not read."""
+    """One document, without unread elements."""
 
-    content: bytes  # from the start tag of the root to its end tag; meant as UTF-8, which it need not be
-    around: bytes  # what was printed before and after it
+    content: bytes  # from the start tag of the root to its end tag; supposed to be UTF-8, but may not be
+    around: bytes  # output before and after it
     warnings: list[str]
 
 
 def find_document(output: bytes) -> Document:
-    """Return the first document of an output; raises BadOutputError where none begins, or that one does not end.
+    """Return the first document of an output; raises BadOutputError if none begins, or it does not end.
 
-    What is before its root element and after it is skipped: warnings of the tool, the prolog, prefixes of a log, more
-    documents. Only the first document counts, because a text inside it could imitate a later one.
+    Everything before and after its root element is skipped: the tool's warnings, the prolog, prefixes of a log, more
+    documents. Only the first document counts, because text inside it could imitate a later one.
     """
     warnings: list[str] = []
     output, start = _find_root(output, warnings)
@@ -107,7 +107,7 @@ def find_document(output: bytes) -> Document:
         not alone and _ROOT_START.search(output, start + 1) is not None
     )  # documents, or a name of a process says so
     if _has_name_with_line_break(output, start):
-        raise ContestedOutputError("a line break in the name of a process, which may imitate GPUs")
+        raise ContestedOutputError("a process name with a line break, which may imitate GPUs")
     content = _cut(output, start, warnings, several=several)
     end = content.rfind(_ROOT_END) if alone else content.find(_ROOT_END)
     if end < 0:
@@ -117,15 +117,15 @@ def find_document(output: bytes) -> Document:
     end += len(_ROOT_END)
     tail = content[end:]
     if several and _ROOT_START.search(tail):
-        warnings.append("more than one document, of which only the first is read")
+        warnings.append("more than one document; reading only the first")
     return Document(content[:end], head + b"\n" + tail, warnings)
 
 
 def find_certain_part(output: bytes) -> Document:
-    """Return the first document of an output up to its first names of processes, as a document of its own.
+    """Return the first document of an output up to its first process names, as a separate document.
 
-    No name can change what is printed before it: the number of attached GPUs, and the first GPU. Raises BadOutputError
-    as `find_document`, and where no process is named.
+    No name can change the output before it: the number of attached GPUs, and the first GPU. Raises BadOutputError
+    like `find_document`, and if no process is named.
     """
     warnings: list[str] = []
     output, start = _find_root(output, warnings)
@@ -141,11 +141,11 @@ def find_certain_part(output: bytes) -> Document:
 
 def entity_error() -> BadOutputError:
     """Return the error about a document that declares or uses an entity."""
-    return BadOutputError("the XML declares or uses an entity, which nvidia-smi never does")
+    return BadOutputError("the XML has an entity, which nvidia-smi never prints")
 
 
 def split_gpus(content: bytes) -> tuple[bytes, list[bytes]]:
-    """Return a document without what is not read as its head and its GPUs, each with what follows it."""
+    """Return a stripped document as its head and its GPUs, each with the text that follows it."""
     starts = _gpu_starts(content, 0)
     if not starts:
         return content, []
@@ -153,9 +153,9 @@ def split_gpus(content: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def lost_gpus(text: bytes) -> tuple[GpuRef, ...]:
-    """Return the GPUs that the tool says it could not reach; one whose bus address it does not say has none.
+    """Return the GPUs that the tool reports as unreachable; without a bus address if it names none.
 
-    `text` are its own words, not the values of a document.
+    `text` is its own message, not values of a document.
     """
     found = list(itertools.islice(_NO_HANDLE.finditer(text), _MAX_LOST_GPUS))
     if not found:
@@ -173,9 +173,9 @@ def lost_gpus(text: bytes) -> tuple[GpuRef, ...]:
 
 
 def own_words(*outputs: bytes) -> str:
-    """Return what a command says in its own words, in one short line: its first and its last line that are no markup.
+    """Return a command's own message in one short line: its first and last lines that are not markup.
 
-    Empty where it says nothing.
+    Empty if there is none.
     """
     lines: list[str] = []
     for output in outputs:
@@ -193,9 +193,9 @@ def own_words(*outputs: bytes) -> str:
 
 
 def own_text(output: bytes) -> bytes:
-    """Return what a command printed before its first document, and after one that is cut off.
+    """Return the output before the first document, and after one that is cut off.
 
-    All of it where there is none, and nothing of the rest of one whose front is missing.
+    All of it without a document; nothing if the output is the rest of one whose beginning is missing.
     """
     root = _ROOT_START.search(output)
     if root is None:
@@ -205,7 +205,7 @@ def own_text(output: bytes) -> bytes:
 
 
 def _lacks_beginning(output: bytes) -> bool:
-    """Return whether an output without a root element is the rest of a document, whose front is missing."""
+    """Return whether an output without a root element is the rest of a document whose beginning is missing."""
     if _ROOT_END in output or ((first := _OTHER_ROOT.search(output)) is not None and first[1] == b"gpu"):
         return True
     ends = [end for end in (_END_TAG.search(output), _GPU_END.search(output)) if end is not None]
@@ -227,7 +227,7 @@ def _cut_off_error() -> BadOutputError:
 
 
 def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
-    """Return an output in UTF-8 and where its first root element begins; raises BadOutputError where none does."""
+    """Return an output in UTF-8 and the start of its first root element; raises BadOutputError if there is none."""
     output, start = _to_utf8(output, warnings)
     if start < 0:
         raise BadOutputError(f"not the XML of nvidia-smi: {_why_no_document(output)}")
@@ -237,7 +237,7 @@ def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
 
 
 def _is_alone(output: bytes, start: int) -> bool:
-    """Return whether the name of the root element that begins at `start` stands after that only in one end tag."""
+    """Return whether the name of the root element at `start` occurs after that only in one end tag."""
     name = output.find(_ROOT_NAME, start + 1 + len(_ROOT_NAME))
     return name >= 0 and output.startswith(_ROOT_END, name - 2) and output.find(_ROOT_NAME, name + 1) < 0
 
@@ -259,7 +259,7 @@ def _has_name_with_line_break(output: bytes, start: int) -> bool:
 
 
 def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
-    """Return an output in UTF-8, and where its first root element begins (-1: nowhere)."""
+    """Return an output in UTF-8, and the start of its first root element (-1: none)."""
     if (root := _ROOT_START.search(output)) is not None:
         declared = _DECLARED_ENCODING.search(output, 0, root.start())
         if declared is not None and (codec := _known_codec(declared[1].decode("ascii"), warnings)):
@@ -269,7 +269,7 @@ def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
             try:
                 output.decode()
             except UnicodeDecodeError:
-                warnings.append("bytes that are not UTF-8 in the output")
+                warnings.append("the output has bytes that are not UTF-8")
         return output, -1 if root is None else root.start()
     at = output.find("\0".join(f"<{ROOT}").encode())
     if at >= 0:
@@ -296,7 +296,7 @@ def _utf_16(output: bytes, at: int) -> tuple[str, int]:
 
 
 def _known_codec(name: str, warnings: list[str]) -> str | None:
-    """Return the codec of a declared encoding; None for UTF-8, and with a warning for one that is not known."""
+    """Return the codec of a declared encoding; None for UTF-8, and for an unknown one, with a warning."""
     try:
         codec = codecs.lookup(name).name
     except (LookupError, ValueError):
@@ -309,7 +309,7 @@ def _known_codec(name: str, warnings: list[str]) -> str | None:
 
 
 def _gpu_starts(output: bytes, start: int) -> list[int]:
-    """Return where the GPUs of an output begin, from `start` on; raises ContestedOutputError for very many.
+    """Return the starts of an output's GPUs, from `start` on; raises ContestedOutputError for too many.
 
     The tool begins a line with each, so one in the middle of a line may be in the name of a process. Only where no line
     begins with one, which is not how the tool prints, all of them count.
@@ -332,7 +332,7 @@ def _gpu_starts(output: bytes, start: int) -> list[int]:
 
 
 def _ends(output: bytes, starts: list[int], *, several: bool) -> list[int]:
-    """Return where the part of each GPU ends: where the next one begins, or the next document, or the output ends."""
+    """Return the end of each GPU's part: the start of the next GPU or document, or the end of the output."""
     ends = [*starts[1:], len(output)]
     for match in _ROOT_START.finditer(output, starts[0]) if several else ():
         if _begins_line(output, match.start()):
@@ -347,7 +347,7 @@ def _begins_line(output: bytes, at: int) -> bool:
 
 
 def _cut(output: bytes, start: int, warnings: list[str], *, several: bool) -> bytes:
-    """Return an output from its root element on, without the elements that are not read."""
+    """Return an output from its root element on, without unread elements."""
     starts = _gpu_starts(output, start)
     if not starts:
         return output[start:]
@@ -362,7 +362,7 @@ def _cut(output: bytes, start: int, warnings: list[str], *, several: bool) -> by
 
 
 def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> Iterator[tuple[int, int]]:
-    """Yield from where to where there are elements that are not read, within one GPU.
+    """Yield the ranges of unread elements within one GPU.
 
     Names of processes may contain any tag. The first start tag comes before every name, and the last end tag before the
     next GPU is the true one, since what the tool prints after it holds no names.
@@ -376,7 +376,7 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
     if clocks is not None and (processes is None or clocks.start() < processes.start()):
         limit = end if processes is None else processes.start()
         start = _after(output.find(_CLOCKS_END, clocks.end(), limit), _CLOCKS_END)
-        if start < 0:  # some drivers nest its parts wrongly
+        if start < 0:  # some drivers nest its parts incorrectly
             warnings.append("<supported_clocks> without an end")
             start = limit if processes is not None else _end_of_gpu(output, clocks.end(), end)
         yield clocks.start(), start
@@ -400,7 +400,7 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
 
 
 def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield from where to where there are _UNREAD_RUNS of one GPU, which nothing before `end` can imitate."""
+    """Yield the ranges of _UNREAD_RUNS of one GPU, which nothing before `end` can imitate."""
     if output.find(_INDENT, start, start + _MAX_START_TAG) < 0:
         return
     for first, following in _UNREAD_RUNS:
@@ -414,7 +414,7 @@ def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int
 
 
 def _search(tag: re.Pattern[bytes], prefix: bytes, output: bytes, start: int, end: int) -> re.Match[bytes] | None:
-    """Return the first match of a tag; to look for what it begins with is faster, and mostly there is none."""
+    """Return the first match of a tag; searching for its prefix first is faster, as there usually is none."""
     at = output.find(prefix, start, end)
     return tag.search(output, at, end) if at >= 0 else None
 

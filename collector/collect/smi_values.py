@@ -1,4 +1,4 @@
-"""What a value in the XML of nvidia-smi may be, and whether one in a damaged document is beyond doubt."""
+"""Valid values in the XML of nvidia-smi, and whether one in a damaged document is unambiguous."""
 
 import functools
 import re
@@ -8,10 +8,10 @@ __all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_ce
 
 MAX_VALUE_LENGTH = 128  # characters
 
-GPU_LOST = "GPU is lost"  # in place of each value that the driver can no longer ask for
+GPU_LOST = "GPU is lost"  # instead of each value that the driver can no longer query
 RESET_REQUIRED = "GPU requires reset"  # likewise, until the GPU was reset
 
-# What the tool prints in place of a value.
+# What the tool prints instead of a value.
 _ABSENT = re.compile(
     r"\[?(?:|-|n/a|none|null|unknown|unknown error(?: \(\d+\))?|err!|error|no access|no data|timeout|uninitialized"
     r"|(?:.* )?not (?:available|supported|found|ready)|driver not loaded|corrupted inforom|gpu is lost|reset required"
@@ -23,18 +23,18 @@ _ABSENT = re.compile(
 
 @functools.lru_cache(maxsize=4096)  # the same few values come from all nodes
 def known_value(text: str) -> str | None:
-    """Return a text, which is short, without the space around it; None where it says that there is no value."""
+    """Return a short text without surrounding space; None if it means that there is no value."""
     value = text.strip()
     return None if is_absent(value) else value
 
 
 def is_absent(text: str) -> bool:
-    """Return whether a text of the tool says that there is no value."""
+    """Return whether a text of the tool means that there is no value."""
     return _ABSENT.fullmatch(text) is not None
 
 
 def is_certain(value: str, name: str, text: bytes) -> bool:
-    """Return whether the element of a name stands in a text exactly once, with this value between its tags."""
+    """Return whether the named element occurs in a text exactly once, with this value between its tags."""
     start, end = f"<{name}>".encode(), f"</{name}>".encode()
     if text.count(start) != 1:
         return False

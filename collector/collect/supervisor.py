@@ -1,6 +1,6 @@
 """Supervises the task of one cluster: restarts its watcher after a crash, and pauses or stops it on demand.
 
-Here a cluster's failure ends: without it, an unexpected error in one would cancel the tasks of all.
+Failures of a cluster stop here: otherwise, an unexpected error in one would cancel the tasks of all.
 """
 
 import logging
@@ -22,11 +22,11 @@ __all__ = ["ClusterSupervisor"]
 log = logging.getLogger(__name__)
 
 _RESTART_BACKOFF = Backoff(initial=1.0, maximum=60.0)
-_HEALTHY_SECONDS = 60.0  # a watcher that ran for so long was healthy: its crash counts as the first one
+_HEALTHY_SECONDS = 60.0  # a watcher that ran this long was healthy: its crash counts as the first one
 
 
 class ClusterSupervisor:
-    """Runs one watcher after another until stopped; `new_watcher` makes one that continues from what is known."""
+    """Runs one watcher after another until stopped; `new_watcher` creates one that continues from the known state."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ClusterSupervisor:
         self._unpaused = ResettableEvent()
         self._unpaused.set()
         self._ended = anyio.Event()
-        self._watcher: ClusterWatcher | None = None  # the one that runs, or ran last
+        self._watcher: ClusterWatcher | None = None  # the current or last one
 
     async def run(self) -> None:
         """Watch until stopped; after a crash, log it and start another watcher."""
@@ -54,7 +54,7 @@ class ClusterSupervisor:
             with self._task_scope:
                 crashes = 0  # in a row
                 while True:
-                    while not self._unpaused.is_set():  # it may be paused again before this task gets to run
+                    while not self._unpaused.is_set():  # it may be paused again before this task runs
                         await self._unpaused.wait()
                     started = time.monotonic()
                     try:
@@ -70,7 +70,7 @@ class ClusterSupervisor:
             self._ended.set()
 
     def pause(self) -> None:
-        """End the watcher, and start none until `resume`."""
+        """Stop the watcher, and start none until `resume`."""
         self._unpaused.clear()
         self._watcher_scope.cancel()
 
@@ -79,17 +79,17 @@ class ClusterSupervisor:
         self._unpaused.set()
 
     def verify(self, node: str, delay: float = 0.0) -> bool:
-        """Have a node read again in `delay` seconds; returns False where its watcher says that cannot be."""
+        """Have a node read again in `delay` seconds; returns False if its watcher cannot."""
         return self._watcher is None or self._watcher.verify(node, delay)
 
     def relabel(self, node: str) -> None:
-        """Note that what is known of a node has changed, and with it what its labels should be."""
+        """Handle a change of what is known about a node, and so of its labels."""
         if self._watcher is not None:
             self._watcher.relabel(node)
 
     @property
     def label_trouble(self) -> LabelTrouble | None:
-        """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
+        """Why the labels of some nodes are not as they should be, if there is an obstacle."""
         return None if self._watcher is None else self._watcher.label_trouble
 
     def labels_idle_for(self, seconds: float) -> bool:
@@ -101,7 +101,7 @@ class ClusterSupervisor:
         self._watcher_scope.cancel()
 
     async def stop(self) -> None:
-        """End the task, and wait until nothing of it runs."""
+        """Stop the task, and wait until all of it has ended."""
         self._task_scope.cancel()
         await self._ended.wait()
 
@@ -112,7 +112,7 @@ class ClusterSupervisor:
                 cluster=self.cluster.name,
                 state=ClusterState.SERVER_ERROR,
                 message=why_short(error)
-                or f"the cluster's task crashed with {_cause(error)} and restarts; see the log",
+                or f"the cluster's task crashed with {_cause(error)} and is restarting; see the log",
                 since=time.time(),
             )
         )

@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 _SLICE_TEXTS = {
     SliceState.WATCHED: "watched",
     SliceState.ABSENT: "not served by the API server",
-    SliceState.FORBIDDEN: "not seen, what they said last stands",
-    SliceState.FAILING: "not seen, what they said last stands",
+    SliceState.FORBIDDEN: "not visible, keeping their last known state",
+    SliceState.FAILING: "not visible, keeping their last known state",
 }
 
 T = TypeVar("T", bound=HasKey)
@@ -53,7 +53,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
     print_pause: float = PAUSE_SECONDS  # between two documents that a pod prints
     slices: SliceIntervals = SliceIntervals()
-    slices_wait: float = 5.0  # seconds at the start for which no node is read before ResourceSlices are listed
+    slices_wait: float = 5.0  # how long the first reading waits for ResourceSlices, in seconds
     connect: Backoff = Backoff(
         initial=1.0, maximum=5.0
     )  # between attempts to open an API client, which reads files only
@@ -61,7 +61,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterWatcher:
-    """Reads the GPUs of one cluster, and reads them again as its nodes and pods change.
+    """Reads the GPUs of one cluster, and rereads them as its nodes and pods change.
 
     `known` are the readings of an earlier run, by node: a node whose pod is unchanged and whose reading is fresh is not
     read again, and a node that no longer exists is reported as gone. `node_labels` are the labels that NodeInfo keeps.
@@ -100,7 +100,7 @@ class ClusterWatcher:
         self._slices = SliceBook(self._queue.set_devices)
         self._slice_status: SliceStatus | None = None
         self._slices_warned = False  # it was logged that they cannot be watched
-        self._slices_settled = False  # they are listed, or nothing waits for them any more
+        self._slices_settled = False  # they are listed, or nothing waits for them any longer
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
         self._starting: set[int] = set()  # not healthy yet
@@ -128,12 +128,12 @@ class ClusterWatcher:
             await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
     def verify(self, node: str, delay: float = 0.0) -> bool:
-        """Have a node read again in `delay` seconds; returns False where it is gone, or has no ready pod."""
+        """Have a node read again in `delay` seconds; returns False if it is gone or has no ready pod."""
         return self._queue.verify(node, delay)
 
     @property
     def label_trouble(self) -> LabelTrouble | None:
-        """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
+        """Why the labels of some nodes are not as they should be, if there is an obstacle."""
         return None if self._labels is None else self._labels.trouble
 
     def labels_idle_for(self, seconds: float) -> bool:
@@ -141,7 +141,7 @@ class ClusterWatcher:
         return self._labels is None or self._labels.idle_for(seconds)
 
     def relabel(self, node: str) -> None:
-        """Note that what is known of a node has changed, and with it what its labels should be."""
+        """Handle a change of what is known about a node, and so of its labels."""
         if self._labels is not None:
             self._labels.look_at(node)
 
@@ -167,7 +167,7 @@ class ClusterWatcher:
                 self._start_optional(tasks, "the writer of labels", functools.partial(self._labels.run, client))
 
     async def _watch_slices(self, client: ApiClient) -> None:
-        slices = SliceWatch(  # a new one after a bug: what that kept it from handling comes again
+        slices = SliceWatch(  # a new one after a bug: events that were not handled arrive again
             client,
             on_change=self._slices.apply,
             on_status=self._report_slices,
@@ -186,7 +186,7 @@ class ClusterWatcher:
         run: Callable[[], Awaitable[None]],
         on_bug: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start a part without which the cluster can be read: a bug in it costs that part, until the next attempt."""
+        """Start an optional part: a bug in it disables only that part, until the next attempt."""
 
         async def run_again() -> None:
             for attempt in itertools.count():
@@ -194,7 +194,7 @@ class ClusterWatcher:
                     await run()
                 except Exception:
                     level = logging.DEBUG if attempt else logging.ERROR
-                    self._log.log(level, "unexpected error in %s; starting it again", what, exc_info=True)
+                    self._log.log(level, "unexpected error in %s; restarting it", what, exc_info=True)
                     on_bug()
                 await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
@@ -220,7 +220,7 @@ class ClusterWatcher:
         )
 
     def _note_proof(self, index: int) -> None:
-        """Note that a reflector is current now; the cluster is as current as the reflector that is furthest behind."""
+        """Record that a reflector is current; the cluster is as current as its most outdated reflector."""
         self._note_current(index)
         before = min(self._synced)
         self._synced[index] = time.time()
@@ -228,14 +228,14 @@ class ClusterWatcher:
             self._observer.on_synced(self._cluster.name, synced)
 
     def _note_health(self, index: int, error: ClusterError | None) -> None:
-        """Note that a reflector is healthy, or why not; the cluster is up while all of them are healthy."""
+        """Record that a reflector is healthy, or why not; the cluster is up while all of them are healthy."""
         if error is None:
             self._starting.discard(index)
             self._errors.pop(index, None)
             self._note_current(index)
         else:
             self._errors[index] = error
-            # Nodes are read on while lists work: where watches alone do not, lists keep the view current.
+            # Nodes continue to be read while lists work: if only watches fail, lists keep the view current.
             if not isinstance(error, FailedWatchError):
                 self._unproven.add(index)
                 self._reading = False
@@ -248,12 +248,12 @@ class ClusterWatcher:
             self._report(ClusterState.UP)
 
     def _note_current(self, index: int) -> None:
-        """Note that what is known from a reflector is current; nodes are read while that holds for all of them."""
+        """Record that a reflector's view is current; nodes are read while all views are."""
         self._unproven.discard(index)
         self._resume_if_current()
 
     def _resume_if_current(self) -> None:
-        # At the start not before each watch works or has failed: a cluster whose nodes are read is up, as a rule.
+        # Initially not before each watch works or has failed: a cluster whose nodes are read is usually up.
         ready = not self._unproven and not self._starting - self._errors.keys()
         if ready and self._slices_settled and not self._reading:
             self._reading = True
@@ -278,13 +278,13 @@ class ClusterWatcher:
             return
         self._observer.on_slices(self._cluster.name, status)
         if status.state is not (SliceState.ABSENT if before is None else before.state):
-            # Without the right from the start, nothing is lost that was there.
+            # If the right was missing from the start, nothing known is lost.
             lost = status.unseen and before is not None and before.state is SliceState.WATCHED
             self._log_slices(logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG, status)
         self._warn_of_slices()
 
     def _warn_of_slices(self) -> None:
-        """Log once that slices cannot be watched though the cluster is up; while it is down, that says enough."""
+        """Log once that slices cannot be watched although the cluster is up; not while it is down."""
         status = self._slice_status
         if status is None or self._status is None or self._status.state is not ClusterState.UP:
             return
@@ -322,7 +322,7 @@ def pods(client: ApiClient, source: PodSource) -> Resource[PodObject]:
 
 
 def nodes(client: ApiClient, cluster: ClusterSettings, labels: Sequence[str] = ()) -> Resource[NodeObject]:
-    """Return the nodes that a cluster's settings select, with the labels that their facts are to carry."""
+    """Return the nodes that a cluster's settings select, with the labels to keep in their info."""
     method = _selecting(CoreV1Api(client).list_node, cluster.node_selector)
     decode = without_echoes(node_decoder(labels, with_own_labels=cluster.labels), client.session.secrets)
     return Resource(name="nodes", method=method, decode=decode)

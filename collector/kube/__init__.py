@@ -1,1 +1,1 @@
-"""One API server of Kubernetes: its kubeconfig, credentials, connections and errors; lists, watches and execs."""
+"""Access to one Kubernetes API server: kubeconfig, credentials, connections, errors; lists, watches and execs."""

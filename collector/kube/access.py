@@ -1,4 +1,4 @@
-"""Asks an API server what we may do; one that does not say is not at fault."""
+"""Asks an API server what we may do; not every server answers, and that is not an error."""
 
 import functools
 
@@ -17,24 +17,24 @@ __all__ = ["Right", "access_review", "is_granted"]
 
 
 class Right(msgspec.Struct, frozen=True):
-    """A verb on a resource, in one namespace or, if that is empty, in the whole cluster."""
+    """A verb on a resource, in one namespace, or cluster-wide if the namespace is empty."""
 
     verb: str
     resource: str  # with a subresource after a slash
     namespace: str = ""
-    group: str = ""  # of the API; empty is the core
-    optional: bool = False  # what it is for is left out without it
-    name: str = ""  # of the only object that it is about; empty is all of them
+    group: str = ""  # API group; empty is the core
+    optional: bool = False  # purpose of the right; the feature is skipped without it
+    name: str = ""  # name of a single object; empty means all
 
     def __str__(self) -> str:
-        """Return it as `verb resource name in namespace`."""
+        """Return the right as `verb resource name in namespace`."""
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
         what = f"{resource} {self.name}" if self.name else resource
         return f"{self.verb} {what}" + (f" in {self.namespace}" if self.namespace else "")
 
 
 async def is_granted(client: ApiClient, right: Right) -> bool | None:
-    """Return whether the server grants us a right, None if it does not say; raises ClusterError."""
+    """Return whether the server grants us a right, None if it does not answer; raises ClusterError."""
     try:
         body = await client.read(access_review(client, right))
         return msgspec.json.decode(body, type=_Review).status.allowed

@@ -1,4 +1,4 @@
-"""Which of the ways that a kubeconfig names a user authenticates by."""
+"""Chooses the authentication method of a kubeconfig user."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from collector.text import one_line
 
 __all__ = ["choose"]
 
-# auth-providers that Kubernetes removed, and the exec plugins that replace them
+# auth-providers removed from Kubernetes, and the exec plugins that replace them
 _SUCCESSORS = {"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
 
 
@@ -37,8 +37,8 @@ def choose(
 ) -> Credentials:
     """Return the credentials of the user, in kubectl's order of preference; raises BadContextError.
 
-    What they obtain is added to `secrets`, and no error of theirs repeats any of those. A credential plugin may take
-    `plugin_timeout` seconds. `before` are the credentials that these take the place of, for the same server.
+    Whatever they obtain is added to `secrets` and redacted from their errors. A credential plugin may take
+    `plugin_timeout` seconds. `before` are the previous credentials for the same server, which these replace.
     """
     user, where = info.user, info.where
     if user.token and (user.username or user.password):
@@ -77,7 +77,7 @@ def _token(info: ConnectionInfo, clock: Callable[[], float], before: Credentials
     file = Path(user.token_file)
     tokens = FileCredentials(file, where=info.where, fallback=user.token, fallback_where=where, clock=clock)
     if not info.files:
-        return tokens  # the pod's own, which the kubelet renews
+        return tokens  # of our own pod; the kubelet renews it
     return TokenCredentials(tokens, file, clock=clock, before=renewed)
 
 

@@ -1,4 +1,4 @@
-"""Reads what a bound service-account token says of itself; nothing of it is verified."""
+"""Reads the claims of a bound service-account token, without verifying them."""
 
 import base64
 import re
@@ -13,16 +13,16 @@ from collector.tls import Validity
 
 __all__ = ["MAX_TOKEN_LENGTH", "BoundObject", "BoundToken", "bound_token", "expiry_problem"]
 
-MAX_TOKEN_LENGTH = 16 << 10  # characters; real ones have about a thousand, and servers limit all headers to this
+MAX_TOKEN_LENGTH = 16 << 10  # characters; real tokens have about a thousand, and servers limit all headers to this
 MAX_AUDIENCES = 32
 _SUBJECT = "system:serviceaccount:"
-_YEAR_10000 = 253402300800.0  # Unix seconds, past what a date can say
+_YEAR_10000 = 253402300800.0  # Unix seconds, beyond the range of dates
 _FORM = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a namespace or a service account
 
 
 class BoundObject(NamedTuple):
-    """An object that a token ends with."""
+    """An object that a token is bound to: the token expires when the object is deleted."""
 
     kind: str  # of API version v1
     name: str
@@ -30,7 +30,7 @@ class BoundObject(NamedTuple):
 
 
 class BoundToken(Redacted, frozen=True):
-    """A token of a service account that ends at a certain time, as the TokenRequest API makes them."""
+    """A service-account token with an expiry, as issued by the TokenRequest API."""
 
     text: str
     namespace: str
@@ -38,34 +38,34 @@ class BoundToken(Redacted, frozen=True):
     uid: str  # of the service account
     validity: Validity
     audiences: tuple[str, ...] = ()
-    bound_to: BoundObject | None = None  # None: to the service account alone
+    bound_to: BoundObject | None = None  # None: bound to the service account only
 
     @property
     def user(self) -> str:
-        """What Kubernetes calls the user of this token."""
+        """The Kubernetes user name of this token."""
         return f"{_SUBJECT}{self.namespace}:{self.name}"
 
     @property
     def lifetime(self) -> float:
-        """Return the seconds from its beginning to its end."""
+        """Return the lifetime in seconds."""
         return self.validity.ends - self.validity.begins
 
     @property
     def of_pod(self) -> bool:
-        """Whether the kubelet made it for a pod: it replaces the token in time, and the token ends with the pod."""
+        """Whether the token belongs to a pod: the kubelet renews it, and it expires with the pod."""
         return self.bound_to is not None and self.bound_to.kind == "Pod"
 
     def same_account(self, other: "BoundToken") -> bool:
-        """Return whether both are of one service account, which has not been deleted and made again in between."""
+        """Return whether both belong to the same service account, not deleted and recreated in between."""
         return (self.namespace, self.name, self.uid) == (other.namespace, other.name, other.uid)
 
     def at(self, share: float) -> float:
-        """Return the Unix time at which a share of the lifetime is over."""
+        """Return the Unix time at which a share of the lifetime has passed."""
         return self.validity.begins + share * self.lifetime
 
 
 def bound_token(token: str) -> BoundToken | None:
-    """Return what a token claims; None for any other token than a service account's that ends."""
+    """Return a token's claims; None unless it is a service-account token that expires."""
     form = _FORM.fullmatch(token) if len(token) <= MAX_TOKEN_LENGTH else None
     if form is None:
         return None
@@ -82,7 +82,7 @@ def bound_token(token: str) -> BoundToken | None:
         return None
     if not _NAME.fullmatch(bound.namespace) or not _NAME.fullmatch(account.name):
         return None
-    references = (("Pod", bound.pod), ("Secret", bound.secret), ("Node", bound.node))  # a pod's token names its node
+    references = (("Pod", bound.pod), ("Secret", bound.secret), ("Node", bound.node))  # tokens of pods name their node
     return BoundToken(
         text=token,
         namespace=bound.namespace,
@@ -95,13 +95,13 @@ def bound_token(token: str) -> BoundToken | None:
 
 
 def expiry_problem(token: BoundToken, now: float) -> str:
-    """Return what to do about a token that has ended; empty for one that has not."""
+    """Return what to do about an expired token; empty for one that is still valid."""
     if now < token.validity.ends:
         return ""
     ended = f"the token of {token.user} expired on {rfc3339(token.validity.ends, 'seconds')}"
     if token.of_pod:
-        return f"{ended}; it is a pod's, which the kubelet renews"
-    return f"{ended} and cannot renew itself; it has to be replaced"
+        return f"{ended}; it belongs to a pod, whose kubelet renews it"
+    return f"{ended} and gpuid cannot renew it; replace it"
 
 
 class _Reference(Redacted, frozen=True, rename=None):

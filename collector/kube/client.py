@@ -1,7 +1,7 @@
-"""The way to Kubernetes: kubernetes-asyncio's generated API classes over our own session.
+"""The Kubernetes client: kubernetes-asyncio's generated API classes over our own session.
 
-Paths, verbs, parameters and models are the library's; connections, credentials, rate limit, retry and errors are those
-of `collector.kube.session`::
+The library provides paths, verbs, parameters and models; `collector.kube.session` provides connections, credentials,
+rate limit, retry and errors::
 
     async with ApiClient(Session(cluster)) as client:
         core = CoreV1Api(client)
@@ -10,12 +10,12 @@ of `collector.kube.session`::
         async with client.stream(core.list_node, watch=True) as chunks: ...
         async with client.websocket(core.connect_get_namespaced_pod_exec, pod, namespace, ...) as socket: ...
 
-The models are for what is asked rarely: decoding every field is far too slow for lists and watches.
+Use the models for rare requests only: decoding every field is far too slow for lists and watches.
 
 Three other parts of the library are deliberately not used:
 
 - its kubeconfig loader keeps secrets in temporary files and never renews credentials on 401;
-- `Watch` answers 410 by retrying once from the same version, and never lists again;
+- `Watch` responds to 410 by retrying once from the same version, and never lists again;
 - `WsApiClient` mixes stdout with stderr and drops the exit status.
 """
 
@@ -35,25 +35,25 @@ from collector.kube.wire import MalformedError
 
 __all__ = ["FIELD_MANAGER", "ApiClient", "ApiMethod"]
 
-FIELD_MANAGER = "gpuid"  # who owns the fields that we write
+FIELD_MANAGER = "gpuid"  # field manager of our writes
 
 ApiMethod = Callable[..., Awaitable[Any]]
 """A method of a generated API class, such as `CoreV1Api(client).list_node`, or a functools.partial of one."""
 
 
 class ApiClient(GeneratedApiClient):
-    """What the generated API classes are made with; an async context manager.
+    """The client that the generated API classes take; an async context manager.
 
-    Every call raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials, and a
-    direct one MalformedError for an answer that is not of the Kubernetes API. A `timeout` (`_request_timeout` in a
-    direct call) is in seconds and the server's alone: waiting for our own limiter or credentials does not count.
+    Every call raises ClusterError for any problem with the server, the network or the credentials; direct calls raise
+    MalformedError for a response that is not from the Kubernetes API. A `timeout` (`_request_timeout` in a direct call)
+    is in seconds and covers the server only: waiting for our own limiter or credentials does not count.
     """
 
     def __init__(self, session: Session) -> None:
-        # The library's own __init__ is not called: it opens a pool of connections with a TLS context, which nothing
-        # would use. These are the attributes that the rest of it reads.
+        # The library's own __init__ is not called: it opens a connection pool with a TLS context that nothing would
+        # use. These are the attributes that the rest of the library reads.
         self.session = session
-        self.configuration = Configuration(host="")  # the session knows where the server is
+        self.configuration = Configuration(host="")  # the session knows the server's address
         self.client_side_validation = self.configuration.client_side_validation
         self.default_headers = {}
         self.cookie = ""
@@ -81,7 +81,7 @@ class ApiClient(GeneratedApiClient):
         credential: Credential | None = None,
         **kwargs: Any,
     ) -> bytes:
-        """Return the body of the answer to `method(*args, **kwargs)`; `credential` is presented instead of our own."""
+        """Return the response body of `method(*args, **kwargs)`; `credential`, if given, replaces our own."""
         request = await _prepare(method, args, kwargs)
         return (await self.session.fetch(request, timeout=timeout, credential=credential)).body
 
@@ -89,7 +89,7 @@ class ApiClient(GeneratedApiClient):
     async def stream(
         self, method: ApiMethod, *args: Any, timeout: float = REQUEST_TIMEOUT_SECONDS, **kwargs: Any
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Yield the body of the answer in chunks as they come; `timeout` is for the answer to begin."""
+        """Yield the response body in chunks as they arrive; `timeout` covers the time until the response begins."""
         request = await _prepare(method, args, kwargs)
         async with self.session.stream(request, timeout=timeout) as chunks:
             yield chunks
@@ -104,9 +104,9 @@ class ApiClient(GeneratedApiClient):
         max_message_size: int = MAX_MESSAGE_BYTES,
         **kwargs: Any,
     ) -> AsyncIterator[WebSocket]:
-        """Yield the WebSocket of a `connect_…` method; `timeout` is for the handshake.
+        """Yield the WebSocket of a `connect_…` method; `timeout` covers the handshake.
 
-        Left by an error or cancelled, it closes immediately.
+        On an error or cancellation, it closes immediately.
         """
         request = await _prepare(method, args, kwargs)
         async with self.session.websocket(
@@ -115,12 +115,12 @@ class ApiClient(GeneratedApiClient):
             yield socket
 
     def deserialize(self, response: Any, response_type: Any) -> Any:
-        """Return the library's model of an answer; raises MalformedError for one that it cannot be made of."""
+        """Return a response as the library's model; raises MalformedError if it does not fit."""
         try:
             made = super().deserialize(response, response_type)
-        except Exception:  # the generated code raises whatever a wrong type leads to
+        except Exception:  # the generated code raises anything for a wrong type
             made = None
-        if made is None:  # which it makes of null
+        if made is None:  # its result for null
             raise MalformedError(f"not a {response_type} of the Kubernetes API")
         return made
 
@@ -130,16 +130,16 @@ class ApiClient(GeneratedApiClient):
         url: str,
         query_params: Any = None,
         headers: Any = None,
-        post_params: Any = None,  # noqa: ARG002  no method of Kubernetes sends a form
+        post_params: Any = None,  # noqa: ARG002  no Kubernetes method sends a form
         body: Any = None,
         _preload_content: bool = True,
         _request_timeout: Any = None,
     ) -> "Request | _Response":
-        """Send what a generated method asks for; with `_preload_content=False` send nothing and return the Request.
+        """Send the request of a generated method; with `_preload_content=False`, return the Request without sending it.
 
-        That is what `read`, `stream` and `websocket` are made of.
+        `read`, `stream` and `websocket` build on that.
         """
-        default = {} if body is None else {"Content-Type": "application/json"}  # some methods name no type
+        default = {} if body is None else {"Content-Type": "application/json"}  # some methods have no response type
         request = Request(
             method=method,
             path=url,
@@ -153,32 +153,32 @@ class ApiClient(GeneratedApiClient):
 
 
 class _Response:
-    """A success, in the form in which the generated code reads it."""
+    """A successful response, in the form that the generated code expects."""
 
     reason = "OK"
 
     def __init__(self, answer: Answer) -> None:
         self.status = answer.status
-        # The generated code replaces it by its text, and would raise UnicodeDecodeError for what is none.
+        # The generated code replaces it by its text, and would raise UnicodeDecodeError for invalid UTF-8.
         self.data: bytes | str = answer.body.decode(errors="replace").encode()
 
     def getheaders(self) -> dict[str, str]:
-        """Return no headers: the session has dealt with those that matter."""
+        """Return no headers: the session has already handled the relevant ones."""
         return {}
 
     def getheader(self, _name: str, default: str | None = None) -> str | None:
-        """Return the default, by which the body is UTF-8."""
+        """Return the default, which means UTF-8 for the body."""
         return default
 
 
 async def _prepare(method: ApiMethod, args: Iterable[Any], kwargs: dict[str, Any]) -> Request:
-    """Let a generated method make its request without sending it."""
+    """Have a generated method build its request without sending it."""
     request: Request = await method(*args, **kwargs, _preload_content=False)
     return request
 
 
 def _query(params: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Return query parameters as Kubernetes reads them: an entry for each item of a list, booleans in lower case."""
+    """Return query parameters as Kubernetes expects them: one entry per list item, booleans in lower case."""
     return [
         (key, str(one).lower() if isinstance(one, bool) else str(one))
         for key, value in params

@@ -1,4 +1,4 @@
-"""What one kubeconfig context says about connecting to its cluster, as values; no files are read here."""
+"""The connection settings of one kubeconfig context, as values; no files are read here."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ __all__ = ["AuthProvider", "ClusterEntry", "ConnectionInfo", "Exec", "Extension"
 
 
 class Redacted(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """Keeps its values out of every repr, because some of them are secrets."""
+    """Keeps its values out of every repr, because some are secret."""
 
     def __repr__(self) -> str:
-        """Return the kind alone."""
+        """Return the type name only."""
         return f"{type(self).__name__}(…)"
 
 
@@ -28,7 +28,7 @@ class ClusterEntry(Redacted, frozen=True):
 
     server: str = ""
     certificate_authority: str = ""  # path
-    certificate_authority_data: str = ""  # base64 of PEM; wins over the path
+    certificate_authority_data: str = ""  # base64 of PEM; takes precedence over the path
     insecure_skip_tls_verify: bool = False
     tls_server_name: str = ""
     proxy_url: str = ""
@@ -56,7 +56,7 @@ class Exec(Redacted, frozen=True, rename="camel"):
 
 
 class AuthProvider(Redacted, frozen=True):
-    """The older way to name a source of tokens."""
+    """The legacy way to name a source of tokens."""
 
     name: str = ""
     config: dict[str, str] | None = None
@@ -66,11 +66,11 @@ class User(Redacted, frozen=True):
     """One entry of `users`; paths are absolute."""
 
     client_certificate: str = ""  # path
-    client_certificate_data: str = ""  # base64 of PEM; wins over the path
+    client_certificate_data: str = ""  # base64 of PEM; takes precedence over the path
     client_key: str = ""  # path
-    client_key_data: str = ""  # base64 of PEM; wins over the path
+    client_key_data: str = ""  # base64 of PEM; takes precedence over the path
     token: str = ""
-    token_file: str = msgspec.field(default="", name="tokenFile")  # path; wins over the token
+    token_file: str = msgspec.field(default="", name="tokenFile")  # path; takes precedence over the token
     username: str = ""
     password: str = ""
     exec: Exec | None = None
@@ -97,18 +97,18 @@ class User(Redacted, frozen=True):
 
 
 class ConnectionInfo(Redacted, frozen=True):
-    """Everything that one context says about connecting to its cluster."""
+    """All connection settings of one context."""
 
     where: str  # the context and its file, for messages
     cluster: ClusterEntry
-    folder: str = ""  # what the user's exec command is relative to
+    folder: str = ""  # directory that the user's exec command is relative to
     user: User = User()
-    user_name: str = ""  # as the kubeconfig calls it
+    user_name: str = ""  # name in the kubeconfig
     namespace: str = ""  # of the context
     files: tuple[str, ...] = ()  # the kubeconfig files that this was read from
 
     @property
     def source_files(self) -> tuple[str, ...]:
-        """Every file to read again when it changes; a token file is not one, it is read again anyway."""
+        """Every file to reload on change; not the token file, which is reread anyway."""
         paths = (self.cluster.certificate_authority, self.user.client_certificate, self.user.client_key)
         return (*self.files, *(path for path in paths if path))

@@ -1,8 +1,8 @@
 """Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials.
 
-A plugin is run as kubectl runs it. One that fails is run again with growing delays, which clusters share whose
-kubeconfigs name the same command with the same arguments and variables: one finds out for all. A plugin that gets the
-cluster's data (provideClusterInfo) counts as another one for each cluster.
+Plugins are run as kubectl runs them. A failing plugin is retried with exponential backoff, shared by all clusters whose
+kubeconfigs name the same command with the same arguments and variables: one tries on behalf of all. A plugin that
+receives the cluster's data (provideClusterInfo) counts as a separate one for each cluster.
 """
 
 import base64
@@ -45,10 +45,10 @@ API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io
 INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 PLUGIN_TIMEOUT_SECONDS = 60.0
 MAX_STDOUT_BYTES = 1 << 20
-MAX_STDERR_BYTES = 1 << 16  # the end of it is kept, the rest is read and dropped
+MAX_STDERR_BYTES = 1 << 16  # only the end is kept; the rest is read and dropped
 _ALL_PLUGINS = SharedPluginSlots()
 
-# A line of a complaint that says why, the likeliest pattern first; the last line that matches is quoted.
+# Patterns for the line of stderr that gives the reason, most specific first; the last matching line is quoted.
 _REASONS = (
     re.compile(r"(?:\W*(?:error|fatal|panic)\b|[EF]\d{4} |[\w.]*(?:Error|Exception)\b:)", re.IGNORECASE),
     re.compile(
@@ -60,7 +60,7 @@ _GO_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class CredentialPlugin:
-    """One context's exec credential plugin: made once, which checks its settings, and run when credentials are due."""
+    """One context's exec credential plugin: validates its settings when created, and runs when credentials are due."""
 
     def __init__(
         self,
@@ -89,29 +89,27 @@ class CredentialPlugin:
         if plugin.interactive_mode not in ("", *INTERACTIVE_MODES):
             raise BadContextError(f"{self._name}: interactiveMode: expected {' or '.join(INTERACTIVE_MODES)}")
         if plugin.interactive_mode == "Always":
-            raise BadContextError(
-                f"{self._name}: interactiveMode Always needs a terminal, which a collector does not have"
-            )
+            raise BadContextError(f"{self._name}: interactiveMode Always is not supported: a collector has no terminal")
         try:
             self._shared = _share(plugin, info)
-        except UNDECODABLE:  # an anchor that contains itself
-            raise BadContextError(f"{self._name}: the cluster's extension for it is nested too deep") from None
+        except UNDECODABLE:  # a recursive anchor
+            raise BadContextError(f"{self._name}: the cluster's extension for the plugin is nested too deep") from None
 
     async def run(self) -> Credential:
-        """Run the command and return what it prints, unless it has failed too recently.
+        """Run the command and return its credential, unless it is backing off after a failure.
 
         Raises CredentialPluginMissingError and CredentialPluginFailedError.
         """
         self._check_backoff()
         if not self._shared.proven:
-            async with self._shared.turn:  # one finds out for all
+            async with self._shared.turn:  # one tries on behalf of all
                 self._check_backoff()
                 if not self._shared.proven:
                     return await self._run()
         return await self._run()
 
     def reset(self, version: object) -> None:
-        """Let it be run at once: the kubeconfig has changed to `version`."""
+        """Allow an immediate run: the kubeconfig has changed to `version`."""
         self._shared.failure_backoff.reset(version)
 
     def _check_backoff(self) -> None:
@@ -139,7 +137,7 @@ class CredentialPlugin:
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
         command = await anyio.to_thread.run_sync(self._find, abandon_on_cancel=True)
-        # Waiting for it is not the plugin's fault, so its time starts after.
+        # Waiting for a slot is not the plugin's fault, so its timeout starts afterwards.
         async with _ALL_PLUGINS.slots.hold(self._shared.rank):
             output = await self._communicate([command, *(self._plugin.args or ())], environment)
         return await anyio.to_thread.run_sync(self._credential, output)
@@ -149,15 +147,15 @@ class CredentialPlugin:
 
     def _find(self) -> str:
         command = self._plugin.command
-        is_path = os.sep in command  # a bare name is looked for in PATH
+        is_path = os.sep in command  # a bare name is looked up in PATH
         if is_path:
             command = str(Path(self._info.folder) / command)
         try:
             found, is_file = in_time(command, lambda: (shutil.which(command), Path(command).is_file()))
         except OSError as error:
-            why = describe_os_error(error, "it cannot be looked for")
+            why = describe_os_error(error, "cannot look it up")
             raise self._failed(f": {one_line(command, 200)}: {why}") from None
-        except ValueError:  # no path at all, such as one with a null byte
+        except ValueError:  # not a valid path, such as one with a null byte
             found, is_file = None, False
         if found is None:
             if is_path and is_file:
@@ -185,24 +183,24 @@ class CredentialPlugin:
                 max_stdout=MAX_STDOUT_BYTES,
                 max_stderr=MAX_STDERR_BYTES,
             )
-        except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
-            why = describe_os_error(error, "its arguments or variables hold a null byte")
-            raise self._failed(f" cannot be started: {why}") from None
+        except (OSError, ValueError) as error:  # such as a script whose interpreter is missing
+            why = describe_os_error(error, "its arguments or variables contain a null byte")
+            raise self._failed(f" failed to start: {why}") from None
         if ended.overflowed:
             raise self._failed(f" printed more than {MAX_STDOUT_BYTES} bytes")
         if ended.timed_out:
-            ending = f" gave no answer within {self._timeout:g} s and was killed"
+            ending = f" timed out after {self._timeout:g} s and was killed"
         elif ended.code != 0:
             ending = f" exited with code {ended.code}" if ended.code > 0 else f" was killed by signal {-ended.code}"
         elif not ended.stdout:
-            ending = " printed nothing"
+            ending = " printed no output"
         else:
             return ended.stdout
         words = self._last_words(ended.stderr)
         raise self._failed(ending + (f": {words}" if words else ""))
 
     def _last_words(self, stderr: bytes) -> str:
-        """Return the line of a complaint that says why, without what looks like a secret."""
+        """Return the line of stderr that gives the reason, with anything that looks like a secret redacted."""
         lines = [line for text in stderr.decode(errors="replace").splitlines() if (line := one_line(text))]
         said = lines[-1] if lines else ""
         for pattern in _REASONS:
@@ -212,11 +210,11 @@ class CredentialPlugin:
         return redact(said, 200)
 
     def _credential(self, output: bytes) -> Credential:
-        # What the plugin printed is secret, so no error repeats any of it.
+        # The plugin's output is secret, so no error repeats any of it.
         try:
             answer = convert(self._document(output), _ExecCredential)
         except WrongTypeError as error:
-            raise self._failed(f" printed a wrong answer: {error}") from None
+            raise self._failed(f" printed an invalid ExecCredential: {error}") from None
         status = answer.status
         if status is None:
             raise self._failed(" printed an ExecCredential without a status")
@@ -226,38 +224,38 @@ class CredentialPlugin:
         if not status.token and not status.client_certificate_data:
             raise self._failed(" printed neither a token nor a certificate")
         if wrong := unfit(status.token):
-            raise self._failed(f" printed a wrong answer: status.token: holds {wrong}")
+            raise self._failed(f" printed an invalid ExecCredential: status.token: contains {wrong}")
         header = bearer(status.token, self._name).authorization if status.token else ""
         if not status.client_certificate_data:
             return Credential(authorization=header, expires=expires)
         certificate = tls.Certificate(
             chain=status.client_certificate_data.encode(), key=status.client_key_data.encode()
         )
-        # A certificate ends whatever the plugin says, so another one is due before that.
+        # A certificate expires whatever the plugin says, so a new one is due before that.
         lapse = tls.validity(certificate.chain)
         if lapse is not None and lapse.ends > self._clock():
             expires = min(expires or lapse.ends, lapse.ends)
         return Credential(authorization=header, certificate=certificate, expires=expires, lapse=lapse)
 
     def _document(self, output: bytes) -> Any:
-        """Return what was printed, checked to be an ExecCredential of the right version."""
+        """Return the parsed output, checked to be an ExecCredential of the right version."""
         text = output.removeprefix(codecs.BOM_UTF8)
         try:
             document = msgspec.json.decode(text)
         except UNDECODABLE:
             try:
-                if text.lstrip()[:1] == b"{":  # YAML would take what is before a mistake for the whole
+                if text.lstrip()[:1] == b"{":  # YAML would take the part before a mistake for the whole
                     raise BadYamlError
                 document = load_yaml(output)
             except BadYamlError:
                 raise self._failed(" printed neither JSON nor YAML") from None
         if document is None:
-            raise self._failed(" printed nothing")
+            raise self._failed(" printed no output")
         if not isinstance(document, dict) or document.get("kind") not in (None, "", "ExecCredential"):
             raise self._failed(" did not print an ExecCredential")
         version = document.get("apiVersion")
         if version != self._plugin.api_version:
-            # A version is repeated only if it is one.
+            # Repeat a version only if it is a valid one.
             known = isinstance(version, str) and re.fullmatch(r"client\.authentication\.k8s\.io/\w{1,20}", version)
             said = version if known else "no apiVersion" if version in (None, "") else "another apiVersion"
             raise self._failed(f" printed {said}, the kubeconfig says {self._plugin.api_version}")
@@ -275,8 +273,8 @@ class CredentialPlugin:
             return None if moment == _GO_ZERO_TIME else moment.timestamp()
         except (ValueError, OverflowError):
             example = "2030-01-01T00:00:00Z"
-            said = f" printed a wrong answer: status.expirationTimestamp: expected RFC 3339, such as {example}"
-            raise self._failed(said) from None
+            expected = f"status.expirationTimestamp: expected RFC 3339, such as {example}"
+            raise self._failed(f" printed an invalid ExecCredential: {expected}") from None
 
 
 class _Status(Redacted, frozen=True, rename="camel"):
@@ -291,11 +289,11 @@ class _ExecCredential(Redacted, frozen=True, rename="camel"):
 
 
 class _Shared:
-    """What all have in common that name one command with the same arguments and variables."""
+    """State shared by all plugins that name one command with the same arguments and variables."""
 
     def __init__(self) -> None:
         self.turn = anyio.Lock()
-        self.proven = False  # its last run succeeded: all may run it at the same time
+        self.proven = False  # the last run succeeded: all may run it at the same time
         self.failure_backoff = FailureBackoff()
 
     @property
@@ -307,7 +305,7 @@ _SHARED: "weakref.WeakValueDictionary[bytes, _Shared]" = weakref.WeakValueDictio
 
 
 def _variables(plugin: Exec) -> dict[str, str]:
-    """Return the variables that it is given; of a name with `=` in it, a process sees what is before that."""
+    """Return the plugin's environment; of a name that contains `=`, a process sees only the part before it."""
     entries = (f"{variable.name}={variable.value}".partition("=") for variable in plugin.env or ())
     return {name: value for name, _, value in entries}
 
@@ -321,14 +319,14 @@ def _share(plugin: Exec, info: ConnectionInfo) -> _Shared:
         else None
     )
     what = (info.folder if os.sep in plugin.command else "", plugin.command, plugin.args or (), variables, told)
-    key = hashlib.sha256(msgspec.json.encode(what)).digest()  # the variables may be secret
+    key = hashlib.sha256(msgspec.json.encode(what)).digest()  # variables may be secret
     if (shared := _SHARED.get(key)) is None:
         shared = _SHARED[key] = _Shared()
     return shared
 
 
 def _about(cluster: ClusterEntry) -> dict[str, Any]:
-    """Return the data of a cluster that a plugin gets, without the certificates."""
+    """Return the cluster's data for the plugin, without the certificates."""
     about = {
         "server": cluster.server,
         "tls-server-name": cluster.tls_server_name,

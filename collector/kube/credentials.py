@@ -1,4 +1,4 @@
-"""What a session authenticates by: tokens, passwords and certificates, and when each of them is renewed."""
+"""A session's credentials: tokens, passwords and certificates, and when each is renewed."""
 
 import base64
 import functools
@@ -38,36 +38,36 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-TOKEN_FILE_MAX_AGE_SECONDS = 60.0  # after which a token file is read again
+TOKEN_FILE_MAX_AGE_SECONDS = 60.0  # after which a token file is reread
 MIN_RENEWAL_INTERVAL_SECONDS = 5.0  # between two attempts to renew a credential
 REFUSAL_BACKOFF = Backoff(initial=5.0, maximum=180.0, jitter=0.0)
-FRESH_SECONDS = 60.0  # after it was made, in which a refusal shows that another one would be refused as well
+FRESH_SECONDS = 60.0  # after issue, in which a refusal shows that a new one would be refused as well
 RENEWAL_MARGIN_SECONDS = 300.0  # before its expiry, when a long-lived credential is renewed
-_YEAR_10000 = 253402300800.0  # Unix seconds, past what a date can say
-_BLANKS = " \t"  # which HTTP drops around a header's value
-RENEWAL_MARGIN_RATIO = 0.2  # of a shorter lifetime: what is left of it when the credential is renewed
+_YEAR_10000 = 253402300800.0  # Unix seconds, beyond the range of dates
+_BLANKS = " \t"  # which HTTP strips from a header's value
+RENEWAL_MARGIN_RATIO = 0.2  # share of a shorter lifetime that is left when the credential is renewed
 
 
 class Credential(Redacted, frozen=True):
-    """What one request presents: a header, a certificate, or both."""
+    """The credential of one request: a header, a certificate, or both."""
 
     authorization: str = ""  # the header's value
     certificate: Certificate | None = None
-    expires: float | None = None  # Unix seconds; another one is due before that
-    lapse: Validity | None = None  # it ends with this, and gpuid cannot make another one by itself
+    expires: float | None = None  # Unix seconds; a new one is due before that
+    lapse: Validity | None = None  # when it expires, if gpuid cannot renew it
 
 
 class Credentials(Protocol):
-    """A source of credentials that lasts as long as the session."""
+    """A source of credentials for the lifetime of the session."""
 
     async def get(self) -> Credential:
         """Return the credential to use now; raises ClusterError."""
 
     def refused(self, credential: Credential) -> None:
-        """Note that the server answered 401 to this credential."""
+        """Record that the server answered 401 to this credential."""
 
     def reset(self, version: object) -> None:
-        """Forget failures, because the kubeconfig has changed to `version`."""
+        """Forget failures: the kubeconfig has changed to `version`."""
 
 
 class StaticCredentials:
@@ -81,14 +81,14 @@ class StaticCredentials:
         return self._credential
 
     def refused(self, credential: Credential) -> None:
-        """Change nothing: there is no other."""
+        """Do nothing: there is no other."""
 
     def reset(self, version: object) -> None:
-        """Change nothing: nothing fails."""
+        """Do nothing: nothing can fail."""
 
 
 class FileCredentials:
-    """A token that someone else keeps fresh in a file; `fallback` is used while the file cannot be read."""
+    """A token that another process renews in a file; `fallback` is used while the file cannot be read."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class FileCredentials:
         if not 0 <= self._clock() - self._read_at < TOKEN_FILE_MAX_AGE_SECONDS:
             await self._read()
         if self._current is None:
-            raise BadContextError(f"{self._where}: token file {self._path}: no token yet")
+            raise BadContextError(f"{self._where}: token file {self._path} is empty")
         return self._current
 
     def refused(self, credential: Credential) -> None:
@@ -126,7 +126,7 @@ class FileCredentials:
         try:
             found = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
         except BadContextError:
-            # The file may be half-written; the token read before is probably still valid.
+            # The file may be half-written; the previous token is probably still valid.
             if self._current is None:
                 raise
         else:
@@ -146,7 +146,7 @@ class FileCredentials:
 
 
 class RefreshingCredentials:
-    """A credential that `obtain` makes, and makes again before it expires or when the server refuses it.
+    """A credential from `obtain`, called again before the credential expires or when the server refuses it.
 
     Requests that need a new one at the same time share one run of `obtain`, and its failure.
     """
@@ -166,16 +166,16 @@ class RefreshingCredentials:
         self._renewing = anyio.Lock()
         self._current: Credential | None = None
         self._refused = False
-        self._refusals = 0  # in a row, of credentials that had just been made
-        self._tried = float("-inf")  # when `obtain` last ended
+        self._refusals = 0  # in a row, of credentials that had just been issued
+        self._tried = float("-inf")  # when `obtain` last returned
         self._renew_at = float("inf")
         self._failure: ClusterError | None = None
 
     async def get(self) -> Credential:
-        """Return the credential, renewed where due; raises what `obtain` raises."""
+        """Return the credential, renewed if due; raises what `obtain` raises."""
         if self._due():
             async with self._renewing:
-                if self._due():  # unless the task that held the lock has just done it
+                if self._due():  # unless the task that held the lock has just renewed it
                     await self._renew()
         if self._failure is not None and not self._usable():
             raise type(self._failure)(str(self._failure))
@@ -183,20 +183,20 @@ class RefreshingCredentials:
         return self._current
 
     def refused(self, credential: Credential) -> None:
-        """Renew it before the next request, unless that has already happened."""
+        """Renew the credential before the next request, unless that has already happened."""
         if credential is self._current and not self._refused:
             self._refused = True
             fresh = 0 <= self._clock() - self._tried < FRESH_SECONDS
             self._refusals = self._refusals + 1 if fresh else 1
 
     def reset(self, version: object) -> None:
-        """Let `obtain` be called at once if a credential is due."""
+        """Allow `obtain` to be called immediately if a credential is due."""
         self._tried, self._refusals = float("-inf"), min(self._refusals, 1)
         self._on_reset(version)
 
     def _due(self) -> bool:
         now = self._clock()
-        # To make one that the server refuses again and again costs as much as one that cannot be made.
+        # Issuing one that the server keeps refusing is as expensive as failing to issue one.
         pause = REFUSAL_BACKOFF.delay(self._refusals - 1) if self._refusals else MIN_RENEWAL_INTERVAL_SECONDS
         if 0 <= now - self._tried < (pause if self._refused else MIN_RENEWAL_INTERVAL_SECONDS):
             return False
@@ -215,7 +215,9 @@ class RefreshingCredentials:
             known = self._failure is not None and str(self._failure) == str(error)
             self._tried, self._failure = self._clock(), error
             if self._usable() and not known:
-                log.warning("%s: credentials not renewed; using the old ones until they expire: %s", self._where, error)
+                log.warning(
+                    "%s: credential renewal failed; using the current ones until expiry: %s", self._where, error
+                )
             return
         now = self._clock()
         self._tried, self._failure, self._refused, self._current = now, None, False, fresh
@@ -225,26 +227,26 @@ class RefreshingCredentials:
 
 
 def bearer(token: str, where: str, *, expires: float | None = None, lapse: Validity | None = None) -> Credential:
-    """Return the credential of a token; raises BadContextError for one that no header can hold."""
+    """Return the credential of a token; raises BadContextError if it does not fit into a header."""
     if wrong := unfit(token):
-        raise BadContextError(f"{where}: the token holds {wrong}; copy it again, as one line")
+        raise BadContextError(f"{where}: the token contains {wrong}; copy it again, as one line")
     return Credential(authorization=f"Bearer {token.strip(_BLANKS)}", expires=expires, lapse=lapse)
 
 
 def unfit(token: str) -> str:
-    """Return what a token holds that no token does, such as `a line break`; empty if it is one."""
+    """Return the invalid content of a token, such as `a line break`; empty if it is valid."""
     token = token.strip(_BLANKS)
     if "\n" in token or "\r" in token:
         return "a line break"
     if " " in token or "\t" in token:
         return "a space"
     if not token.isascii():
-        return "a character that is not ASCII"
+        return "a non-ASCII character"
     return "" if token.isprintable() else "a control character"
 
 
 def jwt_validity(token: str) -> Validity | None:
-    """Return when a token is good; None for one that does not end, or that is no JWT."""
+    """Return the validity of a token; None if it does not expire or is not a JWT."""
     claims = jwt_claims(token)
     if claims is None or claims.exp is None or not 0 <= claims.exp < _YEAR_10000:
         return None
@@ -253,7 +255,7 @@ def jwt_validity(token: str) -> Validity | None:
 
 
 def jwt_claims(token: str) -> "JwtClaims | None":
-    """Return what a JSON web token claims, unverified; None for what is no such token."""
+    """Return the claims of a JSON web token, unverified; None if it is not one."""
     parts = token.split(".")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
@@ -268,15 +270,15 @@ def basic(username: str, password: str) -> Credential:
 
 
 class JwtClaims(Redacted, frozen=True, rename=None):
-    """The claims of a JSON web token that are read."""
+    """The claims of a JSON web token that gpuid reads."""
 
-    exp: float | None = None  # Unix seconds, all of them
-    iat: Any = None  # when it was issued, and from when on it is good; neither is a reason to doubt `exp`
+    exp: float | None = None  # all in Unix seconds
+    iat: Any = None  # issued at, and not valid before; neither is a reason to doubt `exp`
     nbf: Any = None
 
 
 def impersonation(user: User, where: str) -> list[tuple[str, str]]:
-    """Return the headers that ask the server to treat the request as somebody else's; raises BadContextError."""
+    """Return the headers that impersonate another user; raises BadContextError."""
     if not user.as_user:
         if user.as_uid or user.as_groups or user.as_user_extra:
             raise BadContextError(f"{where}: as-uid, as-groups and as-user-extra require as")
@@ -286,7 +288,7 @@ def impersonation(user: User, where: str) -> list[tuple[str, str]]:
         headers.append(("Impersonate-Uid", user.as_uid))
     headers += [("Impersonate-Group", group) for group in user.as_groups or ()]
     for key, values in (user.as_user_extra or {}).items():
-        # Header names cannot hold every key, so the server expects the rest percent-encoded.
+        # Header names do not allow every character, so the server expects the rest percent-encoded.
         name = "Impersonate-Extra-" + quote(key.lower(), safe="!#$&'*+-.^_`|~")
         headers += [(name, value) for value in values or ()]
     if any(not value.isprintable() for _, value in headers):

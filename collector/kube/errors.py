@@ -1,4 +1,4 @@
-"""The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors to it."""
+"""The errors of everything that talks to Kubernetes, and the one table that maps foreign errors to them."""
 
 import logging
 import ssl
@@ -49,7 +49,7 @@ __all__ = [
 MAX_MESSAGE_LENGTH = 300  # characters of a server's own words
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-# All that msgspec and the standard library raise for foreign bytes: not UTF-8, too deep, too large, not the type.
+# Everything msgspec and the standard library raise for foreign bytes: not UTF-8, too deep, too large, wrong type.
 UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
@@ -58,13 +58,13 @@ log = logging.getLogger(__name__)
 
 
 class ClusterError(GpuidError):
-    """A request to a cluster failed; `state` is the state of the cluster that follows."""
+    """A request to a cluster failed; `state` is the resulting state of the cluster."""
 
     state: ClassVar[ClusterState] = ClusterState.SERVER_ERROR
 
 
 class BadContextError(ClusterError):
-    """The kubeconfig, or a file that it names, is missing, unreadable or wrong."""
+    """The kubeconfig, or a file that it names, is missing, unreadable or invalid."""
 
     state = ClusterState.BAD_CONTEXT
 
@@ -82,36 +82,36 @@ class CredentialPluginFailedError(ClusterError):
 
 
 class UnauthorizedError(ClusterError):
-    """The server accepts neither the credentials nor renewed ones."""
+    """The server rejects the credentials, and renewed ones as well."""
 
     state = ClusterState.UNAUTHORIZED
 
 
 class ExpiredTokenError(UnauthorizedError):
-    """The token that we present has ended, and only a person can replace it."""
+    """Our token has expired and must be replaced manually."""
 
 
 class ForbiddenError(ClusterError):
-    """The server knows the user and denies the request."""
+    """The server recognizes the user and denies the request."""
 
     state = ClusterState.FORBIDDEN
 
     @property
     def by_admission(self) -> bool:
-        """Whether an admission policy or webhook denies this one request, and no right is missing."""
+        """Whether an admission policy or webhook denied this request, rather than a missing right."""
         return denied_by_admission(str(self))
 
 
 def denied_by_admission(text: str) -> bool:
-    """Return whether a denial is that of an admission policy (`denied request`) or webhook (`denied the request`).
+    """Return whether an admission policy (`denied request`) or webhook (`denied the request`) is behind a denial.
 
-    They are asked once the right is there, and answer with 403, too.
+    They run after authorization, and also answer with 403.
     """
     return "denied request" in text or "denied the request" in text
 
 
 class UnreachableError(ClusterError):
-    """There was no answer: name resolution, connection, TLS, proxy or timeout."""
+    """No response: name resolution, connection, TLS, proxy or timeout."""
 
     state = ClusterState.UNREACHABLE
 
@@ -125,15 +125,15 @@ class UntrustedCertificateError(TlsFailureError):
 
 
 class CertificateTimeError(UntrustedCertificateError):
-    """A certificate of the server or of who vouches for it has expired or is not valid yet."""
+    """A certificate in the server's chain has expired or is not valid yet."""
 
 
 class FailedWatchError(UnreachableError):
-    """A watch that was open ended too soon or said nothing; lists may work all the same."""
+    """An open watch ended too soon or stayed silent; lists may still work."""
 
 
 class SilentWatchError(FailedWatchError):
-    """Nothing has proven for too long that the view of the cluster is current."""
+    """There has been no proof for too long that the view of the cluster is current."""
 
 
 class LimitExceededError(ClusterError):
@@ -143,22 +143,22 @@ class LimitExceededError(ClusterError):
 
     @classmethod
     def of(cls, host: str, what: str, key: str) -> Self:
-        """Return the error that says what there is too much of, and which key of the configuration limits it."""
+        """Return the error that names what exceeds which limit of the configuration."""
         return cls(f"{host}: {what} ({key}); raise {key} if the cluster needs it")
 
 
 class ServerError(ClusterError):
-    """The server answered with an error: its HTTP `status`, and `retry_after`, the seconds that it asks to wait."""
+    """The server answered with an error: its HTTP `status`, and `retry_after` in seconds, if it sent that."""
 
     def __init__(self, text: str, *, status: int, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.retry_after = retry_after
-        self.from_kubernetes = False  # the API server itself said so, and not a proxy in between
+        self.from_kubernetes = False  # from the API server itself, not from a proxy in between
 
 
 class GoneError(ServerError):
-    """The resource version or the continue token is too old, or newer than what the server has: list again."""
+    """The resource version or the continue token is too old, or newer than the server's: list again."""
 
 
 class NotFoundError(ServerError):
@@ -178,10 +178,10 @@ def from_answer(
     location: str | None = None,
     redact: Callable[[str, int], str] = redact,
 ) -> ClusterError:
-    """Return the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text.
+    """Return the error for a non-2xx response; `body` is a Kubernetes Status or any text.
 
-    `redact` takes the secrets out of the server's words before they are cut to a length; `location` is the header of an
-    answer that redirects, which is never followed.
+    `redact` removes secrets from the server's message before it is truncated; `location` is the header of a redirect,
+    which is never followed.
     """
     if status in REDIRECTS:
         return ServerError(
@@ -193,9 +193,11 @@ def from_answer(
         decoded = msgspec.json.decode(body, type=_Status)
         message = decoded.message
     except UNDECODABLE:
-        html = body.lstrip()[:1] == b"<"  # its text helps nobody
+        html = body.lstrip()[:1] == b"<"  # its text does not help
         message = (
-            "a web page, which no API server sends; is a proxy in between?" if html else body.decode(errors="replace")
+            "got a web page, not an API response; is there a proxy in between?"
+            if html
+            else body.decode(errors="replace")
         )
     text = f"{host}: {_MEANINGS.get(status, f'HTTP status {status}')}"
     if message := redact(message, MAX_MESSAGE_LENGTH):
@@ -218,7 +220,7 @@ def from_answer(
 
 
 def without_upgrade(error: ServerError) -> ServerError:
-    """Return the error for a WebSocket that was refused: with a remedy, if that may be due to what is in between."""
+    """Return the error for a refused WebSocket: with a remedy, if a proxy in between may be the cause."""
     from_between = error.status in _GATEWAY_STATUSES and not error.from_kubernetes
     if "upgrade" not in str(error).lower() and not from_between:
         return error
@@ -226,7 +228,7 @@ def without_upgrade(error: ServerError) -> ServerError:
 
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
-    """Return the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
+    """Return the error for a request without a response, from an aiohttp.ClientError, OSError or ValueError."""
     kind: type[ClusterError] = TlsFailureError if tls_cause(error) else UnreachableError
     certificate = getattr(error, "certificate_error", error)
     if isinstance(certificate, ssl.SSLCertVerificationError):
@@ -239,13 +241,13 @@ def from_transport(host: str, error: BaseException) -> ClusterError:
 
 
 def unexpected(what: str, error: Exception) -> BadContextError:
-    """Return the error for one that nobody foresaw; its text is left out, as it may hold a secret."""
+    """Return the error for an unexpected exception; its text is left out, as it may contain a secret."""
     if (why := why_short(error)) is not None:
         return BadContextError(f"{what}: {why}")
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f"{Path(last[0].filename).name}, line {last[0].lineno}" if last else "an unknown place"
     log.error("unexpected %s in %s: %s", type(error).__name__, place, what)
-    return BadContextError(f"{what} fails in a way that gpuid does not expect ({place}); please report this")
+    return BadContextError(f"{what} failed unexpectedly ({place}); please report this as a bug")
 
 
 class _Cause(msgspec.Struct):
@@ -268,9 +270,9 @@ _TOO_LARGE = "Too large resource version"
 
 
 def _too_large(status: _Status) -> bool:
-    """Return whether the server has not got as far as the resource version, such as after it was restored.
+    """Return whether the server has not reached the resource version yet, such as after a restore.
 
-    It names the cause since Kubernetes 1.18.6; older servers say so in a message (client-go looks for the same).
+    Kubernetes 1.18.6 and later name the cause; older servers only have a message (client-go matches the same one).
     """
     causes = (status.details.causes if status.details else None) or ()
     if any(cause.reason == "ResourceVersionTooLarge" for cause in causes):

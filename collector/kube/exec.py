@@ -1,7 +1,7 @@
-"""Runs one command in one container over a WebSocket: its output, and how it ended.
+"""Runs one command in one container over a WebSocket, and returns its output and exit status.
 
-The library's own client mixes stdout with stderr, so that a warning spoils a document, and drops the exit status, so
-that a failed command looks like a successful one.
+The library's own client mixes stdout with stderr, so a warning corrupts a document, and drops the exit status, so a
+failed command looks like a successful one.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from collector.redaction import redact
 
 __all__ = ["ExecError", "Output", "run"]
 
-# The newest first. v5 adds only that a client may close its side of a stream, and there is no stdin to close.
+# Newest first. v5 only adds that a client may close its side of a stream, and there is no stdin to close.
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDOUT_CHANNEL, _STDERR_CHANNEL, _STATUS_CHANNEL = 1, 2, 3
-CLOSE_TIMEOUT_SECONDS = 1.0  # for the server to close once it has sent the exit status
-MAX_STATUS_BYTES = 64 << 10  # of the exit status, a short JSON object
-MESSAGE_SECONDS = 2e-6  # that it costs the event loop to hand out a message
+CLOSE_TIMEOUT_SECONDS = 1.0  # for the server to close after sending the exit status
+MAX_STATUS_BYTES = 64 << 10  # size limit of the exit status, a short JSON object
+MESSAGE_SECONDS = 2e-6  # event loop time to deliver a message
 
-# API servers, kubelets and container runtimes report the cause as text only. The first match counts.
+# API servers, kubelets and container runtimes report the cause as text only. The first match wins.
 _PHRASES: tuple[tuple[ReadFailure, tuple[str, ...]], ...] = (
     (ReadFailure.NO_BINARY, ("executable file not found", "no such file or directory", ": permission denied")),
     (
@@ -46,12 +46,12 @@ _PHRASES: tuple[tuple[ReadFailure, tuple[str, ...]], ...] = (
     ),
     (ReadFailure.NOT_FOUND, ("pod not found", "pod does not exist")),
 )
-# The last words of runc before the cause. With what the runtimes above it say, the cause begins after 250 characters.
+# What runc prints right before the cause. With the prefixes of the runtimes above it, that is 250 characters in.
 _PREAMBLES = ("unable to start container process: ", "starting container process caused: ")
 
 
 class Output(msgspec.Struct, frozen=True):
-    """Everything that a command printed."""
+    """The output of a command."""
 
     stdout: bytes
     stderr: bytes
@@ -60,7 +60,7 @@ class Output(msgspec.Struct, frozen=True):
 class ExecError(ReadError):
     """A command could not be run, or its output could not be read.
 
-    `output` is what a command printed that ended with an `exit_status` other than 0.
+    `output` is the output of a command with a non-zero `exit_status`.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ async def run(
     timeout: float,
     limit: int,
 ) -> Output:
-    """Run a command and wait until it ends, for at most `timeout` seconds; the handshake before it may take as long.
+    """Run a command and wait for it to exit, for at most `timeout` seconds; the handshake may take as long again.
 
-    `limit` is for all that the server sends, in bytes; the cluster's settings may set a lower one, and have one for the
-    number of frames. Raises ExecError, also when the exit status is not 0.
+    `limit` applies to everything the server sends, in bytes; the cluster's settings may set a lower one, and also limit
+    the number of frames. Raises ExecError, also for a non-zero exit status.
     """
     cluster, share = client.session.cluster, client.session.share
     channels = _Channels(limit, cluster)
@@ -101,7 +101,7 @@ async def run(
                 stderr=True,
                 protocols=_PROTOCOLS,
                 timeout=timeout,
-                max_message_size=channels.max_size + 2,  # the channel's number, and the least that is too much
+                max_message_size=channels.max_size + 2,  # the channel number, and the first byte over the limit
             ) as socket:
                 scope.deadline = anyio.current_time() + timeout  # waiting for our own limiters does not count
                 await _receive(socket, channels, share)
@@ -117,18 +117,18 @@ async def run(
             raise _unsuccessful(code, output)
         return output
     if scope.cancelled_caught:
-        raise ExecError(ReadFailure.TIMEOUT, f"the command did not end within {timeout:g} s")
-    raise ExecError(ReadFailure.CONNECTION, "the connection closed before the command ended")
+        raise ExecError(ReadFailure.TIMEOUT, f"the command timed out after {timeout:g} s")
+    raise ExecError(ReadFailure.CONNECTION, "the connection closed before the command exited")
 
 
 class _Channels:
-    """Sorts the messages of one exec by their first byte, which is the channel, and counts them."""
+    """Sorts the messages of one exec by channel, their first byte, and counts them."""
 
     def __init__(self, limit: int, cluster: ClusterSettings) -> None:
         self.max_size = min(limit, cluster.max_exec_size)
         self.stdout: list[bytes] = []
         self.stderr: list[bytes] = []
-        self.excess = ""  # what there is too much of
+        self.excess = ""  # which limit was exceeded
         self._status: list[bytes] = []
         self._status_size = 0
         self._cluster = cluster
@@ -136,7 +136,7 @@ class _Channels:
 
     @property
     def status(self) -> bytes | None:
-        """The exit status as it was sent; None before it begins."""
+        """The exit status as sent; None before it begins."""
         return b"".join(self._status) if self._status else None
 
     @property
@@ -145,13 +145,13 @@ class _Channels:
         return bool(self._status)
 
     def count(self) -> None:
-        """Count a message of any kind, a ping or an empty one too."""
+        """Count a message of any kind, including pings and empty ones."""
         self._messages += 1
         if self._messages > self._cluster.max_exec_frames:
             self.excess = f"the server sent more than {self._cluster.max_exec_frames:,} frames (max_exec_frames)"
 
     def take(self, message: bytes) -> None:
-        """Keep the data of a message of a known channel; that of any other counts all the same."""
+        """Keep the data of a message on a known channel; data on other channels still counts."""
         if len(message) < 2:  # servers open every channel with an empty message
             return
         channel, data = message[0], message[1:]
@@ -168,14 +168,14 @@ class _Channels:
             (self.stdout if channel == _STDOUT_CHANNEL else self.stderr).append(data)
 
     def note_too_large(self) -> None:
-        """Note that there are more bytes than allowed."""
+        """Record that the limit of bytes was exceeded."""
         configured = self._cluster.max_exec_size
         limit = f"{configured} (max_exec_size)" if self.max_size == configured else f"{self.max_size} bytes"
         self.excess = f"the command printed more than {limit}"
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse, channels: _Channels, share: LoopShare) -> None:
-    """Sort messages until the server closes, which it should do soon after the status."""
+    """Receive messages until the server closes, which it should do soon after the status."""
     while not channels.excess:
         try:
             message = await socket.receive(timeout=CLOSE_TIMEOUT_SECONDS if channels.ending else None)
@@ -194,7 +194,7 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, channels: _Channels,
             if getattr(message.data, "code", None) == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 channels.note_too_large()
             return
-        elif message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.PONG):  # which mean nothing here
+        elif message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.PONG):  # meaningless here
             return
         await share.pause(started)
 
@@ -228,7 +228,7 @@ def _number(text: str) -> int:
 
 
 def _exit_code(status: bytes) -> int:
-    """Return the exit status; raises ExecError where the command never ran, or its status is not known."""
+    """Return the exit status; raises ExecError if the command never ran or its status is unknown."""
     try:
         ended = _ENDED_DECODER.decode(status)
         if ended.status == "Success":
@@ -245,17 +245,17 @@ def _exit_code(status: bytes) -> int:
 
 
 def _cause(message: str) -> str:
-    """Return what a message says after the preamble of the container runtimes, if it has one."""
+    """Return a message without the preamble of the container runtimes, if it has one."""
     for preamble in _PREAMBLES:
         message = message.rpartition(preamble)[2] or message
     return message
 
 
 def _unsuccessful(code: int, output: Output) -> ExecError:
-    """Return the error for an exit status other than 0; shells use 126 and 127 for a program that they cannot run."""
+    """Return the error for a non-zero exit status; shells use 126 and 127 for a program that they cannot run."""
     reason = ReadFailure.NO_BINARY if code in (126, 127) else ReadFailure.EXIT_STATUS
     printed = redact((output.stderr.strip() or output.stdout)[:2000].decode(errors="replace"), 300)
-    text = f"the command ended with exit status {code}" + (f": {printed}" if printed else "")
+    text = f"the command exited with status {code}" + (f": {printed}" if printed else "")
     return ExecError(reason, text, exit_status=code, output=output)
 
 

@@ -1,4 +1,4 @@
-"""Backoff of credential sources that fail: as a rule, only a person can fix them."""
+"""Backoff for failing credential sources, most of which need manual repair."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ BACKOFF = Backoff(initial=5.0, maximum=180.0, jitter=0.0)
 
 
 class LastFailure(NamedTuple):
-    """How it failed: the error's type, and its text."""
+    """The last error: its type and text."""
 
     kind: type[ClusterError]
     text: str
@@ -22,7 +22,7 @@ class FailureBackoff:
 
     def __init__(self, backoff: Backoff = BACKOFF) -> None:
         self._backoff = backoff
-        self._failures = 0  # in a row; those that ran at the same time count as one
+        self._failures = 0  # in a row; concurrent ones count as one
         self._failed_at = float("-inf")
         self._last: LastFailure | None = None
         self._version: object = None
@@ -33,12 +33,12 @@ class FailureBackoff:
         return self._failures > 0
 
     def recent(self, now: float) -> LastFailure | None:
-        """Return the last failure while it is too early to try again."""
+        """Return the last failure while backing off."""
         early = self._failures and 0 <= now - self._failed_at < self._backoff.delay(self._failures - 1)
         return self._last if early else None
 
     def failed(self, failure: LastFailure, *, started: float, now: float) -> None:
-        """Note that an attempt from `started` to `now` has failed."""
+        """Record that an attempt from `started` to `now` failed."""
         if self._failures == 0 or started >= self._failed_at:
             self._failures += 1
         self._failed_at, self._last = now, failure

@@ -1,8 +1,7 @@
-"""Text as Kubernetes' own programs take it, which are written in Go: scalars by Go's rules, nulls as zero values.
+"""Parses text as Kubernetes' own programs do: scalars by Go's rules, nulls as zero values.
 
-Python's YAML makes dates and base-60 numbers of text that is text to kubectl, and msgspec refuses a null where Go has a
-zero value. What has the wrong type is refused with its path, such as `exec.args[1]`, and never with its value, which
-may be a secret.
+Python's YAML reads dates and base-60 numbers where kubectl reads text, and msgspec rejects a null where Go has a zero
+value. Errors about a wrong type name its path, such as `exec.args[1]`, and never its value, which may be a secret.
 """
 
 import base64
@@ -29,11 +28,11 @@ _QUOTES = "; put it in quotes"
 
 
 class BadYamlError(GpuidError):
-    """A text is not YAML; the text of the error is where or why, or empty."""
+    """A text is not YAML; the message says where or why, or is empty."""
 
 
 class WrongTypeError(GpuidError):
-    """A value has the wrong type; the text is its path, what was expected and what it is."""
+    """A value has the wrong type; the message has its path, what was expected and what was found."""
 
 
 def load_yaml(content: bytes) -> Any:
@@ -50,7 +49,7 @@ def load_yaml(content: bytes) -> Any:
     except yaml.reader.ReaderError as error:
         raise BadYamlError(error.reason) from None  # such as `invalid leading UTF-8 octet`
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Only the line's number: a parser may quote the text around the mistake, and that may be a token.
+        # Only the line number: a parser may quote the text around the mistake, which may be a token.
         lines = re.findall(r", line (\d+), column", str(error))
         raise BadYamlError(f"line {lines[-1]}" if lines else "") from None
 
@@ -69,7 +68,7 @@ def convert_json(text: bytes | msgspec.Raw, kind: type[_T]) -> _T:
     """Return JSON as `kind`, a struct; slower than msgspec's own decoder. Raises WrongTypeError and DecodeError."""
     try:
         return convert(msgspec.json.decode(text), kind)
-    except WrongTypeError as error:  # quotes are for who writes YAML
+    except WrongTypeError as error:  # the hint about quotes is for YAML only
         raise WrongTypeError(str(error).removesuffix(_QUOTES)) from None
 
 
@@ -83,7 +82,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_constructors: dict[Any, Any] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
-        """Return a mapping with its keys as text; a key that is no scalar, as in `{{ template }}`, becomes `{…}`."""
+        """Return a mapping with its keys as text; a non-scalar key, as in `{{ template }}`, becomes `{…}`."""
         if isinstance(node, yaml.MappingNode):
             self.flatten_mapping(node)
         return {
@@ -124,7 +123,7 @@ def _binary(loader: Any, node: yaml.ScalarNode) -> str:
 
 
 def _unknown(loader: Any, node: yaml.Node) -> Any:
-    """Return what an unknown tag is on as if it had none."""
+    """Return the value of an unknown tag as if it had no tag."""
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):

@@ -1,9 +1,9 @@
-"""Which API server a session talks to, as far as TLS proves it.
+"""Identifies the API server behind a session, as far as TLS proves it.
 
-Whatever a server says about itself may be copied from another one. What it cannot copy is the private key that belongs
-to a certificate that we verify: it signs each handshake with it.
+Anything a server says about itself may be copied from another one. It cannot copy the private key of a certificate that
+we verify, which signs each handshake.
 
-That the same authorities vouch for two servers proves nothing by itself: a company's does so for all of its clusters.
+Certificates from the same authority prove nothing by themselves: a company's CA may sign those of all its clusters.
 """
 
 import hashlib
@@ -19,28 +19,28 @@ from yarl import URL
 
 __all__ = ["Evidence", "Proof", "ProofKind"]
 
-MAX_KEYS = 64  # that one session may see; a server with more of them proves nothing
+MAX_KEYS = 64  # per session; a server with more keys proves nothing
 
 
 class ProofKind(StrEnum):
-    """What two sessions can have in common, if they talk to the same server."""
+    """What two sessions with the same server can have in common."""
 
-    ADDRESS = "address"  # under which a server is verified by the same authorities
-    KEY = "key"  # of the server's certificate, and the path
+    ADDRESS = "address"  # the path, and the authorities that verify the server
+    KEY = "key"  # key of the server's certificate, and the path
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """One proof of which server a session talks to: all that it has ever connected with, as a digest."""
+    """One proof of the server's identity: everything the session has ever connected with, as a digest."""
 
     kind: ProofKind
     digest: str
 
 
 class Evidence:
-    """What the connections of one session prove; `on_change` gets it whenever that changes.
+    """What the connections of one session prove; `on_change` is called with it on every change.
 
-    It only ever grows, and all of it counts: a server that forwards some connections to another one, whose key it so
-    shows, is not taken for that one. One connection that verifies nothing, and there is no proof any more.
+    It only grows, and all of it counts: a server that forwards some connections to another one, and thereby shows that
+    one's key, is not mistaken for it. A single unverified connection voids all proof.
     """
 
     def __init__(self, on_change: Callable[[frozenset[Proof]], None] = lambda _proofs: None) -> None:
@@ -53,14 +53,14 @@ class Evidence:
 
     @property
     def proofs(self) -> frozenset[Proof]:
-        """What is proven so far."""
+        """The proofs so far."""
         if not self._verified or not self._keys:
             return frozenset()
         found = {ProofKind.ADDRESS: self._addresses, ProofKind.KEY: self._keys | self._paths}
         return frozenset(Proof(kind, _digest(seen)) for kind, seen in found.items() if seen)
 
     def add_server(self, server: URL, server_name: str | None, proxy: URL | None, trust: str | None) -> None:
-        """Note where the session connects from now on, and the `trust` it has there; None: it verifies nothing."""
+        """Record the server to which the session connects from now on, and its `trust` there; None: unverified."""
         if server.scheme != "https" or trust is None:
             self._verified = False
         else:
@@ -71,12 +71,12 @@ class Evidence:
         self._report()
 
     def observe(self, context: ssl.SSLContext) -> None:
-        """Note the key of every server that completes a handshake in this context, which must verify it."""
+        """Record the key of every server that completes a handshake in this context, which must verify it."""
         observer, base = self, context.sslobject_class
 
         class Observed(base):  # type: ignore[misc, valid-type]  # keeps the context's own class working
             def do_handshake(self) -> None:
-                super().do_handshake()  # raises until it is complete, and for a server that is not verified
+                super().do_handshake()  # raises until it is complete, and for an unverified server
                 observer._add_certificate(self.getpeercert(binary_form=True) or b"")
 
         context.sslobject_class = Observed
@@ -107,7 +107,7 @@ def _key(certificate: bytes) -> str:
         with warnings.catch_warnings(action="ignore"):
             key = x509.load_der_x509_certificate(certificate).public_key()
             content = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except Exception:  # the library knows many, and a certificate is as good for comparing
+    except Exception:  # the library may not know the algorithm, and a certificate serves just as well for comparing
         content = certificate
     return hashlib.sha256(content).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Kubeconfig files: the contexts that they hold, and what one of them says.
+"""Kubeconfig files: their contexts, and the settings of each.
 
-Read as kubectl reads them, except that what is wrong costs only itself: an entry with a mistake its own contexts, a
-file that cannot be read the contexts that it may hold.
+Read as kubectl reads them, except that mistakes are contained: an invalid entry affects only its own contexts, and an
+unreadable file only the contexts that it may define.
 """
 
 import difflib
@@ -25,20 +25,20 @@ from collector.text import describe_os_error, one_line
 __all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "contexts", "find", "in_cluster"]
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# A hundred clusters of one file start together, and it is parsed once.
+# A hundred clusters from one file start at the same time, and it is parsed once.
 _parse_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """One context of a kubeconfig as a person chooses among them."""
+    """One context of a kubeconfig, as listed to choose from."""
 
     name: str
     cluster: str
     server: str
     namespace: str
-    user: str  # how it authenticates, such as `exec: aws`
+    user: str  # authentication method, such as `exec: aws`
     current: bool
-    problem: str = ""  # why it cannot be used, with the file
+    problem: str = ""  # why it is unusable, with the file
 
 
 def contexts(paths: str | None) -> dict[str, Context]:
@@ -68,13 +68,13 @@ def contexts(paths: str | None) -> dict[str, Context]:
 
 
 def find(context: str, paths: str | None) -> ConnectionInfo:
-    """Return what `context` says, with absolute paths; `paths` as for contexts(). Raises BadContextError."""
+    """Return the settings of `context`, with absolute paths; `paths` as for contexts(). Raises BadContextError."""
     files = _paths(paths)
     return _find(context, files, _merge(files))
 
 
 def in_cluster(service_account: Path = SERVICE_ACCOUNT_FOLDER) -> ConnectionInfo:
-    """Return how a pod reaches its own cluster, as its service account; raises BadContextError outside of a pod."""
+    """Return a pod's connection to its own cluster, as its service account; raises BadContextError outside a pod."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise BadContextError(
@@ -104,17 +104,17 @@ _T = TypeVar("_T", bound=Redacted)
 
 
 class _File(NamedTuple):
-    """One file; of two entries with one name the first counts."""
+    """One file; of two entries with one name the first wins."""
 
     current: str
     clusters: Mapping[str, ClusterEntry | _Wrong]
     users: Mapping[str, User | _Wrong]
     contexts: Mapping[str, _ContextEntry | _Wrong]
-    faults: tuple[str, ...]  # what is wrong with entries that have no name, and with whole lists
+    faults: tuple[str, ...]  # problems of unnamed entries and of whole lists
 
 
 class _Found(NamedTuple, Generic[_T]):
-    """An entry and the file that it was found in: its relative paths are relative to that."""
+    """An entry and the file that it was found in, to which its relative paths refer."""
 
     entry: _T | _Wrong
     file: str
@@ -146,13 +146,13 @@ def _paths(paths: str | None) -> tuple[str, ...]:
 
 
 def _merge(files: Collection[str]) -> _Merged:
-    """Merge the files as kubectl does: of two entries with one name the first counts.
+    """Merge the files as kubectl does: of two entries with one name the first wins.
 
-    Raises BadContextError where no file can be read.
+    Raises BadContextError if no file can be read.
     """
     merged = _Merged("", {}, {}, {}, [], {})
     present = [file for file in files if _present(file)]
-    # One missing file among several is normal; if all are missing, opening one of them says so.
+    # One missing file among several is normal; if all are missing, opening one of them reports it.
     for file in present or files:
         try:
             parsed = _read(file)
@@ -182,15 +182,15 @@ def _find(context: str, files: tuple[str, ...], merged: _Merged) -> ConnectionIn
     cluster = merged.clusters.get(chosen.cluster)
     _check_shadows(chosen.cluster, cluster, files, merged)
     if cluster is None:
-        raise BadContextError(_lost(f'{where}: there is no cluster "{chosen.cluster}"', merged))
+        raise BadContextError(_lost(f'{where}: no cluster "{chosen.cluster}"', merged))
     entry = _entry(cluster, where)
     if not entry.server:
-        raise BadContextError(f'{where}: cluster "{chosen.cluster}" names no server')
+        raise BadContextError(f'{where}: cluster "{chosen.cluster}" has no server')
     user = merged.users.get(chosen.user)
     _check_shadows(chosen.user, user, files, merged)
     if user is None:
         if chosen.user:
-            raise BadContextError(_lost(f'{where}: there is no user "{chosen.user}"', merged))
+            raise BadContextError(_lost(f'{where}: no user "{chosen.user}"', merged))
         user = _Found(User(), found.file)
     return ConnectionInfo(
         where=where,
@@ -219,7 +219,7 @@ def _problem(context: str, files: tuple[str, ...], merged: _Merged) -> str:
 
 
 def _check_shadows(name: str, found: _Found[Any] | None, files: Collection[str], merged: _Merged) -> None:
-    """Raise BadContextError if a file that cannot be read may hold the entry that counts: never another one instead."""
+    """Raise BadContextError if an unreadable file may hold the effective entry, rather than use another one instead."""
     if not name:
         return
     for file in files:
@@ -230,7 +230,7 @@ def _check_shadows(name: str, found: _Found[Any] | None, files: Collection[str],
 
 
 def _may_name(file: str, name: str) -> bool:
-    """Return whether a file that cannot be parsed has an entry of that name, as far as its text shows it."""
+    """Return whether an unparseable file seems to have an entry of that name."""
     try:
         content = in_time(file, functools.partial(read_file, file))
     except IsADirectoryError:
@@ -256,7 +256,7 @@ def _read(file: str) -> _File:
     try:
         stamp = in_time(file, functools.partial(file_stamp, file))
         with _parse_locks[file]:
-            # Without a file to stamp, opening it says why, as a rule.
+            # If the file cannot be stamped, opening it usually says why.
             parsed = _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)
     except (OSError, ValueError) as error:
         raise BadContextError(f"{one_line(file)}: {describe_os_error(error, 'cannot be read')}") from None
@@ -267,17 +267,17 @@ def _read(file: str) -> _File:
 
 @functools.lru_cache(maxsize=16)
 def _parse(file: str, version: object) -> _File | _Wrong:
-    """Return what a file holds; a mistake is returned, not raised, so that it is kept as well."""
-    del version  # a cache key: the file is parsed again when it has changed
+    """Return the content of a file; errors are returned, not raised, so that they are cached as well."""
+    del version  # a cache key: a changed file is parsed again
     content = in_time(file, functools.partial(read_file, file))
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-        return _Wrong("not a kubeconfig: it is an HTML or XML page")
+        return _Wrong("not a kubeconfig but an HTML or XML page")
     try:
         document = load_yaml(content)
     except BadYamlError as error:
         return _Wrong(f"not valid YAML ({error})" if str(error) else "not valid YAML")
     if document is None:
-        return _File("", {}, {}, {}, ("it is empty",))
+        return _File("", {}, {}, {}, ("the file is empty",))
     if not isinstance(document, dict):
         return _Wrong("not a kubeconfig: expected clusters, contexts and users")
     kind = document.get("kind")
@@ -296,7 +296,7 @@ def _parse(file: str, version: object) -> _File | _Wrong:
 
 
 def _entries(document: dict[str, Any], noun: str, kind: type[_T], faults: list[str]) -> dict[str, _T | _Wrong]:
-    """Return the entries of a list by name; what is wrong with an entry without a name is added to `faults`."""
+    """Return the entries of a list by name; problems of unnamed entries are added to `faults`."""
     listed = document.get(f"{noun}s")
     if listed is not None and not isinstance(listed, list):
         faults.append(f"{noun}s: expected a list")
@@ -311,7 +311,7 @@ def _entries(document: dict[str, Any], noun: str, kind: type[_T], faults: list[s
         if name is None or isinstance(name, str):
             found.setdefault(name or "", _converted(item.get(noun), kind, f'{noun} "{one_line(name, 100)}"'))
         else:
-            # Under the name that was meant, so that who asks for it learns why it is not there.
+            # Under the intended name, so that a look-up reports why it is missing.
             text = f"{noun}s[{index}].name: expected text; put it in quotes"
             faults.append(text)
             if isinstance(name, (int, float)):
@@ -327,7 +327,7 @@ def _converted(value: Any, kind: type[_T], what: str) -> _T | _Wrong:
 
 
 def _absolute(entry: _T, folder: Path, *fields: str) -> _T:
-    """Return the entry with paths resolved against the folder of the file that they are in."""
+    """Return the entry with paths resolved against the directory of its file."""
     paths: dict[str, Any] = {field: str(folder / path) for field in fields if (path := getattr(entry, field))}
     return msgspec.structs.replace(entry, **paths)
 
@@ -344,7 +344,7 @@ def _emptiness(files: Collection[str], merged: _Merged) -> str:
 
 
 def _lost(text: str, merged: _Merged) -> str:
-    """Return the text with what else is wrong, which may be why something is not there."""
+    """Return the text with the other problems, which may explain why something is missing."""
     reasons = [*map(str, merged.unreadable.values()), *merged.faults]
     return "; ".join([text, *(one_line(reason, 300) for reason in reasons[:3])])
 

@@ -1,4 +1,4 @@
-"""How fast requests go to one API server, how much of the event loop it may use, and how much runs at the same time."""
+"""Limits per API server: its request rate, its share of the event loop, and concurrency."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import anyio.lowlevel
 __all__ = ["LoopShare", "RateLimiter", "SharedLimiter", "TokenBucket"]
 
 MIN_REQUESTS_PER_SECOND = 1.0  # however often the server throttles
-RECOVERY_REQUESTS = 50  # successes that bring the rate from nothing back to the configured one
-THROTTLE_INTERVAL_SECONDS = 1.0  # in which several 429s count as one: their requests were sent at the same rate
+RECOVERY_REQUESTS = 50  # successes that bring the rate from zero back to the configured one
+THROTTLE_INTERVAL_SECONDS = 1.0  # in which several 429s count as one, as their requests were sent at the same rate
 TURN_SECONDS = 0.005  # that a cluster may process what its server sends before it yields to the event loop
 SAVED_SECONDS = 8.0  # whose share a cluster may save up: at the default, the time that a list of 10,000 nodes takes
 MAX_CHARGE_SECONDS = 0.25  # for one turn: whatever took longer, such as a machine that stood still, was not processing
@@ -18,7 +18,7 @@ _ROUNDING = 1e-9  # of a token
 
 
 class TokenBucket:
-    """The decisions of the limiter, without a clock of its own: `now` is in seconds and never goes back."""
+    """The limiter's decisions, without a clock of its own: `now` is in seconds and monotonic."""
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self.rate = rate
@@ -30,7 +30,7 @@ class TokenBucket:
         self._next_slowdown = now
 
     def take(self, now: float) -> float:
-        """Take the token of one request and return 0; without one, return the seconds after which to try again."""
+        """Take a token for one request and return 0; if there is none, return the seconds after which to try again."""
         self._fill(now)
         if now < self._closed_until:
             return self._closed_until - now
@@ -41,7 +41,7 @@ class TokenBucket:
         return 0.0
 
     def throttled(self, retry_after: float | None, now: float) -> None:
-        """Halve the rate, once for 429s that come together, and give out no token for `retry_after` seconds."""
+        """Halve the rate, once for a burst of 429s, and issue no token for `retry_after` seconds."""
         self._fill(now)
         self._closed_until = max(self._closed_until, now + (retry_after or 0.0))
         if now >= self._next_slowdown:
@@ -59,7 +59,7 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """Makes requests wait for their turn, in the order in which they came."""
+    """Makes requests wait for their turn, in order of arrival."""
 
     def __init__(self, rate: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -72,7 +72,7 @@ class RateLimiter:
         return self._bucket.rate
 
     async def acquire(self) -> None:
-        """Wait until one more request may be sent."""
+        """Wait until another request may be sent."""
         async with self._turn:
             while True:
                 delay = self._bucket.take(self._clock())

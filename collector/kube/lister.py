@@ -19,11 +19,11 @@ _ENCODER = msgspec.msgpack.Encoder()  # only measures
 
 
 class HasKey(Protocol):
-    """What a reflector needs to know about the objects that it keeps."""
+    """What a reflector needs to know about its objects."""
 
     @property
     def key(self) -> str:
-        """What identifies an object among those of its resource."""
+        """The unique key of an object within its resource."""
 
     @property
     def version(self) -> str:
@@ -44,8 +44,8 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 class Kept(Generic[T]):
     """Objects of one resource by key, no more and no larger than the cluster's settings allow.
 
-    Whatever would exceed that raises LimitExceededError and is not kept. The size of an object is that of its fields
-    that we use; in memory it takes two to five times as much.
+    An object that would exceed the limits raises LimitExceededError and is not kept. The size of an object is that of
+    the fields we use; in memory it takes two to five times as much.
     """
 
     def __init__(self, client: ApiClient, name: str) -> None:
@@ -55,12 +55,12 @@ class Kept(Generic[T]):
         self._size = 0
 
     def put(self, one: T) -> T | None:
-        """Keep an object; return what was kept before under its key, if anything, which stays if it is equal.
+        """Keep an object; return the previous one of the same key, if any, which is kept if it is equal.
 
-        Equal means in every field, not in the version alone: a server may send different objects under one version.
+        Equal means in every field, not just in the version: a server may send different objects with the same version.
         Raises MalformedError for a number that no API server has.
         """
-        if not one.key:  # without a name it can be neither read nor told from others
+        if not one.key:  # without a name it can be neither read nor distinguished
             return one
         before = self.objects.get(one.key)
         if before == one:
@@ -79,7 +79,7 @@ class Kept(Generic[T]):
         return before
 
     def pop(self, key: str) -> T | None:
-        """Remove an object and return it; None where there is none of this key."""
+        """Remove an object and return it; None if there is no such key."""
         one = self.objects.pop(key, None)
         if one is not None:
             self._size -= _size(one)
@@ -99,17 +99,17 @@ async def list_all(client: ApiClient, resource: Resource[T], *, timeout: float =
 
 
 async def collect(client: ApiClient, resource: Resource[T], *, timeout: float) -> tuple[Kept[T], str]:
-    """Return what `list_all` returns, in a form to which changes can be applied.
+    """Return the result of `list_all` in a form to which changes can be applied.
 
     Raises ClusterError and MalformedError.
     """
     pages = {"limit": LIST_PAGE_SIZE}
     try:
         return await _collect(client, resource, pages, timeout)
-    except GoneError:  # the continue token has expired, which a list in one piece has not
+    except GoneError:  # the continue token has expired; a list in one piece needs none
         try:
             return await _collect(client, resource, {}, timeout)
-        except LimitExceededError:  # as one piece it is too large an answer
+        except LimitExceededError:  # in one piece the response is too large
             return await _collect(client, resource, pages, timeout)
 
 
@@ -135,14 +135,12 @@ async def _collect(
         if not page.next:
             return kept, page.version
         if page.next in tokens:
-            what = (
-                f"the list of {resource.name} does not end: page {len(tokens) + 1:,} continues where an earlier one did"
-            )
+            what = f"the list of {resource.name} is endless: page {len(tokens) + 1:,} repeats an earlier continue token"
             raise LimitExceededError(f"{session.host}: {what}")
         tokens.add(page.next)
         empty = 0 if page.items else empty + 1
         if empty >= MAX_EMPTY_PAGES:
-            what = f"the list of {resource.name} does not end: {empty} pages in a row are empty"
+            what = f"the list of {resource.name} is endless: {empty} consecutive pages are empty"
             raise LimitExceededError(f"{session.host}: {what}")
         if len(tokens) >= max_pages:
             what = f"the list of {resource.name} has more than {max_pages:,} pages"
@@ -151,8 +149,8 @@ async def _collect(
 
 
 def not_kubernetes(client: ApiClient, error: MalformedError) -> ServerError:
-    """Return the failure of a server that answers with something else, such as the page of a proxy."""
-    text = f"{client.session.host}: not an answer of the Kubernetes API: {one_line(str(error), 200)}"
+    """Return the error for a server that responds with something else, such as a proxy's error page."""
+    text = f"{client.session.host}: not a Kubernetes API response: {one_line(str(error), 200)}"
     return ServerError(text, status=200)
 
 

@@ -1,8 +1,8 @@
-"""Reads the end of what a container has printed, with the times at which it did.
+"""Reads the end of a container's log, with timestamps.
 
-The kubelet goes `tailLines` back from the end and sends at most `limitBytes` from there, so that the second parameter
-cuts the end off: it must never be what decides. Lines are those of the container runtime's file, in which one of more
-than 16 KiB is in parts; the kubelet joins them. Only the current file is read, nothing of those that were rotated.
+The kubelet goes `tailLines` back from the end and sends at most `limitBytes` from there, so the second parameter cuts
+off the end: it must never take effect. Lines are those of the container runtime's file, which splits lines of more than
+16 KiB; the kubelet joins the parts. Only the current file is read, no rotated ones.
 """
 
 import anyio
@@ -45,7 +45,7 @@ async def read_tail(
                 container=container,
                 timestamps=True,
                 tail_lines=lines,
-                limit_bytes=limit + 1,  # by which we see that it is too much
+                limit_bytes=limit + 1,  # one byte over, to detect an excess
                 timeout=timeout,
             ) as chunks:
                 scope.deadline = anyio.current_time() + timeout  # waiting for our own limiters does not count
@@ -59,7 +59,7 @@ async def read_tail(
         except ClusterError as error:
             raise _refused(error) from error
     if scope.cancelled_caught:
-        raise LogError(ReadFailure.TIMEOUT, f"the log did not end within {timeout:g} s")
+        raise LogError(ReadFailure.TIMEOUT, f"reading the log timed out after {timeout:g} s")
     return bytes(body)
 
 

@@ -78,9 +78,9 @@ class Oidc:
         self._failure_backoff = FailureBackoff(ISSUER_BACKOFF)
 
     async def run(self) -> Credential:
-        """Return the kubeconfig's id-token while it is valid, and renewed ones from then on.
+        """Return the kubeconfig's id-token while it is valid, and renewed ones after that.
 
-        Raises ClusterError, also where the issuer has failed too recently to be asked again.
+        Raises ClusterError, also while backing off after a failure of the issuer.
         """
         started = self._clock()
         if (failure := self._failure_backoff.recent(started)) is not None:
@@ -94,14 +94,14 @@ class Oidc:
         return credential
 
     def reset(self, version: object) -> None:
-        """Let the issuer be asked at once: the kubeconfig has changed to `version`."""
+        """Allow an immediate request: the kubeconfig has changed to `version`."""
         self._failure_backoff.reset(version)
 
     async def _run(self) -> Credential:
         token = self._id_token
         expires = _expiry(token) if token else 0.0
         if self._refresh_token:
-            self._id_token = ""  # if there is a next time, this one was refused or is about to expire
+            self._id_token = ""  # the next call means that this one was refused or is about to expire
             if expires is not None and self._clock() + CLOCK_SKEW_SECONDS >= expires:
                 token = await self._refresh()
                 expires = _expiry(token)
@@ -142,7 +142,7 @@ class Oidc:
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {reason(error)}") from None
 
     async def _ask(self, context: ssl.SSLContext, method: str, url: str, **options: Any) -> "_Answer":
-        """Send one request; the token_endpoint may be on another host than the issuer, with another way to it."""
+        """Send one request; the token_endpoint may be on another host than the issuer, with another proxy."""
         address = parse_url(url)
         proxy = choose(address, "", self._where)
         async with (
@@ -159,13 +159,15 @@ class Oidc:
             if len(body) > MAX_ANSWER_BYTES:
                 response.close()
                 raise CredentialPluginFailedError(
-                    f"{self._where}: issuer {self._issuer}: the answer is longer than {MAX_ANSWER_BYTES} bytes"
+                    f"{self._where}: issuer {self._issuer}: the response is larger than {MAX_ANSWER_BYTES} bytes"
                 )
             return _Answer(response.status, bytes(body), response.headers.get("Location"))
 
     def _accept(self, answer: "_Answer") -> str:
         if answer.status in {400, 401}:
-            raise UnauthorizedError(f"{self._where}: the issuer does not renew the login{_code(answer)}; log in again")
+            raise UnauthorizedError(
+                f"{self._where}: the issuer rejected the refresh-token{_code(answer)}; log in again"
+            )
         tokens = self._decode(answer, _Tokens)
         self._secrets.add_renewed(tokens.refresh_token, tokens.id_token)
         self._refresh_token = tokens.refresh_token or self._refresh_token
@@ -194,7 +196,7 @@ class Oidc:
             return convert_json(answer.body, kind)
         except (WrongTypeError, *UNDECODABLE):
             raise CredentialPluginFailedError(
-                f"{self._where}: issuer {self._issuer}: not an answer of OpenID Connect"
+                f"{self._where}: issuer {self._issuer}: not an OpenID Connect response"
             ) from None
 
 
@@ -219,7 +221,7 @@ class _Refusal(Redacted, frozen=True, rename=None):
 
 
 def _expiry(token: str) -> float | None:
-    """Return the Unix time at which a JWT expires, None if never; 0 for what is not a JWT."""
+    """Return the Unix time at which a JWT expires, None if never; 0 if it is not a JWT."""
     claims = jwt_claims(token)
     if claims is None:
         return 0.0

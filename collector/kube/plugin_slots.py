@@ -1,7 +1,7 @@
-"""Limits how many credential plugins start at the same time, so that their interpreters do not share a processor.
+"""Limits how many credential plugins start at the same time, so that their interpreters do not compete for the CPU.
 
-Only a start costs a processor: a plugin that takes longer waits for somebody, a person or a network, and must not keep
-the others waiting.
+Only the start needs CPU: a plugin that takes longer is waiting for a person or the network, and must not block the
+others.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ import anyio.lowlevel
 
 __all__ = ["PluginSlots", "Rank", "SharedPluginSlots"]
 
-SLOTS = 8  # each may well be a Python interpreter of its own
-RESERVED_SLOTS = 2  # of them, for plugins that succeeded the last time
-MAX_HOLD_SECONDS = 5.0  # then the slot is released, and its plugin continues without one
+SLOTS = 8  # each may start a Python interpreter
+RESERVED_SLOTS = 2  # of these, for plugins that succeeded last time
+MAX_HOLD_SECONDS = 5.0  # then the slot is released, and the plugin continues without one
 
 
 class Rank(enum.IntEnum):
-    """Who is let in first."""
+    """The priority of a plugin."""
 
-    PROVEN = 0  # succeeded the last time
+    PROVEN = 0  # succeeded last time
     NEW = 1
     FAILING = 2
 
@@ -35,11 +35,11 @@ class PluginSlots:
         self._free = slots
         self._reserved = reserved
         self._max_hold = max_hold
-        self._waiting: list[_Place] = []  # in the order in which they are let in
+        self._waiting: list[_Place] = []  # in order of admission
 
     @asynccontextmanager
     async def hold(self, rank: Rank) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it for the body of the `with`, but not longer than a start may take."""
+        """Wait for a slot, and hold it for the body of the `with`, but no longer than a start may take."""
         place = _Place(rank)
         bisect.insort(self._waiting, place, key=lambda one: one.rank)
         self._let_in()

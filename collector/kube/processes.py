@@ -1,7 +1,7 @@
-"""Runs a command as kubectl runs its credential plugins: its end counts, and not that of its output.
+"""Runs a command as kubectl runs its credential plugins: it ends when the process exits, not when its output closes.
 
-An agent that the command starts may hold its output open for long. The event loop's own processes wait for that, and
-uvloop's let the command inherit copies of its pipes; so the pipes are ours here.
+An agent started by the command may hold its output open for long. asyncio's subprocesses wait for that, and uvloop's
+let the command inherit copies of its pipes, so this module manages the pipes itself.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import anyio.to_thread
 
 __all__ = ["Ended", "run_command"]
 
-STDOUT_GRACE_SECONDS = 2.0  # after the end of a command that printed something, for children that hold its output open
-MAX_POLL_SECONDS = 0.05  # between two looks whether a command has ended
+STDOUT_GRACE_SECONDS = 2.0  # after a command with output exits, for children that hold its output open
+MAX_POLL_SECONDS = 0.05  # between two checks whether a command has exited
 
 
 class Ended(NamedTuple):
@@ -26,18 +26,17 @@ class Ended(NamedTuple):
 
     code: int  # negative: the number of the signal that killed it
     stdout: bytes
-    stderr: bytes  # the end of it
-    overflowed: bool  # it printed more than it may, and was killed
-    timed_out: bool  # it took longer than it may, and was killed
+    stderr: bytes  # the end of stderr
+    overflowed: bool  # killed for too much output
+    timed_out: bool  # killed after the timeout
 
 
 async def run_command(
     command: Sequence[str], environment: Mapping[str, str], *, timeout: float, max_stdout: int, max_stderr: int
 ) -> Ended:
-    """Run a command without input to its end, for at most `timeout` seconds.
+    """Run a command without input until it exits, for at most `timeout` seconds.
 
-    Raises OSError and ValueError where it cannot be started. Whatever happens, neither it nor its children are left
-    running.
+    Raises OSError and ValueError if it cannot be started. In any case, neither it nor its children are left running.
     """
     with _Pipe(max_stdout) as stdout, _Pipe(max_stderr) as stderr:
         start = functools.partial(
@@ -59,7 +58,7 @@ async def run_command(
                 async with anyio.create_task_group() as reading:
                     reading.start_soon(stdout.collect, reading.cancel_scope.cancel)
                     reading.start_soon(stderr.collect_end)
-                    # A failure is one whatever it printed; a success may still be printed by a child.
+                    # A failure is final whatever was printed; after a success, a child may still print the output.
                     if await _end(process.pid):
                         with anyio.move_on_after(STDOUT_GRACE_SECONDS if stdout.content else None):
                             await stdout.ended.wait()
@@ -75,12 +74,12 @@ async def run_command(
 
 
 async def _end(pid: int) -> bool:
-    """Wait until a process has ended, and return whether it succeeded, as far as that is known.
+    """Wait until a process has exited, and return whether it succeeded, as far as known.
 
-    It stays a zombie, so that its group's number is not another's.
+    It stays a zombie, so that its process group ID is not reused.
     """
     pause = 0.005
-    with contextlib.suppress(ChildProcessError):  # where we were started with SIGCHLD ignored, none stays
+    with contextlib.suppress(ChildProcessError):  # none stays if we were started with SIGCHLD ignored
         while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:  # noqa: ASYNC222  it returns at once
             await anyio.sleep(pause)
             pause = min(pause * 1.5, MAX_POLL_SECONDS)
@@ -89,7 +88,7 @@ async def _end(pid: int) -> bool:
 
 
 class _Pipe:
-    """What a command prints to one of its outputs, at most `limit` bytes of it."""
+    """The pipe of one output of a command, of which at most `limit` bytes are kept."""
 
     def __init__(self, limit: int) -> None:
         self.content = bytearray()
@@ -100,7 +99,7 @@ class _Pipe:
         os.set_blocking(self._reader, False)
 
     async def collect(self, on_overflow: Callable[[], None]) -> None:
-        """Read to the end; call `on_overflow` at more than the limit."""
+        """Read to the end; call `on_overflow` when the limit is exceeded."""
         while chunk := await self._read():
             self.content += chunk
             if len(self.content) > self._limit:
@@ -110,18 +109,18 @@ class _Pipe:
         self.ended.set()
 
     async def collect_end(self) -> None:
-        """Read to the end, and keep the end of it."""
+        """Read to the end, and keep only the last part."""
         while chunk := await self._read():
             self._keep(chunk)
 
     def drain(self) -> None:
-        """Take what has been printed and not been read yet."""
+        """Read what is left in the pipe."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(16):  # a child that keeps printing must not block us
                 self._keep(os.read(self._reader, 1 << 16))
 
     def close_writer(self) -> None:
-        """Leave printing to the command."""
+        """Close our copy of the writing end."""
         if self.writer >= 0:
             os.close(self.writer)
         self.writer = -1

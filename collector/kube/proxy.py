@@ -1,4 +1,4 @@
-"""Which proxy leads to an API server or an issuer: the kubeconfig's proxy-url, else the environment's."""
+"""Chooses the proxy to an API server or an issuer: the kubeconfig's proxy-url, else the environment's."""
 
 import os
 
@@ -13,7 +13,7 @@ __all__ = ["choose"]
 def choose(server: URL, proxy_url: str, where: str, *, host: str | None = None) -> URL | None:
     """Return the proxy to use, None for a direct connection; raises BadContextError.
 
-    An empty `proxy_url` means the environment's, as to kubectl; `host` is the server's as it is written.
+    An empty `proxy_url` means the environment's, as in kubectl; `host` is the server's as written.
     """
     try:
         if proxy_url:

@@ -1,12 +1,12 @@
-"""Mirrors one kind of object of one API server, as client-go's reflector does: list, then watch, and so on.
+"""Mirrors one kind of object of one API server, as client-go's reflector does: list, then watch, and repeat.
 
-What a watch missed is noticed: an expired version leads to a new list, which also removes what has vanished. The
-library's own `Watch` never lists again.
+Missed events are detected: an expired version leads to a new list, which also removes deleted objects. The library's
+own `Watch` never lists again.
 
-That a watch is open proves nothing: proxies open watches that never say a word, and servers end some at once. The view
-is proven current by an event, a bookmark, a complete list, or a watch that the server ends when it was asked to. A
-watch without any of them for `silence` does not work, and only an event, a bookmark or an end on time shows that the
-next one does; lists keep the view current until then.
+An open watch proves nothing: proxies open watches that stay silent, and servers end some immediately. The view is
+proven current by an event, a bookmark, a complete list, or a watch that the server ends at the requested time. A watch
+with none of these for `silence` is considered broken, and only an event, a bookmark or an end on time proves that the
+next one works; lists keep the view current until then.
 """
 
 import logging
@@ -50,9 +50,9 @@ __all__ = ["HasKey", "Reflector", "Resource", "WatchIntervals", "list_all"]
 
 log = logging.getLogger(__name__)
 
-FRUITLESS_WATCHES_BEFORE_LIST = 3  # in a row; then a list shows whether another version is accepted
-ON_TIME = 0.9  # of the time that a watch was asked to last: one that lasted as long was ended by that request
-EVENT_ENVELOPE_BYTES = 64  # around the object in a line of a watch
+FRUITLESS_WATCHES_BEFORE_LIST = 3  # in a row; then a list shows whether the server accepts another version
+ON_TIME = 0.9  # share of the requested duration after which an end counts as on time
+EVENT_ENVELOPE_BYTES = 64  # bytes around the object in a line of a watch
 
 _RESTART_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
     (GoneError, WatchRestart.EXPIRED),
@@ -69,47 +69,47 @@ _RESTART_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
 class WatchIntervals(msgspec.Struct, frozen=True, kw_only=True):
     """The timing of a reflector, in seconds.
 
-    An API server of Kubernetes sends a bookmark a minute, and one before it ends a watch: `silence` is three of them.
-    Old and foreign servers send none. For them `watch` is shorter than `silence`: on a quiet cluster the end of a watch
-    proves in time that the view is current. No watch begins from a view that was not proven for half of `silence`, so
-    that each has the other half to bring something: a list comes first.
+    A Kubernetes API server sends a bookmark every minute, and one before it ends a watch: `silence` is three of them.
+    Old and non-standard servers send none. For them `watch` is shorter than `silence`: on a quiet cluster the end of a
+    watch proves in time that the view is current. A watch whose view was not proven for half of `silence` is preceded
+    by a list, so that every watch has the other half to deliver something.
     """
 
-    watch: tuple[float, float] = (100.0, 150.0)  # the server is asked to end each watch after a time between these
-    slack: float = 30.0  # for the answer to a list's page, and for a watch to begin
+    watch: tuple[float, float] = (100.0, 150.0)  # range of the duration requested for each watch
+    slack: float = 30.0  # timeout of a page of a list, and of the start of a watch
     silence: float = 180.0  # without a proof that the view is current
     listing: float = 600.0  # for all pages of a list; a continue token expires after five minutes
-    trust: float = 0.25  # a watch that brought nothing works once it was open for this long …
-    # … or this long, after one that ended too soon; failures before it are then forgotten. Load balancers end what is
-    # idle after 30 s at the soonest.
+    trust: float = 0.25  # a watch without events counts as working once it was open for this long …
+    # … or this long, after one that ended too soon; earlier failures are then forgotten. Load balancers close idle
+    # connections after 30 s at the earliest.
     healthy: float = 20.0
-    pause: float = 1.0  # at least, before a watch is opened again that did not last as long as it was asked to
+    pause: float = 1.0  # minimum delay before reopening a watch that ended too soon
     backoff: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)
-    limited: Backoff = Backoff(initial=5.0, maximum=300.0)  # after a limit was exceeded, which only people can change
+    limited: Backoff = Backoff(initial=5.0, maximum=300.0)  # after exceeding a limit, which only a person can raise
 
 
 class _Watch:
-    """One open watch: since when, for how long it was asked to stay open, and what it brought."""
+    """One open watch: its start, its requested duration, and whether anything arrived."""
 
     def __init__(self, asked: int) -> None:
         self.opened = anyio.current_time()
         self.asked = asked
         self.heard = False  # an event or a bookmark
-        self.works = False  # the owner knows that it does
+        self.works = False  # the owner knows that it works
 
     @property
     def lasted(self) -> float:
-        """Seconds until now."""
+        """Seconds since it was opened."""
         return anyio.current_time() - self.opened
 
 
 class Reflector(Generic[T]):
-    """Keeps `objects` as the API server has them and reports to its owner; no callback may block.
+    """Keeps `objects` in sync with the API server and reports to its owner; no callback may block.
 
-    `on_change(before, after)`: an object came (before is None), changed, or went (after is None).
-    `on_proof()`: the view is current: a list is complete, an event or a bookmark came, or a watch ended when it was to.
-    `on_restart(reason)`: list and watch had to start over; a watch that ends when it was asked to does not count.
-    `on_health(error)`: None when the watch works; else why the list or the watch does not.
+    `on_change(before, after)`: an object was added (before is None), changed, or deleted (after is None).
+    `on_proof()`: the view is current: a list completed, an event or a bookmark arrived, or a watch ended on time.
+    `on_restart(reason)`: list and watch had to start over; a watch that ends on time does not count.
+    `on_health(error)`: None when the watch works; otherwise why the list or the watch fails.
     """
 
     def __init__(
@@ -135,28 +135,28 @@ class Reflector(Generic[T]):
         self._kept = Kept[T](client, resource.name)
         self._version = ""  # the last one seen; empty when a list is due
         self._open: _Watch | None = None  # the current one, once it is open
-        self._fruitless = 0  # watches in a row that were refused, ended soon or brought nothing
-        self._trust = self._timing.trust  # seconds after which a watch that brought nothing is believed to work
+        self._fruitless = 0  # consecutive watches that were refused, ended too soon or delivered nothing
+        self._trust = self._timing.trust  # seconds after which a watch without events is assumed to work
         self._proven_at = 0.0  # when the view was last proven current
-        self._told: bool | None = None  # whether the owner knows that the watch does not work; None: nothing yet
-        self._lists_may_work = False  # which is all that it knows
+        self._told: bool | None = None  # whether a broken watch was reported to the owner; None: nothing yet
+        self._lists_may_work = False  # the owner knows nothing else
 
     @property
     def objects(self) -> dict[str, T]:
-        """What the API server has, by key."""
+        """The API server's objects, by key."""
         return self._kept.objects
 
     async def run(self) -> None:
-        """Mirror until cancelled; no failure of the API server ends it."""
+        """Mirror until cancelled, whatever the API server does."""
         self._proven_at = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._guard, name=f"guard of {self._resource.name}")
             await self._mirror()
 
     async def _guard(self) -> None:
-        """Tell the owner when the view is stale though nothing has failed.
+        """Report a stale view to the owner even if nothing has failed.
 
-        A list may take that long, or wait for a server that has asked to slow down.
+        A list may take that long, or wait for a server that asked us to slow down.
         """
         patience = self._timing.silence + self._timing.slack
         while True:
@@ -164,12 +164,12 @@ class Reflector(Generic[T]):
             if self._age >= patience:
                 if not self._told or self._lists_may_work:
                     name, age = self._resource.name, self._age
-                    what = f"nothing has proven for {age:.0f} s that the view of the {name} is current"
+                    what = f"no proof for {age:.0f} s that the view of the {name} is current"
                     self._tell(UnreachableError(f"{self._host}: {what}"))
                 await anyio.sleep(patience)
 
     async def _mirror(self) -> None:
-        failures, expired = 0, False  # how many in a row; whether the last one was that a version had expired
+        failures, expired = 0, False  # how many in a row; whether the last one was an expired version
         while True:
             self._open = None
             try:
@@ -188,8 +188,8 @@ class Reflector(Generic[T]):
             log.debug("restarting watch of %s: %s", self._resource.name, error)
             if self._open is not None and self._open.lasted >= self._timing.healthy:
                 failures, expired = 0, False
-            # A version expires on a healthy server too, or is ahead of one that was restored: a list is all it takes,
-            # whatever failed before. It waits only if the next version expires immediately as well.
+            # Versions expire on healthy servers too, or are ahead of a restored one: a list is enough, whatever failed
+            # before. It is delayed only if the next version expires immediately as well.
             delay = 0.0 if isinstance(error, GoneError) and not expired else self._delay(error, failures)
             expired = isinstance(error, GoneError)
             self._take_failure(error)
@@ -198,7 +198,7 @@ class Reflector(Generic[T]):
             await anyio.sleep(delay)
 
     def _delay(self, error: ClusterError, failures: int) -> float:
-        """Return how long to wait after an error, `failures` others in a row having come before it."""
+        """Return how long to wait after an error that follows `failures` consecutive ones."""
         if isinstance(error, LimitExceededError):
             return self._timing.limited.delay(failures, self._rng)
         delay = self._timing.backoff.delay(failures, self._rng)
@@ -207,7 +207,7 @@ class Reflector(Generic[T]):
         return max(delay, getattr(error, "retry_after", None) or 0.0)
 
     def _take_failure(self, error: ClusterError) -> None:
-        """Decide, after an error, whether a list is due and whether to report that the watch does not work."""
+        """Decide, after an error, whether a list is due and whether to report a broken watch."""
         watch, listing = self._open, not self._version
         if isinstance(error, SilentWatchError):
             list_due, report = self._take_silence()
@@ -230,20 +230,20 @@ class Reflector(Generic[T]):
             self._version = ""
 
     def _take_silence(self) -> tuple[bool, bool]:
-        """Return whether a list is due, and whether to report it, after a watch that was left for its silence."""
-        if self._age < self._timing.silence:  # it only did not end when it should have
+        """Return whether a list is due, and whether to report it, after a watch closed for its silence."""
+        if self._age < self._timing.silence:  # it merely failed to end on time
             return False, False
         self._trust = math.inf
         return True, True
 
     def _take_end(self, watch: _Watch) -> tuple[bool, bool]:
-        """Return whether a list is due, and whether to report it, after a watch that ended before its time."""
+        """Return whether a list is due, and whether to report it, after a watch that ended early."""
         fruitful = watch.heard and watch.lasted >= self._timing.pause
         self._fruitless = 0 if fruitful else self._fruitless + 1
         if not fruitful:
             self._trust = max(self._trust, self._timing.healthy)
         hopeless = self._fruitless >= FRUITLESS_WATCHES_BEFORE_LIST
-        # Where something ends whatever is idle for a while, lists keep the view current: no reason to be down.
+        # If a proxy closes idle connections, lists keep the view current: no reason to be down.
         report = hopeless and not watch.heard and watch.lasted < self._timing.healthy
         return _list_may_help(self._fruitless), report
 
@@ -252,7 +252,7 @@ class Reflector(Generic[T]):
         with anyio.CancelScope(deadline=anyio.current_time() + self._timing.listing) as scope:
             kept, version = await collect(self._client, self._resource, timeout=self._timing.slack)
         if scope.cancelled_caught:
-            what = f"the list of {self._resource.name} did not end within {self._timing.listing:g} s"
+            what = f"listing {self._resource.name} timed out after {self._timing.listing:g} s"
             raise UnreachableError(f"{self._host}: {what}")
         share, before = self._client.session.share, self._kept.objects
         self._kept = kept
@@ -260,12 +260,12 @@ class Reflector(Generic[T]):
         for key, after in kept.objects.items():
             old = before.get(key)
             if old is not None and old == after:
-                kept.objects[key] = old  # which its owner has, too
+                kept.objects[key] = old  # shared with the owner
             else:
                 self._on_change(old, after)
             if share.over(started):
                 started = await share.pause(started)
-        for key in before.keys() - kept.objects.keys():  # last: a successor is known before its predecessor goes
+        for key in before.keys() - kept.objects.keys():  # last: a successor is known before its predecessor is removed
             self._on_change(before[key], None)
             if share.over(started):
                 started = await share.pause(started)
@@ -274,7 +274,7 @@ class Reflector(Generic[T]):
         self._prove()
 
     async def _watch(self) -> None:
-        """Watch until the server ends it when it was asked to; raises ClusterError for every other end."""
+        """Watch until the server ends it on time; raises ClusterError for any other end."""
         asked = max(1, round(self._rng.uniform(*self._timing.watch)))
         with anyio.CancelScope() as scope:
             async with self._client.stream(
@@ -297,7 +297,7 @@ class Reflector(Generic[T]):
         self._prove()
 
     async def _receive_all(self, chunks: AsyncIterator[bytes], watch: _Watch, scope: anyio.CancelScope) -> None:
-        """Handle what an open watch brings until it ends; `scope` is cancelled when it is silent for too long."""
+        """Handle the events of an open watch until it ends; `scope` is cancelled after too long a silence."""
         share = self._client.session.share
         splitter = LineSplitter(self._client.session.cluster.max_object_size + EVENT_ENVELOPE_BYTES)
         trusted_at = watch.opened + self._trust
@@ -324,7 +324,7 @@ class Reflector(Generic[T]):
             await share.pause(started)
 
     def _patience(self, watch: _Watch) -> float:
-        """Return until when a watch may be silent: until the view is stale, or the watch should have ended."""
+        """Return until when a watch may stay silent: until the view is stale, or the watch should have ended."""
         overdue = max(watch.opened + watch.asked, self._proven_at) + self._timing.slack
         return min(self._proven_at + self._timing.silence, overdue)
 
@@ -353,7 +353,7 @@ class Reflector(Generic[T]):
         elif event.type == "ERROR":
             status = decode_status(event.object)
             raise from_answer(f"{self._host}: the watch failed", status.code or 500, bytes(event.object))
-        else:  # of no type that we know, and so no proof of anything
+        else:  # an unknown type, and so proof of nothing
             return
         watch.heard, self._trust = True, self._timing.trust
         self._note_works(watch)
@@ -384,12 +384,12 @@ class Reflector(Generic[T]):
 
 
 def _is_refusal(error: ClusterError) -> bool:
-    """Return whether the server itself objects; a list would be more load for one that only asks to slow down."""
+    """Return whether the server itself refuses; a list would only burden one that asks us to slow down."""
     return isinstance(error, (ServerError, ForbiddenError)) and not isinstance(error, ThrottledError)
 
 
 def _list_may_help(fruitless: int) -> bool:
-    """Return whether a list is due after a number of fruitless watches: after 3, 6, 12, 24, and so on."""
+    """Return whether a list is due after this many failed watches: after 3, 6, 12, 24, and so on."""
     series, rest = divmod(fruitless, FRUITLESS_WATCHES_BEFORE_LIST)
     return rest == 0 and series.bit_count() == 1
 

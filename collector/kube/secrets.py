@@ -1,4 +1,4 @@
-"""Which parts of a connection are secret: a server, a proxy or a credential plugin may repeat them, gpuid must not."""
+"""The secret parts of a connection, which a server, a proxy or a credential plugin may repeat, and gpuid must not."""
 
 import base64
 import functools
@@ -14,7 +14,7 @@ from collector.redaction import Secrets, redacting
 
 __all__ = ["add_connection", "add_credential", "redacted", "redacts_errors"]
 
-# What names a secret, among the environment variables and arguments of a credential plugin.
+# Names of secrets among the environment variables and arguments of a credential plugin.
 _SECRET_NAME = re.compile(
     r"token|secret|passw|passphrase|passcode|pwd|jwt|credential|private|api[-_]?key|access[-_]?key|auth(?!ority|entic)|bearer|cookie"
     r"|(?:^|[-_.])(?:pass|pw|pin|otp|psk|pat|key|sig|signature)(?:$|[-_.])",
@@ -26,7 +26,7 @@ _SECRET_OPTION = re.compile(r"(--?[\w-]+)(?:=(.+))?", re.DOTALL)
 
 
 class _Settings(Protocol):
-    """What of a connection's settings is secret; collector.kube.transport.ConnectionSettings has it."""
+    """The secret part of a connection's settings, as in collector.kube.transport.ConnectionSettings."""
 
     client_certificate: Any  # a tls.Certificate, or None
     authorization: str  # of the login in the server's URL
@@ -48,12 +48,12 @@ def add_connection(secrets: Secrets, info: ConnectionInfo, settings: _Settings) 
 
 
 def add_credential(secrets: Secrets, credential: Credential) -> None:
-    """Add what a request presents."""
+    """Add the credential of a request."""
     secrets.add_renewed(credential.certificate.key if credential.certificate else None, credential.authorization)
 
 
 def redacted(obtain: Callable[[], Awaitable[Credential]], secrets: Secrets) -> Callable[[], Awaitable[Credential]]:
-    """Return `obtain` with what it obtains added to the secrets, and its errors, which may repeat them, without any."""
+    """Wrap `obtain`: its results are added to the secrets, and its errors redacted."""
 
     async def run() -> Credential:
         with redacting(secrets):
@@ -81,7 +81,7 @@ _T = TypeVar("_T")
 def redacts_errors(
     call: Callable[Concatenate[_Client, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[_Client, _P], Coroutine[Any, Any, _T]]:
-    """Take a session's secrets out of every error of a function whose first argument is that session's client."""
+    """Redact a session's secrets in every error of a function whose first argument is that session's client."""
 
     @functools.wraps(call)
     async def run(client: _Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -92,9 +92,9 @@ def redacts_errors(
 
 
 def _plugin_secrets(plugin: Exec | None) -> Iterator[str]:
-    """Yield what is secret in the environment and the arguments of a credential plugin, by the names.
+    """Yield the secrets in the environment and the arguments of a credential plugin, judged by their names.
 
-    A path or the address of a server is none, whatever its name: an error about it must say which one it is.
+    A path or a server address is never a secret, whatever its name: errors must be able to name it.
     """
     return (value for value in _named_secrets(plugin) if not _PUBLIC_VALUE.fullmatch(value))
 

@@ -1,4 +1,4 @@
-"""The `server` of a kubeconfig's cluster: a URL as kubectl takes it, and the login that may be in it."""
+"""Parses the `server` of a kubeconfig's cluster: a URL as kubectl accepts it, which may include a login."""
 
 import ipaddress
 import re
@@ -16,15 +16,15 @@ __all__ = ["Server", "parse_server"]
 
 
 class Server(NamedTuple):
-    """Where an API server is."""
+    """The address of an API server."""
 
     url: URL  # without a login, query and fragment
-    host: str  # as it is written, in upper or lower case
-    authorization: str  # the header's value for the login in the URL, for a user without other credentials
+    host: str  # as written, in upper or lower case
+    authorization: str  # header value of the login in the URL, for a user without other credentials
 
 
 def parse_server(info: ConnectionInfo) -> Server:
-    """Return the server of a context; raises BadContextError, which does not repeat the URL: it may hold a password."""
+    """Return the server of a context; raises BadContextError without the URL, which may contain a password."""
     where = f"{info.where}: server"
     text = info.cluster.server.strip()
     if "://" not in text:
@@ -53,7 +53,7 @@ def parse_server(info: ConnectionInfo) -> Server:
 
 
 def _bracketed(rest: str, where: str) -> str:
-    """Return what follows the scheme, with an IPv6 address in brackets: kubectl takes `::1:6443` as `[::1]:6443`."""
+    """Return the part after the scheme, with an IPv6 address in brackets: kubectl accepts `::1:6443`."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     login, at, place = authority.rpartition("@")
     if place.count(":") < 2 or place.startswith("["):

@@ -1,6 +1,6 @@
 """A session with one API server: sends requests with its connections, credentials, rate limit, retry and errors.
 
-What to send is made elsewhere: by the generated API classes, through `collector.kube.client`.
+Requests are built elsewhere: by the generated API classes, through `collector.kube.client`.
 """
 
 import functools
@@ -52,10 +52,10 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 30.0
 FILE_CHECK_INTERVAL_SECONDS = 60.0  # how often the kubeconfig and its certificates are checked for changes
 WEBSOCKET_CLOSE_TIMEOUT_SECONDS = 1.0  # for the closing handshake
-PIECE_BYTES = 64 << 10  # of a body that are taken at once, and so processed in one turn at least
-MAX_MESSAGE_BYTES = 16 << 20  # of a WebSocket, for those who set no limit of their own
-# Each WebSocket holds its TLS buffers and what was printed, 0.5 MB: a hundred clusters that start together must not
-# add up.
+PIECE_BYTES = 64 << 10  # bytes of a body taken in one piece, and so processed in one turn
+MAX_MESSAGE_BYTES = 16 << 20  # bytes of a WebSocket, unless the caller sets a limit
+# Each WebSocket holds its TLS buffers and the command's output, 0.5 MB: this must not add up for a hundred clusters
+# that start at the same time.
 _ALL_WEBSOCKETS = SharedLimiter("WebSockets", 256)
 
 _NOT_REPORTED = Validity(math.nan, math.nan)
@@ -70,7 +70,7 @@ HandedOver = MutableMapping[tuple[str | None, str | None], tuple[ClusterEntry, C
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to an API server, not sent yet."""
+    """A request to an API server, not sent yet."""
 
     method: str = "GET"
     path: str  # below the server's URL, percent-encoded
@@ -80,27 +80,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(NamedTuple):
-    """A success (2xx), read to its end."""
+    """A successful response (2xx), read to the end."""
 
     status: int
     body: bytes
 
 
 class Session:
-    """Everything that the requests to one API server share.
+    """The state shared by all requests to one API server.
 
-    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials; neither
-    its text nor that of any other error of ours that leaves a stream or a WebSocket repeats one of the `secrets`. A
-    `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. A request is
-    repeated once if it was answered 401 and there are other credentials to try, or if it got no answer, such as for a
-    certificate that one side does not trust, and the kubeconfig or its certificates have changed. When files change or
-    credentials expire, the next request uses the new ones, and those under way are not interrupted.
+    Every method raises ClusterError for any problem with the server, the network or the credentials; neither its text
+    nor that of any other error of ours from a stream or a WebSocket repeats one of the `secrets`. A `timeout` covers
+    the server only, in seconds: waiting for our own limiter or credentials does not count. A request is repeated once
+    after a 401 if there are other credentials to try, or after no response, such as for an untrusted certificate, if
+    the kubeconfig or its certificates have changed. When files change or credentials expire, the next request uses the
+    new ones, and requests in progress are not interrupted.
 
-    `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
-    are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `handed_over` are the
+    `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits the
+    number of open ones across all sessions; `plugin_timeout` limits credential plugins. `handed_over` are the
     credentials of earlier sessions, whose renewed tokens remain in use, and those of this one. `on_credential_expiry`
-    is called with the validity of credentials that cannot be renewed here (None: no expiry), at first and on every
-    change. `on_proof` is called with the proofs of the server's identity whenever they change.
+    is called with the validity of credentials that gpuid cannot renew (None: no expiry), initially and on every change.
+    `on_proof` is called with the proofs of the server's identity whenever they change.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class Session:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
         self.cluster = cluster
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
-        self.evidence = Evidence(on_proof)  # of which server this is
-        self.secrets = Secrets()  # what the server may repeat, and nobody else may read
-        self.share = LoopShare(cluster.loop_share)  # of the event loop, for processing what the server sends
+        self.evidence = Evidence(on_proof)  # proof of the server's identity
+        self.secrets = Secrets()  # redacted from everything the server may repeat
+        self.share = LoopShare(cluster.loop_share)  # share of the event loop for processing the server's responses
         self._clock = clock
         self._service_account = service_account
         self._websockets = websockets
@@ -159,37 +159,37 @@ class Session:
 
     @property
     def credential_plugin(self) -> str:
-        """The command of the exec credential plugin in use; empty where there is none."""
+        """The command of the exec credential plugin in use; empty if there is none."""
         plugin = self._settings.info.user.exec
         return plugin.command if plugin is not None and isinstance(self._credentials, RefreshingCredentials) else ""
 
     @property
     def tokens(self) -> TokenCredentials | None:
-        """The credentials in use if they are a token that the kubeconfig holds or names the file of."""
+        """The credentials in use if they are a token in the kubeconfig or in a file that it names."""
         return self._credentials if isinstance(self._credentials, TokenCredentials) else None
 
     @property
     def namespace(self) -> str:
-        """The namespace of the kubeconfig's context; empty where it names none."""
+        """The namespace of the kubeconfig's context; empty if unset."""
         return self._settings.info.namespace
 
     @property
     def anonymous(self) -> bool:
-        """Whether the kubeconfig names nothing to authenticate by."""
+        """Whether the kubeconfig has no credentials."""
         user = self._settings.info.user
         return user.kind == "none" and not user.password and not self._settings.authorization
 
     async def authenticate(self) -> None:
-        """Obtain the credentials now; requests do so by themselves where they must."""
+        """Obtain the credentials now; requests otherwise do so on demand."""
         with redacting(self.secrets):
             await self._credential()
 
     async def fetch(
         self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS, credential: Credential | None = None
     ) -> Answer:
-        """Send a request and read the whole answer, both within `timeout`; LimitExceededError for a large one.
+        """Send a request and read the whole response, both within `timeout`; LimitExceededError for a large one.
 
-        `credential` is presented instead of our own, and nothing else if it is refused.
+        `credential`, if given, replaces our own, with no fallback if it is refused.
         """
 
         async def send(transport: Transport, headers: _Headers) -> Answer:
@@ -211,7 +211,7 @@ class Session:
     async def stream(
         self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Yield the body in chunks as they come; `timeout` is for the answer to begin."""
+        """Yield the body in chunks as they arrive; `timeout` covers the time until the response begins."""
 
         async def send(transport: Transport, headers: _Headers) -> aiohttp.ClientResponse:
             with anyio.fail_after(timeout):
@@ -240,10 +240,10 @@ class Session:
         timeout: float = REQUEST_TIMEOUT_SECONDS,
         max_message_size: int = MAX_MESSAGE_BYTES,
     ) -> AsyncIterator[WebSocket]:
-        """Yield an open WebSocket; `timeout` is for the handshake.
+        """Yield an open WebSocket; `timeout` covers the handshake.
 
-        Left by an error or cancelled, it closes immediately. Waiting until fewer are open in all sessions together does
-        not count either.
+        On an error or cancellation, it closes immediately. Waiting for the limit across all sessions does not count
+        either.
         """
         places, borrower = self._websockets.limiter, object()
 
@@ -276,7 +276,7 @@ class Session:
     # Sending
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body, which is decompressed in small pieces and never past the limit."""
+        """Return the body, decompressed in small pieces and never beyond the limit."""
         body, limit = bytearray(), self.cluster.max_answer_size
         while True:
             chunk = await _read(response.content, self.share)
@@ -286,13 +286,13 @@ class Session:
             body += chunk
             if len(body) > limit:
                 response.close()
-                what = f"an answer is larger than {limit}, decompressed"
+                what = f"a response is larger than {limit}, decompressed"
                 raise LimitExceededError.of(self.host, what, "max_answer_size")
             await self.share.pause(started)
 
     @asynccontextmanager
     async def _sent(self, send: _Send[_T], instead: Credential | None = None) -> AsyncIterator[_T]:
-        """Send one request and keep its connections for the body of the `with`, whose errors lose our secrets, too."""
+        """Send one request and keep its connections for the body of the `with`, whose errors are redacted, too."""
         with redacting(self.secrets):
             transport, answer = await self._send(send, instead)
             try:
@@ -315,7 +315,7 @@ class Session:
                 await transport.release()
                 if isinstance(error, ThrottledError):
                     self.limiter.throttled(error.retry_after)
-                # The cause is left out: aiohttp's errors hold the request's headers and the proxy's password.
+                # The cause is left out: aiohttp's errors contain the request's headers and the proxy's password.
                 foreign = isinstance(error, (aiohttp.ClientError, OSError))
                 failure = from_transport(self.host, error) if foreign else error
                 if repeated or not await self._cured(failure, transport, credential):
@@ -370,7 +370,7 @@ class Session:
             raise unexpected(f"{self._settings.info.where}: obtaining credentials", error) from None
 
     def _report_expiry(self, transport: Transport, credential: Credential) -> None:
-        """Report when what is presented ends, whichever part of it ends first, if that has changed."""
+        """Report the earliest expiry of our credentials, if it has changed."""
         own = transport.settings.validity if credential.certificate is None else None
         expiry = min((found for found in (own, credential.lapse) if found), key=lambda found: found.ends, default=None)
         if expiry != self._expiry:
@@ -378,13 +378,13 @@ class Session:
             self._on_credential_expiry(expiry)
 
     async def _cured(self, error: BaseException, transport: Transport, credential: Credential) -> bool:
-        """Return whether the request may succeed now: with other credentials, or as the kubeconfig says by now."""
+        """Return whether a retry may succeed: with other credentials, or a changed kubeconfig."""
         if isinstance(error, UnauthorizedError):
             return await self._renewed(transport, credential)
         return isinstance(error, UnreachableError) and await self._changed(transport)
 
     def _explained(self, error: BaseException, transport: Transport, credential: Credential) -> BaseException:
-        """Return the error with what is known of our credentials, where they may be the reason for it."""
+        """Return the error with what is known of our credentials, if they may be the cause."""
         settings, why = transport.settings, ""
         if isinstance(error, (UnauthorizedError, ForbiddenError)):
             why = settings.credential_problem(credential, self._clock())
@@ -395,7 +395,7 @@ class Session:
         return type(error)(f"{error}; {why}") if why else error
 
     async def _renewed(self, transport: Transport, credential: Credential) -> bool:
-        """Return whether there is now something else to present than what the server has just refused."""
+        """Return whether there are now other credentials than those just refused."""
         self._credentials.refused(credential)
         changed = await self._changed(transport)
         fresh = await self._credential()
@@ -404,7 +404,7 @@ class Session:
         )
 
     async def _changed(self, transport: Transport) -> bool:
-        """Return whether the files say something else by now than what a transport was made from."""
+        """Return whether the files differ from those that a transport was made from."""
         await self._reload_if_changed(now=True)
         return transport.settings is not self._settings
 
@@ -446,7 +446,7 @@ class Session:
             raise unexpected(f"{self.host}: reading its kubeconfig", error) from None
 
     async def _adopt(self, info: ConnectionInfo) -> None:
-        """Connect as `info` says from the next request on; credentials that it leaves as they were are kept."""
+        """Connect as `info` says from the next request on; unchanged credentials are kept."""
         stamps = await anyio.to_thread.run_sync(_stamps, info, abandon_on_cancel=True)
         settings = await anyio.to_thread.run_sync(ConnectionSettings, info, self.evidence, abandon_on_cancel=True)
         before = self._info
@@ -461,13 +461,13 @@ class Session:
             self._handed_over[context] = (info.cluster, self._credentials)
         self._info, self._settings = info, settings
         self.evidence.add_server(settings.server, settings.server_name, settings.proxy, settings.trust)
-        # A stamp from before the files were read counts: what changed in between is then seen the next time.
+        # The stamp from before the read counts: changes made in between are then detected next time.
         self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
         self.host = settings.host
 
 
 class _Chunks:
-    """A body as it comes, with our errors."""
+    """A body as it arrives, with our errors."""
 
     def __init__(self, content: aiohttp.StreamReader, host: str, share: LoopShare) -> None:
         self._content = content
@@ -488,17 +488,17 @@ class _Chunks:
 
 
 def _with_proxy(error: BaseException, transport: Transport) -> BaseException:
-    """Return the error with the proxy that is on the way, which may be the one that it is about."""
+    """Return the error with the proxy in use added, which may be what failed."""
     proxy = transport.settings.proxy
     if proxy is None or not isinstance(error, UnreachableError):
         return error
     name = describe(proxy)
-    text = str(error).replace("the proxy answered", f"{name} answered")
+    text = str(error).replace("the proxy responded", f"{name} responded")
     return type(error)(text if name in text else f"{text}; through {name}")
 
 
 def _stamps(info: ConnectionInfo, before: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
-    """Return the stamp of each source file, that from before where a file system does not respond."""
+    """Return the stamp of each source file, or the previous one if a file system does not respond."""
     stamps: dict[str, object] = {}
     for path in info.source_files:
         try:
@@ -509,9 +509,9 @@ def _stamps(info: ConnectionInfo, before: Mapping[str, object] = MappingProxyTyp
 
 
 async def _read(content: aiohttp.StreamReader, share: LoopShare) -> bytes:
-    """Return what has come of a body, at least a byte, or nothing at its end; charge for taking it.
+    """Return what has arrived of a body, at least a byte, or nothing at its end; charge for reading it.
 
-    It may be in thousands of pieces, and to take it lets the next ones be parsed and decompressed.
+    It may come in thousands of pieces, and reading one triggers parsing and decompressing the next.
     """
     first = await content.read(1)
     if not first:

@@ -1,4 +1,4 @@
-"""TLS towards one API server: certificates from files or data, and a context that trusts what Go would trust."""
+"""TLS for one API server: certificates from files or data, and a context that trusts what Go would trust."""
 
 import base64
 import binascii
@@ -36,9 +36,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Python's own, but for the level: at 1, keys may have 1024 bits, as Go lets them.
+# Python's own, except for the security level: level 1 allows 1024-bit keys, as Go does.
 _CIPHERS = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
-MAX_CHAIN_LENGTH = 16  # certificates of a server that an error looks at
+MAX_CHAIN_LENGTH = 16  # certificates of a server that are examined for an error
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 
 
@@ -50,14 +50,14 @@ class Certificate(Redacted, frozen=True):
 
 
 def trusted_certificates(cluster: ClusterEntry, where: str) -> bytes | None:
-    """Return the bundle of certificates to trust as it is, None for the system's; raises BadContextError."""
+    """Return the CA bundle as is, None for the system's; raises BadContextError."""
     return data_or_file(
         cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority", where
     )
 
 
 def client_certificate(user: User, where: str) -> Certificate | None:
-    """Return the client certificate that a kubeconfig holds or names; raises BadContextError."""
+    """Return the client certificate in a kubeconfig or in the files that it names; raises BadContextError."""
     chain = data_or_file(user.client_certificate_data, user.client_certificate, "client-certificate", where)
     key = data_or_file(user.client_key_data, user.client_key, "client-key", where)
     if chain is None and key is None:
@@ -68,9 +68,9 @@ def client_certificate(user: User, where: str) -> Certificate | None:
 
 
 def authorities(bundle: bytes | None, key: str, where: str) -> tuple[bytes, ...] | None:
-    """Return the certificates of a bundle that can be used, each as DER; None (and for an empty one) for the system's.
+    """Return the usable certificates of a bundle, each as DER; None for the system's, also for an empty bundle.
 
-    Those that cannot be used are logged, as long as there are others; else raises BadContextError.
+    Unusable ones are logged if there are others; otherwise raises BadContextError.
     """
     if not bundle:
         return None
@@ -84,7 +84,7 @@ def authorities(bundle: bytes | None, key: str, where: str) -> tuple[bytes, ...]
 
 
 def out_of_time(chain: Sequence[bytes], authorities: Sequence[bytes], now: float) -> str:
-    """Return which certificate, of a server's chain or of the authorities that it names, is not good at `now`.
+    """Return which certificate, of a server's chain or the issuing authorities, is not valid at `now`.
 
     All are DER; the text is empty if none is found.
     """
@@ -129,7 +129,7 @@ def context(
 
 
 def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
-    """Return what a kubeconfig gives as base64, else as a file; None if as neither. Raises BadContextError."""
+    """Return a kubeconfig value given as base64 or else as a file; None if neither. Raises BadContextError."""
     if encoded:
         try:
             return base64.b64decode("".join(encoded.split()), validate=True)
@@ -138,13 +138,13 @@ def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
     if path:
         try:
             return in_time(path, functools.partial(read_file, path))
-        except (OSError, ValueError) as error:  # ValueError: no path at all
+        except (OSError, ValueError) as error:  # ValueError: not a valid path
             raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'not a path')}") from error
     return None
 
 
 class _Explained(ssl.SSLObject):
-    """Tells of a certificate that is out of its time which one it is, and its date."""
+    """An SSL context that names an expired or not yet valid certificate, with its date."""
 
     def do_handshake(self) -> None:
         try:
@@ -157,12 +157,12 @@ class _Explained(ssl.SSLObject):
 
 
 def _served(connection: ssl.SSLObject) -> list[bytes]:
-    """Return the chain that a server has shown, as DER; empty if it is not known."""
+    """Return the chain that a server presented, as DER; empty if unknown."""
     try:
         # Public in Python 3.13, of the same name.
         inner: Any = connection._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
         return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain() or ()]
-    except Exception:  # it only explains an error
+    except Exception:  # only for explaining an error
         return []
 
 
@@ -183,8 +183,8 @@ def _present(made: ssl.SSLContext, certificate: Certificate, where: str) -> None
         chain = "".join(map(ssl.DER_cert_to_PEM_cert, read_authorities(certificate.chain).certificates)).encode()
     except TlsFileError as error:
         raise BadContextError(f"{where}: client-certificate: {error}") from None
-    # OpenSSL reads keys from files only. This one has mode 0600, is in memory where there is such a folder, and is
-    # deleted once the context has read it.
+    # OpenSSL reads keys from files only. This one has mode 0600, is in memory if there is such a folder, and is deleted
+    # once the context has read it.
     try:
         with tempfile.NamedTemporaryFile(dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None) as file:
             file.write(chain + b"\n" + certificate.key)

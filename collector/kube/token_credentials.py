@@ -1,4 +1,4 @@
-"""The token of a kubeconfig, and the newer one that gpuid got for it: which of them to use, and where to keep it."""
+"""The token of a kubeconfig and the newer one that gpuid renewed it to: which one to use, and where to store it."""
 
 import time
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from collector.tls import Validity
 __all__ = ["INLINE", "TokenCredentials"]
 
 INLINE = "it is inline in the kubeconfig"
-LATE_SHARE = 0.9  # of a token's lifetime, after which it counts as one that nobody renews
+LATE_SHARE = 0.9  # of a token's lifetime, after which it counts as not renewed by anyone
 
 _SCHEME = "Bearer "
 
 
 class TokenCredentials:
-    """The token that `source` reads, or the one that it was renewed to: of one account, the one that ends later.
+    """The token that `source` reads, or its renewed one: of one account, whichever expires later.
 
-    Whether that can be renewed is found out elsewhere (`collector.kube.token_renewal`): `adopt` takes the new one.
-    `file` is where the source reads it, None for a token in the kubeconfig itself. `before` are the credentials that
-    these replace, for the same server: tokens renewed from them remain in use.
+    The renewal itself is elsewhere (`collector.kube.token_renewal`): `adopt` takes the new token. `file` is where the
+    source reads it, None for a token in the kubeconfig itself. `before` are the credentials that these replace, for the
+    same server: tokens renewed from them remain in use.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class TokenCredentials:
         self._clock = clock
         self._stored: Credential | None = None  # the source's
         self._stored_token: BoundToken | None = None
-        # What the stored one was renewed to, and does not have yet:
+        # The renewed token that is not stored yet:
         self.renewed: BoundToken | None = before.renewed if before is not None else None
         self._prefers_stored = False  # the server has refused the renewed one
         self._current: Credential | None = None
-        self.may_renew: bool | None = None  # None: not known
-        self.obstacle: str | None = INLINE if file is None else None  # to keeping a renewed one; None: not known
+        self.may_renew: bool | None = None  # None: unknown
+        self.obstacle: str | None = INLINE if file is None else None  # to storing a renewed token; None: unknown
 
     @property
     def where(self) -> str:
-        """Where the token is that counts after a restart."""
+        """Where the token used after a restart is stored."""
         return str(self._file) if self._file is not None else "the kubeconfig"
 
     @property
     def token(self) -> BoundToken | None:
-        """The token in use, once it has been read; None for one that gpuid has no part in renewing."""
+        """The token in use, once it has been read; None for one that gpuid does not renew."""
         stored = self._stored_token
         if stored is None or stored.of_pod:
             return None
@@ -63,7 +63,7 @@ class TokenCredentials:
 
     @property
     def stored_validity(self) -> Validity | None:
-        """When the token is good that counts after a restart."""
+        """The validity of the token used after a restart."""
         return self._stored_token.validity if self._stored_token is not None else None
 
     async def get(self) -> Credential:
@@ -81,7 +81,7 @@ class TokenCredentials:
         return self._current
 
     def refused(self, credential: Credential) -> None:
-        """Have the file read again, and use the other token next if there is one that has not ended."""
+        """Have the file read again, and use the other token next if there is one that has not expired."""
         if self._current is None or credential.authorization != self._current.authorization:
             return
         if self._stored is not None:
@@ -96,19 +96,19 @@ class TokenCredentials:
         self._source.reset(version)
 
     def adopt(self, token: BoundToken, *, instead_of: BoundToken) -> bool:
-        """Use this token from the next request on; return False if another one is in use by now, which stays."""
+        """Use this token from the next request on; return False if another one is in use by now, which is kept."""
         if self.token is None or self.token.text != instead_of.text:
             return False
         self.renewed, self._prefers_stored = token, False
         return True
 
     async def probe(self) -> None:
-        """Find out whether a renewed token can be written to the file."""
+        """Check whether a renewed token can be written to the file."""
         if self._file is not None:
             self.obstacle = await anyio.to_thread.run_sync(obstacle, self._file, abandon_on_cancel=True)
 
     async def save(self) -> bool:
-        """Write the renewed token to the file, if it holds the one that this was renewed from; else say why not."""
+        """Write the renewed token to the file if that holds the one it was renewed from; otherwise note why not."""
         if self._file is None or self.renewed is None or self._stored_token is None or self._prefers_stored:
             return False
         old, new = self._stored_token.text, self.renewed.text
@@ -117,7 +117,7 @@ class TokenCredentials:
         return not self.obstacle
 
     def _note_stored(self, stored: Credential) -> None:
-        """Note what the source has now: of another account, or with a later end, it wins."""
+        """Record the source's current token: it wins if it is of another account, or expires later."""
         token = bound_token(stored.authorization.removeprefix(_SCHEME))
         renewed = self.renewed
         if renewed is not None and (
@@ -129,9 +129,9 @@ class TokenCredentials:
         self._stored, self._stored_token = stored, token
 
     def _lapse(self, token: BoundToken) -> Validity | None:
-        """Return the end that only a person can move, if there is one."""
+        """Return the expiry that only a person can extend, if there is one."""
         if self.obstacle != "":
-            return self.stored_validity  # a restart goes back to it
+            return self.stored_validity  # a restart returns to it
         if self.may_renew and self._clock() < token.at(LATE_SHARE):
             return None
         return token.validity

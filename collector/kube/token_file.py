@@ -1,4 +1,4 @@
-"""Puts a renewed token into the file that its kubeconfig names, unless that file is somebody else's to write."""
+"""Writes a renewed token to the file that its kubeconfig names, unless that file is managed by something else."""
 
 import contextlib
 import functools
@@ -20,15 +20,15 @@ def obstacle(file: Path) -> str:
 
 
 def replace_token(file: Path, old: str, new: str) -> str:
-    """Replace the token in a file by a new one, atomically and with the same mode and owner.
+    """Replace the token in a file, atomically and with the same mode and owner.
 
-    Returns why that was not possible; empty if it was. The file is left as it is unless it holds the `old` token.
+    Returns why that was not possible; empty on success. The file is left unchanged unless it holds the `old` token.
     """
     return _asked(file, functools.partial(_replace, file, old, new))
 
 
 class _ObstacleError(Exception):
-    """What keeps us from writing."""
+    """The reason that a token cannot be written."""
 
 
 def _asked(file: Path, work: Callable[[], None]) -> str:
@@ -36,7 +36,7 @@ def _asked(file: Path, work: Callable[[], None]) -> str:
         in_time(file, work)
     except _ObstacleError as error:
         return str(error)
-    except (OSError, ValueError) as error:  # ValueError: no path at all
+    except (OSError, ValueError) as error:  # ValueError: not a valid path
         return describe_os_error(error, "not a path")
     return ""
 
@@ -47,13 +47,13 @@ def _obstacle(file: Path) -> None:
 
 
 def _replace(file: Path, old: str, new: str) -> None:
-    # All of it goes by the folder's descriptor: no part of the path can become a link to elsewhere in between.
+    # Everything uses the folder's descriptor: no part of the path can become a symbolic link in between.
     with contextlib.ExitStack() as stack:
         folder = _folder(file, stack)
         found = _examine(file, folder)
         content = _read(file, folder)
         if content.strip() != old.encode():
-            raise _ObstacleError("it holds another token by now")
+            raise _ObstacleError("it holds another token now")
         name = f".{file.name}.{secrets.token_hex(8)}"
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
@@ -86,12 +86,12 @@ def _examine(file: Path, folder: int) -> os.stat_result:
         raise _ObstacleError("it is a symbolic link, as in the volume of a Secret")
     if not stat.S_ISREG(found.st_mode):
         raise _ObstacleError("it is not a regular file")
-    # Kubernetes replaces such a folder (..data, and what it links to) as a whole.
+    # Kubernetes replaces such a folder (..data and its target) as a whole.
     parts = (*file.parent.parts, *Path(os.path.realpath(file.parent)).parts)
     if any(part.startswith("..") and part != ".." for part in parts):
         raise _ObstacleError("it is in the volume of a Secret")
     if not os.access(file.name, os.W_OK, dir_fd=folder) or not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
-        raise _ObstacleError("it, or its folder, may not be written")
+        raise _ObstacleError("the file or its folder is not writable")
     return found
 
 

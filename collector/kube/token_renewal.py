@@ -1,4 +1,4 @@
-"""Renews a cluster's service-account token in time, by the TokenRequest API, as the kubelet does for pods."""
+"""Renews a cluster's service-account token in time with the TokenRequest API, as the kubelet does for pods."""
 
 import functools
 import logging
@@ -27,15 +27,15 @@ __all__ = ["RENEWAL_SHARE", "BadTokenError", "TokenRenewal", "may_renew", "reque
 log = logging.getLogger(__name__)
 
 RENEWAL_SHARE = 0.8  # of a token's lifetime, after which it is renewed
-MAX_JITTER_SECONDS = 10.0  # by which a renewal is earlier, so that not all clusters' are at once
-CHECK_INTERVAL_SECONDS = 60.0  # between two looks at the token, which others may replace too
+MAX_JITTER_SECONDS = 10.0  # by which a renewal is earlier, so that clusters do not renew all at the same time
+CHECK_INTERVAL_SECONDS = 60.0  # between two checks of the token, which others may replace too
 MIN_INTERVAL_SECONDS = 1.0
 RIGHT_INTERVAL_SECONDS = 3600.0  # after which a missing right may have been granted
 RETRY = Backoff(initial=5.0, maximum=300.0)
 MAX_LIFETIME_SECONDS = 1 << 32
-SPACING_SHARE = 0.5  # of a token's lifetime, before which the next is not asked for, whatever the clock says
+SPACING_SHARE = 0.5  # of a token's lifetime, before which no new one is requested, whatever the clock says
 MAX_SPACING_SECONDS = 3600.0
-MAX_SKEW_SECONDS = 60.0  # of this clock and the server's, beyond which it is said
+MAX_SKEW_SECONDS = 60.0  # between this clock and the server's, above which it is logged
 
 
 # If available, a clock that keeps running while the machine sleeps.
@@ -43,14 +43,14 @@ _elapsed = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME",
 
 
 class BadTokenError(GpuidError):
-    """The API server answered a TokenRequest with something that must not take the place of the present token."""
+    """The API server answered a TokenRequest with something that must not replace the current token."""
 
 
 class TokenRenewal:
     """Renews the token of one session before it expires, in its own task.
 
-    `share` of a token's lifetime passes before it is renewed; `clock` returns Unix seconds, and `elapsed` those since
-    any moment, by a clock that nobody sets.
+    The token is renewed after `share` of its lifetime; `clock` returns Unix seconds, and `elapsed` seconds of a
+    monotonic clock.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class TokenRenewal:
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._cluster = {"cluster": client.session.cluster.name}
         self._tokens: TokenCredentials | None = None
-        self._text = ""  # the token that the following is about
+        self._text = ""  # the token that the following fields refer to
         self._renew_at = float("inf")
         self._try_at = float("-inf")
         self._ask_at = float("-inf")  # for the right to renew it
         self._failures = 0
-        self._said: dict[str, str] = {}  # what is the matter -> as it was logged last
+        self._said: dict[str, str] = {}  # topic -> last message logged about it
 
     async def run(self) -> None:
         """Renew the token whenever it is due, until cancelled."""
@@ -86,7 +86,7 @@ class TokenRenewal:
             await self._wait(await self.step())
 
     async def step(self) -> float:
-        """Do what is due now; returns after how many seconds to look again."""
+        """Do what is due now; returns the seconds until the next check."""
         tokens = self._client.session.tokens
         if tokens is None:
             return CHECK_INTERVAL_SECONDS
@@ -126,13 +126,13 @@ class TokenRenewal:
         return min(CHECK_INTERVAL_SECONDS, max(MIN_INTERVAL_SECONDS, left))
 
     def _left(self) -> float:
-        """Return the seconds until the token is to be renewed."""
+        """Return the seconds until the token is due for renewal."""
         elapsed, clock = self._elapsed(), self._clock()
         left = min(self._renew_at - clock, self._latest - elapsed)
         return max(left, self._try_at - clock, self._earliest - elapsed)
 
     async def _ask(self, tokens: TokenCredentials, token: BoundToken) -> None:
-        """Find out whether the token may be renewed; without an answer it is tried when it is due."""
+        """Check whether the token may be renewed; without an answer, renewal is tried when it is due."""
         try:
             answer = await may_renew(self._client, token)
         except ClusterError:  # which the requests report
@@ -148,19 +148,19 @@ class TokenRenewal:
             fresh = await request_token(self._client, token)
         except ForbiddenError as error:
             tokens.may_renew, self._ask_at = False, self._clock() + RIGHT_INTERVAL_SECONDS
-            if error.by_admission:  # which limits what may be asked for
-                self._say("right", logging.WARNING, f"token not renewed; {_end(token)}: {error}")
+            if error.by_admission:  # which limits what may be requested
+                self._say("right", logging.WARNING, f"token renewal failed; {_end(token)}: {error}")
             else:
                 self._say("right", logging.INFO, f"{_lacking(token)}; {_end(token)}: {error}")
         except GpuidError as error:
             self._try_at = self._clock() + RETRY.delay(self._failures, self._rng)
             self._failures += 1
-            self._say("failure", logging.WARNING, f"token not renewed; {_end(token)}: {error}")
+            self._say("failure", logging.WARNING, f"token renewal failed; {_end(token)}: {error}")
         else:
             self._said = {matter: text for matter, text in self._said.items() if matter in ("file", "clock")}
             tokens.may_renew = True
             if not tokens.adopt(fresh, instead_of=token):
-                return  # somebody has put in another one, which the next step looks at
+                return  # the token was replaced; the next step examines the new one
             self._start(fresh, made_now=True)
             log.info("token of %s renewed; %s", fresh.user, _end(fresh), extra=self._cluster)
             if abs(skew := self._clock() - fresh.validity.begins) > MAX_SKEW_SECONDS:
@@ -172,27 +172,27 @@ class TokenRenewal:
     async def _save(self, tokens: TokenCredentials) -> None:
         if not await tokens.save() and tokens.obstacle:
             stored = tokens.stored_validity
-            end = f", which ends on {rfc3339(stored.ends, 'seconds')}" if stored is not None else ""
-            why = f"the renewed token is kept in memory alone: {tokens.where}: {tokens.obstacle}"
-            self._say("file", logging.INFO, f"{why}; after a restart the old one counts{end}")
+            end = f", which expires on {rfc3339(stored.ends, 'seconds')}" if stored is not None else ""
+            why = f"the renewed token is kept only in memory: {tokens.where}: {tokens.obstacle}"
+            self._say("file", logging.INFO, f"{why}; a restart falls back to the old one{end}")
 
     def _say(self, matter: str, level: int, text: str) -> None:
-        """Log what would otherwise be said again and again."""
+        """Log a message unless it was the last one on its topic."""
         if self._said.get(matter) != text:
             self._said[matter] = text
             log.log(level, "%s", text, extra=self._cluster)
 
 
 async def may_renew(client: ApiClient, token: BoundToken) -> bool | None:
-    """Return whether we may renew a token of ours, None if the API server does not say; raises ClusterError."""
+    """Return whether we may renew our token, None if the API server does not answer; raises ClusterError."""
     return await is_granted(client, _right(token))
 
 
 async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
-    """Return a new token in place of the present one, which the API server has already accepted.
+    """Return a new token to replace the current one, already accepted by the API server.
 
-    It is asked for as the present one was: lifetime, audiences, the object that it is bound to. Raises ClusterError,
-    and BadTokenError for one that must not take its place.
+    It has the lifetime, audiences and bound object of the current one. Raises ClusterError, and BadTokenError for one
+    that must not replace it.
     """
     bound_to = present.bound_to
     reference = bound_to and V1BoundObjectReference(
@@ -210,7 +210,7 @@ async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
         except MalformedError:
             text = ""
         fresh = _checked(text, present)
-        secrets.add_renewed(present.text, fresh.text)  # the present one, too: it must not be crowded out by bad ones
+        secrets.add_renewed(present.text, fresh.text)  # the current one, too: bad ones must not displace it
         await _prove(client, fresh)
     return fresh
 
@@ -221,35 +221,35 @@ def _right(token: BoundToken) -> Right:
 
 
 def _checked(text: str, present: BoundToken) -> BoundToken:
-    """Return a token that may take the place of the present one; raises BadTokenError for any other."""
+    """Return a token that may replace the current one; raises BadTokenError for any other."""
     fresh = bound_token(text)
     if fresh is None:
         what = "nothing" if not text else "something"
-        raise BadTokenError(f"the API server answered with {what} that is no service-account token")
+        raise BadTokenError(f"the API server returned {what} that is not a service-account token")
     if not fresh.same_account(present):
-        raise BadTokenError("the API server answered with the token of another service account")
+        raise BadTokenError("the API server returned the token of another service account")
     if set(fresh.audiences) != set(present.audiences):
-        raise BadTokenError("the API server answered with a token for other audiences")
+        raise BadTokenError("the API server returned a token for other audiences")
     if fresh.bound_to != present.bound_to:
-        raise BadTokenError("the API server answered with a token that is bound to something else")
+        raise BadTokenError("the API server returned a token bound to another object")
     if fresh.validity.ends <= present.validity.ends:
-        raise BadTokenError("the API server answered with a token that ends no later")
+        raise BadTokenError("the API server returned a token that expires no later")
     return fresh
 
 
 async def _prove(client: ApiClient, fresh: BoundToken) -> None:
-    """Present a new token for the first time; raises BadTokenError if it is refused, ClusterError if nobody says."""
+    """Present a new token for the first time; raises BadTokenError if it is refused, ClusterError without an answer."""
     try:
         await client.read(access_review(client, _right(fresh)), credential=bearer(fresh.text, client.session.host))
     except UnauthorizedError:
-        raise BadTokenError("the API server refuses the token that it has just made") from None
+        raise BadTokenError("the API server refuses the token that it has just issued") from None
     except (ForbiddenError, NotFoundError):
-        pass  # it knows who asks
+        pass  # the server recognizes us
 
 
 def _lacking(token: BoundToken) -> str:
-    return f"token not renewed: {token.user} may not create serviceaccounts/token of itself"
+    return f"cannot renew the token: {token.user} may not create serviceaccounts/token for itself"
 
 
 def _end(token: BoundToken) -> str:
-    return f"it ends on {rfc3339(token.validity.ends, 'seconds')}"
+    return f"it expires on {rfc3339(token.validity.ends, 'seconds')}"

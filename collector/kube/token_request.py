@@ -1,4 +1,4 @@
-"""Makes tokens of a service account by the TokenRequest API."""
+"""Creates service-account tokens with the TokenRequest API."""
 
 import msgspec
 from kubernetes_asyncio.client import AuthenticationV1TokenRequest, CoreV1Api, V1TokenRequestSpec
@@ -10,7 +10,7 @@ from collector.kube.wire import MalformedError
 
 __all__ = ["MIN_LIFETIME_SECONDS", "MadeToken", "create_token"]
 
-MIN_LIFETIME_SECONDS = 600  # of a token; an API server makes no shorter one
+MIN_LIFETIME_SECONDS = 600  # of a token; API servers issue no shorter ones
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -23,7 +23,7 @@ class MadeToken(Redacted, frozen=True):
 
 
 async def create_token(client: ApiClient, namespace: str, name: str, spec: V1TokenRequestSpec) -> MadeToken:
-    """Return a new token of a service account; raises ClusterError, and MalformedError for an answer without one."""
+    """Return a new token of a service account; raises ClusterError, and MalformedError for a response without one."""
     create = CoreV1Api(client).create_namespaced_service_account_token
     body = await client.read(create, name, namespace, AuthenticationV1TokenRequest(spec=spec))
     try:
@@ -31,7 +31,7 @@ async def create_token(client: ApiClient, namespace: str, name: str, spec: V1Tok
     except UNDECODABLE:
         answer = None
     if answer is None or not answer.status.token:
-        raise MalformedError(f"{client.session.host}: not an answer to a TokenRequest")
+        raise MalformedError(f"{client.session.host}: not a response to a TokenRequest")
     status, audiences = answer.status, answer.spec.audiences or ()
     return MadeToken(text=status.token, ends=status.expirationTimestamp, audiences=audiences)
 

@@ -1,7 +1,7 @@
-"""One pool of connections to one API server, and the TLS, proxy and headers that they share.
+"""One connection pool for one API server, with the TLS, proxy and headers that its connections share.
 
-A pool never changes: new settings or a new client certificate make a new one, and the old one stays until the requests
-under way on it have ended.
+A pool never changes: new settings or a new client certificate create a new one, and the old one stays open until its
+pending requests have ended.
 """
 
 import asyncio
@@ -42,18 +42,18 @@ __all__ = ["ConnectionSettings", "PacedReceiver", "Transport", "WebSocket", "req
 
 CONNECT_TIMEOUT_SECONDS = 30.0  # proxy and TLS included
 READ_BUFFER_BYTES = 1 << 18
-MAX_HEADER_BYTES = 1 << 17  # of one header of an answer; proxies add some that are far longer than aiohttp's 8 kB
-MAX_HEADERS = 256  # of one answer
-RECEIVE_BYTES = 1 << 16  # that are parsed at once on asyncio's own event loop; on uvloop it is four times as much
-# Of parsing, several times what ordinary bytes take. Without a pause uvloop would take 32 times as much in one turn.
+MAX_HEADER_BYTES = 1 << 17  # of one response header; proxies add some far longer than aiohttp's 8 kB
+MAX_HEADERS = 256  # of one response
+RECEIVE_BYTES = 1 << 16  # parsed in one piece on asyncio's own event loop; four times as much on uvloop
+# For parsing, several times what ordinary bytes take. Without a pause uvloop would use 32 times as much in one turn.
 RECEIVE_TURN_SECONDS = 0.001
-WAKE_SECONDS, BYTE_SECONDS = 5e-5, 1e-9  # that it costs the event loop to learn of what has come, and to take a byte
+WAKE_SECONDS, BYTE_SECONDS = 5e-5, 1e-9  # event loop time to receive a notification, and a byte
 # After 30 seconds without a packet three probes, 10 seconds apart; and at most 60,000 ms until sent data is confirmed.
 _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 class ConnectionSettings:
-    """How to connect, with all files read; made in a thread, never changed. Raises BadContextError."""
+    """How to connect, with all files read; created in a thread, immutable. Raises BadContextError."""
 
     def __init__(self, info: ConnectionInfo, evidence: Evidence | None = None) -> None:
         self.info = info
@@ -67,7 +67,7 @@ class ConnectionSettings:
         bundle = tls.trusted_certificates(cluster, info.where)
         if cluster.insecure_skip_tls_verify and (bundle or cluster.certificate_authority):
             keys = "insecure-skip-tls-verify and certificate-authority"
-            raise BadContextError(f"{info.where}: {keys} exclude each other; remove one of them")
+            raise BadContextError(f"{info.where}: {keys} are mutually exclusive; remove one")
         self._trusted = tls.authorities(bundle, "certificate-authority", info.where)
         self._context = self._make_context(self.client_certificate)
         self.proxy = choose(self.server, cluster.proxy_url, info.where, host=written_host)
@@ -80,7 +80,7 @@ class ConnectionSettings:
         ]
 
     def credential_problem(self, credential: Credential, now: float) -> str:
-        """Return why a server may refuse us, as far as what we present shows it; empty if it looks good."""
+        """Return why a server may refuse our credentials, as far as they show it; empty if they look good."""
         certificate = credential.certificate or self.client_certificate
         if not credential.authorization and not self.authorization and certificate is None:
             name = one_line(self.info.user_name, 100)
@@ -93,16 +93,16 @@ class ConnectionSettings:
         return self.certificate_problem(credential, now)
 
     def has_lapsed(self, credential: Credential, now: float) -> bool:
-        """Return whether what we present is a token that has ended, and nobody but a person replaces."""
+        """Return whether we present an expired token that must be replaced manually."""
         bound = self._bound_token(credential)
         return bound is not None and not bound.of_pod and now >= bound.validity.ends
 
     def _bound_token(self, credential: Credential) -> BoundToken | None:
-        """Return the token of a service account that the kubeconfig has."""
+        """Return the kubeconfig's service-account token."""
         return bound_token(credential.authorization.removeprefix("Bearer ")) if self.info.files else None
 
     def certificate_problem(self, credential: Credential, now: float) -> str:
-        """Return what is wrong with the time of the client certificate that we present; empty if nothing is."""
+        """Return what is wrong with the validity of our client certificate; empty if nothing is."""
         own = tls.validity(credential.certificate.chain) if credential.certificate else self.validity
         if own is not None and now >= own.ends:
             return f"the client certificate expired on {rfc3339(own.ends, 'seconds')}; renew it"
@@ -113,7 +113,7 @@ class ConnectionSettings:
     def context(self, client_certificate: tls.Certificate | None) -> ssl.SSLContext:
         """Return the TLS context that presents `client_certificate`.
 
-        Raises CredentialPluginFailedError for one that cannot be used and is not the kubeconfig's own.
+        Raises CredentialPluginFailedError for an unusable one that is not from the kubeconfig.
         """
         if client_certificate == self.client_certificate:
             return self._context
@@ -131,10 +131,10 @@ class ConnectionSettings:
 
 
 class PacedReceiver(ResponseHandler):
-    """Receives and parses what a server sends, and stops reading for a while when that used too much of the loop.
+    """Receives and parses a server's data, and pauses reading when that has used too much of the event loop.
 
-    Parsing costs time before anybody asks for the result, and what is no message yet is asked for by nobody: fragments
-    of a frame, chunks of a byte, interim answers.
+    Parsing takes time before anybody awaits the result, and nobody awaits incomplete messages: fragments of a frame,
+    one-byte chunks, interim responses.
     """
 
     def __init__(self, share: LoopShare, loop: asyncio.AbstractEventLoop) -> None:
@@ -143,7 +143,7 @@ class PacedReceiver(ResponseHandler):
         self._receiving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the connection hand over no more at once than is parsed in a short turn."""
+        """Limit what the connection delivers in one piece to what is parsed in a short turn."""
         source = getattr(transport, "_ssl_protocol", transport)
         if hasattr(source, "max_size"):  # as asyncio's own have
             source.max_size = RECEIVE_BYTES
@@ -151,7 +151,7 @@ class PacedReceiver(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Accept received data, or continue with earlier data."""
-        if self._receiving or not data:  # it passes on what is left; or who takes what came before has it continue
+        if self._receiving or not data:  # it passes on the rest; or the reader of the earlier data resumes it
             super().data_received(data)
             return
         started = self._share.clock() - WAKE_SECONDS - len(data) * BYTE_SECONDS
@@ -200,11 +200,11 @@ class Transport:
         share: LoopShare,
         max_error_size: int,
     ) -> "Transport":
-        """Return a pool without connections yet; no error that it raises later repeats any of the secrets.
+        """Return a pool without connections yet; errors that it raises later repeat none of the secrets.
 
-        What it receives is charged to `share`; of the body of an error, `max_error_size` bytes are read.
+        Receiving is charged to `share`; at most `max_error_size` bytes of an error's body are read.
 
-        Raises CredentialPluginFailedError for a credential plugin's certificate that cannot be used.
+        Raises CredentialPluginFailedError for an unusable certificate of a credential plugin.
         """
         context = await anyio.to_thread.run_sync(settings.context, client_certificate, abandon_on_cancel=True)
 
@@ -214,9 +214,9 @@ class Transport:
         async def refuse_redirect(_http: object, _context: object, seen: aiohttp.TraceRequestRedirectParams) -> None:
             await _raise_for_status(seen.response, settings.host, secrets, max_error_size)
 
-        redirects = aiohttp.TraceConfig()  # ws_connect follows them, and has no argument against it
+        redirects = aiohttp.TraceConfig()  # ws_connect follows redirects, and has no argument to disable that
         redirects.on_request_redirect.append(refuse_redirect)
-        # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
+        # No limit: callers limit their own concurrency, and a full pool would block the watches.
         pool = connector(settings.proxy, context, prepare=_keep_alive, limit=0)
         pool._factory = functools.partial(PacedReceiver, share, asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
         http = aiohttp.ClientSession(
@@ -237,7 +237,7 @@ class Transport:
 
     @property
     def route(self) -> dict[str, Any]:
-        """Arguments that every request needs."""
+        """The arguments of every request."""
         http_proxy = None if is_socks(self.settings.proxy) else self.settings.proxy
         return {"proxy": http_proxy, "server_hostname": self.settings.server_name}
 
@@ -258,7 +258,7 @@ class Transport:
     ) -> WebSocket:
         """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds.
 
-        Pings are messages like any other: the receiver counts and answers them.
+        Pings are delivered as messages: the receiver counts and answers them.
         """
         try:
             socket = await self.http.ws_connect(
@@ -276,7 +276,7 @@ class Transport:
         return socket
 
     def acquire(self) -> None:
-        """Keep it open until release."""
+        """Keep the pool open until release."""
         self._users += 1
 
     async def release(self) -> None:
@@ -285,12 +285,12 @@ class Transport:
         await self._close_unused()
 
     async def retire(self) -> None:
-        """Close it as soon as the requests under way have ended."""
+        """Close the pool as soon as its pending requests have ended."""
         self._retired = True
         await self._close_unused()
 
     async def close(self) -> None:
-        """Close it now, with whatever is under way."""
+        """Close the pool now, including pending requests."""
         with anyio.CancelScope(shield=True):
             await self.http.close()
 
@@ -300,12 +300,12 @@ class Transport:
 
 
 def request_timeout(total: float | None = None) -> aiohttp.ClientTimeout:
-    """Return the limits of a request: `total` seconds for the whole of it, besides those for the connection."""
+    """Return the timeouts of a request: `total` seconds overall, and those of the connection."""
     return aiohttp.ClientTimeout(total=total, connect=CONNECT_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
 
 
 def _keep_alive(made: socket.socket) -> None:
-    """Let a socket notice when its peer vanishes: a watch may be silent for long."""
+    """Make a socket detect when its peer vanishes: a watch may be silent for long."""
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE_OPTIONS.items():
         if hasattr(socket, option):
@@ -313,7 +313,7 @@ def _keep_alive(made: socket.socket) -> None:
 
 
 async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: Secrets, max_error_size: int) -> None:
-    """Raise our error for an answer that is not a success, its body read first; so for WebSocket handshakes."""
+    """Raise our error for an unsuccessful response after reading its body; also for WebSocket handshakes."""
     if answer.status == 101 or 200 <= answer.status < 300:
         return
     body = bytearray()
@@ -321,7 +321,7 @@ async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: 
         while len(body) < max_error_size and (chunk := await answer.content.readany()):
             body += chunk
     except (aiohttp.ClientError, OSError):
-        pass  # the part that arrived will do
+        pass  # the part that arrived is enough
     finally:
         if not answer.content.at_eof():
             answer.close()

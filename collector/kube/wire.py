@@ -1,6 +1,6 @@
-"""What every list and watch of Kubernetes sends, decoded from the bytes: pages, events and statuses around the objects.
+"""Decodes the envelope of every Kubernetes list and watch: the pages, events and statuses around the objects.
 
-The objects themselves stay raw: who lists or watches them decodes only the fields that it uses.
+The objects themselves stay raw: callers decode only the fields that they use.
 """
 
 import functools
@@ -28,24 +28,24 @@ __all__ = [
 ]
 
 MAX_LINE_BYTES = 64 << 20
-MAX_PAGE_ITEMS = 10_000  # objects; a hundred are asked for, which a server may ignore
-MAX_TOKEN_LENGTH = 16_384  # characters of what goes back into a URL: continue tokens and resource versions
+MAX_PAGE_ITEMS = 10_000  # objects; we request a hundred, which a server may ignore
+MAX_TOKEN_LENGTH = 16_384  # characters of values that are put into a URL: continue tokens and resource versions
 
 _T = TypeVar("_T")
 
-# What msgspec says of a value of the wrong type, and its types in the words of `go_values`.
+# msgspec's message for a wrong type, and its type names in the words of `go_values`.
 _MISMATCH = re.compile(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`(?: - at `\$\.?([^`]*)`)?")
 _TYPES = {"object": "a mapping", "array": "a list", "str": "text", "int": "a number", "float": "a number"}
 
 
 class MalformedError(GpuidError):
-    """The API server sent something that is not the JSON of the Kubernetes API."""
+    """The API server sent something other than JSON of the Kubernetes API."""
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
     """One page of a list; `next` is the token of the following one, empty on the last.
 
-    `overfull`: the page has more than MAX_PAGE_ITEMS objects, and the rest is not in `items`.
+    `overfull`: the page has more than MAX_PAGE_ITEMS objects; the rest is not in `items`.
     """
 
     version: str
@@ -55,14 +55,14 @@ class Page(msgspec.Struct, frozen=True, gc=False):
 
 
 class WatchEvent(msgspec.Struct, frozen=True, gc=False):
-    """One line of a watch; what `object` is depends on `type`, so it is decoded in a second step."""
+    """One line of a watch; the kind of `object` depends on `type`, so it is decoded in a second step."""
 
     type: str
     object: msgspec.Raw
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
-    """How the API server reports a failure."""
+    """A failure as reported by the API server."""
 
     code: int = 0
     reason: str = ""
@@ -72,8 +72,8 @@ class Status(msgspec.Struct, frozen=True, gc=False):
 def decode_page(body: bytes) -> Page:
     """Return a page of a list, its items not decoded; raises MalformedError.
 
-    A list that has neither a resource version nor items is refused, though Go takes it as an empty one: whatever
-    answers so is no API server, and must not make every object disappear.
+    A list with neither a resource version nor items is rejected, although Go reads it as an empty one: it is not from
+    an API server, and must not make every object disappear.
     """
     page = _decode_exactly(_list_decoder(), body)
     items: list[msgspec.Raw] = []
@@ -89,7 +89,7 @@ def decode_page(body: bytes) -> Page:
 
 
 def decode_event(line: bytes) -> WatchEvent:
-    """Return the event of a watch's line, its object not decoded; raises MalformedError."""
+    """Return the event in a line of a watch, its object not decoded; raises MalformedError."""
     event = decode(_EVENT_DECODER, line)
     if not event.type:
         raise MalformedError("an event without a type")
@@ -97,23 +97,23 @@ def decode_event(line: bytes) -> WatchEvent:
 
 
 def decode_version(raw: msgspec.Raw) -> str:
-    """Return the resource version of any object, which is all that a bookmark has; raises MalformedError."""
+    """Return the resource version of any object, the only content of a bookmark; raises MalformedError."""
     return _token(decode(_VERSION_DECODER, raw).metadata.version)
 
 
 def decode_status(raw: msgspec.Raw) -> Status:
-    """Return the status that an ERROR event carries; raises MalformedError."""
+    """Return the status in an ERROR event; raises MalformedError."""
     return decode(_STATUS_DECODER, raw)
 
 
 def decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T:
-    """Return what `decoder` reads, with nulls as zero values; raises MalformedError where it cannot."""
+    """Return the value that `decoder` reads, with nulls as zero values; raises MalformedError if it cannot."""
     try:
         return _decode_exactly(decoder, text)
     except MalformedError as malformed:
         if not isinstance(malformed.__cause__, msgspec.ValidationError):
             raise
-        # There may be a null that is a zero value to a Go program; seldom, so that this may cost more.
+        # A null may be a zero value to Go programs; this is rare, so it may be slower.
         try:
             return convert_json(text, decoder.type)
         except WrongTypeError as error:
@@ -130,7 +130,7 @@ def _decode_exactly(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.R
 
 
 def _why(error: Exception) -> str:
-    """Return why a text could not be decoded, in words of ours where the libraries' say little."""
+    """Return why a text could not be decoded, in our own words if the libraries' are unhelpful."""
     if isinstance(error, RecursionError):
         return "nested too deep"
     if isinstance(error, UnicodeDecodeError):
@@ -159,12 +159,12 @@ class LineSplitter:
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
-        self._partial = bytearray()  # the line that is not complete yet
+        self._partial = bytearray()  # the incomplete line
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that `chunk` completes, without their ends, none empty.
+        """Return the lines that `chunk` completes, without line ends or empty lines.
 
-        Raises LongLineError past the limit.
+        Raises LongLineError above the limit.
         """
         *lines, rest = chunk.split(b"\n")
         if lines and self._partial:
@@ -177,7 +177,7 @@ class LineSplitter:
         return [line for line in lines if line]
 
 
-# As on the wire. Kubernetes leaves out what is empty, and now and then writes null.
+# As on the wire. Kubernetes omits empty values, and occasionally writes null.
 
 
 class _ListMeta(msgspec.Struct, frozen=True, gc=False):
@@ -187,10 +187,10 @@ class _ListMeta(msgspec.Struct, frozen=True, gc=False):
 
 @functools.cache
 def _list_decoder() -> "msgspec.json.Decoder[Any]":
-    """Return the decoder of a page, made when the first one comes.
+    """Return the decoder of a page, created on first use.
 
-    A list of any length would be built before its length is known: of two bytes each, `1,1,1,…` makes thirty times as
-    much. So the items are decoded as a struct of MAX_PAGE_ITEMS fields and one more; what follows is passed over.
+    A list of any length would be built before its length is known, and `1,1,1,…`, two bytes each, takes thirty times
+    its size in memory. So the items are decoded as a struct of MAX_PAGE_ITEMS fields and one more; the rest is skipped.
     """
     fields = [(f"item{number}", msgspec.Raw, _NO_ITEM) for number in range(MAX_PAGE_ITEMS + 1)]
     items = msgspec.defstruct("_Items", fields, array_like=True, frozen=True, gc=False)

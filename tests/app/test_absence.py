@@ -175,7 +175,7 @@ async def test_clusters_without_gpu_nodes_say_so_and_have_no_problem(opened: Ope
     async with opened(nodes=0) as world:
         await world.start()
         await world.says("/", "No GPU nodes: every cluster is up and was listed completely", unwanted="All good")
-        await world.says("/clusters/sim-0", "none of its 2 nodes has GPUs by its resources and labels")
+        await world.says("/clusters/sim-0", "none of its 2 nodes has a GPU resource, a GPU label or a GPU pod")
         row = world.row("clusters", cluster="sim-0")
         assert (row["nodes"], row["nodes_listed"], row["unread_reasons"]) == (0, 2, {})
         assert world.collector.total("gpuid_gpu_nodes", cluster="sim-0") == 0.0

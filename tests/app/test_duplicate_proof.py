@@ -176,10 +176,10 @@ async def test_a_copy_of_a_cluster_silences_nobody(
     assert 'gpuid_cluster_resemblances{cluster="honest"} 1.0\n' in metrics
     assert 'gpuid_cluster_resemblances{cluster="hostile"} 1.0\n' in metrics
     assert (rows["honest"]["resembles"], rows["hostile"]["resembles"]) == (["hostile"], ["honest"])
-    assert "nothing proves that they are one cluster" in page
+    assert "there is no proof that they are one cluster" in page
     (warning,) = resemblances(caplog)
     assert warning.startswith(f'cluster resembles another one: it resembles "{order[0]}" (node gpu-000')
-    assert "remove one of them from the configuration" in warning
+    assert "remove one from the configuration" in warning
 
 
 async def test_two_insecure_contexts_of_one_cluster_only_resemble_each_other(world: World) -> None:
@@ -224,7 +224,7 @@ async def test_api_servers_with_keys_of_their_own_below_one_authority_only_resem
             await eventually(lambda: states(service) == {"admin": UP, "dev": UP})
             await eventually(lambda: counts(service) == {"admin": GPUS, "dev": GPUS})
     (warning,) = resemblances(caplog)
-    assert "let both verify the API server at the same address" in warning
+    assert "have both verify the API server at the same address" in warning
 
 
 async def test_after_a_restart_the_second_stands_in_for_the_first_until_that_is_back(
@@ -266,4 +266,4 @@ async def test_the_check_reports_a_resemblance(world: World) -> None:
     (problem,) = honest.problems
     assert hostile.ok
     assert problem.text.startswith('it resembles "hostile" (node gpu-000')
-    assert problem.hint.startswith("if they are one cluster, remove one of them")
+    assert problem.hint.startswith("if they are the same cluster, remove one")

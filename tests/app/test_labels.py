@@ -327,8 +327,8 @@ async def test_without_the_right_there_is_one_problem_until_it_is_given(
         trouble = fleet.service._view().label_trouble("sim-0")
         assert trouble is not None
         assert (trouble.reason, trouble.nodes) == (LabelFailure.FORBIDDEN, None)
-        assert "`gpuid grant` prints the right" in trouble.message
-        warnings = [one for one in caplog.records if one.getMessage().startswith("labels cannot be written")]
+        assert "`gpuid grant` prints the missing right" in trouble.message
+        warnings = [one for one in caplog.records if one.getMessage().startswith("label write failed")]
         assert len([one for one in warnings if one.levelname == "WARNING"]) == 1
         assert fleet.execs() == 3
         east.allow()

@@ -33,7 +33,7 @@ def test_two_clusters_of_different_shards_that_show_a_node_resemble_each_other(c
     assert (found.of("own"), found.of("far"), found.of("other")) == ({"far"}, {"own"}, set())
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        'cluster resembles one of another shard: node n1 of "far" has the same uid in "own"; if they are one cluster,'
+        'cluster resembles one of another shard: node n1 of "far" has the same UID in "own"; if they are the same'
     )
 
 

@@ -250,7 +250,7 @@ class TestOddDocuments:
     ) -> None:
         world.cluster.fail_exec(ExecFaultKind.WHOLE_OUTPUT, NODE, exit_status=status)
         world.cluster.restart_container(NODE)
-        text = f"the command ended with exit status {status}, after a complete document"
+        text = f"the command exited with status {status}, after a complete document"
         await eventually(lambda: [r.levelno for r in caplog.records if r.getMessage() == text], [logging.WARNING])
         node = await world.node()
         assert (node["found"], node["lost"], node["failing_reason"]) == (4, 0, None)

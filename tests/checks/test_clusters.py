@@ -162,7 +162,7 @@ class TestReading:
                 "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no",
                 "gpuid grant --apply",
             ),
-            ('admission webhook "guard.corp" denied the request: no', "the cluster's own admission control denies it"),
+            ('admission webhook "guard.corp" denied the request: no', "the cluster's admission control denies it"),
         ],
     )
     async def test_what_admission_denies_is_no_missing_right(
@@ -213,7 +213,7 @@ class TestReading:
             for card in cards:
                 cluster.lose_gpu(node, card.uuid, silent=True)
         texts = [text.partition(": ")[2] for text, _hint in await clusters.problems("sim-0")]
-        assert texts[0].startswith("the command ended with exit status 255: Unable to determine the device handle")
+        assert texts[0].startswith("the command exited with status 255: Unable to determine the device handle")
         assert len(texts) > 2
         assert all(re.fullmatch(r"the GPU at [0-9A-F:.]{16} does not respond", text) for text in texts[1:])
 
@@ -297,7 +297,7 @@ class TestConnection:
             url = str(server.make_url("/")).rstrip("/")
             clusters.go_to(url)
             ((text, _hint),) = await clusters.problems("sim-0")
-        assert text.startswith(f"{url}: not a response of the Kubernetes API: ")
+        assert text.startswith(f"{url}: not a Kubernetes API response: ")
 
     @pytest.mark.parametrize(
         ("action", "args", "step"),
@@ -316,7 +316,7 @@ class TestConnection:
     async def test_a_hanging_credential_plugin_is_named(self, clusters: Clusters):
         clusters.authenticate_by("sleep", "60")
         ((text, hint),) = await clusters.problems("sim-0", timeout=3)
-        assert text.endswith('exec plugin "sleep" gave no answer within 2.7 s and was killed')
+        assert text.endswith('exec plugin "sleep" timed out after 2.7 s and was killed')
         command = f"kubectl --kubeconfig {clusters.path} --context sim-0 get nodes"
         assert hint == f"`{command}` runs the same plugin and shows its output"
 
@@ -328,7 +328,7 @@ class TestKubeconfig:
         ("text", "problem"),
         [
             ("clusters: [", "not valid YAML (line 2)"),
-            ("<html>", "not a kubeconfig: it is an HTML or XML page"),
+            ("<html>", "not a kubeconfig but an HTML or XML page"),
             ("kind: Deployment", "not a kubeconfig: it is a Deployment; expected kind: Config"),
         ],
     )
@@ -376,7 +376,7 @@ class TestOtherServers:
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "c"\nkubeconfig = "{path}"')
         ((text, hint),) = await clusters.problems("x")
         await runner.cleanup()
-        assert text.startswith(f"{url}: not a response of the Kubernetes API: ")
+        assert text.startswith(f"{url}: not a Kubernetes API response: ")
         assert hint == "a sign-in page or proxy may be responding instead of the API server; check the address"
 
 
@@ -493,8 +493,8 @@ class TestPods:
         ((text, hint),) = await clusters.problems("sim-0")
         assert text == 'no pods match "app=nvidia-device-plugin-daemonset" in namespace gpu-operator'
         assert hint.startswith(
-            "set `preset` or `sources` to the pods that can run nvidia-smi; to look for pods in other namespaces, run"
-            " gpuid check or gpuid init as a user who may list pods in all of them; may not list pods in all"
+            "set `preset` or `sources` to the pods that can run nvidia-smi; to search other namespaces, run"
+            " gpuid check or gpuid init as a user who may list pods in all namespaces; may not list pods in all"
             " namespaces: searched only gpu-operator, "
         )
         assert "kube-system" not in hint
@@ -609,7 +609,7 @@ class TestLogs:
         ("how", "text", "hint"),
         [
             (LogFaultKind.EMPTY, "does the pod print", "whose log was just rotated"),
-            (LogFaultKind.OTHER, "waiting for the driver", "kubectl logs shows what the pod prints"),
+            (LogFaultKind.OTHER, "waiting for the driver", "kubectl logs shows the pod's output"),
             (LogFaultKind.OLD, "was printed 120 min ago", "kubectl logs shows whether the pod still prints"),
         ],
     )
@@ -669,7 +669,7 @@ class TestServiceAccountTokens:
         clusters.name_token_file()
         finding = (await clusters.check())["sim-0"]
         token, slices, *_ = finding.text.split("; ResourceSlices ")
-        assert (finding.ok, "its token expires on " in token, "not seen" in slices) == (True, True, True)
+        assert (finding.ok, "its token expires on " in token, "not visible" in slices) == (True, True, True)
 
     async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
@@ -689,7 +689,7 @@ class TestServiceAccountTokens:
         assert finding.details is not None
         assert finding.details.token is not None
         assert (finding.details.token.renewable, finding.details.token.kept) == (True, False)
-        assert "; gpuid renews it in memory alone: the kubeconfig: it is inline in the kubeconfig" in finding.text
+        assert "; gpuid renews it only in memory: the kubeconfig: it is inline in the kubeconfig" in finding.text
         assert finding.details.credential_expiry == finding.details.token.expiry
 
     async def test_one_without_the_right_says_so(self, clusters: Clusters):
@@ -710,12 +710,12 @@ class TestServiceAccountTokens:
         clusters["sim-0"].deny("list", "resourceslices")
         token, slices = (await clusters.check())["sim-0"].text.split("; ResourceSlices ")
         assert token.startswith("its token expires on ")
-        assert slices.startswith("are not seen")
+        assert slices.startswith("are not visible")
 
     async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600, age=7200)
         ((text, hint),) = await clusters.problems("sim-0")
-        assert text.endswith(" and cannot renew itself; it has to be replaced")
+        assert text.endswith(" and gpuid cannot renew it; replace it")
         assert hint == "create a new one with `gpuid grant CLUSTER --kubeconfig FILE`"
 
     async def test_a_token_without_an_end_is_not_spoken_of(self, clusters: Clusters):

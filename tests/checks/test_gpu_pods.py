@@ -266,10 +266,10 @@ async def asked(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("<html>Log in</html>", "not a response of the Kubernetes API"),
-        (json.dumps(page([5])), "not a response of the Kubernetes API"),
+        ("<html>Log in</html>", "not a Kubernetes API response"),
+        (json.dumps(page([5])), "not a Kubernetes API response"),
         (json.dumps(page([pod("x" * 300, "a")])), "metadata.name is longer than 253 characters"),
-        (json.dumps(page([], **{"continue": "again"})), "the list of pods does not end"),
+        (json.dumps(page([], **{"continue": "again"})), "the list of pods is endless"),
         (json.dumps(page([pod(f"p{number}", "a") for number in range(11)])), "there are more than 10 pods"),
     ],
 )

@@ -327,8 +327,8 @@ class TestAsking:
         )
         assert comments.startswith(
             "1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator. 1 GPU node without"
-            " a known GPU pod seen: gpu-0001. To look for pods in other namespaces, run gpuid check or gpuid init as a"
-            " user who may list pods in all of them. May not list pods in all namespaces: looked only in gpu-operator, "
+            " a known GPU pod seen: gpu-0001. To search other namespaces, run gpuid check or gpuid init as a user"
+            " who may list pods in all namespaces. May not list pods in all namespaces: searched only gpu-operator, "
         )
         assert "1 GPU node without a known GPU pod seen: gpu-0001; may not list pods in all namespaces" in result.stdout
 

@@ -49,8 +49,7 @@ class TestProof:
         assert verdict == duplicate("dev", of="admin")
         assert detector.duplicates == {"dev": verdict.duplicates[0]}
         assert str(verdict.duplicates[0]) == (
-            'it is the same cluster as "admin" (node a has the same uid in both); remove one of them from the'
-            " configuration"
+            'it is the same cluster as "admin" (node a has the same UID in both); remove one from the configuration'
         )
 
     def test_the_later_cluster_is_the_duplicate_whichever_is_listed_first(self, detector: Detector) -> None:
@@ -109,7 +108,7 @@ class TestResemblance:
         assert detector.duplicates == {}
         assert (detector.resemblances("admin"), detector.resemblances("dev")) == (["dev"], ["admin"])
         assert str(verdict.resemblances[0]) == (
-            'it resembles "admin" (node a has the same uid in both), but nothing proves that they are the same cluster;'
+            'it resembles "admin" (node a has the same UID in both), but nothing proves that they are the same cluster;'
             " both are published"
         )
 

@@ -248,7 +248,7 @@ async def test_a_failure_that_concerns_all_nodes_is_one_trouble(
         trouble = world.writer.trouble
         assert trouble is not None
         assert (trouble.reason, trouble.nodes, str(error) in trouble.message) == (reason, None, True)
-        assert [one.levelname for one in caplog.records if "cannot be written" in one.message].count("WARNING") == 1
+        assert [one.levelname for one in caplog.records if "label write failed" in one.message].count("WARNING") == 1
         world.errors = []
         await eventually(lambda: world.labels == GPU)
         await eventually(lambda: world.writer.trouble is None)

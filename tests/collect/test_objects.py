@@ -338,11 +338,11 @@ def test_a_long_provider_id_is_cut() -> None:
 )
 def test_a_node_that_repeats_a_secret_is_malformed(node: dict[str, Any]) -> None:
     secrets = Secrets(f"Bearer {ECHO}")
-    with pytest.raises(MalformedError, match="it repeats a credential of ours"):
+    with pytest.raises(MalformedError, match="it repeats one of gpuid's credentials"):
         without_echoes(node_decoder(["zone"]), secrets)(raw(node))
     assert without_echoes(node_decoder(["zone"]), secrets)(raw({"metadata": {"name": "a"}})).key == "a"
 
 
 def test_a_pod_that_repeats_a_secret_is_malformed() -> None:
-    with pytest.raises(MalformedError, match="it repeats a credential of ours"):
+    with pytest.raises(MalformedError, match="it repeats one of gpuid's credentials"):
         without_echoes(decode_pod, Secrets(ECHO))(raw({"metadata": {"namespace": "x", "name": ECHO}}))

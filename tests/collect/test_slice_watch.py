@@ -197,7 +197,7 @@ class TestWithoutSlices:
             await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
             await eventually(lambda: world.second in seen.gone)
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
+        assert any(text.startswith("ResourceSlices not visible, keeping their last known state: ") for text in warnings)
 
     async def test_a_server_that_serves_them_no_more_is_reported_until_it_does(
         self, world: World, caplog: pytest.LogCaptureFixture
@@ -215,7 +215,7 @@ class TestWithoutSlices:
             world.cluster.publish_slices()
             await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
+        assert any(text.startswith("ResourceSlices not visible, keeping their last known state: ") for text in warnings)
 
     async def test_a_server_that_moves_on_to_another_version_is_followed(self, world: World) -> None:
         world.cluster.publish_slices(version="v1beta1")
@@ -257,7 +257,7 @@ class TestWithoutSlices:
                 await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
                 await eventually(lambda: all(node.listed for node in seen.nodes.values()))
         assert [record.message for record in caplog.records if record.exc_info and record.levelno > logging.DEBUG] == [
-            "unexpected error in the watch of ResourceSlices; starting it again"
+            "unexpected error in the watch of ResourceSlices; restarting it"
         ]
 
     async def test_slices_that_do_not_come_delay_the_first_reading_for_a_bounded_time(
@@ -297,4 +297,4 @@ class TestWithoutSlices:
             await world.stays(lambda: seen.state is ClusterState.UP)
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(warnings) == (state is SliceState.FAILING)
-        assert all(text.startswith("ResourceSlices not seen") for text in warnings)
+        assert all(text.startswith("ResourceSlices not visible") for text in warnings)

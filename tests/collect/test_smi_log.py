@@ -154,12 +154,16 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("how", "reason", "text"),
         [
-            (LogFaultKind.EMPTY, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi; does the pod print"),
+            (LogFaultKind.EMPTY, ReadFailure.NO_DOCUMENT, "has no nvidia-smi output; does the pod print"),
             (LogFaultKind.ROTATED, ReadFailure.NO_DOCUMENT, "begins in the middle of a document: it was rotated"),
-            (LogFaultKind.CUT, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi that is whole"),
+            (LogFaultKind.CUT, ReadFailure.NO_DOCUMENT, "has no complete nvidia-smi output"),
             (LogFaultKind.OTHER, ReadFailure.BAD_OUTPUT, "in the log: waiting for the driver"),
-            (LogFaultKind.UNREADABLE, ReadFailure.CONNECTION, "the answer was: unable to retrieve container logs for "),
-            (LogFaultKind.GARBAGE, ReadFailure.BAD_OUTPUT, "no document of nvidia-smi in the log"),
+            (
+                LogFaultKind.UNREADABLE,
+                ReadFailure.CONNECTION,
+                "the response was: unable to retrieve container logs for ",
+            ),
+            (LogFaultKind.GARBAGE, ReadFailure.BAD_OUTPUT, "no nvidia-smi output in the log"),
         ],
     )
     async def test_a_log_without_a_document_is_a_failure_until_it_has_one(

@@ -70,7 +70,7 @@ async def test_a_crash_is_logged_and_another_watcher_starts(caplog: pytest.LogCa
         await world.supervisor.stop()
     assert world.started == 3
     assert [(status.state, status.message) for status in world.statuses] == [
-        (ClusterState.SERVER_ERROR, "the cluster's task crashed with ZeroDivisionError and restarts; see the log")
+        (ClusterState.SERVER_ERROR, "the cluster's task crashed with ZeroDivisionError and is restarting; see the log")
     ] * 2
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [(record.getMessage(), record.__dict__["cluster"]) for record in errors] == [

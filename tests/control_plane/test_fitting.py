@@ -70,7 +70,7 @@ def test_with_the_rights_of_a_collector_its_namespace_is(east: ControlPlane) -> 
     assert cluster["preset"] == "gpu-operator"
     assert comments.startswith("1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator.")
     assert "1 GPU node without a known GPU pod seen: gpu-2." in comments
-    assert comments.endswith("May not list pods in all namespaces: looked only in gpu-operator.")
+    assert comments.endswith("May not list pods in all namespaces: searched only gpu-operator.")
 
 
 @pytest.mark.parametrize("pods", [True, False])
@@ -94,4 +94,4 @@ def test_with_rights_in_one_namespace_that_is_looked_in(east: ControlPlane, pods
     cluster, comments = init(kubeconfig)
     assert [source["namespace"] for source in cluster.get("sources", ())] == ["nvidia"] * pods
     assert "apply the reader" not in comments
-    assert "To look for pods in other namespaces, run gpuid check or gpuid init as a user who" in comments
+    assert "To search other namespaces, run gpuid check or gpuid init as a user who" in comments

@@ -96,7 +96,7 @@ def test_without_the_right_to_patch_one_problem_says_so_until_it_is_given(east: 
     collector = run()
     until(lambda: collector.total("gpuid_node_label_failures_total", cluster="east", reason="forbidden"))
     assert "Labels that cannot be written on " in collector.text("/problems")
-    assert collector.logged("labels cannot be written: ", cluster="east", reason="forbidden") == 1
+    assert collector.logged("label write failed: ", cluster="east", reason="forbidden") == 1
     assert labels(east) == {}
     grant(east, "labels.yaml")
     until(lambda: labels(east), LABELS)

@@ -130,6 +130,6 @@ def test_an_expired_one_says_how_to_get_another():
     assert token is not None
     assert expiry_problem(token, MADE + 3599) == ""
     assert expiry_problem(token, MADE + 3600) == (
-        "the token of system:serviceaccount:gpuid:collector expired on 2027-01-15T09:00:00Z and cannot renew itself;"
-        " it has to be replaced"
+        "the token of system:serviceaccount:gpuid:collector expired on 2027-01-15T09:00:00Z and gpuid cannot renew it;"
+        " replace it"
     )

@@ -64,7 +64,7 @@ class TestAnAnswer:
         assert type(error) is LimitExceededError
         assert error.state is ClusterState.LIMIT_EXCEEDED
         assert str(error) == (
-            f"{plain_server.url}: an answer is larger than 100KiB, decompressed (max_answer_size);"
+            f"{plain_server.url}: a response is larger than 100KiB, decompressed (max_answer_size);"
             " raise max_answer_size if the cluster needs it"
         )
 
@@ -129,7 +129,7 @@ class TestAList:
         async with playing(tmp_path, *[endless_pages(size=0)] * 150) as play:
             error = await first_failure(play)
             assert type(error) is LimitExceededError
-            assert "the list of pods does not end: 100 pages in a row are empty" in str(error)
+            assert "the list of pods is endless: 100 consecutive pages are empty" in str(error)
             assert len(play.queries) == 100
 
     async def test_ends_at_its_number_of_objects(self, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class TestAList:
         async with playing(tmp_path, *steps) as play:
             error = await first_failure(play)
             assert type(error) is LimitExceededError
-            assert f"the list of pods does not end: page {len(tokens)} continues where an earlier one did" in str(error)
+            assert f"the list of pods is endless: page {len(tokens)} repeats an earlier continue token" in str(error)
 
     async def test_ends_at_a_page_of_more_objects_than_anybody_asked_for(self, tmp_path: Path) -> None:
         body = '{"metadata": {"resourceVersion": "1"}, "items": [' + "1," * 200_000 + "1]}"
@@ -190,7 +190,7 @@ class TestAList:
     async def test_with_a_huge_token_is_no_answer_of_kubernetes(self, tmp_path: Path, what: str) -> None:
         body = json.dumps({"metadata": {"resourceVersion": "1", what: "x" * 100_000}, "items": []})
         async with playing(tmp_path, text(body)) as play:
-            assert "not a response of the Kubernetes API: a resource version or" in str(await first_failure(play))
+            assert "not a Kubernetes API response: a resource version or" in str(await first_failure(play))
 
     @pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
     async def test_with_a_number_that_no_api_server_has_is_no_answer_of_kubernetes(
@@ -198,12 +198,12 @@ class TestAList:
     ) -> None:
         huge = pod("a", 1) | {"status": {"containerStatuses": [{"name": "c", "restartCount": number}]}}
         async with playing(tmp_path, page(1, huge)) as play:
-            assert "not a response of the Kubernetes API" in str(await first_failure(play))
+            assert "not a Kubernetes API response" in str(await first_failure(play))
 
     async def test_of_deep_json_is_no_answer_of_kubernetes(self, tmp_path: Path) -> None:
         body = '{"metadata": {}, "items": [' + "[" * 100_000
         async with playing(tmp_path, text(body)) as play:
-            assert "not a response of the Kubernetes API" in str(await first_failure(play))
+            assert "not a Kubernetes API response" in str(await first_failure(play))
 
     async def test_that_exceeds_a_limit_leaves_what_was_there(self, tmp_path: Path) -> None:
         async def expired(request: web.Request) -> web.StreamResponse:

@@ -87,7 +87,7 @@ async def test_the_beta_version_needs_no_interactive_mode(plugin, make):
 
 async def test_a_variable_that_cannot_be_given_is_named_as_such(make, failure):
     error = await failure(make(env=(Variable(name="A", value="b\0c"),)).run())
-    assert str(error).endswith("cannot be started: its arguments or variables hold a null byte")
+    assert str(error).endswith("failed to start: its arguments or variables contain a null byte")
 
 
 async def test_it_gets_no_cluster_information_by_default(plugin, make):
@@ -165,7 +165,7 @@ async def test_a_command_that_cannot_be_executed_says_so(plugin, make, failure):
 async def test_a_script_without_its_interpreter_says_so(plugin, make, failure):
     plugin.path.write_text("#!/no/such/interpreter\n")
     error = await failure(make().run())
-    assert str(error) == f'x: exec plugin "{plugin.path}" cannot be started: no such file or directory'
+    assert str(error) == f'x: exec plugin "{plugin.path}" failed to start: no such file or directory'
 
 
 async def test_a_long_complaint_is_cut(plugin, make, failure):
@@ -188,7 +188,7 @@ async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure)
     plugin.script('sleep 600 & echo "$!" >> "$here/runs"; wait')
     error = await failure(make(timeout=0.3).run())
     assert type(error) is CredentialPluginFailedError
-    assert str(error) == f'x: exec plugin "{plugin.path}" gave no answer within 0.3 s and was killed'
+    assert str(error) == f'x: exec plugin "{plugin.path}" timed out after 0.3 s and was killed'
     own, child = plugin.runs
     assert gone(own)
     await eventually(lambda: gone(child) or _is_zombie(child))
@@ -198,7 +198,7 @@ async def test_one_that_hangs_after_saying_why_is_quoted(plugin, make, failure):
     words = "Opening https://login.example.com/device, enter code ABCD to sign in"
     plugin.script(f'echo "{words}" >&2; sleep 600')
     error = str(await failure(make(timeout=0.5).run()))
-    assert error.endswith(f"gave no answer within 0.5 s and was killed: {words}")
+    assert error.endswith(f"timed out after 0.5 s and was killed: {words}")
 
 
 async def test_a_failure_waits_for_no_child_that_holds_the_output(plugin, make, failure):
@@ -208,7 +208,7 @@ async def test_a_failure_waits_for_no_child_that_holds_the_output(plugin, make, 
 
 async def test_one_that_prints_only_a_complaint_is_quoted(plugin, make, failure):
     plugin.script('echo "error: not logged in" >&2')
-    assert str(await failure(make().run())).endswith("printed nothing: error: not logged in")
+    assert str(await failure(make().run())).endswith("printed no output: error: not logged in")
 
 
 async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
@@ -273,16 +273,16 @@ async def test_one_that_floods_its_output_is_ended_at_once(plugin, make, failure
 
 
 HEAD = f'"kind": "ExecCredential", "apiVersion": "{V1}"'
-WRONG = "printed a wrong answer: "
+WRONG = "printed an invalid ExecCredential: "
 EXPIRY = f"{WRONG}status.expirationTimestamp: expected RFC 3339, such as 2030-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("", "printed nothing"),
+        ("", "printed no output"),
         (" \n\t ", "printed neither JSON nor YAML"),
-        ("# a comment\n", "printed nothing"),
+        ("# a comment\n", "printed no output"),
         ("s3cr3t", "did not print an ExecCredential"),
         ('{"token": "s3cr3t"', "printed neither JSON nor YAML"),
         ('["s3cr3t"]', "did not print an ExecCredential"),
@@ -325,8 +325,8 @@ EXPIRY = f"{WRONG}status.expirationTimestamp: expected RFC 3339, such as 2030-01
             '{HEAD, "status": {"clientKeyData": "s3cr3t"}}',
             "printed only one of clientCertificateData and clientKeyData",
         ),
-        ('{HEAD, "status": {"token": "s3cr3t\\nX: y"}}', f"{WRONG}status.token: holds a line break"),
-        ('{HEAD, "status": {"token": "s3cr3t\\n"}}', f"{WRONG}status.token: holds a line break"),
+        ('{HEAD, "status": {"token": "s3cr3t\\nX: y"}}', f"{WRONG}status.token: contains a line break"),
+        ('{HEAD, "status": {"token": "s3cr3t\\n"}}', f"{WRONG}status.token: contains a line break"),
     ],
 )
 async def test_a_wrong_answer_is_named_by_field_and_never_quoted(plugin, make, failure, output, message):
@@ -563,7 +563,7 @@ class TestCertificate:
     [
         ({"command": ""}, "x: exec: expected a command"),
         ({"api_version": "client.authentication.k8s.io/v1alpha1"}, "apiVersion: expected client.authentication"),
-        ({"interactive_mode": "Always"}, "interactiveMode Always needs a terminal"),
+        ({"interactive_mode": "Always"}, "interactiveMode Always is not supported"),
         ({"interactive_mode": ""}, f"expected interactiveMode, such as Never; {V1} requires it"),
         ({"interactive_mode": "never"}, "interactiveMode: expected Never or IfAvailable or Always"),
         ({"env": (Variable(name="A", value="b"), Variable(value="c"))}, "env: expected a name for each variable"),

@@ -164,7 +164,7 @@ class TestRenewed:
         mint.broken = True
         clock.advance(500)
         assert await source.get() is first
-        assert caplog.messages[-1:] == ["x: credentials not renewed; using the old ones until they expire: broken 2"]
+        assert caplog.messages[-1:] == ["x: credential renewal failed; using the current ones until expiry: broken 2"]
         clock.advance(100)
         with pytest.raises(CredentialPluginFailedError, match="broken 3"):
             await source.get()
@@ -238,10 +238,10 @@ class TestTokenFile:
             (None, "no such file or directory"),
             (b"", "empty"),
             (b"\xff\xfe", "expected UTF-8 text"),
-            (b"s3cr3t s3cr3t", "the token holds a space; copy it again, as one line"),
-            (b"s3cr3t\r\nX-Injected: 1", "the token holds a line break; copy it again, as one line"),
-            (b"s3cr3t\xc3\xa4", "the token holds a character that is not ASCII; copy it again, as one line"),
-            (b"s3cr3t\x07", "the token holds a control character; copy it again, as one line"),
+            (b"s3cr3t s3cr3t", "the token contains a space; copy it again, as one line"),
+            (b"s3cr3t\r\nX-Injected: 1", "the token contains a line break; copy it again, as one line"),
+            (b"s3cr3t\xc3\xa4", "the token contains a non-ASCII character; copy it again, as one line"),
+            (b"s3cr3t\x07", "the token contains a control character; copy it again, as one line"),
         ],
     )
     async def test_a_file_without_a_token_is_named(self, tmp_path, clock, failure, content, message):

@@ -233,7 +233,7 @@ async def test_an_issuer_that_repeats_a_refresh_token_says_nothing(
     issuer.answer = web.json_response({"error": "bad refresh-s3cr3t-0 of cl13nt-s3cr3t"}, status=400)
     async with kubeconfig.session() as session:
         error = await failure(get(session, PODS))
-    assert "the issuer does not renew the login (bad *** of ***)" in str(error)
+    assert "the issuer rejected the refresh-token (bad *** of ***)" in str(error)
 
 
 async def test_a_renewed_refresh_token_is_a_secret_from_then_on(make_oidc: Callable[..., Any], issuer: Issuer) -> None:

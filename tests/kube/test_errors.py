@@ -81,7 +81,7 @@ def test_a_long_message_is_cut_and_on_one_line():
 
 def test_a_body_other_than_html_is_quoted():
     assert str(from_answer(HOST, 502, b"bad \xff gateway")) == f"{HOST}: HTTP status 502: bad \ufffd gateway"
-    page = f"{HOST}: HTTP status 502: a web page, which no API server sends; is a proxy in between?"
+    page = f"{HOST}: HTTP status 502: got a web page, not an API response; is there a proxy in between?"
     assert str(from_answer(HOST, 502, b" <html>nginx</html>")) == page
     assert str(from_answer(HOST, 502, b"")) == f"{HOST}: HTTP status 502"
 

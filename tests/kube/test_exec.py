@@ -149,14 +149,14 @@ class TestACommandThatEndsBadly:
         server.plays(says((2, b"Unable to determine\nthe device handle"), (3, exited(15))))
         assert await server.fails() == (
             ReadFailure.EXIT_STATUS,
-            "the command ended with exit status 15: Unable to determine the device handle",
+            "the command exited with status 15: Unable to determine the device handle",
         )
 
     async def test_is_quoted_from_stdout_when_stderr_is_empty(self, server: Server) -> None:
         server.plays(says((1, b"NVIDIA-SMI has failed" + b"!" * 5000), (3, exited(9))))
         reason, text = await server.fails()
         assert reason is ReadFailure.EXIT_STATUS
-        assert text.startswith("the command ended with exit status 9: NVIDIA-SMI has failed!!!")
+        assert text.startswith("the command exited with status 9: NVIDIA-SMI has failed!!!")
         assert len(text) < 400
 
     @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ class TestAnExecThatGoesWrong:
 
         server.plays(hang)
         reason, text = await server.fails(timeout=0.2)
-        assert (reason, text) == (ReadFailure.TIMEOUT, "the command did not end within 0.2 s")
+        assert (reason, text) == (ReadFailure.TIMEOUT, "the command timed out after 0.2 s")
         with anyio.fail_after(25):
             await server.over.wait()
 

@@ -125,7 +125,7 @@ def test_a_changed_file_is_read_again(tmp_path):
 def test_null_lists_and_unknown_keys_are_ignored(tmp_path):
     path = tmp_path / "config"
     path.write_text("clusters: null\nusers:\ncontexts: [{name: x}]\npreferences: {colors: true}\n")
-    assert kubeconfig.contexts(str(path))["x"].problem == f'context "x" in {path}: there is no cluster ""'
+    assert kubeconfig.contexts(str(path))["x"].problem == f'context "x" in {path}: no cluster ""'
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_null_lists_and_unknown_keys_are_ignored(tmp_path):
         ("\ttoken: s3cr3t", "not valid YAML (line 1)"),
         ("just a text", "not a kubeconfig: expected clusters, contexts and users"),
         ("[s3cr3t]", "not a kubeconfig: expected clusters, contexts and users"),
-        ("\n<!DOCTYPE html><html>s3cr3t</html>", "not a kubeconfig: it is an HTML or XML page"),
+        ("\n<!DOCTYPE html><html>s3cr3t</html>", "not a kubeconfig but an HTML or XML page"),
         ("kind: Deployment", "not a kubeconfig: it is a Deployment; expected kind: Config"),
         ("kind: [Config]", "not a kubeconfig: it is something else; expected kind: Config"),
-        ("", "no contexts (it is empty)"),
-        ("# nothing\n", "no contexts (it is empty)"),
+        ("", "no contexts (the file is empty)"),
+        ("# nothing\n", "no contexts (the file is empty)"),
         ("kind: Config", "no contexts"),
         ("contexts: {x: {}}", "no contexts (contexts: expected a list)"),
     ],
@@ -365,10 +365,10 @@ def test_absent_and_unreadable_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        ({"cluster": "absent"}, 'there is no cluster "absent"'),
-        ({"cluster": "c", "user": "absent"}, 'there is no user "absent"'),
-        ({"cluster": "empty"}, 'cluster "empty" names no server'),
-        (None, 'there is no cluster ""'),
+        ({"cluster": "absent"}, 'no cluster "absent"'),
+        ({"cluster": "c", "user": "absent"}, 'no user "absent"'),
+        ({"cluster": "empty"}, 'cluster "empty" has no server'),
+        (None, 'no cluster ""'),
     ],
 )
 def test_a_context_that_leads_nowhere_is_named_with_its_file(tmp_path, context, message):

@@ -83,7 +83,7 @@ async def test_more_than_the_budget_is_not_read(server: Server) -> None:
 async def test_a_log_that_does_not_end_is_given_up(server: Server) -> None:
     server.sends(b"x\n", then=60)
     error = await server.fails(timeout=0.3)
-    assert (error.reason, str(error)) == (ReadFailure.TIMEOUT, "the log did not end within 0.3 s")
+    assert (error.reason, str(error)) == (ReadFailure.TIMEOUT, "reading the log timed out after 0.3 s")
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ async def test_a_login_that_has_ended_says_to_log_in_again(make, issuer, failure
     issuer.refresh_token = "another-s3cr3t"
     error = await failure(make(refresh_token="refresh-s3cr3t-old").run())
     assert type(error) is UnauthorizedError
-    assert str(error) == "x: oidc: the issuer does not renew the login (invalid_grant); log in again"
+    assert str(error) == "x: oidc: the issuer rejected the refresh-token (invalid_grant); log in again"
 
 
 async def test_an_expired_id_token_alone_requires_a_login(make, issuer, clock, failure):
@@ -203,7 +203,7 @@ async def test_a_login_without_any_token_is_unauthorized(make, failure):
     [
         (500, "s3cr3t", "HTTP status 500"),
         (302, "s3cr3t", "redirects (302); set idp-issuer-url to the final address"),
-        (200, "s3cr3t", "not an answer of OpenID Connect"),
+        (200, "s3cr3t", "not an OpenID Connect response"),
         (200, '{"access_token": "s3cr3t"}', "the issuer renewed the login without an id_token"),
     ],
 )

@@ -438,7 +438,7 @@ class TestTls:
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.BadContextError
         assert str(error).endswith(
-            ": insecure-skip-tls-verify and certificate-authority exclude each other; remove one of them"
+            ": insecure-skip-tls-verify and certificate-authority are mutually exclusive; remove one"
         )
 
     async def test_a_bundle_is_taken_as_go_takes_it(self, kubeconfig, server, authority, other_authority, caplog):
@@ -536,7 +536,9 @@ class TestProxy:
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.UnreachableError
         name = f"proxy {proxy.url.removeprefix('http://')}"
-        assert str(error) == f"{server.url}: {name} answered HTTP status 407: it requires a login in the proxy URL"
+        assert (
+            str(error) == f"{server.url}: {name} responded with HTTP status 407: it requires a login in the proxy URL"
+        )
 
     async def test_an_absent_one_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, failure):
         kubeconfig.write(cluster | {"proxy-url": "http://user:s3cr3t@127.0.0.1:1"})
@@ -555,7 +557,7 @@ class TestProxy:
         kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
         error = await failure(_get(kubeconfig.session()))
         name = f"proxy {proxy.url.removeprefix('http://')}"
-        assert str(error) == f"https://api.gpuid.invalid:6443: {name} answered HTTP status 502"
+        assert str(error) == f"https://api.gpuid.invalid:6443: {name} responded with HTTP status 502"
         assert proxy.targets == ["api.gpuid.invalid:6443"]
 
 
@@ -741,7 +743,7 @@ class TestWhyTheServerRefuses:
         kubeconfig.write(cluster, {"token": "s3cr3t-1\ns3cr3t-2"})
         error = await failure(_get(kubeconfig.session()))
         where = f'context "prod" in {kubeconfig.path}: user "u": token'
-        assert str(error) == f"{where}: the token holds a line break; copy it again, as one line"
+        assert str(error) == f"{where}: the token contains a line break; copy it again, as one line"
 
 
 class Expiries(list):
@@ -817,7 +819,7 @@ async def test_an_unforeseen_error_is_one_of_ours_without_a_secret(kubeconfig, c
     kubeconfig.write(cluster)
     error = await failure(_get(kubeconfig.session()))
     assert type(error) is errors.BadContextError
-    assert "fails in a way that gpuid does not expect (test_session_credentials.py, line " in str(error)
+    assert "failed unexpectedly (test_session_credentials.py, line " in str(error)
     assert "KeyError" not in str(error)
 
 

@@ -128,7 +128,7 @@ class TestInAFile:
             await get(client.session, PODS)
             assert shown(server) == "s3cr3t-2"
         assert len(api.requests) == 2
-        assert messages(caplog, logging.INFO)[0] == f"token of {USER} renewed; it ends on 2027-01-15T09:48:00Z"
+        assert messages(caplog, logging.INFO)[0] == f"token of {USER} renewed; it expires on 2027-01-15T09:48:00Z"
         assert messages(caplog, logging.WARNING) == []
 
     async def test_what_renews_itself_is_not_reported_as_ending(self, world, api, clock):
@@ -214,8 +214,8 @@ class TestInAFile:
         assert sorted(path.name for path in data.iterdir()) == ["token"]
         (_, kept) = messages(caplog, logging.INFO)
         assert kept == (
-            f"the renewed token is kept in memory alone: {world.file}: it is a symbolic link, as in the volume of a"
-            " Secret; after a restart the old one counts, which ends on 2027-01-15T09:00:00Z"
+            f"the renewed token is kept only in memory: {world.file}: it is a symbolic link, as in the volume of a"
+            " Secret; a restart falls back to the old one, which expires on 2027-01-15T09:00:00Z"
         )
 
     async def test_a_path_through_such_a_volume_is_left_alone_too(self, world, api, clock, tmp_path):
@@ -291,8 +291,8 @@ class TestInline:
         assert world.expiries == [Validity(ends - LIFETIME, ends)]
         assert world.kubeconfig.path.read_text() == content
         assert [text for text in messages(caplog, logging.INFO) if "renewed;" not in text] == [
-            "the renewed token is kept in memory alone: the kubeconfig: it is inline in the kubeconfig; after a restart"
-            " the old one counts, which ends on 2027-01-15T09:00:00Z"
+            "the renewed token is kept only in memory: the kubeconfig: it is inline in the kubeconfig; a restart falls"
+            " back to the old one, which expires on 2027-01-15T09:00:00Z"
         ]
 
     async def test_a_changed_kubeconfig_keeps_the_renewed_one_for_the_same_server(self, world, api, server, clock):
@@ -353,7 +353,8 @@ class TestWithoutTheRight:
         assert shown(server) == "s3cr3t-0"
         assert world.expiries == [Validity(ends - LIFETIME, ends)]
         assert messages(caplog, logging.INFO) == [
-            f"token not renewed: {USER} may not create serviceaccounts/token of itself; it ends on 2027-01-15T09:00:00Z"
+            f"cannot renew the token: {USER} may not create serviceaccounts/token for itself;"
+            " it expires on 2027-01-15T09:00:00Z"
         ]
 
     async def test_a_403_is_the_same(self, world, api, clock, caplog):
@@ -369,7 +370,9 @@ class TestWithoutTheRight:
                 clock.advance(30)
         assert len(api.requests) == 1
         (said,) = messages(caplog, logging.INFO)
-        assert said.startswith(f"token not renewed: {USER} may not create serviceaccounts/token of itself; it ends on ")
+        assert said.startswith(
+            f"cannot renew the token: {USER} may not create serviceaccounts/token for itself; it expires on "
+        )
         assert messages(caplog, logging.WARNING) == []
         assert world.expiries[-1] is not None
 
@@ -390,27 +393,31 @@ class TestBadAnswers:
     @pytest.mark.parametrize(
         ("answer", "claims", "said"),
         [
-            (web.json_response({"kind": "TokenRequest", "status": {}}), {}, "nothing that is no service-account token"),
-            (web.json_response({"status": {"token": 5}}), {}, "nothing that is no service-account token"),
+            (
+                web.json_response({"kind": "TokenRequest", "status": {}}),
+                {},
+                "nothing that is not a service-account token",
+            ),
+            (web.json_response({"status": {"token": 5}}), {}, "nothing that is not a service-account token"),
             (
                 web.json_response({"status": {"token": "s3cr3t\r\nX: y"}}),
                 {},
-                "something that is no service-account tok",
+                "something that is not a service-account tok",
             ),
-            (web.Response(text="<html>"), {}, "nothing that is no service-account token"),
-            (web.Response(body=b"[" * 100_000), {}, "nothing that is no service-account token"),
-            (web.Response(body=b" " * (2 << 20)), {}, "nothing that is no service-account token"),
+            (web.Response(text="<html>"), {}, "nothing that is not a service-account token"),
+            (web.Response(body=b"[" * 100_000), {}, "nothing that is not a service-account token"),
+            (web.Response(body=b" " * (2 << 20)), {}, "nothing that is not a service-account token"),
             (status(500, "broken", "InternalError"), {}, "500"),
             (status(404, "serviceaccounts not found", "NotFound"), {}, "serviceaccounts not found"),
-            (None, {"signature": "s3cr3t" * 10_000}, "something that is no service-account token"),
+            (None, {"signature": "s3cr3t" * 10_000}, "something that is not a service-account token"),
             (None, {"name": "admin"}, "the token of another service account"),
             (None, {"namespace": "kube-system"}, "the token of another service account"),
             (None, {"uid": "uid-2"}, "the token of another service account"),
-            (None, {"sub": "system:serviceaccount:kube-system:admin"}, "something that is no service-account token"),
+            (None, {"sub": "system:serviceaccount:kube-system:admin"}, "something that is not a service-account token"),
             (None, {"aud": ["vault"]}, "a token for other audiences"),
-            (None, {"bound": {"pod": {"name": "p", "uid": "u"}}}, "a token that is bound to something else"),
-            (None, {"exp": None}, "something that is no service-account token"),
-            (None, {"lifetime": 60}, "a token that ends no later"),
+            (None, {"bound": {"pod": {"name": "p", "uid": "u"}}}, "a token bound to another object"),
+            (None, {"exp": None}, "something that is not a service-account token"),
+            (None, {"lifetime": 60}, "a token that expires no later"),
         ],
     )
     async def test_the_old_one_stays(self, world, api, server, clock, caplog, answer, claims, said):
@@ -429,7 +436,7 @@ class TestBadAnswers:
             assert shown(server) == "s3cr3t-0"
         assert world.file.read_text() == first + "\n"
         (warning,) = messages(caplog, logging.WARNING)
-        assert warning.startswith("token not renewed; it ends on 2027-01-15T09:00:00Z: ")
+        assert warning.startswith("token renewal failed; it expires on 2027-01-15T09:00:00Z: ")
         assert said in warning
         assert "\n" not in warning
 
@@ -443,7 +450,7 @@ class TestBadAnswers:
         assert shown(server) == "s3cr3t-0"
         assert world.file.read_text() == first + "\n"
         (warning,) = messages(caplog, logging.WARNING)
-        assert "the API server refuses the token that it has just made" in warning
+        assert "the API server refuses the token that it has just issued" in warning
 
     @pytest.mark.parametrize("code", [429, 503])
     async def test_a_new_one_that_nobody_has_accepted_yet_is_not_used(self, world, api, server, clock, code):
@@ -494,7 +501,7 @@ class TestEnded:
             await world.renewal(client).step()
         assert type(error) is ExpiredTokenError
         assert str(error).endswith(
-            f"the token of {USER} expired on 2027-01-15T09:00:00Z and cannot renew itself; it has to be replaced"
+            f"the token of {USER} expired on 2027-01-15T09:00:00Z and gpuid cannot renew it; replace it"
         )
 
     async def test_what_grant_writes_then_is_used(self, world, api, server, clock, failure):

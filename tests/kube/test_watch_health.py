@@ -251,7 +251,7 @@ class TestSilence:
         steps = [slow_page(number, 0.2) for number in range(50)]
         async with playing(tmp_path, *steps, timing=timing) as play:
             await eventually(lambda: play.health)
-            assert texts(play)[0].endswith("the list of pods did not end within 0.5 s")
+            assert texts(play)[0].endswith("listing pods timed out after 0.5 s")
 
     async def test_of_a_server_that_makes_us_wait_is_told(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(SECOND, silence=0.5, slack=0.1)

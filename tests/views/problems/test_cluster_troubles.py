@@ -28,7 +28,7 @@ from tests.web.conftest import Site
 
 pytestmark = pytest.mark.anyio
 
-NO_HANDLE = "the command ended with exit status 9: Unable to determine the device handle for GPU 0000:4E:00.0"
+NO_HANDLE = "the command exited with status 9: Unable to determine the device handle for GPU 0000:4E:00.0"
 
 
 def board(cluster: str, node: str, number: int) -> Gpu:
