@@ -1,6 +1,8 @@
 """What a release is made of says the same version everywhere, and pins what it runs."""
 
+import os
 import re
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,18 @@ class TestVersion:
         }
         assert f"VERSION={__version__}\n" in (ROOT / "docs/verify.md").read_text()
 
+    def test_every_image_in_examples_has_it(self):
+        found = {
+            (path.relative_to(ROOT).as_posix(), tag)
+            for folder in ("config", "docs")
+            for path in (ROOT / folder).rglob("*")
+            if path.suffix in (".md", ".yaml", ".yml", ".toml")
+            for tag in re.findall(r"\bgpuid:([0-9]+\.[\w.+-]*)", path.read_text())
+        }
+        names = {name for name, _ in found}
+        assert names >= {"config/compose/compose.yaml", "docs/run-once.md", "docs/thirty-clusters.md"}
+        assert {tag for _, tag in found} == {__version__}, found
+
     def test_the_changelog_has_a_section_of_it(self):
         assert f"\n## [{__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
 
@@ -58,6 +72,29 @@ class TestWorkflows:
         found = document(workflow)
         assert found["permissions"] == {}
         assert all(job["permissions"] and job["timeout-minutes"] for job in found["jobs"].values())
+
+    def test_what_signs_installs_only_what_is_locked(self):
+        for workflow in WORKFLOWS:
+            for job in document(workflow)["jobs"].values():
+                if "id-token" in job["permissions"]:
+                    lines = "\n".join(step.get("run", "") for step in job["steps"]).splitlines()
+                    installs = [line for line in lines if "install" in line or "nox" in line]
+                    assert installs == [
+                        "/tmp/build/bin/pip install --require-hashes --requirement requirements-build.lock"
+                    ]
+
+    def test_the_released_chart_runs_the_released_image(self, tmp_path: Path):
+        names = [step.get("name") for step in steps(TestVerification.release)]
+        step = next(step for step in steps(TestVerification.release) if step.get("name", "").startswith("Charts"))
+        assert names.index("Image") < names.index(step["name"]) < names.index("Provenance of the files")
+        (edit,) = [line for line in step["run"].splitlines() if line.startswith("sed ")]
+        values = tmp_path / "config/helm/gpuid/values.yaml"
+        values.parent.mkdir(parents=True)
+        values.write_text((ROOT / "config/helm/gpuid/values.yaml").read_text())
+        image = {"IMAGE": "ghcr.io/owner/gpuid", "DIGEST": f"sha256:{'0' * 64}"}
+        subprocess.run(["sh", "-ec", edit], cwd=tmp_path, env=os.environ | image, check=True)
+        found = yaml.safe_load(values.read_text())["image"]
+        assert (found["repository"], found["tag"], found["digest"]) == (image["IMAGE"], "", image["DIGEST"])
 
     def test_ci_runs_what_people_run_on_every_python(self):
         found = document(".github/workflows/ci.yml")

@@ -1,7 +1,7 @@
 """The text of the repository is plain English: none of these phrasings, which read as if translated."""
 
+import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Binaries, generated files, foreign texts; and this list.
 SKIPPED = re.compile(
-    r"\.(db|gz|json|lock|png|svg|zip)$|^LICENSE$|^CODE_OF_CONDUCT\.md$|^tests/test_wording\.py$|/files/"
+    r"\.(db|gz|json|lock|png|svg|zip)$|(^|/)\.(git$|coverage)|^LICENSE$|^CODE_OF_CONDUCT\.md$|^tests/test_wording\.py$|/files/"
 )
 BANNED = {
     r"(is|are|was|were|be|been)( not)? told(?! apart)": "name what happens: it is reported, known, asked to",
@@ -30,10 +30,24 @@ BANNED = {
 
 
 def texts() -> list[tuple[str, str]]:
-    """Return the files of the repository that people write, each with its text."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = [name for name in listed.split("\0") if name and not SKIPPED.search(name)]
-    return [(name, (ROOT / name).read_text(encoding="utf-8")) for name in names if (ROOT / name).is_file()]
+    """Return the files that people write, each with its text.
+
+    They are found without git, which refuses another user's checkout; and archives have none.
+    """
+    found = []
+    for path, folders, files in os.walk(ROOT):
+        folder = Path(path)
+        folders[:] = [name for name in folders if not is_made(folder / name)]
+        names = ((folder / name).relative_to(ROOT).as_posix() for name in files)
+        found += [name for name in names if not SKIPPED.search(name)]
+    return [(name, (ROOT / name).read_text(encoding="utf-8", errors="replace")) for name in sorted(found)]
+
+
+def is_made(folder: Path) -> bool:
+    """Return whether tools make a folder: caches, environments and what is built."""
+    if (folder / "pyvenv.cfg").exists() or folder.name in ("__pycache__", "build", "dist", "htmlcov", "node_modules"):
+        return True
+    return folder.name.startswith(".") and folder.name not in (".ci", ".github")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ __all__ = ["Mirror"]
 
 NODES_AT_ONCE = 200  # between two turns of the event loop
 CHANGES_AT_ONCE = 1000
+QUESTIONS_OF_A_NODE = 8  # that are remembered while nothing answers them
 
 
 class Mirror:
@@ -65,7 +66,7 @@ class Mirror:
                 names: dict[str, set[str]] = {}
             else:
                 parts = self._store.nodes_since(connection, self._cursor, without=self._shards.owned)
-                nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
+                nodes = [node async for part in parts for node in part if self._is_news(node)]
                 names = {
                     name: await self._shards.names(connection, name)
                     for name, row in news.clusters.items()
@@ -84,16 +85,32 @@ class Mirror:
             return
         async with self._shards.snapshot() as connection:
             parts = self._store.nodes_since(connection, 0, clusters=clusters)
-            nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
-        names: dict[str, set[str]] = {name: set() for name in clusters if self._mirrors(name)}
-        for node in nodes:
-            names[node.place.cluster].add(node.place.node)
+            names: dict[str, set[str]] = {name: set() for name in clusters if self._mirrors(name)}
+            nodes = []
+            async for part in parts:
+                for node in part:
+                    if node.place.cluster in names:
+                        names[node.place.cluster].add(node.place.node)
+                nodes += [node for node in part if self._is_news(node)]
         await self._apply(nodes, names)
+        for name in names:  # which this shard may have been about to read itself
+            for home in self._inventory.homes_to_ask(name):
+                self.ask(home, 0.0)
+
+    async def load_all(self) -> None:
+        """Let all but the own clusters be as they are recorded, and what is known of absent GPUs, too."""
+        await self.load(self._fleet.configured.keys() - self._shards.owned)
+        away = await self._store.absent()
+        absent = {uuid: place for uuid, place in away.absent.items() if place.cluster in self._fleet.configured}
+        self._inventory.recall(absent, away.left, away.facts, away.lost)
 
     async def take_questions(self, clusters: Collection[str]) -> None:
         """Take up what others have asked for of clusters that this shard owns from now on."""
         async with self._shards.snapshot() as connection:
-            self._questions |= await self._shards.questions(connection, clusters)
+            found = await self._shards.questions(connection, clusters)
+        for place in found:  # to which an answer may have been lost with the cluster
+            self._shards.forget_question(place)
+        self._questions |= found
 
     def ask(self, place: Place, delay: float) -> None:
         """Have the owner of a node asked, in `delay` seconds, to read it."""
@@ -109,12 +126,17 @@ class Mirror:
         if due:
             number = await self._shards.ask(due)
             for place in due:
-                self._asked.setdefault(place, {})[number] = now
+                asked = self._asked.setdefault(place, {})
+                asked[number] = now
+                if len(asked) > QUESTIONS_OF_A_NODE:
+                    del asked[next(iter(asked))]
             self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
 
     def _pass_on_questions(self) -> None:
-        """Have those nodes of this shard read that others ask for; what they ask of a node that is gone is void."""
+        """Have those nodes of this shard read that others ask for; what is asked of a node that is gone is void."""
         now = anyio.current_time()
+        for place in [place for place in self._asked if self._inventory.node(place) is None]:
+            del self._asked[place]
         self._questions = {
             place: number for place, number in self._questions.items() if self._inventory.node(place) is not None
         }
@@ -126,6 +148,10 @@ class Mirror:
         if cluster in self._shards.owned:
             return False
         return cluster in self._fleet.configured or cluster in self.orphans
+
+    def _is_news(self, node: NodeState) -> bool:
+        """Return whether a node is mirrored and not known as it is: many are merely numbered again when taken."""
+        return self._mirrors(node.place.cluster) and node != self._inventory.node(node.place)
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
         answered = {
@@ -142,6 +168,7 @@ class Mirror:
                 self._asked[place] = open_
         for place in news.answered.keys() - news.asked.keys():
             self._questions.pop(place, None)
+            self._shards.forget_question(place)
         self._questions |= {place: one for place, one in news.asked.items() if place.cluster in self._shards.owned}
 
     async def _apply(
@@ -179,10 +206,11 @@ class Mirror:
 
     async def _take_changes(self) -> None:
         """Show what other shards recorded among the latest changes."""
-        found = await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE)
-        if found:
+        while found := await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE):
             self._last_change = found[-1].id
             self._recent.add([as_change(one) for one in found if one.cluster not in self._shards.owned])
+            if len(found) < CHANGES_AT_ONCE:
+                break
 
 
 def _lacks(node: NodeState, before: NodeState) -> bool:

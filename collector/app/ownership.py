@@ -71,6 +71,7 @@ class Ownership:
         self._tasks: TaskGroup | None = None  # for the clusters
         self._working = anyio.Lock()
         self._token = ""  # of the lease under which the clusters were taken
+        self._outdated = False  # a collector without shards has recorded meanwhile, which numbers nothing
         self._to_load: set[str] = set()  # clusters of which all is to be taken from the store
         self._leaving: set[str] = set()  # own clusters that the configuration has no more, while that is recorded
         self._reported: dict[str, ClusterReport] = {}
@@ -86,13 +87,19 @@ class Ownership:
             if not is_first:  # else they are loaded
                 self._to_load |= new - self._shards.owned
             self._leaving = (self._leaving | (gone & self._shards.owned)) - new
+            # A process that ends before it has recorded that they are gone leaves that to the next one of its shard.
+            self._mirror.orphans |= {name for name in gone - self._shards.owned if self._shards.shard.reads(name)}
             self._mirror.orphans -= new
             await self._run_clusters()
             for name in gone - self._shards.owned:
                 self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
 
-    def found(self, recorded: Collection[str]) -> None:
-        """Note of which clusters something is recorded: this shard ends those of its own that are not configured."""
+    def found(self, recorded: Collection[str], *, by_unsharded: bool) -> None:
+        """Note of which clusters something is recorded: this shard ends those of its own that are not configured.
+
+        `by_unsharded` tells that a collector without shards still records.
+        """
+        self._outdated = by_unsharded
         self._mirror.orphans = {
             name for name in recorded if self._shards.shard.reads(name)
         } - self._fleet.configured.keys()
@@ -151,6 +158,7 @@ class Ownership:
             self._token = leadership.token
             self._store.history_writer.begin({})
         await self._mirror.poll()
+        await self._follow_unsharded()
         taken_away = {name for name in shards.owned if not self._is_own(name)}
         await self._lose((shards.lost | taken_away) & shards.owned)
         shards.lost.clear()
@@ -162,6 +170,14 @@ class Ownership:
             await self._end()
             await self._report()
         await self._mirror.send_questions()
+
+    async def _follow_unsharded(self) -> None:
+        """Load what a collector without shards has recorded, once it has ended: nothing of that could be mirrored."""
+        if self._fleet.unsharded_leads:
+            self._outdated = True
+        elif self._outdated:
+            await self._mirror.load_all()
+            self._outdated = False
 
     def _is_own(self, cluster: str) -> bool:
         row, leadership = self._fleet.rows.get(cluster), self._store.leadership

@@ -253,7 +253,8 @@ class Service:
             clock=time.time,
         )
         fleet.configured = {cluster.name: cluster for cluster in self._config.clusters}
-        self._ownership.found(await shards.recorded_clusters())
+        by_unsharded = await shards.unsharded_leads()  # before what it has recorded is restored
+        self._ownership.found(await shards.recorded_clusters(), by_unsharded=by_unsharded)
         return self._ownership.run
 
     async def _apply(self, config: Config) -> None:

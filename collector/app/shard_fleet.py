@@ -7,7 +7,7 @@ from collector.config import ClusterSettings
 from collector.model import ClusterState, ClusterStatus
 from collector.sharding import Shard
 from collector.store import ClusterOwner, ClusterReport, ClusterRow, News, ShardLease, SharedLease
-from collector.store.leadership import LEASE_SECONDS, shard_lease, shard_of_lease
+from collector.store.leadership import LEADER, LEASE_SECONDS, shard_lease, shard_of_lease
 
 __all__ = ["ShardFleet"]
 
@@ -31,6 +31,12 @@ class ShardFleet:
         self.rows.update(news.clusters)
         free = [name for name in self.configured if self._holder(name) is None]
         self._free_since = {name: self._free_since.get(name, self._clock()) for name in free}
+
+    @property
+    def unsharded_leads(self) -> bool:
+        """Whether a collector without shards records, by what was read last."""
+        lease = self._leases.get(LEADER)
+        return lease is not None and lease.held
 
     def may_take(self, cluster: str) -> bool:
         """Return whether no other shard owns a cluster."""

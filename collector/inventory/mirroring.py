@@ -81,6 +81,16 @@ class MirroringInventory(Inventory):
                 self._put(msgspec.structs.replace(node, failing=None, uncovered=None), draft)
         return draft.done()
 
+    def homes_to_ask(self, cluster: str) -> set[Place]:
+        """Return the nodes of a mirrored cluster that have a GPU which a node of this shard claims."""
+        return {
+            home
+            for uuid in self.claimed(cluster)
+            if any(claim.confirmed is None for claim in self._claims.to_settle(uuid).values())
+            for home in self._homes(uuid)
+            if home.cluster == cluster
+        }
+
     def _depart_all(self, left: Sequence[_Left], draft: Draft) -> None:
         """Let GPUs be in mirrored nodes no longer; where others are is known already."""
         for one in left:

@@ -30,7 +30,7 @@ from collector.store.plan import (
     differences,
     plan,
 )
-from collector.store.shards import ShardStore, encode_unread
+from collector.store.shards import LostClustersError, ShardStore, encode_unread
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
@@ -145,7 +145,7 @@ class Commit:
 
     @property
     def _owned(self) -> frozenset[str] | None:
-        return None if self._shards is None else frozenset(self._shards.owned)
+        return None if self._shards is None else frozenset(self._shards.owned - self._shards.lost)
 
     async def write(self, connection: AsyncConnection, database: Database) -> None:
         """Write everything, in the transaction that the connection is in; a second time nothing.
@@ -157,6 +157,8 @@ class Commit:
         version = 0
         if self._shards is not None:
             version = await self._shards.begin(connection, self.clusters)
+            if self.lost:  # while it waited for its turn, though they may have been taken back: what it has is old
+                raise LostClustersError(self.lost)
         if not await self._first_time(connection, database):
             return
         planned = self._planned

@@ -59,6 +59,7 @@ class OpenMode(Enum):
     OPERATOR = "operator"  # reading, and repairing the outbox while a collector runs
     READER = "reader"  # reading only
     TRIAL = "trial"  # what a collector does, undone: nothing is committed, and the tables need not be there yet
+    DOWNGRADE = "downgrade"  # writing the tables of an older version as they are, while no collector runs
 
 
 class Database:
@@ -383,7 +384,7 @@ class Database:
                     self._lease = postgres_engine(location, password_file, connections=1)
                 self._answerer = postgres_engine(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
             else:
-                if mode is OpenMode.COLLECTOR:
+                if mode in _CLAIMING:
                     if self._claimed is None:
                         # In a thread: nothing would end a process whose main thread hangs in a file system.
                         self._claimed = await anyio.to_thread.run_sync(claim, location.path, abandon_on_cancel=True)
@@ -413,8 +414,10 @@ class Database:
         async with self._reading() as connection:
             if self._mode in _RECORDING and not self.single_process and await connection.scalar(_IS_READ_ONLY):
                 raise StoreError(f"store {self.location}: the server is read-only or a replica; use the primary")
-            if self._mode is OpenMode.TRIAL:
+            if self._mode in (OpenMode.TRIAL, OpenMode.DOWNGRADE):
                 await connection.run_sync(stage, self.location)
+                if self._mode is OpenMode.DOWNGRADE and await connection.run_sync(is_current):
+                    await connection.run_sync(check_complete, self.location)
                 return
             if self._mode is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
@@ -502,7 +505,7 @@ class Database:
         if not path.is_file() or not foreign_log(path):
             return
         what = "its write-ahead log is damaged or another database's"
-        if self._settings.strict:
+        if not self.recovers:
             raise DamagedStoreError(f"store {path}: {what}; move the log away (the -wal and -shm) to start without it")
         to = set_aside_log(path, time.time())
         log.error(
@@ -535,7 +538,8 @@ def _again(error: StoreError) -> StoreError:
 
 
 _READING = (OpenMode.READER, OpenMode.TRIAL)
-_RECORDING = (OpenMode.COLLECTOR, OpenMode.TRIAL)
+_RECORDING = (OpenMode.COLLECTOR, OpenMode.TRIAL, OpenMode.DOWNGRADE)
+_CLAIMING = (OpenMode.COLLECTOR, OpenMode.DOWNGRADE)  # the one process that may write an SQLite file
 _OWN_ID = select(schema.meta.c.value).where(schema.meta.c.name == "id")
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()")
 # A collector that stops in the middle of a transaction keeps its locks from all others: the server ends it. Nothing is

@@ -5,9 +5,10 @@ import logging
 import os
 import pkgutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -17,11 +18,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.config.store import SqliteLocation, StoreSettings, locate
-from collector.end_deadline import EndDeadline
 from collector.store.database import Database, OpenMode
-from collector.store.errors import StoreError, explain
-from collector.store.files import PRIVATE_MODE, check_readable
-from collector.store.migrate import migrate_down, version_of
+from collector.store.errors import DamagedStoreError, StoreError, explain
+from collector.store.files import check_end, verify
+from collector.store.migrate import check_complete, is_current, migrate_down, version_of
 from collector.store.schema import HEAD
 
 __all__ = ["Undone", "backup", "downgrade", "undone_by"]
@@ -55,17 +55,15 @@ def undone_by(to: str) -> list[Undone]:
 async def downgrade(settings: StoreSettings, to: str) -> None:
     """Take a store back to a schema, all at once or not at all; no collector may use it. Raises StoreError."""
     undone_by(to)
-    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
-        version = await connection.run_sync(version_of) or ""
-        if version == to:
-            return
-        if version < to:
-            has = f"has schema {version}" if version else "is empty"
-            raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
-    async with Database.open(settings, OpenMode.COLLECTOR, EndDeadline()) as database:
-        if database.trouble is not None:
-            raise database.trouble
-        async with database.write() as connection:
+    with _refusing_damage("nothing was changed"):
+        async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
+            version = await connection.run_sync(version_of) or ""
+            if version == to:
+                return
+            if version < to:
+                has = f"has schema {version}" if version else "is empty"
+                raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
+        async with Database.open(settings, OpenMode.DOWNGRADE) as database, database.write() as connection:
             if not database.single_process:
                 await connection.execute(_NO_TIMEOUT)
                 if holder := await _leader(connection):
@@ -78,26 +76,63 @@ async def backup(settings: StoreSettings, target: Path) -> int:
     location = locate(settings.url)
     if not isinstance(location, SqliteLocation):
         raise StoreError(f"store {location}: use pg_dump to back up PostgreSQL")
-    await anyio.to_thread.run_sync(check_readable, location.path)
-    return await anyio.to_thread.run_sync(_copy, location, target)
+    with _refusing_damage("there is no backup of it"):
+        async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
+            if await connection.run_sync(version_of) is None:
+                raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
+            if await connection.run_sync(is_current):
+                await connection.run_sync(check_complete, location)
+        await anyio.to_thread.run_sync(check_end, location.path)
+        with _created(target) as part:
+            await anyio.to_thread.run_sync(_copy, location, part, target, abandon_on_cancel=True)
+    return target.stat().st_size  # noqa: ASYNC240  it was just written
 
 
-def _copy(location: SqliteLocation, target: Path) -> int:
+@contextmanager
+def _refusing_damage(outcome: str) -> Iterator[None]:
     try:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, PRIVATE_MODE))
-    except FileExistsError:
-        raise StoreError(f"{target}: already exists; choose another file") from None
+        yield
+    except DamagedStoreError as error:
+        what = str(error).partition("; ")[0]
+        raise StoreError(f"{what}; {outcome}; restore an earlier backup, or use the sqlite3 tool's .recover") from error
+
+
+@contextmanager
+def _created(target: Path) -> Iterator[Path]:
+    """Lend a private file that becomes the target at the end, and is deleted where something fails before."""
+    if os.path.lexists(target):
+        raise StoreError(f"{target}: already exists; choose another file")
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(descriptor)
+        part = Path(name)
+        try:
+            yield part
+            part.rename(target)
+        except BaseException:
+            part.unlink()
+            raise
     except OSError as error:
         raise StoreError(f"{target}: {error.strerror}") from None
+
+
+def _copy(location: SqliteLocation, part: Path, target: Path) -> None:
     uri = f"file:{quote(str(location.path))}?mode=ro"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(target)) as copy:
+        with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(part)) as copy:
+            copy.execute("PRAGMA journal_mode = MEMORY")  # no journal is left where the process is killed
             source.backup(copy)  # of one state: in parts, each commit in between would begin it again
             copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
-    except (sqlite3.Error, OSError) as error:
-        target.unlink(missing_ok=True)
+        verify(part)  # page by page, damage is copied as well
+    except DamagedStoreError as error:
+        raise DamagedStoreError(f"store {location}: the file is damaged") from error
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            raise StoreError(f"{target}: disk full; free some space, or choose another file") from error
+        if name.startswith(_WRITING):
+            raise StoreError(f"{target}: I/O error; check the disk, or choose another file") from error
         raise explain(error, location) from error
-    return target.stat().st_size
 
 
 def _downgrade(connection: Connection, to: str) -> None:
@@ -115,5 +150,6 @@ async def _leader(connection: AsyncConnection) -> str:
     return found[0] if found else ""
 
 
+_WRITING = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_TRUNCATE")
 _NO_TIMEOUT = text("SELECT set_config('statement_timeout', '0', true)")
 _HOLDERS = text("SELECT holder FROM gpuid_leases WHERE expires > extract(epoch from clock_timestamp()) ORDER BY name")

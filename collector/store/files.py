@@ -19,6 +19,7 @@ __all__ = [
     "BUSY_TIMEOUT_SECONDS",
     "DAMAGED_TEXT",
     "SIDE_FILES",
+    "check_end",
     "check_folder",
     "check_readable",
     "claim",
@@ -149,8 +150,8 @@ def prepare_file(path: Path) -> None:
             raise _foreign(path) from error
         raise
     _make_all_private(path)
-    if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
-        raise _damaged(path, "its end is missing")  # with a log, the copying of its pages may have been interrupted
+    if ours:
+        check_end(path)
     with closing(_connection(path, "rw")) as connection:
         # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
         connection.execute("PRAGMA journal_mode = WAL")
@@ -160,6 +161,16 @@ def mark(path: Path) -> None:
     """Bring new tables from the log into the file itself, so that it is known as ours without its log."""
     with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: some later time
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def check_end(path: Path) -> None:
+    """Make sure that a store of ours has all its pages, the missing parts of which SQLite reads as zeros.
+
+    With a log, the copying of its pages may have been interrupted. Raises DamagedStoreError and OSError.
+    """
+    head = _read(path, _HEADER_BYTES)
+    if not _size(_beside(path, "-wal")) and _size(path) < _pages(head) * _page_bytes(head):
+        raise _damaged(path, "its end is missing")
 
 
 def verify(path: Path) -> None:

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import msgspec
 from sqlalchemy import Double, RowMapping, bindparam, delete, false, literal_column, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.end_deadline import Stage
@@ -50,8 +51,7 @@ MARGIN_SECONDS = 1.0  # by which a leader stops before its lease expires
 ANSWER_SECONDS = 5.0  # that the server has for an answer: two tries within a lease
 STUCK_SECONDS = 5.0  # after which a writing transaction of a collector whose lease has expired is ended
 STUCK_SHARD_SECONDS = 30.0  # likewise, where the transaction may be that of another shard that leads
-TURN_SECONDS = 1.0  # that a shard waits for the transactions of others, when it takes a lease
-TRY_AGAIN_SECONDS = 0.05
+TURN_SECONDS = 3.0  # that a shard waits for the transactions of others, when it takes a lease
 RELEASE_TIMEOUT_SECONDS = 1.0
 MAX_HOLDER_LENGTH = 100  # characters
 
@@ -224,7 +224,8 @@ class Leadership:
             await connection.execute(_END_STUCK, {"seconds": seconds})
             return None, True
         rivals = _leases.name != LEADER if self.name == LEADER else _leases.name == LEADER
-        rival = (await connection.execute(select(*_COLUMNS).where(rivals, _VALID).limit(1))).mappings().first()
+        first = select(*_COLUMNS).where(rivals, _VALID).order_by(_leases.name).limit(1)  # the same one each time
+        rival = (await connection.execute(first)).mappings().first()
         if rival is not None:
             return rival, False
         values = {"name": self.name, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}
@@ -243,11 +244,16 @@ class Leadership:
 
     async def _has_turn(self, connection: AsyncConnection) -> bool:
         """Return whether nobody else is in the middle of a writing transaction; shards wait a little for each other."""
-        end = self._clock() + (0.0 if self.name == LEADER else TURN_SECONDS)
-        while not await connection.scalar(_TRY_TURN):
-            if self._clock() >= end:
-                return False
-            await anyio.sleep(TRY_AGAIN_SECONDS)
+        if self.name == LEADER:
+            return bool(await connection.scalar(_TRY_TURN))
+        try:  # in the queue, because while others write without a pause the lock is never found free
+            async with connection.begin_nested():
+                await connection.execute(_LIMIT_WAITING)
+                await connection.execute(_TAKE_TURN)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NO_LOCK_IN_TIME:
+                raise
+            return False
         return True
 
     def _note(self, row: RowMapping | None, asked: float | None) -> None:
@@ -295,4 +301,7 @@ _END_STUCK = text(
     " AND datname = current_database() AND pg_locks.database = datid AND usename = current_user"
     " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
 ).bindparams(turn=schema.APPLICATION_ID)
+_NO_LOCK_IN_TIME = "55P03"  # PostgreSQL's state
+_LIMIT_WAITING = text(f"SELECT set_config('lock_timeout', '{TURN_SECONDS}s', true)")
+_TAKE_TURN = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
 _TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({schema.APPLICATION_ID})")

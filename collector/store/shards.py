@@ -9,6 +9,7 @@ in a row, no cursor passes over one.
 """
 
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,7 +26,7 @@ from collector.store import schema
 from collector.store.cluster_report import ClusterReport
 from collector.store.database import Database
 from collector.store.errors import StoreError
-from collector.store.leadership import Leadership, is_valid
+from collector.store.leadership import LEADER, Leadership, is_valid
 from collector.store.sound import moment, text
 
 __all__ = ["ClusterRow", "LostClustersError", "News", "ShardStore", "SharedLease", "encode_unread", "with_unread"]
@@ -74,7 +75,7 @@ class News(NamedTuple):
 class _Question(NamedTuple):
     number: int
     time: float  # when it was seen, on the monotonic clock
-    passed_on: float  # likewise, when the node was to be read last
+    passed_on: float  # likewise, when the node was to be read last; infinity once a reading has answered it
 
 
 class ShardStore:
@@ -94,7 +95,8 @@ class ShardStore:
         self.shard = shard
         self.owned = owned
         self.lost: set[str] = set()  # those of them that a commit found to be another shard's
-        self._questions: dict[Place, _Question] = {}  # of other shards, which no reading has answered yet
+        self._questions: dict[Place, _Question] = {}  # of other shards, until their answers are recorded
+        self._seen_by_all = -1  # the number of a commit that all shards have taken in
         self._database = database
         self._leadership = leadership
         self._clock = clock
@@ -143,10 +145,16 @@ class ShardStore:
             return {}
         place = Place(reading.cluster, reading.node.name)
         question = self._questions.get(place)
-        if question is None or (reading.started is not None and reading.started < question.time):
+        if question is None or question.passed_on == math.inf:
             return {}
-        del self._questions[place]
+        if reading.started is not None and reading.started < question.time:
+            return {}
+        self._questions[place] = question._replace(passed_on=math.inf)
         return {place: question.number}
+
+    def forget_question(self, place: Place) -> None:
+        """Forget what is asked of a node: the answer is recorded, or never will be."""
+        self._questions.pop(place, None)
 
     # In the transaction of a commit
 
@@ -209,6 +217,12 @@ class ShardStore:
             version = await self._next_version(connection)
             own = update(schema.clusters).where(_clusters.cluster.in_(sorted(clusters)), self._is_own)
             await connection.execute(own.values(token="", version=version))
+
+    async def unsharded_leads(self) -> bool:
+        """Return whether a collector without shards records."""
+        async with self._database.read() as connection:
+            query = select(_leases.name).where(_leases.name == LEADER, is_valid)
+            return await connection.scalar(query) is not None
 
     async def recorded_clusters(self) -> set[str]:
         """Return the clusters of which a node is recorded, or a GPU that is in no node."""
@@ -278,9 +292,14 @@ class ShardStore:
         return {Place(text(row[0]), text(row[1])): row[2] for row in await connection.execute(here)}
 
     async def forget_questions(self) -> None:
-        """Delete the questions that are answered, and those of nodes that are not recorded any more."""
+        """Delete the questions that are answered, and those of nodes that are not recorded any more.
+
+        Only if they were so at the call before: by now every shard has seen the answers.
+        """
         async with self._database.write() as connection:
-            await connection.execute(_FORGET_ANSWERED)
+            version = await _version(connection)
+            await connection.execute(_FORGET_ANSWERED.where(_asked.version <= self._seen_by_all))
+        self._seen_by_all = version
 
     @staticmethod
     async def names(connection: AsyncConnection, cluster: str) -> set[str]:

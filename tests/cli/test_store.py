@@ -1,6 +1,7 @@
 """`gpuid store`: what it copies, what it deletes only when asked, and what it refuses."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from collector.store import StoreSettings, schema
 from tests.support.old_store import VERSIONS, write_old_store
+from tests.support.small_disk import small_disk
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +44,19 @@ def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
     assert (result.returncode, result.stdout) == (0, "The store has schema 0005.\n")
     result = gpuid("marks", "-c", config)
     assert result.stderr.endswith(": created by an older gpuid; start this version's collector once to update it\n")
+
+
+def test_a_backup_onto_a_full_disk_names_that_one(config: Path, tmp_path: Path):
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        disk.fill()
+        with (disk.seen_from_outside / "filler").open("ab") as filler:
+            filler.truncate(filler.tell() - 65536)
+        copy = disk.path / "copy.db"
+        command = disk.command(sys.executable, "-m", "collector", "store", "backup", copy, "-c", config)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == f"gpuid: {copy}: disk full; free some space, or choose another file\n"
+        assert sorted(file.name for file in disk.seen_from_outside.iterdir()) == [".mounted", "filler"]
 
 
 def test_a_schema_that_nobody_knows(gpuid: Run, config: Path):

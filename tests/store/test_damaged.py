@@ -18,6 +18,7 @@ from sqlalchemy import text
 from collector.config.store import SqliteLocation
 from collector.store import Batch, OpenMode, Store, StoreError, StoreSettings, Subscription
 from collector.store.damaged import set_aside
+from collector.store.downgrade import backup, downgrade
 from collector.store.files import prepare_file
 from collector.store.leadership import LeadStatus
 from tests.support.waiting import eventually
@@ -99,6 +100,37 @@ async def path(sqlite_settings, collecting, tmp_path):
 
 def found_aside(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if SET_ASIDE.fullmatch(file.name))
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+class TestCommands:
+    """Neither command of `gpuid store` takes it for a good one, and both leave it as it is."""
+
+    async def test_it_is_not_taken_back(self, kind, path, sqlite_settings):
+        DAMAGE[kind](path)
+        before = path.read_bytes()
+        with pytest.raises(StoreError):
+            await downgrade(sqlite_settings, "0005")
+        assert path.read_bytes() == before
+        assert not found_aside(path.parent)
+
+    async def test_it_is_no_backup(self, kind, path, sqlite_settings):
+        DAMAGE[kind](path)
+        before = path.read_bytes()
+        with pytest.raises(StoreError):
+            await backup(sqlite_settings, path.with_name("copy.db"))
+        assert path.read_bytes() == before
+        assert not [file.name for file in path.parent.iterdir() if "copy" in file.name]
+
+
+@pytest.mark.parametrize("kind", ["another page flipped", "table missing"])
+async def test_commands_say_what_to_do_about_damage(kind, path, sqlite_settings):
+    DAMAGE[kind](path)
+    advice = "restore an earlier backup, or use the sqlite3 tool's .recover"
+    with pytest.raises(StoreError, match=f"the file is damaged.*; nothing was changed; {advice}$"):
+        await downgrade(sqlite_settings, "0005")
+    with pytest.raises(StoreError, match=f"the file is damaged.*; there is no backup of it; {advice}$"):
+        await backup(sqlite_settings, path.with_name("copy.db"))
 
 
 class TestAtTheStart:

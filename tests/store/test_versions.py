@@ -1,16 +1,25 @@
 """Stores of every version: updated without a loss, and taken back to what that version had."""
 
+import contextlib
+import os
+import threading
+import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from sqlalchemy import Connection, MetaData, inspect, select, text
 
+from collector.config.store import SqliteLocation, locate
 from collector.store import Store, StoreError, StoreSettings, schema
 from collector.store.database import Database, OpenMode
 from collector.store.downgrade import backup, downgrade, undone_by
-from collector.store.files import SIDE_FILES
+from collector.store.files import SIDE_FILES, claim
+from collector.store.migrate import version_of
 from tests.support.old_store import VERSIONS, old_rows, write_old_store
 
 pytestmark = pytest.mark.anyio
@@ -157,6 +166,61 @@ async def test_a_store_in_use_is_not_taken_back(settings: StoreSettings) -> None
         await downgrade(settings, "0009")
     async with Store.open(settings):
         pass
+
+
+async def test_an_older_store_is_not_updated_before_it_is_taken_back(settings: StoreSettings) -> None:
+    await write_old_store(settings, "0009")
+    before = await described(settings, tables_of), await described(settings, rows_of)
+    async with used_by_an_older_collector(settings):
+        with pytest.raises(StoreError, match=r"in use by another gpuid|gpuid-0 uses it; stop all collectors first"):
+            await downgrade(settings, "0008")
+        assert (await described(settings, tables_of), await described(settings, rows_of)) == before
+    await downgrade(settings, "0008")
+    assert await described(settings, version_of) == "0008"
+
+
+@contextlib.asynccontextmanager
+async def used_by_an_older_collector(settings: StoreSettings) -> AsyncIterator[None]:
+    """Hold the lock of an SQLite file, or the lease in PostgreSQL."""
+    location = locate(settings.url)
+    if isinstance(location, SqliteLocation):
+        descriptor = claim(location.path)
+        yield
+        os.close(descriptor)
+        return
+    lease = (
+        "INSERT INTO gpuid_leases (name, holder, token, expires, recording)"
+        " VALUES ('leader', 'gpuid-0', '1', :expires, true)"
+    )
+    async with Database.open(settings, OpenMode.TRIAL) as database:
+        async with database.write() as connection:
+            await connection.execute(text(lease), {"expires": time.time() + 3600})
+        yield
+        async with database.write() as connection:
+            await connection.execute(text("DELETE FROM gpuid_leases"))
+
+
+async def test_a_backup_that_is_interrupted_leaves_nothing(
+    sqlite_settings: StoreSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_old_store(sqlite_settings, VERSIONS[-1])
+    began, end = threading.Event(), threading.Event()
+
+    def copy(*_: Any) -> None:
+        began.set()
+        end.wait(60)
+
+    monkeypatch.setattr("collector.store.downgrade._copy", copy)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(backup, sqlite_settings, tmp_path / "copy.db")
+            await anyio.to_thread.run_sync(began.wait, 60)
+            assert [file.name for file in tmp_path.glob("*copy.db*")]  # noqa: ASYNC240
+            group.cancel_scope.cancel()
+        assert not end.is_set()
+        assert not [file.name for file in tmp_path.glob("*copy.db*")]  # noqa: ASYNC240
+    finally:
+        end.set()
 
 
 async def test_a_backup_of_a_store_in_use_is_a_store(sqlite_settings: StoreSettings, tmp_path: Path) -> None:
