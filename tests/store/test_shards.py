@@ -238,7 +238,7 @@ async def test_each_shard_numbers_its_own_commits(shared: StoreSettings) -> None
 
 
 async def test_a_file_is_for_no_shards(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"^shards need a store that they can share: set store.url to a PostgreSQL"):
+    with pytest.raises(StoreError, match=r"^shards require a shared store; set store.url to a PostgreSQL"):
         async with Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), shard=Shard(0, 2)):
             pass
 
