@@ -200,7 +200,7 @@ def test_check_shows_what_differs_and_apply_puts_it_right(east: ControlPlane, gr
     assert "never" in result.output
     result = grant("--apply")
     assert result.exit_code == 1
-    assert "has something that gpuid did not put there" in result.output
+    assert "has content that gpuid did not put there" in result.output
 
 
 def test_with_logs_there_is_no_right_to_exec(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:

@@ -74,12 +74,12 @@ def test_rights_of_an_older_gpuid_are_taken_away(east: ControlPlane, grant: Gran
         f"RoleBinding gpuid-pods in {NAMESPACE}",
     ):
         assert f"--- {title}" in result.output
-    assert "# its token never ends" in result.output
+    assert "# its token never expires" in result.output
     file = tmp_path / "kubeconfig"
     result = grant("--apply", "--kubeconfig", file, toml=LOGS)
     assert result.exit_code == 0, result.output
     assert "east: deleted ClusterRole gpuid-pods: of an older gpuid" in result.output
-    assert "east: kept Secret gpuid-token in gpuid: its token never ends" in result.output
+    assert "east: kept Secret gpuid-token in gpuid: its token never expires" in result.output
     assert is_gone(east, *FORMER)
     # Even if somebody gives it again: for logs, no exec is admitted.
     give = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get"]}
@@ -91,7 +91,7 @@ def test_rights_of_an_older_gpuid_are_taken_away(east: ControlPlane, grant: Gran
     for action in ("--check", "--apply"):
         result = grant(action, toml=LOGS)
         assert result.exit_code == 1
-        assert "it gives ClusterRole foreign to gpuid's service account" in result.output
+        assert "it grants ClusterRole foreign to gpuid's service account" in result.output
     result = grant("--revoke", "--yes", toml=LOGS)
     assert "east: did not delete ClusterRoleBinding foreign" in result.output
     assert is_gone(east, ACCOUNT, "/api/v1/namespaces/gpuid/secrets/gpuid-token")
@@ -149,7 +149,7 @@ def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPl
     finish_namespace(east)
     result = grant("--apply", kubeconfig=operator)
     assert result.exit_code == 1
-    assert "may not create serviceaccounts/token gpuid in gpuid; it tells the audiences" in result.output
+    assert "may not create serviceaccounts/token gpuid in gpuid; it reveals the API server's audiences" in result.output
     assert is_gone(east, ACCOUNT)
     assert grant("--apply").exit_code == 0
     metadata = {"name": "gpuid-token-x7b2p", "annotations": {"kubernetes.io/service-account.name": "gpuid"}}
@@ -166,7 +166,7 @@ def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Gran
     make(east, f"{RBAC}/clusterroles", metadata={"name": "gpuid"}, rules=[rule])
     result = grant("--apply")
     assert result.exit_code == 1
-    assert "ClusterRole gpuid is there, is not labelled as gpuid's and differs" in result.output
+    assert "ClusterRole gpuid exists, is not labelled as gpuid's and differs" in result.output
     labels = "app.kubernetes.io/managed-by=gpuid app.kubernetes.io/part-of=gpuid"
     assert f"kubectl label clusterrole gpuid {labels}" in result.output
     assert is_gone(east, ACCOUNT)
@@ -182,7 +182,7 @@ def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane,
     make(east, f"{RBAC}/clusterroles", metadata=metadata, aggregationRule=aggregation, rules=[])
     result = grant("--apply")
     assert result.exit_code == 1
-    assert "ClusterRole gpuid has something that gpuid did not put there" in result.output
+    assert "ClusterRole gpuid has content that gpuid did not put there" in result.output
     assert is_gone(east, ACCOUNT, f"{POLICIES}/validatingadmissionpolicies/gpuid-exec")
 
 
@@ -258,7 +258,7 @@ def test_whether_a_policy_is_in_force_is_tried(
     for args in (["--check"], ["--apply", "--kubeconfig", tmp_path / "other"]):
         result = grant(*args)
         assert result.exit_code == 1
-        assert "the admission policies are there but not in force" in result.output
+        assert "the admission policies exist but are not enforced" in result.output
     assert not (tmp_path / "other").exists()
 
 
