@@ -111,7 +111,10 @@ def client_context(
 
 
 def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> ssl.SSLContext:
-    """Return a server context; with `client_ca`, only clients signed by it are allowed; raises TlsFileError."""
+    """Return a server context; with `client_ca`, a certificate that a client shows must be signed by it.
+
+    Whether a client needs one depends on what it asks for. Raises TlsFileError.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     _verify_as_go(context)
     load_certificate(context, cert, key)
@@ -120,7 +123,7 @@ def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> s
             context.load_verify_locations(cadata=_authorities(client_ca))
         except (OSError, ValueError) as error:
             raise TlsFileError(reason(error, "expected certificates"), kind="ca", file=client_ca) from error
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 

@@ -1,4 +1,4 @@
-"""The dashboard of gpuid itself: readings, deliveries, errors, and what they cost."""
+"""The dashboard of gpuid itself: readings, deliveries, errors, and their cost."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
@@ -17,7 +17,7 @@ def dashboard() -> navigation.Dashboard:
     return navigation.dashboard(
         "gpuid-collector",
         "GPUs / Collector health",
-        "Readings and deliveries of gpuid, their errors, and what they cost.",
+        "Readings and deliveries of gpuid, their errors, and their cost.",
         (navigation.clusters(),),
         (
             *_figures(),
@@ -36,7 +36,7 @@ def _figures() -> tuple[Panel, ...]:
         figure("Collectors", "Collectors that Prometheus scrapes now.", "count(gpuid_build_info)", unit="none"),
         figure(
             "Clusters up",
-            "Share of the clusters that some collector can watch, without those that are configured twice.",
+            "Share of the clusters that some collector can watch, except duplicates in the configuration.",
             f"avg(max by (cluster) (gpuid_cluster_up{_IN}) unless on (cluster) {DUPLICATE})",
             unit="percentunit",
             thresholds=((None, "red"), (1.0, "green")),
@@ -55,7 +55,7 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Dead letters",
-            "Batches that sinks rejected; they need action.",
+            "Batches rejected by sinks; they need manual action.",
             "sum(max by (sink) (gpuid_export_dead_letters))",
             thresholds=NONE_IS_GOOD,
         ),
@@ -181,7 +181,7 @@ def _exports() -> tuple[Panel, ...]:
         ),
         curves(
             "Dead letters by sink",
-            "Batches that each sink rejected.",
+            "Batches rejected by each sink.",
             Query("max by (sink) (gpuid_export_dead_letters)", "{{sink}}"),
         ),
         curves(

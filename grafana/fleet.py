@@ -91,7 +91,7 @@ def dashboard() -> navigation.Dashboard:
                 all_value=".*",
             ),
         ),
-        (*_figures(), *_counts(), Row("Clusters"), _clusters(), Row("GPUs to look at"), *_lists()),
+        (*_figures(), *_counts(), Row("Clusters"), _clusters(), Row("GPUs that need attention"), *_lists()),
     )
 
 
@@ -111,21 +111,21 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Unread nodes",
-            "GPU nodes that cannot be read now or have not been read yet. Nothing is known of what happens in them.",
+            "GPU nodes that cannot be read now or have not been read yet. The state of their GPUs is unknown.",
             f"sum({_UNREAD}) or vector(0)",
             thresholds=NONE_IS_GOOD,
             width=3,
         ),
         figure(
             "Clusters down",
-            "Clusters that no collector can watch, without those that are configured twice.",
+            "Clusters that no collector can watch, except duplicates in the configuration.",
             f"count((max by (cluster) (gpuid_cluster_up{_IN}) == 0) unless on (cluster) {DUPLICATE}) or vector(0)",
             thresholds=NONE_IS_GOOD,
             width=3,
         ),
         figure(
             "Missing GPUs",
-            "GPUs in the capacity of a node that nvidia-smi does not find.",
+            "GPUs in a node's capacity that nvidia-smi does not find.",
             f"sum({_MISSING}) or vector(0)",
             thresholds=NONE_IS_GOOD,
             width=3,
@@ -145,7 +145,7 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Healthy",
-            "Share of the known GPUs that are present, readable and not degraded; the dashboard Health has the others.",
+            "Share of the known GPUs that are present, readable and not degraded; dashboard Health lists the others.",
             HEALTHY_SHARE,
             unit="percentunit",
             width=3,
@@ -194,7 +194,7 @@ def _counts() -> tuple[Panel, ...]:
         ),
         curves(
             "Nodes with missing GPUs",
-            "Number of GPUs that each node lacks.",
+            "Number of missing GPUs per node.",
             Query(_MISSING, "{{cluster}}: {{node}}"),
             link=NODE_OF_SERIES,
         ),
@@ -256,14 +256,14 @@ def _lists() -> tuple[Panel, ...]:
         ),
         listing(
             "GPUs that moved",
-            "GPUs that are on another node than at the start of the time range.",
+            "GPUs that are on a different node than at the start of the time range.",
             (*_GPU_COLUMNS, Column("from_cluster", "From cluster"), Column("from_node", "From node")),
             _MOVED,
             width=12,
         ),
         listing(
             "GPUs that vanished",
-            "GPUs that were present at the start of the time range and are not now, with their last place.",
+            "GPUs that were present at the start of the time range and no longer are, with their last place.",
             _GPU_COLUMNS,
             _GONE,
             width=12,

@@ -52,7 +52,7 @@ def dashboard() -> navigation.Dashboard:
     return navigation.dashboard(
         "gpuid-health",
         "GPUs / Health",
-        "Which GPUs are degraded or marked, which wear, and which moved while they were degraded.",
+        "Which GPUs are degraded or marked, which are wearing out, and which moved while degraded.",
         (
             navigation.clusters(),
             navigation.queried(
@@ -89,13 +89,13 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Need replacement",
-            "GPUs that report what neither a reset nor a reboot repairs.",
+            "GPUs with a fault that neither a reset nor a reboot repairs.",
             _number('level="replace"'),
             thresholds=NONE_IS_GOOD,
         ),
         figure(
             "Need a reset or drain",
-            "GPUs that report what a reset, or a reboot of the node, repairs, and nothing worse.",
+            "GPUs with a fault that a reset, or a reboot of the node, repairs, and nothing worse.",
             _number('level="reset"', unless='unless on (uuid) gpuid_gpu_degraded{level="replace"}'),
             thresholds=NONE_IS_GOOD,
         ),
@@ -194,7 +194,7 @@ def _carried() -> tuple[Panel, ...]:
         ),
         timeline(
             "Where they were degraded, over time",
-            "A band for each node, while the GPU was degraded there.",
+            "A band for each node while the GPU was degraded there.",
             Query(
                 f"{_GPU} (gpuid_gpu_degraded{_IN}) and on (uuid) {_CARRIED}",
                 "{{serial}} {{uuid}} on {{cluster}}: {{node}}",
@@ -223,7 +223,7 @@ sum by (model, age) (
     return (
         listing(
             "Most worn GPUs",
-            f"The {_ROWS_KEPT} GPUs with most remapped rows (retired pages before Ampere), and those with most "
+            f"The {_ROWS_KEPT} GPUs with the most remapped rows (retired pages before Ampere), and those with the most "
             "uncorrectable ECC errors, over the life of the card.",
             (
                 *_SERIAL_COLUMNS,

@@ -99,7 +99,7 @@ def _over_time() -> Panel:
     return (
         timeline(
             "GPUs over time",
-            "A band for each GPU, while it was in the node.",
+            "A band for each GPU while it was in the node.",
             Query(f"max by (serial, uuid) (gpuid_gpu_info{_HERE})", "{{serial}} {{uuid}}"),
             width=12,
             mappings=HERE,
@@ -111,7 +111,7 @@ def _over_time() -> Panel:
 def _counts() -> Panel:
     return curves(
         "Found, capacity and allocatable",
-        "Found below capacity: a GPU fell off the bus. Allocatable below it: the device plugin sees an unhealthy one.",
+        "Found below capacity: a GPU fell off the bus. Allocatable below capacity: a GPU is unhealthy.",
         Query(f"max by (state) (gpuid_node_gpus{_HERE})", "{{state}}"),
         width=24,
     )
@@ -124,7 +124,7 @@ def _health() -> tuple[Panel, ...]:
         curve("Power", "Power draw of each GPU.", "DCGM_FI_DEV_POWER_USAGE", gpus, places, unit="watt"),
         curve(
             "Utilization",
-            "Share of time in which each GPU was busy.",
+            "Share of time that each GPU was busy.",
             "DCGM_FI_DEV_GPU_UTIL",
             gpus,
             places,
@@ -156,7 +156,7 @@ def _kubernetes() -> tuple[Panel, ...]:
         ),
         figure(
             "Schedulable",
-            "Whether pods can be scheduled on the node; no means that it is cordoned.",
+            "Whether pods can be scheduled on the node; no means cordoned.",
             f"1 - max by (cluster, node) (kube_node_spec_unschedulable{_HERE})",
             width=6,
             mappings=_YES_NO,

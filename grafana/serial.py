@@ -30,11 +30,11 @@ def dashboard() -> navigation.Dashboard:
     return navigation.dashboard(
         "gpuid-serial",
         "GPUs / Serial lookup",
-        "Present and past places of the GPUs with a serial, UUID or chassis serial, and their health.",
+        "Current and past places of the GPUs with a serial, UUID or chassis serial, and their health.",
         (
             TextBoxVariable("search")
             .label("Serial, UUID or chassis")
-            .description("As on the label; patterns such as 1652.* are allowed")
+            .description("As on the GPU's label; patterns such as 1652.* are allowed")
             .default_value(""),
             navigation.clusters(),
             navigation.queried(
@@ -93,7 +93,7 @@ def _was() -> Panel:
 def _over_time() -> Panel:
     return timeline(
         "Where it was, over time",
-        "A band for each node, while it was there.",
+        "A band for each node while the GPU was there.",
         Query(
             f"max by (cluster, node, serial, uuid) (gpuid_gpu_info{_HERE})",
             "{{serial}} {{uuid}} on {{cluster}}: {{node}}",
@@ -137,7 +137,7 @@ def _health() -> tuple[Panel, ...]:
         ),
         curve(
             "Utilization",
-            "Share of time in which the GPU was busy.",
+            "Share of time that the GPU was busy.",
             "DCGM_FI_DEV_GPU_UTIL",
             gpus,
             places,

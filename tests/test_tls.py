@@ -127,7 +127,7 @@ class TestContexts:
         pair = Authority(tmp_path, "server-ca").issue("server", "127.0.0.1")
         context = server_context(pair.chain, pair.key, client_ca=bundle)
         assert len(context.get_ca_certs()) == 1
-        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert context.verify_mode is ssl.CERT_OPTIONAL
 
     def test_plain_authorities_are_enough_on_both_sides(self, tmp_path: Path):
         authority = Authority(tmp_path, "plain")  # without a key usage and key identifiers

@@ -1,4 +1,4 @@
-"""Decides which clusters run: those of the configuration, each in a task of its own."""
+"""Runs the configured clusters, each in its own task."""
 
 import functools
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Clusters:
-    """Starts, changes and ends the clusters' tasks; those that a new configuration leaves as they are keep running."""
+    """Starts, changes and stops the clusters' tasks; those unchanged by a new configuration keep running."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Clusters:
         self._read_all = read_all
         self._clock = clock
         self._ask: Callable[[Place, float], None] | None = None
-        self._credentials: HandedOver = {}  # a token that was renewed outlives the task that renewed it
+        self._credentials: HandedOver = {}  # a renewed token outlives the task that renewed it
 
     async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
-        """Let exactly these clusters run, in `tasks`."""
+        """Run exactly these clusters, in `tasks`."""
         wanted = {cluster.name: cluster for cluster in clusters}
-        freed = self._collected.order(list(wanted))  # first: one that is about to leave must not skip another one
+        freed = self._collected.order(list(wanted))  # first: a removed one must not cause a skip
         for name in [name for name in self._collected if name not in wanted]:
             await self._remove(name)
-        self._collected.resume(freed)  # what the removed ones published is gone: nothing seems to move
+        self._collected.resume(freed)  # the removed clusters' data is gone, so nothing seems to move
         for name, settings in wanted.items():
             known = self._collected.get(name)
             if known is not None and known.settings == settings:
@@ -86,7 +86,7 @@ class Clusters:
             tasks.start_soon(supervisor.run, name=f"cluster {name}")
 
     async def release(self, clusters: Collection[str]) -> None:
-        """Stop some clusters, and leave what is known of them: another shard reads them from now on."""
+        """Stop clusters but keep their data: another shard reads them from now on."""
         for name in clusters:
             await self._collected[name].supervisor.stop()
             self._collected.new_session(name)
@@ -94,11 +94,11 @@ class Clusters:
             self._metrics.remove_cluster(name)
 
     def ask_with(self, ask: Callable[[Place, float], None]) -> None:
-        """Call `ask` for nodes of clusters that another shard reads, when they are to be read again."""
+        """Call `ask` when nodes of another shard's clusters must be read again."""
         self._ask = ask
 
     def verify(self, place: Place, delay: float) -> None:
-        """Have a node read again in `delay` seconds; where that cannot be, the inventory decides without its answer."""
+        """Have a node read again in `delay` seconds; if that is not possible, the inventory decides without it."""
         collected = self._collected.get(place.cluster)
         if collected is None and self._ask is not None:
             self._ask(place, delay)
@@ -106,7 +106,7 @@ class Clusters:
             self._publisher.publish(self._inventory.cannot_verify(place))
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:
-        """Take over what the collector that led recorded and this one has not seen yet."""
+        """Take over what the previous leader recorded and this collector has not seen yet."""
         unseen = set()
         for recorded in nodes:
             cluster = recorded.place.cluster
@@ -114,7 +114,7 @@ class Clusters:
                 if self._inventory.node(recorded.place) is None:
                     unseen.add(cluster)
                 step = self._inventory.adopt(recorded)
-                # The history has what was only confirmed; what moved meanwhile is new to it.
+                # GPUs that were only confirmed are in the history; those that moved since are new to it.
                 self._publisher.publish(step, record=bool(step.changes))
         for cluster in unseen:
             self._collected[cluster].supervisor.renew()
@@ -133,9 +133,9 @@ class Clusters:
         self._metrics.remove_cluster(name)
 
     def _new_watcher(self, settings: ClusterSettings) -> ClusterWatcher:
-        """Return a watcher that takes up what is known of its cluster.
+        """Return a watcher that starts from what is known about its cluster.
 
-        Nodes that were never read are left for it to find again: nobody else would notice that one of them is gone.
+        Nodes that were never read are left for it to find again: nothing else would notice if one of them is gone.
         """
         name = settings.name
         for node, state in list(self._inventory.nodes(name).items()):

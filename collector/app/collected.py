@@ -1,4 +1,4 @@
-"""The clusters that are collected, each with its state in one object."""
+"""The collected clusters, each with its state in one object."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ __all__ = ["CollectedCluster", "CollectedClusters"]
 
 @dataclass(slots=True)
 class CollectedCluster:
-    """One cluster of the configuration, as it is at present."""
+    """The current state of one configured cluster."""
 
     settings: ClusterSettings
     supervisor: ClusterSupervisor
     status: ClusterStatus
     synced: float | None = None  # Unix seconds of the last proof that its view is current
-    survey: Survey | None = None  # how much there is in it; None before it has been listed completely
-    slices: SliceStatus | None = None  # whether its ResourceSlices are seen; None before that was tried
+    survey: Survey | None = None  # its size; None before it has been listed completely
+    slices: SliceStatus | None = None  # whether its ResourceSlices are visible; None before the first attempt
 
 
 class CollectedClusters(Mapping[str, CollectedCluster]):
-    """The clusters by name, and which of them are the same as one before them in the configuration."""
+    """The clusters by name, and which of them duplicate an earlier one in the configuration."""
 
     def __init__(self) -> None:
-        self.look_alikes = LookAlikes(self.__contains__)  # of clusters that other shards read
+        self.look_alikes = LookAlikes(self.__contains__)  # of clusters read by other shards
         self._clusters: dict[str, CollectedCluster] = {}
         self._duplicates = DuplicateDetector()
 
@@ -42,7 +42,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         return iter(self._clusters)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of clusters."""
         return len(self._clusters)
 
     @property
@@ -51,7 +51,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         return _Statuses(self._clusters)
 
     def add(self, cluster: CollectedCluster) -> None:
-        """Add a cluster, or replace the one of its name, of which it is not known whether it is a duplicate."""
+        """Add a cluster, or replace the one with its name; whether it is a duplicate is not known yet."""
         settings = cluster.settings
         self._duplicates.add(settings.name, settings.scope)
         self._clusters[settings.name] = cluster
@@ -61,40 +61,40 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         return self._clusters.pop(name)
 
     def is_duplicate(self, name: str) -> bool:
-        """Return whether a cluster is skipped, because one before it in the configuration is the same."""
+        """Return whether a cluster is skipped as a duplicate of an earlier one in the configuration."""
         return name in self._duplicates.duplicates
 
     def order(self, names: Collection[str]) -> Collection[str]:
-        """Take the configuration's order; returns the clusters that are no duplicates any more, for `resume`."""
+        """Adopt the configuration's order; returns the clusters that are no longer duplicates, for `resume`."""
         return self._duplicates.set_order(list(names))
 
     def resume(self, names: Collection[str]) -> None:
-        """Collect again clusters that were skipped."""
+        """Resume collecting clusters that were skipped."""
         for name in names:
             self._clusters[name].supervisor.resume()
 
     def resemblances(self, name: str) -> list[str]:
-        """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
+        """Return the clusters that show the same nodes as this one, sorted; it is not proven that they are the same."""
         return sorted({*self._duplicates.resemblances(name), *self.look_alikes.of(name)})
 
     def new_session(self, cluster: str) -> None:
-        """Forget what a cluster has shown: it has a new session, maybe with another server."""
+        """Forget a cluster's identity: it has a new session, possibly with another server."""
         self._duplicates.new_session(cluster)
 
     def prove(self, cluster: str, proofs: frozenset[Proof]) -> Verdict:
-        """Note all that is proven of the server of a cluster; returns what that reveals."""
+        """Note everything proven about a cluster's server; returns the resulting findings."""
         return self._duplicates.prove(cluster, proofs)
 
     def claim(self, cluster: str, node: NodeInfo) -> Verdict:
-        """Note that a cluster has a node; returns what that reveals."""
+        """Note that a cluster has a node; returns the resulting findings."""
         return self._duplicates.claim(cluster, node)
 
     def complete(self, cluster: str) -> Verdict:
-        """Note that a cluster has been listed completely; returns what that reveals."""
+        """Note that a cluster has been listed completely; returns the resulting findings."""
         return self._duplicates.complete(cluster)
 
     def release(self, cluster: str, node: NodeInfo) -> None:
-        """Note that a cluster no longer has a node; a cluster that is no duplicate any more is collected again."""
+        """Note that a cluster no longer has a node; a cluster that is no longer a duplicate is collected again."""
         self.resume(self._duplicates.release(cluster, node))
 
 

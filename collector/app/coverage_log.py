@@ -1,4 +1,4 @@
-"""Logs what a cluster as a whole lacks: pods that a source selects, a GPU node that can be read, GPU nodes at all."""
+"""Logs what a whole cluster lacks: pods selected by a source, readable GPU nodes, or GPU nodes at all."""
 
 import logging
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Logged:
-    """What was last logged of a cluster."""
+    """What was last logged about a cluster."""
 
-    idle: set[str] = field(default_factory=set)  # the sources that select no pod
-    unreadable: bool = False  # no GPU node of it can be read
+    idle: set[str] = field(default_factory=set)  # the sources that match no pod
+    unreadable: bool = False  # none of its GPU nodes can be read
     empty: bool = False  # it has no GPU nodes
 
 
 class CoverageLog:
-    """Logs each of these once when it begins, and once when it ends; `check` is cheap and called after every step."""
+    """Logs each condition once when it begins and once when it ends; `check` is cheap and called after every step."""
 
     def __init__(self, clusters: CollectedClusters, inventory: Inventory) -> None:
         self._clusters = clusters
@@ -31,7 +31,7 @@ class CoverageLog:
         self._logged: dict[str, _Logged] = {}
 
     def check(self, cluster: str) -> None:
-        """Log what has changed about a cluster, once it has been listed completely."""
+        """Log any change in a cluster's coverage, once it has been listed completely."""
         collected = self._clusters.get(cluster)
         if collected is None or collected.survey is None:
             self._logged.pop(cluster, None)

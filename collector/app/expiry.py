@@ -1,4 +1,4 @@
-"""Publishes when the credentials of sinks end that gpuid cannot renew: client certificates, and tokens of variables."""
+"""Publishes when sink credentials expire that gpuid cannot renew: client certificates, tokens from variables."""
 
 import functools
 import os
@@ -17,14 +17,14 @@ from collector.tls import Validity, validity
 
 __all__ = ["SinkExpiry"]
 
-CHECK_INTERVAL_SECONDS = 60.0  # between two looks at the files
+CHECK_INTERVAL_SECONDS = 60.0  # between two checks of the files
 
 
 class SinkExpiry:
-    """Reads the certificates of the configured sinks now and then, as the sinks do when they are replaced.
+    """Reads the certificates of the configured sinks periodically, since sinks reload replaced ones.
 
-    What is renewed by itself is left out: token and password files are read each time, and AWS's library renews its
-    credentials.
+    Credentials that are renewed automatically are omitted: token and password files are read at each use, and the AWS
+    library renews its own.
     """
 
     def __init__(self, metrics: Metrics, *, interval: float = CHECK_INTERVAL_SECONDS) -> None:
@@ -34,14 +34,14 @@ class SinkExpiry:
         self._changed = ResettableEvent()
 
     def watch(self, sinks: Mapping[str, SinkSettings]) -> None:
-        """Publish it for these sinks from now on, and for no others."""
+        """Publish the expiry for exactly these sinks from now on."""
         for name in self._sinks.keys() - sinks.keys():
             self._metrics.sink_credential_expiry(name, None)
         self._sinks = sinks
         self._changed.pulse()
 
     async def run(self) -> None:
-        """Publish it until cancelled."""
+        """Publish the expiry until cancelled."""
         while True:
             changed = self._changed.current
             for name, settings in self._sinks.items():
@@ -53,7 +53,7 @@ class SinkExpiry:
 
 
 def _expiry(settings: SinkSettings) -> Validity | None:
-    """Return when that credential of a sink is good which ends first; None if none ends."""
+    """Return when the first of a sink's credentials expires; None if none does."""
     return min(_validities(settings), key=lambda found: found.ends, default=None)
 
 
@@ -62,7 +62,7 @@ def _validities(settings: SinkSettings) -> Iterator[Validity]:
     if certificate is not None:
         try:
             found = validity(in_time(certificate, functools.partial(read_file, certificate)))
-        except (OSError, ValueError):  # which the sink reports itself
+        except (OSError, ValueError):  # reported by the sink itself
             found = None
         if found is not None:
             yield found

@@ -1,4 +1,4 @@
-"""Says what the labels of nodes depend on, and has nodes looked at whose labels may have to change."""
+"""Provides the data for node labels, and has nodes checked whose labels may have to change."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ["NodeLabels"]
 
 
 class NodeLabels:
-    """What the writers of labels ask and report to (collector.collect.label_writer.LabelSource)."""
+    """The label writers' source of data and target of reports (collector.collect.label_writer.LabelSource)."""
 
     def __init__(self, clusters: CollectedClusters, inventory: Inventory, metrics: Metrics) -> None:
         self._clusters = clusters
@@ -20,11 +20,11 @@ class NodeLabels:
         self._leads: Callable[[], bool] = lambda: True
 
     def write_while(self, leads: Callable[[], bool]) -> None:
-        """Have labels written only while `leads` returns True."""
+        """Write labels only while `leads` returns True."""
         self._leads = leads
 
     def on_step(self, step: Step) -> None:
-        """Have the nodes looked at that a step has touched, in the clusters whose nodes gpuid labels."""
+        """Have the nodes affected by a step checked, in the clusters whose nodes gpuid labels."""
         for place in step.nodes:
             collected = self._clusters.get(place.cluster)
             if collected is not None and collected.settings.labels:
@@ -35,14 +35,14 @@ class NodeLabels:
         return self._leads()
 
     def settled(self, cluster: str, node: str) -> NodeState | None:
-        """Return a node whose last reading stands and is complete; None for any other, whose labels stay."""
+        """Return a node whose last reading is valid and complete; None for any other, whose labels are kept."""
         state = self._inventory.node(Place(cluster, node))
         if state is None or state.unread is not None or state.partial:
             return None
         return None if state.silent or not all(one.lost for one in state.unseen) else state
 
     def in_claim(self, state: NodeState) -> bool:
-        """Return whether a GPU of a node is in an open claim: where it is will be known before long."""
+        """Return whether a GPU of a node is in an open claim: its place will be settled soon."""
         claimed = self._inventory.claimed(state.place.cluster)
         return bool(claimed) and any(gpu.uuid in claimed for gpu in state.gpus)
 

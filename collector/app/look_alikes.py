@@ -1,7 +1,7 @@
-"""Which clusters of different shards show the same nodes: maybe one cluster that is configured twice.
+"""Which clusters of different shards show the same nodes: possibly one cluster that is configured twice.
 
-Each shard sees by itself which of its own clusters are the same (`collector.collect.duplicates`), with what TLS proves.
-Nothing proves that of clusters that different shards read, so these are only reported.
+Each shard detects duplicates among its own clusters (`collector.collect.duplicates`) with the proof that TLS provides.
+For clusters read by different shards there is no such proof, so these are only reported.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class LookAlikes:
-    """The clusters that have nodes in common, as far as this shard does not read both of them.
+    """The clusters that have nodes in common, except pairs that this shard reads itself.
 
     `reads` returns whether this shard reads a cluster.
     """
@@ -25,12 +25,12 @@ class LookAlikes:
     def __init__(self, reads: Callable[[str], bool]) -> None:
         self._reads = reads
         self._uids: dict[str, dict[str, str]] = {}  # the uid of each node, by cluster and name
-        self._clusters: dict[str, tuple[str, ...]] = {}  # those that show a node, by its uid
-        self._common: Counter[frozenset[str]] = Counter()  # how many nodes a pair of clusters has in common
+        self._clusters: dict[str, tuple[str, ...]] = {}  # the clusters that show a node, by its uid
+        self._common: Counter[frozenset[str]] = Counter()  # number of nodes that a pair of clusters has in common
         self._reported: set[frozenset[str]] = set()
 
     def on_step(self, step: Step) -> None:
-        """Note which nodes there are now."""
+        """Update the nodes affected by a step."""
         for place, node in step.nodes.items():
             uid = "" if node is None else node.node.uid
             known = self._uids.setdefault(place.cluster, {})
@@ -44,10 +44,10 @@ class LookAlikes:
                 del self._uids[place.cluster]
 
     def of(self, cluster: str) -> set[str]:
-        """Return the clusters that show nodes of a cluster."""
+        """Return the clusters that show nodes of this cluster."""
         pairs = [
             pair for pair in list(self._common) if cluster in pair and self._concerns(pair)
-        ]  # a scrape's thread asks
+        ]  # called by a scrape's thread
         return {name for pair in pairs for name in pair} - {cluster}
 
     def _add(self, uid: str, cluster: str, node: str) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the marks in force in step with the store: this collector, another one or a command may set them."""
+"""Keeps the active marks in sync with the store: this collector, another one or a command may set them."""
 
 import logging
 
@@ -11,11 +11,11 @@ __all__ = ["MarkFollower"]
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 3.0  # between two looks at the version of the marks in the store
+POLL_SECONDS = 3.0  # between two checks of the version of the marks in the store
 
 
 class MarkFollower:
-    """A loop that fills `marks` from the store; while it cannot be read, the marks that were in force stay."""
+    """A loop that fills `marks` from the store; while it cannot be read, the previous marks are kept."""
 
     def __init__(self, store: Store, marks: Marks, *, poll_seconds: float = POLL_SECONDS) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class MarkFollower:
             await anyio.sleep(self._poll_seconds)
 
     async def try_refresh(self) -> None:
-        """Do what `refresh` does; what fails is reported as the store's health."""
+        """Call `refresh`, and report a failure as the store's health."""
         try:
             await self.refresh()
             self._store.health.succeeded("marks")
@@ -45,7 +45,7 @@ class MarkFollower:
             version = await self._store.marks.version()
             store_id = self._store.database.id
             if self._store_id and store_id != self._store_id:
-                log.warning("writing the marks into the store that replaces a damaged one")
+                log.warning("copying the marks to the store that replaces the damaged one")
                 await self._store.marks.refill(self._marks)
             elif version == self._version:
                 return

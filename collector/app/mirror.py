@@ -1,4 +1,4 @@
-"""Mirrors what other shards record: their nodes into the inventory, what happened there, and what they ask for."""
+"""Mirrors what other shards record: their nodes into the inventory, their changes, and their requests."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -17,10 +17,11 @@ __all__ = ["Mirror"]
 
 NODES_AT_ONCE = 200  # between two turns of the event loop
 CHANGES_AT_ONCE = 1000
+QUESTIONS_OF_A_NODE = 8  # that are remembered while nothing answers them
 
 
 class Mirror:
-    """What one shard takes from the store, and asks of the others there. All methods that wait raise StoreError.
+    """One shard's exchange with the others through the store. All coroutines raise StoreError.
 
     `verify` has a node of this shard read again.
     """
@@ -35,8 +36,8 @@ class Mirror:
         recent: RecentChanges,
         verify: Callable[[Place, float], None],
     ) -> None:
-        self.wanted = ResettableEvent()  # set when other shards are to be asked for something
-        self.orphans: set[str] = set()  # recorded clusters that no configuration has, and that this shard is to end
+        self.wanted = ResettableEvent()  # set when requests to other shards are waiting
+        self.orphans: set[str] = set()  # recorded clusters that are no longer configured, which this shard must end
         self._store = store
         self._shards = shards
         self._inventory = inventory
@@ -45,18 +46,18 @@ class Mirror:
         self._recent = recent
         self._verify = verify
         self._cursor = 0
-        self._last_change = 0  # the id of the last change that was looked at
-        self._to_ask: dict[Place, float] = {}  # when to ask for a node, on the monotonic clock
-        # The questions of this shard without an answer, by number, with when they were asked, on the monotonic clock.
+        self._last_change = 0  # the id of the last change that was processed
+        self._to_ask: dict[Place, float] = {}  # monotonic time at which to request a node
+        # This shard's unanswered questions, by number, with the monotonic time at which they were asked.
         self._asked: dict[Place, dict[int, float]] = {}
-        self._questions: dict[Place, int] = {}  # likewise, of the others
+        self._questions: dict[Place, int] = {}  # likewise, of other shards
 
     def begin(self, version: int, last_change: int) -> None:
-        """Begin with what was loaded after this commit and up to this change."""
+        """Start from data loaded after this commit and up to this change."""
         self._cursor, self._last_change = version, last_change
 
     async def poll(self) -> None:
-        """Take in what is new."""
+        """Process what is new."""
         async with self._shards.snapshot() as connection:
             news = await self._shards.news(connection, self._cursor, all_clusters=not self._fleet.rows)
             if news.version == self._cursor:
@@ -65,7 +66,7 @@ class Mirror:
                 names: dict[str, set[str]] = {}
             else:
                 parts = self._store.nodes_since(connection, self._cursor, without=self._shards.owned)
-                nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
+                nodes = [node async for part in parts for node in part if self._is_news(node)]
                 names = {
                     name: await self._shards.names(connection, name)
                     for name, row in news.clusters.items()
@@ -75,46 +76,67 @@ class Mirror:
             await self._take_in(news, nodes, names)
             self._cursor = news.version
             await self._take_changes()
-            self._store.history_writer.committed.pulse()  # there may be something for the sinks
+            self._store.history_writer.committed.pulse()  # there may be records for the sinks
         self._pass_on_questions()
 
     async def load(self, clusters: Collection[str]) -> None:
-        """Let all of some clusters be as it is recorded, whatever was known of them."""
+        """Replace everything known about some clusters with their records."""
         if not clusters:
             return
         async with self._shards.snapshot() as connection:
             parts = self._store.nodes_since(connection, 0, clusters=clusters)
-            nodes = [node async for part in parts for node in part if self._mirrors(node.place.cluster)]
-        names: dict[str, set[str]] = {name: set() for name in clusters if self._mirrors(name)}
-        for node in nodes:
-            names[node.place.cluster].add(node.place.node)
+            names: dict[str, set[str]] = {name: set() for name in clusters if self._mirrors(name)}
+            nodes = []
+            async for part in parts:
+                for node in part:
+                    if node.place.cluster in names:
+                        names[node.place.cluster].add(node.place.node)
+                nodes += [node for node in part if self._is_news(node)]
         await self._apply(nodes, names)
+        for name in names:  # which this shard may have been about to read itself
+            for home in self._inventory.homes_to_ask(name):
+                self.ask(home, 0.0)
+
+    async def load_all(self) -> None:
+        """Let all but the own clusters be as they are recorded, and what is known of absent GPUs, too."""
+        await self.load(self._fleet.configured.keys() - self._shards.owned)
+        away = await self._store.absent()
+        absent = {uuid: place for uuid, place in away.absent.items() if place.cluster in self._fleet.configured}
+        self._inventory.recall(absent, away.left, away.facts, away.lost)
 
     async def take_questions(self, clusters: Collection[str]) -> None:
-        """Take up what others have asked for of clusters that this shard owns from now on."""
+        """Process other shards' requests for clusters that this shard now owns."""
         async with self._shards.snapshot() as connection:
-            self._questions |= await self._shards.questions(connection, clusters)
+            found = await self._shards.questions(connection, clusters)
+        for place in found:  # to which an answer may have been lost with the cluster
+            self._shards.forget_question(place)
+        self._questions |= found
 
     def ask(self, place: Place, delay: float) -> None:
-        """Have the owner of a node asked, in `delay` seconds, to read it."""
+        """Ask the owner of a node, in `delay` seconds, to read it."""
         at = anyio.current_time() + delay
         self._to_ask[place] = min(at, self._to_ask.get(place, at))
         if not delay:
             self.wanted.set()
 
     async def send_questions(self) -> None:
-        """Ask the other shards for what is due."""
+        """Send the requests that are due to other shards."""
         now = anyio.current_time()
         due = {place: at for place, at in self._to_ask.items() if at <= now}
         if due:
             number = await self._shards.ask(due)
             for place in due:
-                self._asked.setdefault(place, {})[number] = now
+                asked = self._asked.setdefault(place, {})
+                asked[number] = now
+                if len(asked) > QUESTIONS_OF_A_NODE:
+                    del asked[next(iter(asked))]
             self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
 
     def _pass_on_questions(self) -> None:
-        """Have those nodes of this shard read that others ask for; what they ask of a node that is gone is void."""
+        """Have those nodes of this shard read that others ask for; what is asked of a node that is gone is void."""
         now = anyio.current_time()
+        for place in [place for place in self._asked if self._inventory.node(place) is None]:
+            del self._asked[place]
         self._questions = {
             place: number for place, number in self._questions.items() if self._inventory.node(place) is not None
         }
@@ -126,6 +148,10 @@ class Mirror:
         if cluster in self._shards.owned:
             return False
         return cluster in self._fleet.configured or cluster in self.orphans
+
+    def _is_news(self, node: NodeState) -> bool:
+        """Return whether a node is mirrored and not known as it is: many are merely numbered again when taken."""
+        return self._mirrors(node.place.cluster) and node != self._inventory.node(node.place)
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
         answered = {
@@ -142,6 +168,7 @@ class Mirror:
                 self._asked[place] = open_
         for place in news.answered.keys() - news.asked.keys():
             self._questions.pop(place, None)
+            self._shards.forget_question(place)
         self._questions |= {place: one for place, one in news.asked.items() if place.cluster in self._shards.owned}
 
     async def _apply(
@@ -152,10 +179,10 @@ class Mirror:
         answered: Mapping[Place, float] = {},
         gone_at: Mapping[str, float] = {},
     ) -> None:
-        """Mirror nodes; of the clusters in `names`, those that are not among these are gone.
+        """Mirror nodes; nodes of the clusters in `names` that are not among them are gone.
 
-        What arrives somewhere comes before what leaves, so that what has moved is not gone in between. All that leaves
-        does so at once.
+        Arrivals are processed before departures, so that a moved GPU is not gone in between. All departures are one
+        step.
         """
         staying: dict[Place, NodeState | None] = {}
         leaving: dict[Place, NodeState | None] = {
@@ -179,12 +206,13 @@ class Mirror:
 
     async def _take_changes(self) -> None:
         """Show what other shards recorded among the latest changes."""
-        found = await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE)
-        if found:
+        while found := await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE):
             self._last_change = found[-1].id
             self._recent.add([as_change(one) for one in found if one.cluster not in self._shards.owned])
+            if len(found) < CHANGES_AT_ONCE:
+                break
 
 
 def _lacks(node: NodeState, before: NodeState) -> bool:
-    """Return whether a node lacks GPUs that it had before."""
+    """Return whether a node has lost GPUs that it had before."""
     return not {gpu.uuid for gpu in before.gpus} <= {gpu.uuid for gpu in node.gpus}

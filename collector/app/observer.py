@@ -1,4 +1,4 @@
-"""Takes what the clusters report into the inventory, and publishes what that changes."""
+"""Applies the clusters' reports to the inventory, and publishes the resulting changes."""
 
 import logging
 import time
@@ -39,7 +39,7 @@ _UNLISTED = "is no longer listed by ResourceSlices"
 
 
 class CollectObserver:
-    """What the clusters report to (collector.collect.observer.Observer).
+    """The target of the clusters' reports (collector.collect.observer.Observer).
 
     `on_read` is called with each node that was read, after its reading has been published.
     """
@@ -64,7 +64,7 @@ class CollectObserver:
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Apply a node's reading."""
-        if self._clusters.is_duplicate(reading.cluster):  # it was on its way
+        if self._clusters.is_duplicate(reading.cluster):  # it was in flight
             return
         self._metrics.read_succeeded(reading.cluster, seconds)
         place = Place(reading.cluster, reading.node.name)
@@ -83,27 +83,28 @@ class CollectObserver:
         lost: Sequence[GpuRef],
         wait: float | None = None,
     ) -> None:
-        """Count a reading that failed, and keep that it did until the node's next one."""
-        self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
+        """Count a failed reading, and note the failure until the node's next one."""
+        self._metrics.read_failed(cluster, reason)  # without the node: one label per node would not be bounded
         place = Place(cluster, node)
         before = self._inventory.node(place)
         now = self._clock()
         next_try = None if wait is None else now + wait
         step = self._inventory.read_failed(place, reason, now, message, lost, next_try)
-        # That a node cannot be read is not kept.
+        # The failure itself is not kept.
         self._publisher.publish(step, record=bool(step.changes or lost) or self._sees_others(before, place))
         self._log_lost(before, place)
         self._coverage.check(cluster)
 
     def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:
-        """Return the GPUs that the inventory has in a node."""
+        """Return the GPUs of a node according to the inventory."""
         state = self._inventory.node(Place(cluster, node))
         return () if state is None else state.gpus
 
     def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
-        """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice.
+        """Keep Kubernetes' data on a node, unless it shows that its cluster is configured twice.
 
-        One whose pods another cluster's sources select shows nothing: two parts of a cluster may be read apart.
+        A node whose pods only another cluster's sources select proves nothing: parts of one cluster may be read
+        separately.
         """
         if self._clusters.is_duplicate(cluster):
             return
@@ -119,7 +120,7 @@ class CollectObserver:
             self._coverage.check(cluster)
 
     def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
-        """Keep that no ready pod covers a node, or that one does again."""
+        """Note that no ready pod covers a node, or that one does again."""
         place = Place(cluster, node)
         before = self._inventory.node(place)
         step = self._inventory.set_uncovered(place, reason, self._clock())
@@ -137,7 +138,7 @@ class CollectObserver:
         self._coverage.check(cluster)
 
     def on_status(self, status: ClusterStatus) -> None:
-        """Publish how a cluster is."""
+        """Publish a cluster's status."""
         if (cluster := self._clusters.get(status.cluster)) is None:  # it is being removed
             return
         if self._clusters.is_duplicate(status.cluster) and status.state is not ClusterState.DUPLICATE:
@@ -146,7 +147,7 @@ class CollectObserver:
         self._metrics.cluster_state(status.cluster, status.state)
 
     def on_slices(self, cluster: str, status: SliceStatus) -> None:
-        """Publish whether a cluster's ResourceSlices are seen."""
+        """Publish whether a cluster's ResourceSlices are visible."""
         if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
             return
         before = collected.slices
@@ -162,7 +163,7 @@ class CollectObserver:
         self._metrics.synced(cluster, time)
 
     def on_survey(self, cluster: str, survey: Survey) -> None:
-        """Publish how much there is in a cluster."""
+        """Publish the size of a cluster."""
         if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
             return
         self._act_on(self._clusters.complete(cluster))
@@ -174,16 +175,16 @@ class CollectObserver:
         self._coverage.check(cluster)
 
     def on_credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
-        """Publish when a cluster's credentials end."""
+        """Publish when a cluster's credentials expire."""
         self._metrics.credential_expiry(cluster, expiry)
 
     def on_session(self, cluster: str) -> None:
-        """Forget what a cluster has shown of which one it is."""
+        """Forget what a cluster has revealed about its identity."""
         if cluster in self._clusters:
             self._clusters.new_session(cluster)
 
     def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
-        """Take what is proven of a cluster's server."""
+        """Process proof of the identity of a cluster's server."""
         if cluster in self._clusters:
             self._act_on(self._clusters.prove(cluster, proofs))
 
@@ -192,12 +193,12 @@ class CollectObserver:
         self._metrics.watch_restarted(cluster, resource, reason)
 
     def _sees_others(self, before: NodeState | None, place: Place) -> bool:
-        """Return whether other GPUs of a node are unseen now than were before."""
+        """Return whether the set of a node's unseen GPUs has changed."""
         after = self._inventory.node(place)
         return before is not None and after is not None and before.unseen != after.unseen
 
     def _log_lost(self, before: NodeState | None, place: Place) -> None:
-        """Log which GPUs of a node no longer answer since its last reading, and which answer again."""
+        """Log which GPUs of a node stopped responding since its last reading, and which respond again."""
         after = self._inventory.node(place)
         was = before.lost_uuids if before is not None else NO_UUIDS
         if after is None:
@@ -227,7 +228,7 @@ class CollectObserver:
                 log.info("GPU responds again", extra=fields)
 
     def _act_on(self, verdict: Verdict) -> None:
-        """Skip the clusters that are duplicates, read those again that no longer are, and warn of look-alikes."""
+        """Skip duplicate clusters, resume those that no longer are, and warn about look-alikes."""
         for duplicate in verdict.duplicates:
             self._skip(duplicate)
         self._clusters.resume(verdict.freed)
@@ -237,14 +238,14 @@ class CollectObserver:
 
     @staticmethod
     def _log_silent(before: NodeState | None, after: NodeState) -> None:
-        """Log the GPUs that no longer answer, or do again, of which only the bus addresses were known."""
+        """Log the GPUs that stopped responding, or respond again, if only their bus addresses were known."""
         was = {one.pci_bus_id for one in before.silent} if before is not None else set()
         now = {one.pci_bus_id for one in after.silent}
         where = {"cluster": after.place.cluster, "node": after.place.node}
         unlisted = {one.pci_bus_id for one in after.silent if one.unlisted}
         for bus in sorted(now - was):
             what = _UNLISTED if bus in unlisted else "does not respond"
-            log.warning("GPU lost: the GPU at %s %s, and was never read", bus, what, extra={**where, "bus": bus})
+            log.warning("GPU lost: the GPU at %s %s and has never been read", bus, what, extra={**where, "bus": bus})
         if not (ended := was - now):
             return
         for placement in after.placements():
@@ -255,7 +256,7 @@ class CollectObserver:
                 log.info("GPU responds again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:
-        """Stop collecting a cluster that is the same as another one, which publishes what is in it."""
+        """Stop collecting a cluster that duplicates another one, which publishes its GPUs."""
         name = duplicate.cluster
         self._clusters[name].supervisor.pause()
         self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None

@@ -1,4 +1,4 @@
-"""One round through all clusters, for `gpuid run --once`: what is still to be read, recorded and delivered."""
+"""One round through all clusters, for `gpuid run --once`: tracks what is still to be read, recorded and delivered."""
 
 import time
 from collections import Counter
@@ -16,42 +16,42 @@ from collector.views.sink_status import SinkStatuses
 
 __all__ = ["PATIENCE_SECONDS", "ClusterOutcome", "Outcome", "Round", "SinkOutcome", "complete_round"]
 
-PATIENCE_SECONDS = 30.0  # for which whatever fails is tried again
+PATIENCE_SECONDS = 30.0  # during which failures are retried
 NOT_IN_TIME = "not in time"
 PARTIAL = "partial"
-_LABELS_SECONDS = 1.0  # for which a writer of labels must have nothing to do
-_DELIVER_SECONDS = 5.0  # for recording and delivering, at the least
-_INTERVAL_SECONDS = 0.2  # between two looks at what is still to be done
-_LOOK_SHARE = 20.0  # the pause after a look, as a multiple of what that took
+_LABELS_SECONDS = 1.0  # during which the label writers must be idle
+_DELIVER_SECONDS = 5.0  # minimum for recording and delivering
+_INTERVAL_SECONDS = 0.2  # between two checks of what is still to be done
+_PAUSE_FACTOR = 20.0  # minimum pause after a check, as a multiple of its duration
 
 
 class ClusterOutcome(NamedTuple):
-    """What came of one cluster."""
+    """The outcome of one cluster."""
 
     cluster: str
     state: ClusterState
     message: str  # why it could not be read, or why some of its labels could not be written
     nodes: int  # GPU nodes
-    read: int  # of them, in this round
+    read: int  # GPU nodes read in this round
     gpus: int
-    unread: Mapping[str, int]  # how many nodes could not be read completely, by reason
+    unread: Mapping[str, int]  # number of nodes that could not be read completely, by reason
     pending: int  # new nodes whose GPU pods are not ready yet
     labels_failed: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether all of it was read; one that is read under another name is, too."""
+        """Whether all of it was read, possibly under another name."""
         if self.state is ClusterState.DUPLICATE:
             return True
         return self.state is ClusterState.UP and not self.unread and not self.labels_failed
 
 
 class SinkOutcome(NamedTuple):
-    """What came of the delivery to one sink."""
+    """The outcome of the delivery to one sink."""
 
     sink: str
     delivered: int  # records
-    waiting: int  # records that stay in the outbox
+    waiting: int  # records that remain in the outbox
     rejected: int  # batches that became dead letters
     message: str  # why the last attempt failed
 
@@ -62,13 +62,13 @@ class SinkOutcome(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a round."""
+    """The outcome of a round."""
 
     clusters: list[ClusterOutcome]
     sinks: list[SinkOutcome]
-    changes: Mapping[str, int]  # how many there were, by event
-    store: str  # where they are recorded; empty without a store
-    unrecorded: str  # why they are not recorded, or not delivered; empty if they are, or without a store
+    changes: Mapping[str, int]  # number of changes by event
+    store: str  # where they were recorded; empty without a store
+    unrecorded: str  # why they were not recorded or delivered; empty if they were, or without a store
 
     @property
     def ok(self) -> bool:
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 class Round:
-    """Which nodes have been read since it began; what fails is waited for until it has failed for `patience` seconds.
+    """Tracks the nodes read since it began; failures are retried until they have lasted for `patience` seconds.
 
     `clock` returns Unix seconds.
     """
@@ -88,7 +88,7 @@ class Round:
         self.changes: Counter[str] = Counter()
         self._clock = clock
         self._read: set[Place] = set()
-        self._failing_since: dict[str, float] = {}  # by cluster, while it is down: since when nothing was read of it
+        self._failing_since: dict[str, float] = {}  # by cluster, while it is down: since when nothing was read there
         self._all_read_since: float | None = None  # while only claims or labels are open
 
     def note_read(self, place: Place) -> None:
@@ -102,9 +102,9 @@ class Round:
         self.changes[change.event.value] += 1
 
     def is_over(self, clusters: CollectedClusters, inventory: Inventory) -> bool:
-        """Return whether there is nothing to wait for; to be asked again and again."""
+        """Return whether nothing is left to wait for; to be called repeatedly."""
         now = self._clock()
-        waits = [self._waits_for(name, clusters[name], inventory, now) for name in clusters]  # each notes failures
+        waits = [self._waits_for(name, clusters[name], inventory, now) for name in clusters]  # each call notes failures
         if any(waits):
             self._all_read_since = None
             return False
@@ -119,7 +119,7 @@ class Round:
         )
 
     def outcomes(self, clusters: CollectedClusters, inventory: Inventory) -> list[ClusterOutcome]:
-        """Return what has come of each cluster."""
+        """Return the outcome of each cluster."""
         return [self._outcome(name, clusters[name], inventory) for name in clusters]
 
     def _waits_for(self, name: str, cluster: CollectedCluster, inventory: Inventory, now: float) -> bool:
@@ -186,9 +186,9 @@ async def complete_round(
     sinks: SinkStatuses,
     timeout: float,
 ) -> Outcome:
-    """Wait until all clusters are read, and what that changed is recorded and delivered; return what came of it.
+    """Wait until all clusters are read and their changes recorded and delivered; return the outcome.
 
-    After `timeout` seconds, no more is read; what was read is still recorded and delivered if that takes seconds.
+    After `timeout` seconds, reading stops; what was read is still recorded and delivered, for a few seconds.
     """
     deadline = anyio.current_time() + timeout
     with anyio.CancelScope(deadline=deadline):
@@ -196,8 +196,8 @@ async def complete_round(
             began = anyio.current_time()
             if round_.is_over(clusters, inventory):
                 break
-            # A look at a large fleet takes long: most of the time is for reading it.
-            await anyio.sleep(max(_INTERVAL_SECONDS, _LOOK_SHARE * (anyio.current_time() - began)))
+            # Checking a large fleet takes long, and most of the time is for reading it.
+            await anyio.sleep(max(_INTERVAL_SECONDS, _PAUSE_FACTOR * (anyio.current_time() - began)))
     found = round_.outcomes(clusters, inventory)
     deadline = max(deadline, anyio.current_time() + _DELIVER_SECONDS)
     if store is None or delivery is None:
@@ -219,7 +219,7 @@ async def complete_round(
 
 
 async def _why_unrecorded(store: Store, patience: float) -> str:
-    """Wait until all is committed; return why that is not so after `patience` seconds, empty if it is."""
+    """Wait until everything is committed; return why it is not after `patience` seconds, or an empty string."""
     until = anyio.current_time() + patience
     while not store.leadership.leads:
         if anyio.current_time() >= until:
@@ -243,7 +243,7 @@ def _hindrance(store: Store) -> str:
 
 
 async def _sink_outcomes(store: Store, statuses: SinkStatuses, began: float) -> list[SinkOutcome]:
-    """Return what came of the delivery to each configured sink; raises StoreError."""
+    """Return the outcome of the delivery to each configured sink; raises StoreError."""
     known = {status.sink: status for status in statuses.by_name()}
     rejected = Counter(letter.sink for letter in await store.outbox.dead_letters() if letter.time >= began)
     outcomes = []

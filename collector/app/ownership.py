@@ -1,15 +1,15 @@
-"""Which clusters this shard reads and records: takes those that are its own, and gives up those that are not any more.
+"""Which clusters this shard reads and records: takes those assigned to it, and releases those that no longer are.
 
-Each shard has the whole fleet in its inventory: its own clusters as it reads them, and all others as their owners have
-recorded them (`collector.app.mirror`). So a cluster changes hands without being read again. Who takes it first takes
-its row in the store, from when on nobody else records anything of it; then what the owner before has recorded by then;
-and then begins to read what has changed since.
+Each shard has the whole fleet in its inventory: its own clusters from readings, and all others as their owners recorded
+them (`collector.app.mirror`). So a cluster changes hands without being read again. The new owner first takes the
+cluster's row in the store, after which no other shard can record anything about it; then loads what the previous owner
+had recorded by then; and then starts to read what has changed since.
 
-A process of a shard whose lease another process holds mirrors all clusters, and reads none, unlike a standby without
-shards. So each cluster has one reader, and no inventory has to be reconciled: it takes over like a shard that starts.
+If another process holds a shard's lease, this process mirrors all clusters and reads none, unlike a standby without
+shards. So each cluster has one reader, and no inventory has to be reconciled: a take-over works like a start.
 
-Of a GPU that moves between shards there are two changes: the shard that it left records `vanished`, and the one that
-has it then records `moved`. The first could be left out only if a shard knew what another one is about to record.
+A GPU that moves between shards causes two changes: the shard that it left records `vanished`, and the new one records
+`moved`. The first could be omitted only if a shard knew what another one is about to record.
 """
 
 import logging
@@ -34,15 +34,15 @@ __all__ = ["Ownership"]
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 1.0  # between two questions of who leads
+ASK_SECONDS = 1.0  # between two attempts to take the lease
 RENEW_SECONDS = 3.0  # between two renewals of leases
-POLL_SECONDS = 1.0  # between two looks at what is new
-CLUSTERS_AT_ONCE = 50  # that are taken in one transaction
-SYNCED_SECONDS = 30.0  # after which others get to know that a cluster's view is still current
+POLL_SECONDS = 1.0  # between two polls for news
+CLUSTERS_AT_ONCE = 50  # clusters taken in one transaction
+SYNCED_SECONDS = 30.0  # between two reports that a cluster's view is still current
 
 
 class Ownership:
-    """The loop of a shard; what the store keeps it from doing is tried again."""
+    """The loop of a shard; what fails because of the store is retried."""
 
     def __init__(
         self,
@@ -71,28 +71,35 @@ class Ownership:
         self._tasks: TaskGroup | None = None  # for the clusters
         self._working = anyio.Lock()
         self._token = ""  # of the lease under which the clusters were taken
+        self._outdated = False  # a collector without shards has recorded meanwhile, which numbers nothing
         self._to_load: set[str] = set()  # clusters of which all is to be taken from the store
         self._leaving: set[str] = set()  # own clusters that the configuration has no more, while that is recorded
         self._reported: dict[str, ClusterReport] = {}
         self._logged: object = None
 
     async def configure(self, clusters: Sequence[ClusterSettings], tasks: TaskGroup) -> None:
-        """Let these be the clusters of the installation; those that this shard reads run in `tasks`."""
+        """Set the clusters of the installation; those that this shard reads run in `tasks`."""
         async with self._working:
             is_first, self._tasks = self._tasks is None, tasks
             before = self._fleet.configured
             self._fleet.configured = {one.name: one for one in clusters}
             gone, new = before.keys() - self._fleet.configured.keys(), self._fleet.configured.keys() - before.keys()
-            if not is_first:  # else they are loaded
+            if not is_first:  # otherwise they are loaded
                 self._to_load |= new - self._shards.owned
             self._leaving = (self._leaving | (gone & self._shards.owned)) - new
+            # A process that ends before it has recorded that they are gone leaves that to the next one of its shard.
+            self._mirror.orphans |= {name for name in gone - self._shards.owned if self._shards.shard.reads(name)}
             self._mirror.orphans -= new
             await self._run_clusters()
             for name in gone - self._shards.owned:
                 self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
 
-    def found(self, recorded: Collection[str]) -> None:
-        """Note of which clusters something is recorded: this shard ends those of its own that are not configured."""
+    def found(self, recorded: Collection[str], *, by_unsharded: bool) -> None:
+        """Note of which clusters something is recorded: this shard ends those of its own that are not configured.
+
+        `by_unsharded` tells that a collector without shards still records.
+        """
+        self._outdated = by_unsharded
         self._mirror.orphans = {
             name for name in recorded if self._shards.shard.reads(name)
         } - self._fleet.configured.keys()
@@ -100,7 +107,7 @@ class Ownership:
     async def run(self) -> None:
         """Own clusters until cancelled."""
         async with anyio.create_task_group() as tasks:
-            # Apart, because much may be taken from the store, and leases last some seconds.
+            # Separate, because loading from the store can take longer than a lease lasts.
             tasks.start_soon(self._keep_leases, name="shard: leases")
             while True:
                 try:
@@ -108,7 +115,7 @@ class Ownership:
                         await self._work()
                     self._store.health.succeeded("shards")
                 except LostLeadershipError:
-                    log.debug("another process took the shard's lease")
+                    log.debug("lost the shard's lease to another process")
                 except StoreError as error:
                     self._store.health.failed("shards", str(error))
                 self._mirror.wanted.clear()
@@ -116,7 +123,7 @@ class Ownership:
                     await self._mirror.wanted.wait()
 
     async def _keep_leases(self) -> None:
-        """Keep the shard's lease, or take it when it is free; with it, one shard delivers to the sinks."""
+        """Keep the shard's lease, or take it when it is free; one of the leading shards also delivers to the sinks."""
         leadership, delivery, health = self._store.leadership, self._store.delivery, self._store.health
         while True:
             renewed = False
@@ -143,7 +150,7 @@ class Ownership:
     async def _work(self) -> None:
         leadership, shards = self._store.leadership, self._shards
         if not leadership.recording or leadership.token != self._token:
-            await self._lose(set(shards.owned))  # another process of the shard may have had them meanwhile
+            await self._lose(set(shards.owned))  # another process of the shard may have had them in the meantime
         if self._to_load:
             await self._mirror.load(self._to_load)
             self._to_load.clear()
@@ -151,6 +158,7 @@ class Ownership:
             self._token = leadership.token
             self._store.history_writer.begin({})
         await self._mirror.poll()
+        await self._follow_unsharded()
         taken_away = {name for name in shards.owned if not self._is_own(name)}
         await self._lose((shards.lost | taken_away) & shards.owned)
         shards.lost.clear()
@@ -163,12 +171,20 @@ class Ownership:
             await self._report()
         await self._mirror.send_questions()
 
+    async def _follow_unsharded(self) -> None:
+        """Load what a collector without shards has recorded, once it has ended: nothing of that could be mirrored."""
+        if self._fleet.unsharded_leads:
+            self._outdated = True
+        elif self._outdated:
+            await self._mirror.load_all()
+            self._outdated = False
+
     def _is_own(self, cluster: str) -> bool:
         row, leadership = self._fleet.rows.get(cluster), self._store.leadership
         return row is not None and (row.lease, row.token) == (leadership.name, leadership.token)
 
     async def _take(self) -> None:
-        """Take the clusters that are this shard's and no other's."""
+        """Take the clusters that are assigned to this shard and have no other owner."""
         free = [
             name
             for name in (*self._fleet.configured, *self._mirror.orphans)
@@ -176,7 +192,7 @@ class Ownership:
         ]
         for start in range(0, len(free), CLUSTERS_AT_ONCE):
             if taken := await self._shards.take(free[start : start + CLUSTERS_AT_ONCE]):
-                await self._mirror.poll()  # what the owner before had recorded by then
+                await self._mirror.poll()  # what the previous owner had recorded by then
                 await self._mirror.load(taken & self._mirror.orphans)
                 await self._mirror.take_questions(taken)
                 for name in taken:
@@ -189,14 +205,14 @@ class Ownership:
             self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
 
     def _own(self, cluster: str) -> None:
-        """Record a cluster from now on, of which all is known that was recorded."""
+        """Record a cluster from now on, after all its records have been loaded."""
         self._shards.owned.add(cluster)
         self._reported.pop(cluster, None)
         self._publisher.publish(self._inventory.forget_unread(cluster))
         self._exposition.update({Place(cluster, name): node for name, node in self._inventory.nodes(cluster).items()})
 
     async def _lose(self, clusters: Collection[str]) -> None:
-        """Neither read nor record some clusters any more; what is known of them is then what others record."""
+        """Stop reading and recording some clusters; their state is then what others record."""
         if not clusters:
             return
         self._shards.owned.difference_update(clusters)
@@ -206,24 +222,24 @@ class Ownership:
         await self._run_clusters()
         for name in clusters:
             self._exposition.withdraw(name, list(self._inventory.nodes(name)))
-        log.warning("another process reads %s now", counted(len(clusters), "cluster"))
+        log.warning("lost %s to another process", counted(len(clusters), "cluster"))
 
     async def _run_clusters(self) -> None:
-        """Let exactly the clusters run that this shard owns."""
+        """Run exactly the clusters that this shard owns."""
         if self._tasks is not None:
             own = [one for name, one in self._fleet.configured.items() if name in self._shards.owned]
             await self._clusters.release([name for name in self._collected if name not in self._shards.owned])
             await self._clusters.reconcile(own, self._tasks)
 
     async def _end(self) -> None:
-        """Give up the clusters that the configuration has no more, once it is recorded that they are gone."""
+        """Release the clusters that are no longer configured, once their removal is recorded."""
         if self._leaving and await self._store.history_writer.flushed(POLL_SECONDS):
             await self._shards.release(self._leaving)
             self._shards.owned.difference_update(self._leaving)
             self._leaving.clear()
 
     async def _report(self) -> None:
-        """Tell the other shards how the own clusters are, as far as that has changed."""
+        """Report the status of this shard's clusters to the others, if it has changed."""
         reports = {}
         for name in self._shards.owned & self._collected.keys():
             report = self._report_of(name)
@@ -256,11 +272,11 @@ class Ownership:
         elif status.has_leader:
             log.info("standing by: another process leads", extra={"leader": status.holder, "shard": shard.index})
         else:
-            log.error("no process leads %s: nothing of its clusters is recorded", shard)
+            log.error("no process leads %s; its clusters are not recorded", shard)
 
 
 def _is_news(before: ClusterReport, after: ClusterReport) -> bool:
-    """Return whether other shards are to know a report, given the one that they have."""
+    """Return whether to send a report to other shards, given the one that they have."""
     if (after.synced or 0.0) - (before.synced or 0.0) >= SYNCED_SECONDS:
         return True
     return (before.status, before.survey, before.slices, before.resembles, before.label_trouble) != (

@@ -1,4 +1,4 @@
-"""Hands every step of the inventory to all that publish it: the one place where that happens."""
+"""Passes every step of the inventory to everything that publishes it; the only place that does so."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """The way from a step to metrics, history (with its outbox), page, log and listeners.
+    """Passes steps to metrics, history (with its outbox), page, log and listeners.
 
-    `listeners` get every change; they are called on the event loop and must return at once.
+    `listeners` get every change; they are called on the event loop and must return immediately.
     """
 
     def __init__(
@@ -38,25 +38,25 @@ class Publisher:
         self._compare: Callable[[Step], None] = lambda _step: None
 
     def record_to(self, history: HistoryWriter) -> None:
-        """Record what is published from now on."""
+        """Record everything published from now on."""
         self._history = history
 
     def verify_with(self, verify: Callable[[Place, float], None]) -> None:
-        """Call `verify` for each node that a step wants to be read again, with in how many seconds."""
+        """Call `verify` for each node that a step requests to be read again, with the delay in seconds."""
         self._verify = verify
 
     def label_with(self, label: Callable[[Step], None]) -> None:
-        """Call `label` with each step, whose nodes' labels may have to change."""
+        """Call `label` with each step, since its nodes' labels may have to change."""
         self._label = label
 
     def compare_with(self, compare: Callable[[Step], None]) -> None:
-        """Call `compare` with each step, after which clusters may show the same nodes."""
+        """Call `compare` with each step, since clusters may then show the same nodes."""
         self._compare = compare
 
     def publish(self, step: Step, *, record: bool = True) -> None:
-        """Publish what one step did; with `record` False, without a trace in the history.
+        """Publish one step; with `record` False, without writing it to the history.
 
-        The other shards of an installation have nodes from the history alone, so there all of it is recorded.
+        In a sharded installation it is always recorded, because the other shards get nodes only from the history.
         """
         self._exposition.update(step.nodes)
         if (
@@ -88,7 +88,7 @@ def _log_change(change: Change, *, removed: bool) -> None:
         fields["serial"] = change.gpu.serial
     if change.previous is not None:
         fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
-    # That it no longer answers, or does again, is logged where it is noticed, with how.
+    # A GPU that stops responding, or responds again, is logged where that is noticed, with the details.
     changes = [one for one in change.changes if one.field != "lost"]
     if changes:
         fields["changes"] = describe_changes(changes)
@@ -96,7 +96,7 @@ def _log_change(change: Change, *, removed: bool) -> None:
         if changes:
             _log_health(change, fields)
         return
-    # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
+    # At the first inventory thousands of GPUs appear; only later changes are worth logging at this level.
     quiet = removed or change.event is Event.APPEARED
     log.log(logging.DEBUG if quiet else logging.INFO, "GPU %s", change.event, extra=fields)
 

@@ -1,4 +1,4 @@
-"""Puts a changed configuration in force while everything runs; a bad one is rejected and nothing changes."""
+"""Applies a changed configuration at runtime; an invalid one is rejected and nothing changes."""
 
 import dataclasses
 import logging
@@ -19,12 +19,12 @@ __all__ = ["Reloader"]
 
 log = logging.getLogger(__name__)
 
-FIXED_TABLES = ("server", "metrics", "store")  # what is settled when the service starts
-MAX_ERROR_CHARACTERS = 500  # of an error that is published
+FIXED_TABLES = ("server", "metrics", "store")  # sections that only take effect at the start
+MAX_ERROR_CHARACTERS = 500  # characters of a published error
 
 
 class Reloader:
-    """Loads the configuration again on request and whenever its file changes; `apply` puts it in force.
+    """Reloads the configuration on request and whenever its file changes; `apply` applies it.
 
     `clock` returns Unix seconds.
     """
@@ -36,18 +36,18 @@ class Reloader:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.ready = anyio.Event()  # once the first configuration is in force
+        self.ready = anyio.Event()  # set once the first configuration has been applied
         self.status = ConfigStatus(loaded=clock())
         self._started_with = started_with
         self._apply = apply
         self._clock = clock
         self._lock = anyio.Lock()
-        self._seen: bytes | None = None  # the content that was looked at last; None before the first look
+        self._seen: bytes | None = None  # the content at the last check; None before the first
 
     async def reload(self, path: Path) -> None:
-        """Put the clusters and sinks of a file in force; a bad file is rejected and the old ones stay."""
+        """Apply the clusters and sinks of a file; an invalid file is rejected and the current ones are kept."""
         await self.ready.wait()
-        async with self._lock:  # a signal and a changed file may come at once
+        async with self._lock:  # a signal and a changed file may coincide
             content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
             if isinstance(content, OSError):
                 self._cannot_read(path, content)
@@ -77,7 +77,7 @@ class Reloader:
                     await self._load(path, content, quiet=not changed)
 
     async def _load(self, path: Path, content: bytes, *, quiet: bool = False) -> None:
-        """Put the content of a file in force; a later one is seen as another change."""
+        """Apply the content of a file; later content counts as another change."""
         self._seen = content
         try:
             config = await anyio.to_thread.run_sync(load, path, content, abandon_on_cancel=True)
@@ -105,7 +105,7 @@ class Reloader:
         self._failed(f"{path}: {why}", readable=False)
 
     def _failed(self, error: str, *, readable: bool) -> None:
-        same = not self.status.ok and self.status.readable == readable  # another error of that kind is the same state
+        same = not self.status.ok and self.status.readable == readable  # whatever the error of that kind
         since = self.status.failing_since if same else self._clock()
         error = redact(error, MAX_ERROR_CHARACTERS)
         self.status = dataclasses.replace(self.status, error=error, readable=readable, failing_since=since)

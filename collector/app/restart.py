@@ -1,4 +1,4 @@
-"""Takes up where the last run ended: the inventory, its series and the latest changes, from the store."""
+"""Restores the state of the last run from the store: the inventory, its series and the latest changes."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from collector.views.recent_changes import RecentChanges, as_change
 
 __all__ = ["restore"]
 
-RECENT_CHANGES = 1000  # of the history that the page shows after a restart
+RECENT_CHANGES = 1000  # changes of the history that the page shows after a restart
 
 
 async def restore(
@@ -26,12 +26,12 @@ async def restore(
     now: float,
     mirror: Mirror | None = None,
 ) -> None:
-    """Fill an empty collector with what the store knows; raises StoreError.
+    """Fill an empty collector from the store; raises StoreError.
 
-    Clusters that are no longer configured end now (Unix seconds), if this collector leads and it is its to say. A store
-    that cannot be read at present has nothing to restore; the take-over of the lead then makes up for it.
+    Clusters that are no longer configured end `now` (Unix seconds), if this collector leads and is responsible for
+    them. Nothing is restored from a store that is currently unreadable; taking over the lead then makes up for that.
 
-    A shard restores what all shards have recorded, and `mirror` continues from there.
+    A shard restores the records of all shards, and `mirror` continues from there.
     """
     with gc_freeze.frozen_after():
         try:
@@ -49,7 +49,7 @@ async def restore(
         nodes = [node for node in remembered.nodes if leads or node.place.cluster in configured]
         step = inventory.restore(nodes, absent, remembered.left, remembered.facts, remembered.lost)
         publisher.publish(step, record=False)
-        await exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
+        await exposition.refresh()  # before the first requests to many clusters, and so before the first scrape
     recent.add([as_change(change) for change in reversed(latest)])
     publisher.record_to(store.history_writer)
     if mirror is not None:

@@ -44,10 +44,10 @@ __all__ = ["Service"]
 
 
 class Service:
-    """One collector: the clusters of a configuration, their inventory, its history, the sinks, and HTTP.
+    """One collector: the configured clusters, their inventory, its history, the sinks, and HTTP.
 
-    `listeners` get every change of the inventory; they are called on the event loop and must return at once. With
-    `once`, the collector is for `run_once`.
+    `listeners` get every change of the inventory; they are called on the event loop and must return immediately.
+    With `once`, the collector is for `run_once`.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Service:
         once: Round | None = None,
     ) -> None:
         self.end = EndDeadline()
-        self._owned: set[str] = set()  # of several shards: the clusters that this one reads and records
+        self._owned: set[str] = set()  # with several shards: the clusters that this one reads and records
         self.inventory: Inventory = Inventory()
         if shard.sharded:
             if config.store is None:
-                raise ConfigError("store: required for shards, which share it; set store.url to a PostgreSQL database")
+                raise ConfigError("store: shards require a shared store; set store.url to a PostgreSQL database")
             self.inventory = MirroringInventory(is_mirrored=lambda cluster: cluster not in self._owned)
         self.marks = Marks()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
@@ -120,10 +120,10 @@ class Service:
         )
 
     async def run(self, *, ready: Callable[[str], None], reload_from: Path | None = None) -> None:
-        """Serve until cancelled; `ready` gets the URL once HTTP answers.
+        """Serve until cancelled; `ready` gets the URL once HTTP is up.
 
-        With `reload_from`, clusters and sinks follow that file whenever it changes. Raises ConfigError when HTTP cannot
-        start, and StoreError when the store cannot be opened.
+        With `reload_from`, clusters and sinks are reloaded whenever that file changes. Raises ConfigError if HTTP
+        cannot start, and StoreError if the store cannot be opened.
         """
         async with self._collecting():
             self._tasks.start_soon(self.exposition.run, name="exposition")
@@ -138,9 +138,9 @@ class Service:
             )
 
     async def run_once(self, *, timeout: float) -> Outcome:
-        """Read every node of every cluster, record and deliver what that changed, and return what came of it.
+        """Read every node of every cluster, record and deliver the changes, and return the outcome.
 
-        After `timeout` seconds, what has not been read or delivered is given up. Raises StoreError when the store
+        After `timeout` seconds, everything not yet read or delivered is abandoned. Raises StoreError if the store
         cannot be opened.
         """
         async with self._collecting():
@@ -177,17 +177,17 @@ class Service:
                     self._tasks.cancel_scope.cancel()
 
     async def reload(self, path: Path) -> None:
-        """Put the clusters and sinks of the file at `path` in force; a bad file is rejected and the old ones stay."""
+        """Apply the clusters and sinks of the file at `path`; an invalid one is rejected and the current ones stay."""
         await self._reloader.reload(path)
 
     def unstored(self) -> tuple[Unstored, str]:
-        """Return what has happened and is not in the store, and why as far as that is known."""
+        """Return what has happened and is not in the store, and the reason if known."""
         if self._store is None:
             return Unstored(), ""
         return self._store.history_writer.unstored, self._store.health.status.message
 
     async def _start_store(self, store: Store) -> list[tuple[Callable[[], Coroutine[Any, Any, None]], str]]:
-        """Restore what the last run knew; returns the tasks that record and deliver from now on, with their names."""
+        """Restore the state of the last run; returns the tasks that record and deliver from now on, by name."""
         lead = await self._share(store) or TakeOver(store, self.inventory, self._cluster_tasks.adopt).run
         await restore(
             store,
@@ -233,7 +233,7 @@ class Service:
         ]
 
     async def _share(self, store: Store) -> Callable[[], Coroutine[Any, Any, None]] | None:
-        """Prepare to be one of several shards; returns the task of that, or None if there is no other."""
+        """Prepare to run as one of several shards; returns the task for that, or None if there is only one."""
         inventory, fleet, shards = self.inventory, self._fleet, store.shards
         if shards is None or fleet is None or not isinstance(inventory, MirroringInventory):
             return None
@@ -253,7 +253,8 @@ class Service:
             clock=time.time,
         )
         fleet.configured = {cluster.name: cluster for cluster in self._config.clusters}
-        self._ownership.found(await shards.recorded_clusters())
+        by_unsharded = await shards.unsharded_leads()  # before what it has recorded is restored
+        self._ownership.found(await shards.recorded_clusters(), by_unsharded=by_unsharded)
         return self._ownership.run
 
     async def _apply(self, config: Config) -> None:

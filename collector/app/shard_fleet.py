@@ -1,4 +1,4 @@
-"""What a shard knows of all clusters from the store: who owns each, and how its owner says it is."""
+"""A shard's view of all clusters from the store: the owner of each, and the status its owner reports."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -7,13 +7,13 @@ from collector.config import ClusterSettings
 from collector.model import ClusterState, ClusterStatus
 from collector.sharding import Shard
 from collector.store import ClusterOwner, ClusterReport, ClusterRow, News, ShardLease, SharedLease
-from collector.store.leadership import LEASE_SECONDS, shard_lease, shard_of_lease
+from collector.store.leadership import LEADER, LEASE_SECONDS, shard_lease, shard_of_lease
 
 __all__ = ["ShardFleet"]
 
 
 class ShardFleet:
-    """The configured clusters, and what was last read of them from the store; `owned` are those of this shard."""
+    """The configured clusters, and the last data on them from the store; `owned` are those of this shard."""
 
     def __init__(self, shard: Shard, owned: Collection[str], *, clock: Callable[[], float] = time.time) -> None:
         self.shard = shard
@@ -26,11 +26,17 @@ class ShardFleet:
         self._began = clock()
 
     def note(self, news: News) -> None:
-        """Take in what was read from the store."""
+        """Update from data read from the store."""
         self._leases = news.leases
         self.rows.update(news.clusters)
         free = [name for name in self.configured if self._holder(name) is None]
         self._free_since = {name: self._free_since.get(name, self._clock()) for name in free}
+
+    @property
+    def unsharded_leads(self) -> bool:
+        """Whether a collector without shards records, by what was read last."""
+        lease = self._leases.get(LEADER)
+        return lease is not None and lease.held
 
     def may_take(self, cluster: str) -> bool:
         """Return whether no other shard owns a cluster."""
@@ -51,7 +57,7 @@ class ShardFleet:
         return [name for name in others if self.status(name).state is ClusterState.UNOWNED]
 
     def shards(self) -> Sequence[ShardLease]:
-        """Return the shards that hold a lease or held one, in their order."""
+        """Return the shards that hold or held a lease, in order."""
         found = [
             ShardLease(shard=shard, holder=lease.holder, held=lease.held)
             for name, lease in self._leases.items()
@@ -60,26 +66,26 @@ class ShardFleet:
         return sorted(found, key=lambda one: one.shard)
 
     def report(self, cluster: str) -> ClusterReport | None:
-        """Return what the owner of a cluster says of it; None if no shard reads it."""
+        """Return the owner's report on a cluster; None if no shard reads it."""
         row = self.rows.get(cluster)
         return None if row is None or self._holder(cluster) is None else row.report
 
     def status(self, cluster: str) -> ClusterStatus:
-        """Return how a cluster is that this shard does not read."""
+        """Return the status of a cluster that this shard does not read."""
         if self._holder(cluster) is not None:
             report = self.report(cluster)
             if report is not None:
                 return report.status
             return ClusterStatus(cluster=cluster, state=ClusterState.STARTING, since=self._began)
         since = self._free_since.get(cluster, self._began)
-        if cluster not in self.rows and self._clock() - since < LEASE_SECONDS:  # its shard may be starting, too
+        if cluster not in self.rows and self._clock() - since < LEASE_SECONDS:  # its shard may still be starting
             return ClusterStatus(cluster=cluster, state=ClusterState.STARTING, since=since)
         last = self.owner(cluster).holder
-        message = f"no shard reads it; {last} was the last" if last else "no shard reads it"
+        message = f"not read by any shard (last: {last})" if last else "not read by any shard"
         return ClusterStatus(cluster=cluster, state=ClusterState.UNOWNED, message=message, since=since)
 
     def _holder(self, cluster: str) -> SharedLease | None:
-        """Return the lease that owns a cluster now; None if it is free."""
+        """Return the lease that currently owns a cluster; None if it is free."""
         if (row := self.rows.get(cluster)) is None:
             return None
         lease = self._leases.get(row.lease)

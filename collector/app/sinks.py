@@ -1,4 +1,4 @@
-"""Publishes how the delivery to the sinks goes."""
+"""Publishes the state of delivery to the sinks."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ __all__ = ["SinkObserver"]
 
 
 class SinkObserver:
-    """What the delivery reports to (collector.delivery.observer.DeliveryObserver): metrics, and the page's view."""
+    """The target of delivery's reports (collector.delivery.observer.DeliveryObserver): metrics and the page's view."""
 
     def __init__(self, metrics: Metrics, statuses: SinkStatuses, *, clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
@@ -19,21 +19,21 @@ class SinkObserver:
         self._clock = clock
 
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
-        """Count the records that were delivered."""
+        """Count delivered records."""
         self._metrics.exported(sink, records)
         self._statuses.delivered(sink, sum(records.values()))
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str, message: str = "") -> None:
-        """Count the records of a delivery that failed."""
+        """Count the records of a failed delivery."""
         self._metrics.export_failed(sink, records, reason)
         self._statuses.failed(sink, reason, self._clock(), message)
 
     def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
-        """Publish what waits for a sink."""
+        """Publish the backlog of a sink."""
         self._metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
         self._statuses.set_backlog(sink, backlog)
 
     def keep(self, sinks: Collection[str]) -> None:
-        """Forget the sinks that are not among these."""
+        """Forget all sinks except these."""
         self._metrics.keep_sinks(sinks)
         self._statuses.retain(sinks)

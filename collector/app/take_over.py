@@ -1,4 +1,4 @@
-"""Keeps the lead among the collectors that share a store, or takes it over when it is free."""
+"""Keeps the lease among the collectors that share a store, or takes it over when it is free."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -17,15 +17,15 @@ __all__ = ["TakeOver"]
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 1.0  # between two questions of who leads
+ASK_SECONDS = 1.0  # between two attempts to take the lease
 RENEW_SECONDS = 3.0  # between two renewals of a leader's lease
 
 
 class TakeOver:
-    """A loop that makes a standby the leader; the history then comes to agree with the inventory.
+    """A loop that makes a standby the leader, and then brings the history in line with the inventory.
 
-    Before that, `adopt` gets all that the leader before had recorded, some nodes at a time: what the inventory does not
-    know yet belongs into it.
+    Before that, `adopt` gets everything that the previous leader recorded, some nodes at a time, to add to the
+    inventory what it does not know yet.
     """
 
     def __init__(self, store: Store, inventory: Inventory, adopt: Callable[[Sequence[NodeState]], None]) -> None:
@@ -36,10 +36,10 @@ class TakeOver:
         self._logged: object = None
 
     async def run(self) -> None:
-        """Keep the lead, or take it when it is free, until cancelled."""
+        """Keep the lease, or take it when it is free, until cancelled."""
         database, leadership, health = self._store.database, self._store.leadership, self._store.health
         async with anyio.create_task_group() as tasks:
-            # Apart, because a large fleet takes longer than a lease lasts, which is renewed meanwhile.
+            # Separate, because a large fleet takes longer than a lease lasts, so it is renewed during that.
             tasks.start_soon(self._catch_up, name="store: take-over")
             while True:
                 renewed = False
@@ -49,9 +49,9 @@ class TakeOver:
                     if behind:
                         self._taken.set()
                     elif not held:
-                        health.succeeded("take-over")  # it is another collector's task now
+                        health.succeeded("take-over")  # another collector does it now
                     renewed = leadership.leads and not database.single_process
-                    if not (behind and database.single_process):  # a file begins to be of use with what is recorded
+                    if not (behind and database.single_process):  # a new file is useful only once it has records
                         health.succeeded("lead")
                 except StoreError as error:
                     health.failed("lead", str(error))
@@ -59,7 +59,7 @@ class TakeOver:
                 await anyio.sleep(RENEW_SECONDS if renewed else ASK_SECONDS)
 
     def _log(self) -> None:
-        """Log who leads, when that has changed; an SQLite file has one collector, and its health says the rest."""
+        """Log changes of the leader; an SQLite file has only one collector, and its health covers the rest."""
         if self._store.database.single_process:
             return
         status = self._store.leadership.status
@@ -71,7 +71,7 @@ class TakeOver:
         elif status.holder:
             state = ("stands by", status.holder)
         else:
-            return  # it will be known soon
+            return  # not known yet
         if state == self._logged:
             return
         self._logged = state
@@ -106,11 +106,11 @@ class TakeOver:
         }
 
     async def _take_over(self) -> None:
-        """Begin to record, first what the leader before has missed; nobody else writes meanwhile."""
+        """Start recording, first what the previous leader missed; no other collector writes during that."""
         leadership = self._store.leadership
         token = leadership.token
         await self._store.reconcile_again()
-        self._store.database.renewed = False  # all of the inventory is about to be recorded
+        self._store.database.renewed = False  # the whole inventory is about to be recorded
         inventory, standby = self._inventory, leadership.standby
         standby.forget_touched()
         recorded: set[Place] = set()
@@ -121,22 +121,22 @@ class TakeOver:
             different |= {node.place for node in part if not _agrees(inventory.node(node.place), node)}
         different |= self._snapshot().keys() - recorded
         left = await self._settle_times(different | standby.touched)
-        if leadership.held and leadership.token == token:  # or another collector has recorded meanwhile
+        if leadership.held and leadership.token == token:  # or another collector has recorded in the meantime
             nodes = {place: inventory.node(place) for place in different | standby.touched}
             self._store.history_writer.begin(nodes, left)
 
     async def _settle_times(self, places: Collection[Place]) -> dict[str, Departure]:
-        """Let no GPU be anywhere since before the collector that led recorded that it left.
+        """Ensure that no GPU is in its place since before the previous leader recorded that it left the last one.
 
-        Two collectors read a node at different times, and so notice the same move at different times. Returns how those
-        left, by UUID, that only this one knows to have left.
+        Two collectors read a node at different times, and so notice the same move at different times. Returns the
+        departures, by UUID, of GPUs of which only this collector knows that they left.
         """
         inventory = self._inventory
         recorded = await self._store.recorded({place: inventory.node(place) for place in places})
         away = await self._store.absent()
         inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
         left = {one.uuid: one for one in recorded.here if inventory.absent_gpu(one.uuid) is not None}
-        inventory.recall(  # these as well, of which the one before did not notice that they left
+        inventory.recall(  # including those whose departure the previous leader did not notice
             {uuid: one.place for uuid, one in left.items()},
             {uuid: max(one.confirmed, recorded.latest[uuid]) for uuid, one in left.items()},
             {uuid: facts for uuid, one in left.items() if one.gpu and (facts := facts_of(one.gpu, one.confirmed))},
@@ -155,17 +155,17 @@ class TakeOver:
 
 
 def _departure(uuid: str, absent: Absent | None) -> Departure | None:
-    """Return how a GPU left its last node, as the store wants it; None if it is not known when."""
+    """Return a GPU's departure from its last node, as the store expects it; None if its time is unknown."""
     if absent is None or not absent.time:
         return None
     facts = absent.facts or Gpu(uuid=uuid)
-    unsaid = tuple(one for one in facts.last_known if one.time != absent.read)  # by the last reading
+    unsaid = tuple(one for one in facts.last_known if one.time != absent.read)  # according to the last reading
     gpu = msgspec.structs.replace(facts, last_known=unsaid)
     return Departure(absent.place, absent.time, absent.read, gpu, absent.lost)
 
 
 def _agrees(node: NodeState | None, recorded: NodeState) -> bool:
-    """Return whether two collectors know the same of a node, each by its own reading."""
+    """Return whether two collectors have the same data on a node, each from its own reading."""
     if node is None:
         return False
     passing = {"time": recorded.time, "failing": recorded.failing, "uncovered": recorded.uncovered}

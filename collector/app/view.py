@@ -1,4 +1,4 @@
-"""The running collector as API and page see it."""
+"""The running collector as seen by API and page."""
 
 import math
 import time
@@ -32,8 +32,8 @@ from collector.views.sink_status import SinkStatuses
 
 __all__ = ["LiveCollector"]
 
-HISTORY_SECONDS = 5.0  # that all queries of one answer may take
-FLUSH_SECONDS = 1.0  # that an answer waits for what it says to be committed
+HISTORY_SECONDS = 5.0  # for all queries of one response together
+FLUSH_SECONDS = 1.0  # that a response waits for its data to be committed
 
 
 class LiveCollector:
@@ -63,7 +63,7 @@ class LiveCollector:
         self.sink_statuses = sink_statuses
         self.cluster_label = cluster_label
         self._clusters = clusters
-        self._fleet = fleet  # of all shards; None where there is no other
+        self._fleet = fleet  # of all shards; None without shards
         self._store = store
         self._mark_follower = mark_follower
         self._config_status = config_status
@@ -77,36 +77,36 @@ class LiveCollector:
 
     @property
     def config_status(self) -> ConfigStatus:
-        """How the configuration in force compares with its file."""
+        """How the running configuration compares with its file."""
         return self._config_status()
 
     @property
     def history(self) -> History | None:
-        """The history of the store for one answer, which does not wait for long; None without a store."""
+        """The store's history for one response, with a time limit; None without a store."""
         return None if self._store is None else self._store.history.within(HISTORY_SECONDS)
 
     @property
     def past(self) -> Past | None:
-        """The past of the store for one answer, which does not wait for long; None without a store."""
+        """The store's past states for one response, with a time limit; None without a store."""
         return None if self._store is None else self._store.past.within(HISTORY_SECONDS)
 
     @property
     def mark_store(self) -> MarkStore | None:
-        """All marks, in the store, for one answer, which does not wait for long; None without a store."""
+        """All marks in the store for one response, with a time limit; None without a store."""
         return None if self._store is None else self._store.marks.within(HISTORY_SECONDS)
 
     @property
     def store_status(self) -> StoreStatus:
-        """Whether the store accepts writes; without a store it is up."""
+        """Whether the store accepts writes; up without a store."""
         return StoreStatus() if self._store is None else self._store.health.status
 
     @property
     def lead_status(self) -> LeadStatus | None:
-        """Who records and delivers; None without a store."""
+        """Which collector records and delivers; None without a store."""
         return None if self._store is None else self._store.leadership.status
 
     def clusters(self) -> Collection[str]:
-        """Return the names of the configured clusters, those that other shards read included."""
+        """Return the names of the configured clusters, including those of other shards."""
         return self._clusters.keys() if self._fleet is None else self._fleet.configured.keys()
 
     def own_clusters(self) -> Collection[str]:
@@ -114,58 +114,58 @@ class LiveCollector:
         return self._clusters.keys()
 
     def owner(self, cluster: str) -> ClusterOwner | None:
-        """Return which shard reads a cluster; None in an installation that is not sharded."""
+        """Return which shard reads a cluster; None without shards."""
         return None if self._fleet is None else self._fleet.owner(cluster)
 
     def shards(self) -> Sequence[ShardLease]:
-        """Return the shards that hold a lease or held one, in their order; none where it is not sharded."""
+        """Return the shards that hold or held a lease, in order; empty without shards."""
         return () if self._fleet is None else self._fleet.shards()
 
     def synced(self, cluster: str) -> float | None:
-        """Return when (Unix seconds) a cluster's view was last proved current; None if never."""
+        """Return when (Unix seconds) a cluster's view was last proven current; None if never."""
         known = self._clusters.get(cluster) or self._report(cluster)
         return None if known is None else known.synced
 
     def survey(self, cluster: str) -> Survey | None:
-        """Return how much there is in a cluster; None before it has been listed completely."""
+        """Return the size of a cluster; None before it has been listed completely."""
         known = self._clusters.get(cluster) or self._report(cluster)
         return None if known is None else known.survey
 
     def slices(self, cluster: str) -> SliceStatus | None:
-        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
+        """Return whether a cluster's ResourceSlices are visible; None before the first attempt."""
         known = self._clusters.get(cluster) or self._report(cluster)
         return None if known is None else known.slices
 
     def resembles(self, cluster: str) -> Collection[str]:
-        """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""
+        """Return the clusters that show the same nodes as this one; it is not proven that they are the same."""
         if cluster in self._clusters or (report := self._report(cluster)) is None:
             return self._clusters.resemblances(cluster)
         return report.resembles
 
     def label_trouble(self, cluster: str) -> LabelTrouble | None:
-        """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
+        """Return why labels of some of a cluster's nodes cannot be written; None if they can, or none are needed."""
         if (collected := self._clusters.get(cluster)) is None:
             report = self._report(cluster)
             return None if report is None else report.label_trouble
         return collected.supervisor.label_trouble if collected.status.up else None
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
-        """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
+        """Return a cluster's sources of GPU pods, in the order of the configuration."""
         settings = self._settings(cluster)
         return () if settings is None else settings.active_sources
 
     def node_selector(self, cluster: str) -> str:
-        """Return which nodes of a cluster are watched; empty for all of them."""
+        """Return the selector of the nodes that are watched in a cluster; empty for all."""
         settings = self._settings(cluster)
         return "" if settings is None else settings.node_selector
 
     def refresh(self, cluster: str) -> float:
-        """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
+        """Return the refresh interval of a cluster in seconds; infinity for an unknown cluster."""
         settings = self._settings(cluster)
         return math.inf if settings is None else settings.refresh
 
     def _report(self, cluster: str) -> ClusterReport | None:
-        """Return what another shard says of a cluster that it reads."""
+        """Return another shard's report on a cluster that it reads."""
         return None if self._fleet is None else self._fleet.report(cluster)
 
     def _settings(self, cluster: str) -> ClusterSettings | None:
@@ -174,7 +174,7 @@ class LiveCollector:
         return None if self._fleet is None else self._fleet.configured.get(cluster)
 
     async def refresh_marks(self) -> None:
-        """Let `marks` be those of the store at once, if it can be read in time; else they follow soon."""
+        """Update `marks` from the store now, if it responds in time; otherwise they follow soon."""
         if self._mark_follower is not None:
             with anyio.move_on_after(FLUSH_SECONDS):
                 await self._mark_follower.try_refresh()
@@ -185,12 +185,12 @@ class LiveCollector:
             await self._store.history_writer.flushed(FLUSH_SECONDS)
 
     def now(self) -> float:
-        """Return the present time in Unix seconds."""
+        """Return the current time in Unix seconds."""
         return time.time()
 
 
 class _FleetStatuses(Mapping[str, ClusterStatus]):
-    """The status of each cluster of all shards, by name; made when asked for."""
+    """The status of each cluster of all shards, by name, computed on access."""
 
     def __init__(self, own: CollectedClusters, fleet: ShardFleet) -> None:
         self._own, self._fleet = own, fleet

@@ -20,15 +20,16 @@ class Endpoint(NamedTuple):
     token_file: Path | None = None
 
 
-def server_endpoint(server: ServerSettings) -> Endpoint:
+def server_endpoint(server: ServerSettings, *, identify: bool = True) -> Endpoint:
     """Return the endpoint of the server with these settings; raises ConfigError if its certificate cannot be used.
 
-    The exact certificate is known, so only it is trusted, whatever host name it is for.
+    The exact certificate is known, so only it is trusted, whatever host name it is for. With `identify`, it also serves
+    as a client certificate where the server requires one.
     """
     url = f"{'http' if server.cert_file is None else 'https'}://{_local_address(server.listen)}"
     if server.cert_file is None:
         return Endpoint(url, None, server.bearer_token_file)
-    own = server.client_ca_file is not None  # the collector's own certificate then serves as a client certificate
+    own = identify and server.client_ca_file is not None
     try:
         context = client_context(
             ca_data=_first_certificate(server.cert_file),

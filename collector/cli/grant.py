@@ -37,6 +37,9 @@ _AUDIENCE_HEAD = """\
 # The policy gpuid-token allows the audiences of most API servers. For others (such as GKE), pass --audience or use
 # --apply, which asks the server; otherwise tokens cannot be renewed.
 """
+_IN_TIME = (
+    "The collector cannot replace tokens in a Secret: run this again before they expire. Running pods take up new ones."
+)
 _SHORTENED = 0.95  # of the requested lifetime: the server shortened a token that expires earlier
 
 
@@ -303,6 +306,7 @@ def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file:
                 " name fewer clusters, or use --kubeconfig"
             )
         click.echo(dump([secret]), nl=False)
+        click.echo(_IN_TIME, err=True)
     elif contexts:
         write(file, contexts)
         first = f"--kubeconfig {shell_word(str(file))} --context {shell_word(contexts[0].name)}"

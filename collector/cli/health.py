@@ -35,7 +35,9 @@ def health(config: Path | None, url: str | None, timeout: Duration) -> None:
         endpoint = url_endpoint(url)
     else:
         path = config or found_config()
-        endpoint = server_endpoint(ServerSettings() if path is None else configuration.load(path).server)
+        endpoint = server_endpoint(
+            ServerSettings() if path is None else configuration.load(path).server, identify=False
+        )
     click.echo(f"{endpoint.url}: {_ask(endpoint, timeout)}")
 
 

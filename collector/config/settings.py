@@ -173,7 +173,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen = Listen("0.0.0.0:8080")
     cert_file: Path | None = None  # PEM chain; enables HTTPS together with key_file; reloaded when it changes
     key_file: Path | None = None
-    client_ca_file: Path | None = None  # PEM; clients must present a certificate signed by it; reloaded too
+    client_ca_file: Path | None = None  # PEM; clients other than probes need a certificate signed by it; reloaded too
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # contains the token that clients must send
     external_url: str | None = None  # where a proxy publishes it: scheme, host and path prefix

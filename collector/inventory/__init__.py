@@ -1,4 +1,4 @@
-"""The fleet in memory: every reading goes in, and what it changed comes out."""
+"""The fleet in memory: readings go in, and changes come out."""
 
 from collector.inventory.inventory import Inventory
 from collector.inventory.mirroring import MirroringInventory

@@ -1,4 +1,4 @@
-"""Where GPUs that are in no node were last: what tells a move from a first appearance."""
+"""The last place of each GPU that is in no node: this distinguishes a move from a first appearance."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,23 +12,23 @@ __all__ = ["Absent", "AbsentGpus", "merged"]
 
 
 class Absent(NamedTuple):
-    """Where a GPU that is in no node was last, and until when (Unix seconds; 0 where that is not known)."""
+    """The last place of a GPU that is in no node, and until when it was there (Unix seconds; 0 if unknown)."""
 
     place: Place
     time: float
-    facts: Gpu | None = None  # what is last known of it, as `collector.inventory.last_known.facts_of` returns it
-    lost: bool = False  # whether it no longer answered
+    facts: Gpu | None = None  # its last known values, as returned by `collector.inventory.last_known.facts_of`
+    lost: bool = False  # whether it had stopped responding
 
     @property
     def read(self) -> float:
-        """When it was read last there (Unix seconds), as far as its facts tell."""
+        """When it was last read there (Unix seconds), according to its facts."""
         return max((one.time for one in self.facts.last_known), default=self.time) if self.facts else self.time
 
 
 def merged(known: Absent, recorded: Absent) -> Absent:
-    """Return where a GPU was later, by two inventories, with what either knows of it in that cluster.
+    """Return the later of two inventories' places of a GPU, with what either of them knows about it in that cluster.
 
-    Of one cluster, how it was says the one that has read it later, whichever noticed later that it had left.
+    If both name the same cluster, the later reading decides its state, not which of them noticed its departure later.
     """
     later, earlier = (recorded, known) if known.time < recorded.time else (known, recorded)
     if earlier.facts is None or earlier.place.cluster != later.place.cluster:
@@ -48,7 +48,7 @@ def merged(known: Absent, recorded: Absent) -> Absent:
 
 
 def _seated(gpu: Gpu, later: Absent, earlier: Absent) -> Gpu:
-    """Return a GPU as where it sat in the node in which it was last, as far as that is known."""
+    """Return a GPU with only its position in its last node, as far as known."""
     seat: dict[str, object] = dict.fromkeys(SEAT_FIELDS)
     for absent in (earlier, later):
         if absent.facts is not None and absent.place == later.place:
@@ -57,10 +57,10 @@ def _seated(gpu: Gpu, later: Absent, earlier: Absent) -> Gpu:
 
 
 class AbsentGpus:
-    """The GPUs that are in no node, by UUID, at most `limit` of them.
+    """The GPUs that are in no node, by UUID; at most `limit`.
 
-    The longest absent are forgotten first, those of the cluster that has the most: so one that makes up GPUs makes room
-    among its own.
+    Those of the cluster with the most are forgotten first, longest absent first: a cluster that makes up GPUs displaces
+    only its own.
     """
 
     def __init__(self, limit: int) -> None:
@@ -70,7 +70,7 @@ class AbsentGpus:
         self._nodes: dict[Place, dict[str, Absent]] = {}  # the same by node
 
     def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None, *, lost: bool = False) -> None:
-        """Remember where a GPU was last, what is last known of it, and whether it no longer answered."""
+        """Remember a GPU's last place, its last known values, and whether it had stopped responding."""
         self.pop(uuid)
         self._clusters[uuid] = place.cluster
         absent = Absent(place, time, facts, lost)
@@ -81,12 +81,12 @@ class AbsentGpus:
             self.pop(next(iter(most)))
 
     def get(self, uuid: str) -> Absent | None:
-        """Return where a GPU was last, if that is known."""
+        """Return a GPU's last place, if known."""
         cluster = self._clusters.get(uuid)
         return None if cluster is None else self._gpus[cluster][uuid]
 
     def pop(self, uuid: str) -> Absent | None:
-        """Forget a GPU; returns where it was last, if that is known."""
+        """Forget a GPU; returns its last place, if known."""
         if (cluster := self._clusters.pop(uuid, None)) is None:
             return None
         gpus = self._gpus[cluster]
@@ -100,15 +100,15 @@ class AbsentGpus:
         return absent
 
     def of(self, place: Place) -> Mapping[str, Absent]:
-        """Return the GPUs that were in a node last, by UUID, in the order in which they left."""
+        """Return the GPUs that were last in this node, by UUID, in the order in which they left."""
         return self._nodes.get(place, {})
 
     def forget_cluster(self, cluster: str) -> None:
-        """Forget the GPUs that were in a cluster last."""
+        """Forget the GPUs that were last in this cluster."""
         for uuid, absent in self._gpus.pop(cluster, {}).items():
             del self._clusters[uuid]
             self._nodes.pop(absent.place, None)
 
     def places(self) -> Mapping[str, Place]:
-        """Return where each GPU was last, by UUID."""
+        """Return each GPU's last place, by UUID."""
         return {uuid: absent.place for gpus in self._gpus.values() for uuid, absent in gpus.items()}

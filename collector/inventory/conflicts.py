@@ -1,6 +1,6 @@
-"""Conflicts: GPUs that two nodes confirm, and serials that two GPUs on two nodes have.
+"""Conflicts: GPUs confirmed by two nodes, and serials shared by two GPUs on two nodes.
 
-A serial that a GPU no longer reports, and that is merely its last known one, contradicts no other GPU that has it.
+A serial that is only last known, because the GPU no longer reports it, does not conflict with another GPU's.
 """
 
 from collections.abc import Callable, Collection
@@ -11,19 +11,19 @@ from collector.model import Gpu, NodeState, Place, on_one_board
 
 __all__ = ["MAX_PLACES_OF_A_SERIAL", "Conflicts"]
 
-MAX_PLACES_OF_A_SERIAL = 64  # whose conflicts are decided again when one of them changes
+MAX_PLACES_OF_A_SERIAL = 64  # whose conflicts are re-evaluated when one of them changes
 
-MAX_BOARD_NODES = 4  # to which one board's GPUs can be given; a serial on more nodes is no board's
-MAX_BOARD_GPUS = 8  # of one board, such as an A16 with four; a serial that a node gives to more of them is no board's
+MAX_BOARD_NODES = 4  # that can have GPUs of one board; a serial on more nodes is not a board's
+MAX_BOARD_GPUS = 8  # of one board, such as an A16 with four; a serial of more on one node is not a board's
 
-_MAX_SORTED_NODES = 1024  # whose GPUs are kept sorted by serial
+_MAX_SORTED_NODES = 1024  # nodes whose GPUs are kept sorted by serial
 
-# A node's GPUs that report one serial, each with whether the node shows that its board has several.
+# A node's GPUs that report the same serial, each with whether the node shows that its board has several GPUs.
 _Board = tuple[tuple[Gpu, bool], ...]
 
 
 class Conflicts:
-    """Which GPUs are in conflict, by cluster; decided from where they are now, whenever that changes."""
+    """The GPUs in conflict, by cluster; re-evaluated whenever the places of GPUs change."""
 
     def __init__(
         self, locations: PlaceIndex, serials: PlaceIndex, claims: Claims, node: Callable[[Place], NodeState | None]
@@ -41,31 +41,31 @@ class Conflicts:
         return self._uuids.get(cluster, ())
 
     def serial_changed(self, serial: str, place: Place) -> None:
-        """Decide again on the GPUs of a serial after a node got or lost it, unless that changes nothing for them.
+        """Re-evaluate the GPUs with a serial after a node gained or lost it, unless nothing can change for them.
 
-        Those of the node itself have been decided on already, or stay as they are (`gpu_lost`).
+        The node's own GPUs have already been evaluated, or are unaffected (`gpu_lost`).
         """
         places = self._serials.places(serial)
-        # Among many nodes, such as those of a made-up serial, one more or less changes nothing for the others.
+        # With many nodes, such as those with a made-up serial, one more or less changes nothing for the others.
         if len(places) <= MAX_PLACES_OF_A_SERIAL and places != (place,) and not self._is_no_board(serial, place):
             self.update_serial(serial)
 
     def gpu_lost(self, gpu: Gpu, place: Place) -> None:
-        """Decide again after a node has lost one GPU, and nothing else has changed in it."""
+        """Re-evaluate after a node lost one GPU and nothing else changed on it."""
         self.update(gpu.uuid)
-        # More of the serial than a board can have are left there: all others of it stay as they are.
+        # More GPUs with the serial than a board can have remain there: nothing changes for the others.
         if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS:
             self.serial_changed(gpu.serial, place)
 
     def gpu_moved(self, gpu: Gpu, place: Place) -> None:
-        """Decide again after a node has got one GPU that it had merely claimed, and nothing else has changed in it."""
+        """Re-evaluate after a node became the home of one GPU that it had claimed, and nothing else changed on it."""
         self.update(gpu.uuid)
-        # Likewise: where there were more than a board can have before, all others stay as they are.
+        # Likewise: if there already were more than a board can have, nothing changes for the others.
         if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS + 1:
             self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
-        """Decide again on all GPUs that report a serial."""
+        """Re-evaluate all GPUs that report a serial."""
         gpus = {
             gpu.uuid: (gpu, place) for place in self._serials.places(serial) for gpu, _ in self._board(serial, place)
         }
@@ -73,11 +73,11 @@ class Conflicts:
             self._decide(uuid, gpu, place)
 
     def update(self, uuid: str) -> None:
-        """Decide in which clusters a GPU is in conflict, and in which it is claimed."""
+        """Determine in which clusters a GPU is in conflict, and in which it is claimed."""
         self._decide(uuid)
 
     def _decide(self, uuid: str, gpu: Gpu | None = None, place: Place | None = None) -> None:
-        """Decide on a GPU, which is known to be this one in one place."""
+        """Evaluate a GPU, whose data in one place is given."""
         self._claims.update(uuid)
         homes = self._claims.homes(uuid)
         contested = len(homes) > 1
@@ -93,7 +93,7 @@ class Conflicts:
             self._uuids[cluster].discard(uuid)
 
     def _serial_is_contested(self, gpu: Gpu, place: Place) -> bool:
-        """Return whether another GPU on another node has the serial of this one, and no board explains it."""
+        """Return whether a different GPU on another node has this GPU's serial without sharing its board."""
         if gpu.serial is None or not gpu.reports("serial") or len(places := self._serials.places(gpu.serial)) < 2:
             return False
         if len(places) > max(MAX_PLACES_OF_A_SERIAL, len(self._locations.places(gpu.uuid))):
@@ -126,21 +126,21 @@ class Conflicts:
         )
 
     def _is_no_board(self, serial: str, apart: Place) -> bool:
-        """Return whether all GPUs of a serial are contested, whatever one node has: that one is set apart."""
+        """Return whether all GPUs with a serial are contested, even without counting those of one node."""
         crowded = nodes = 0
         for place in self._serials.places(serial):
             if place != apart:
                 count = len(self._board(serial, place))
                 crowded += count > MAX_BOARD_GPUS
-                nodes += count > 1  # so that each GPU, wherever it is, finds another one there
+                nodes += count > 1  # so that every GPU, wherever it is, conflicts with one there
                 if crowded > 1 or nodes > MAX_BOARD_NODES:
                     return True
         return False
 
     def _board(self, serial: str, place: Place) -> _Board:
-        """Return a node's GPUs that report a serial; none of a node that is being removed, which decides nothing.
+        """Return a node's GPUs that report a serial; empty for a node that is being removed, which does not count.
 
-        Those that it merely claims are not confirmed there, and left out.
+        GPUs that it only claims are not confirmed there, so they are omitted.
         """
         node = self._node(place)
         if node is None or not node.gpus:

@@ -1,4 +1,4 @@
-"""Where each key is: an index from UUIDs, serials or chassis to the nodes that have them."""
+"""An index from keys (UUIDs, serials or chassis) to the nodes that have them."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ __all__ = ["PlaceIndex"]
 
 
 class PlaceIndex:
-    """The places of each key, in the order in which they came.
+    """The places of each key, in order of arrival.
 
-    Nearly every key is in one place, which is held as it is: a tuple around each would cost a fleet 50 MB.
+    Nearly every key is in one place, which is stored without a tuple: tuples would cost a large fleet 50 MB.
     """
 
     def __init__(self) -> None:
@@ -18,17 +18,17 @@ class PlaceIndex:
         self._several: dict[str, tuple[Place, ...]] = {}
 
     def places(self, key: str) -> tuple[Place, ...]:
-        """Return where a key is; empty if it is nowhere."""
+        """Return the places of a key; empty if there are none."""
         if (place := self._only.get(key)) is not None:
             return (place,)
         return self._several.get(key, ())
 
     def several(self) -> Iterable[tuple[Place, ...]]:
-        """Return the places of the keys that are in more than one."""
+        """Return the places of all keys that are in more than one."""
         return self._several.values()
 
     def add(self, key: str, place: Place) -> bool:
-        """Add a place of a key, which may be there already; returns whether the key is in several places now."""
+        """Add a place of a key, if missing; returns whether the key is in several places now."""
         if several := self._several.get(key):
             if place not in several:
                 self._several[key] = (*several, place)
@@ -41,7 +41,7 @@ class PlaceIndex:
         return True
 
     def add_all(self, keys: Iterable[str | None], place: Place) -> set[str]:
-        """Add a place of several keys; returns those that are in several places now. None is no key."""
+        """Add a place of several keys; returns those that are in several places now. None is ignored."""
         return {key for key in keys if key is not None and self.add(key, place)}
 
     def discard(self, key: str, place: Place) -> None:
@@ -52,7 +52,7 @@ class PlaceIndex:
             self.set(key, [other for other in self._several[key] if other != place])
 
     def replace(self, place: Place, before: set[str | None], after: set[str | None]) -> set[str]:
-        """Replace the keys of a place; returns both the old and the new ones. None is no key."""
+        """Replace the keys of a place; returns the old and new ones. None is ignored."""
         for key in before - after:
             if key is not None:
                 self.discard(key, place)
@@ -60,7 +60,7 @@ class PlaceIndex:
         return {key for key in before | after if key is not None}
 
     def set(self, key: str, places: Iterable[Place]) -> None:
-        """Let a key be in these places and no other."""
+        """Set the places of a key, replacing all previous ones."""
         self._only.pop(key, None)
         self._several.pop(key, None)
         match tuple(places):

@@ -1,4 +1,4 @@
-"""Applies readings to the fleet, knows where every GPU is, and returns what each step changed."""
+"""Applies readings to the fleet, tracks where every GPU is, and returns the changes of each step."""
 
 import itertools
 from collections import Counter
@@ -48,7 +48,7 @@ from collector.model import (
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 
-MAX_ABSENT_GPUS = 100_000  # whose last place is remembered, of all clusters
+MAX_ABSENT_GPUS = 100_000  # absent GPUs that are remembered, over all clusters
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
 _NO_TIMES: Mapping[str, float] = MappingProxyType({})
@@ -57,31 +57,31 @@ _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 
 
 class Inventory:
-    """Where every GPU is, keyed by UUID and indexed by serial, chassis and node.
+    """The place of every GPU, keyed by UUID and indexed by serial, chassis and node.
 
-    Every step returns what it changed, which nodes it touched, and which nodes are to be read again now, as values.
-    Times are Unix seconds and always passed in; the order of readings is the order in which they are applied. A step
-    costs what its node's GPUs cost, however large the fleet is.
+    Every step returns its changes, the affected nodes, and the nodes to read again now, as values. Times are Unix
+    seconds and always passed in; readings take effect in the order in which they are applied. The cost of a step
+    depends on its node's GPUs, not on the size of the fleet.
 
-    A GPU that a second node reports is a claim (`collector.inventory.claims`): both nodes publish it until a reading
-    has settled whether it has moved. A GPU that two nodes confirm is a conflict, published in both places until one of
-    them stops. One serial under two UUIDs on two nodes is a conflict as well, except where what the two nodes say shows
-    one board that carries several GPUs. So no reading takes a GPU from another node: only a node's own answer does, or
-    its silence within one cluster.
+    A GPU reported by a second node is a claim (`collector.inventory.claims`): both nodes publish it until a reading
+    settles whether it has moved. A GPU confirmed by two nodes is a conflict, published in both places until one of
+    them stops reporting it. One serial under two UUIDs on two nodes is a conflict as well, unless both nodes'
+    data shows one board that carries several GPUs. So no reading takes a GPU from another node: only that node's own
+    answer does, or its silence within one cluster.
 
-    What a GPU no longer says of itself, such as its serial, stays as last known (`collector.inventory.last_known`).
+    Values that a GPU no longer reports, such as its serial, are kept as last known (`collector.inventory.last_known`).
 
-    A GPU's health follows its UUID: each of its first readings in another place is compared with the last one in the
-    place before, once it is settled that it has moved. Across clusters it is compared, and what is no longer reported
-    is not taken over from a cluster that may have made it up. That its errors have grown is, where its own reading
-    confirms how many they are. For the same reason, what one place of a GPU in conflict reports is never compared with
-    what the other one does.
+    A GPU's health follows its UUID: its first reading in a new place is compared with the last one in the previous
+    place, once the move is settled. It is also compared across clusters, but unreported values are not taken over from
+    another cluster, which may have made them up. Growth of its errors is, if its own reading confirms the number. For
+    the same reason, the two places of a GPU in conflict are never compared with each other.
 
-    Where several shards share the clusters, `is_mirrored` tells which of them other shards read
-    (`collector.inventory.mirroring`). Nothing of those is changed here but what their own shards say.
+    With several shards, `is_mirrored` returns whether another shard reads a cluster (`collector.inventory.mirroring`).
+    Those clusters only change here as reported by their own shards.
 
     A GPU that does not respond stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
-    is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
+    is known only by its bus address. The same is true of a GPU known only from ResourceSlices
+    (`collector.inventory.listed`).
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Inventory:
         self._claims = Claims(self._locations, is_mirrored)
         self._verify_backoff = VerifyBackoff()
         self._absent = AbsentGpus(max_absent)
-        self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not respond
+        self._unlisted: dict[Place, NodeState] = {}  # those with GPUs that do not respond
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
-        self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
+        self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # number of nodes by cluster and reason
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
 
     # Steps
 
     def apply(self, reading: Reading) -> Step:
-        """Replace all that a node had by what a reading of it found."""
+        """Replace a node's GPUs with those found by a reading."""
         step = Draft(reading.ended)
         place = Place(reading.cluster, reading.node.name)
         before = self.node(place) or NodeState(place=place, node=reading.node)
@@ -119,7 +119,7 @@ class Inventory:
             sharing=reading.sharing,
             partial=reading.partial or bool(reading.unread),
         )
-        self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
+        self._put(node, step)  # it keeps its previous GPUs until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
         found = {gpu.uuid: self._with_last_known(gpu, before, left.get(gpu.uuid), reading) for gpu in reading.gpus}
         unseen = unseen_gpus(before, reading)
@@ -169,9 +169,9 @@ class Inventory:
         return step.done(reading)
 
     def set_node(self, cluster: str, node: NodeInfo, time: float = 0.0) -> Step:
-        """Keep what Kubernetes says of a node, before its first reading or between readings.
+        """Keep Kubernetes' data on a node, before its first reading or between readings.
 
-        `time` is that at which it says so, for what its ResourceSlices reveal.
+        `time` is when it was received, for what its ResourceSlices reveal.
         """
         step = Draft()
         place = Place(cluster, node.name)
@@ -197,14 +197,14 @@ class Inventory:
         lost: Collection[GpuRef] = (),
         next_try: float | None = None,
     ) -> Step:
-        """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
+        """Note that a node cannot be read, until its next reading; ignored for an unknown node.
 
-        `lost` are GPUs that did not respond: those of them that are known are in the node all the same, and the others
-        are kept by their addresses. `next_try` (Unix seconds) is when the node is read again, if that is known.
+        `lost` are GPUs that did not respond: known ones stay in the node, and the others are kept by address.
+        `next_try` (Unix seconds) is when the node is read again, if known.
         """
         step = Draft()
         if (node := self.node(place)) is not None:
-            self._lose_claimed(place, step)  # before any of them counts as lost: it has moved
+            self._lose_claimed(place, step)  # before any of them counts as lost: a claimed one has moved
             node = self._at(place)
             since, tries = (time, 0) if node.failing is None else (node.failing.since, node.failing.tries)
             failing = Failing(reason, since, message, tries + 1, next_try)
@@ -212,9 +212,9 @@ class Inventory:
             silent = also_silent(node, lost, unseen, time)
             after = msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent)
             after = with_listed(node.node, after, time)
-            again = node.failing is not None and node.failing[:3] == failing[:3]  # but for the number of tries
+            again = node.failing is not None and node.failing[:3] == failing[:3]  # except for the number of tries
             if again and (node.unseen, node.silent) == (after.unseen, after.silent):
-                self._nodes[place.cluster][place.node] = after  # which is no news for those who publish
+                self._nodes[place.cluster][place.node] = after  # which publishers need not know
             else:
                 self._put(after, step)
                 step.lost(node, after, time)
@@ -228,7 +228,7 @@ class Inventory:
         return step.done()
 
     def set_uncovered(self, place: Place, reason: UnreadReason | None, time: float) -> Step:
-        """Keep why no ready pod covers a node, or that one does (None); of an unknown node nothing is kept."""
+        """Note why no ready pod covers a node (None: one does); ignored for an unknown node."""
         step = Draft()
         if (node := self.node(place)) is not None:
             since = time if node.uncovered is None else node.uncovered.since
@@ -243,21 +243,21 @@ class Inventory:
         return step.done()
 
     def remove_node(self, place: Place, time: float) -> Step:
-        """Forget a node; what was in it has vanished until it is seen elsewhere."""
+        """Forget a node; its GPUs have vanished until they are seen elsewhere."""
         step = Draft()
         self._remove(place, time, step)
         return step.done()
 
     def unlist_node(self, place: Place, time: float) -> Step:
-        """Remove a node that is to be found again; then it has the GPUs that did not respond, if it is the same one."""
+        """Remove a node that will be found again; it then regains its unresponsive GPUs, if it is the same machine."""
         if (node := self.node(place)) is not None and node.silent:
             self._unlisted[place] = node
         return self.remove_node(place, time)
 
     def remove_cluster(self, cluster: str, time: float) -> Step:
-        """Forget a cluster and all that was ever seen in it."""
+        """Forget a cluster and everything ever seen in it."""
         step = Draft()
-        for before in list(self.nodes(cluster).values()):  # so that nothing moves to a node that is about to go
+        for before in list(self.nodes(cluster).values()):  # so that nothing moves to a node that is about to be removed
             if before.claims:
                 node = before
                 for uuid in before.claims:
@@ -280,23 +280,23 @@ class Inventory:
         facts: Mapping[str, Gpu] = _NO_FACTS,
         lost: AbstractSet[str] = NO_UUIDS,
     ) -> Step:
-        """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
+        """Fill an empty inventory with the data of an earlier one, without reporting changes.
 
-        `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
-        them comes back before that, whatever the clock says. `facts` are what is last known of them, and `lost` names
-        those that no longer answered. Nodes with open claims are to be read before long: `nodes_in_claim` names them.
+        `absent` has the last place of each GPU that is in no node, by UUID, and `left` until when it was there (Unix
+        seconds): it cannot return before that, whatever the clock says. `facts` are their last known values, and `lost`
+        are those that had stopped responding. Nodes with open claims should be read soon: see `nodes_in_claim`.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
         step = Draft()
-        uuids: set[str] = set()  # in more than one place, or claimed
+        uuids: set[str] = set()  # those in more than one place, or claimed
         serials: set[str] = set()
         for node in nodes:
             self._put(node, step)
             uuids |= self._locations.add_all({gpu.uuid for gpu in node.gpus}, node.place)
             serials |= self._serials.add_all({gpu.serial for gpu in node.gpus}, node.place)
             self._chassis.add_all({gpu.chassis for gpu in node.gpus}, node.place)
-            uuids |= node.claims  # one whose home is gone, by what another shard recorded, is in one place alone
+            uuids |= node.claims  # in only one place if another shard recorded that its home is gone
             for uuid in node.claims:
                 self._claims.open(uuid, node.place, None)
         for uuid in uuids:
@@ -314,17 +314,17 @@ class Inventory:
         facts: Mapping[str, Gpu] = _NO_FACTS,
         lost: AbstractSet[str] = NO_UUIDS,
     ) -> None:
-        """Take over where another inventory recorded GPUs last that are in no node, and what it knows of them.
+        """Take over what another inventory recorded about GPUs that are in no node, including their last places.
 
-        `left` says since when (Unix seconds) they can be somewhere else, by UUID, also of other GPUs: none that is in
-        no node comes back before that. What this inventory knows of a GPU is kept where the other one knows nothing.
+        `left` is when (Unix seconds) GPUs left their last places, by UUID, possibly also of other GPUs: none that is in
+        no node can return before that. This inventory's own data on a GPU is kept where the other one has none.
         """
         for uuid in dict.fromkeys((*absent, *left)):
             known, time = self._absent.get(uuid), left.get(uuid, 0.0)
             if known is not None:
                 if uuid in absent:
                     both = merged(known, Absent(absent[uuid], time, facts.get(uuid), uuid in lost))
-                else:  # the other one does not know that it has left
+                else:  # the other inventory does not know that it has left
                     both = known._replace(time=max(known.time, time))
                 if both != known:
                     self._absent.add(uuid, both.place, both.time, both.facts, lost=both.lost)
@@ -332,11 +332,11 @@ class Inventory:
                 self._absent.add(uuid, absent[uuid], time, facts.get(uuid), lost=uuid in lost)
 
     def adopt(self, recorded: NodeState) -> Step:
-        """Take over what another inventory recorded of a node, where its reading is the newer one.
+        """Take over another inventory's record of a node, if its reading is newer.
 
-        A GPU that is there by both is there since when the other one says. One that is known elsewhere is claimed,
-        which the other one's record of that node may settle. Which reading of a node is the newer one, two machines'
-        clocks say; so where the two disagree, and for what the other one had not settled, a new reading decides.
+        For a GPU that both have there, the other inventory's `since` is used. One that is known elsewhere is claimed,
+        which the other inventory's record of that node may settle. Which reading is newer depends on two machines'
+        clocks, so where the two disagree, and for unsettled claims of the other inventory, a new reading decides.
         """
         place = recorded.place
         steps = []
@@ -390,7 +390,7 @@ class Inventory:
             verify_later={place: delay for step in steps for place, delay in step.verify_later.items()},
         )
 
-    # Questions
+    # Queries
 
     def clusters(self) -> Collection[str]:
         """Return the names of the clusters with at least one node; the view is live."""
@@ -401,13 +401,13 @@ class Inventory:
         return self._nodes.get(cluster, _NO_NODES)
 
     def node(self, place: Place) -> NodeState | None:
-        """Return one node as it is now."""
+        """Return the current state of a node."""
         return self.nodes(place.cluster).get(place.node)
 
     def find(
         self, *, uuid: str | None = None, serial: str | None = None, chassis: str | None = None
     ) -> list[Placement]:
-        """Return the GPUs that have this UUID, or this serial, or are in this chassis; UUIDs in either case."""
+        """Return the GPUs with this UUID (in either case), serial or chassis."""
         if uuid is not None:
             uuid = canonical_uuid(uuid)
             return self._found(self._locations.places(uuid), lambda gpu: gpu.uuid == uuid)
@@ -427,7 +427,7 @@ class Inventory:
         return [] if node is None else node.placements()
 
     def count(self, cluster: str) -> int:
-        """Return how many GPUs a cluster has; one that several nodes report is one."""
+        """Return how many GPUs a cluster has, counting one that several nodes report once."""
         several = self._locations.several()
         twice = sum(max(0, sum(place.cluster == cluster for place in places) - 1) for places in several)
         return sum(len(node.gpus) for node in self.nodes(cluster).values()) - twice
@@ -441,32 +441,32 @@ class Inventory:
         }
 
     def facts(self, uuid: str) -> Gpu | None:
-        """Return what is last known of a GPU that is in no node; None if that is nothing."""
+        """Return the last known values of a GPU that is in no node; None if there are none."""
         absent = self.absent_gpu(uuid)
         return None if absent is None else absent.facts
 
     def last_condition(self, uuid: str) -> Condition | None:
-        """Return what a GPU that is in no node was judged by when it was seen last; None if it is not known."""
+        """Return the last condition of a GPU that is in no node; None if unknown."""
         if (absent := self.absent_gpu(uuid)) is None:
             return None
         facts = absent.facts or Gpu(uuid=uuid)
         return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.read)
 
     def last_place(self, uuid: str) -> Place | None:
-        """Return where a GPU that is in no node was last; None if it is not known."""
+        """Return the last place of a GPU that is in no node; None if unknown."""
         absent = self.absent_gpu(uuid)
         return None if absent is None else absent.place
 
     def absent(self) -> Mapping[str, Place]:
-        """Return where each GPU that is in no node was last, by UUID."""
+        """Return the last place of each GPU that is in no node, by UUID."""
         return self._absent.places()
 
     def absent_from(self, place: Place) -> Mapping[str, Absent]:
-        """Return the GPUs that are in no node and were in this one last, by UUID, in the order in which they left."""
+        """Return the absent GPUs that were last in this node, by UUID, in the order in which they left."""
         return self._absent.of(place)
 
     def absent_gpu(self, uuid: str) -> Absent | None:
-        """Return where a GPU that is in no node was last, until when, and how; None if that is not known."""
+        """Return the last place and state of a GPU that is in no node, and until when; None if unknown."""
         return self._absent.get(canonical_uuid(uuid))
 
     def contested(self, cluster: str) -> Collection[str]:
@@ -495,17 +495,17 @@ class Inventory:
         return {home.node for home in homes if home.cluster == cluster}
 
     def failing(self, cluster: str, reason: ReadFailure) -> int:
-        """Return how many of the cluster's nodes could not be read last, for this reason."""
+        """Return how many of the cluster's nodes failed to be read at the last attempt, for this reason."""
         return self._failing[cluster, reason]
 
     def unread(self, cluster: str, reason: UnreadReason) -> int:
-        """Return how many of the cluster's nodes cannot be read now, or were not read yet, for this reason."""
+        """Return how many of the cluster's nodes cannot be read now, or have not been read yet, for this reason."""
         return self._unread[cluster, reason.value]
 
-    # How a step is made
+    # Building a step
 
     def _put(self, node: NodeState, step: Draft) -> None:
-        """Let a node be in this state."""
+        """Store a node's state."""
         nodes = self._nodes.setdefault(node.place.cluster, {})
         before = nodes.get(node.place.node)
         self._count_failing(node.place.cluster, before.failing if before else None, node.failing)
@@ -514,7 +514,7 @@ class Inventory:
         step.nodes[node.place] = node
 
     def _note_listed(self, place: Place, before: NodeInfo, time: float, step: Draft) -> None:
-        """Keep what the ResourceSlices of a node reveal; `before` is what Kubernetes said of it until now."""
+        """Apply what the ResourceSlices of a node reveal; `before` is Kubernetes' previous data on it."""
         node = self._at(place)
         after = with_listed(before, node, time)
         if after is not node:
@@ -550,9 +550,9 @@ class Inventory:
     def _staying(
         self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], node: NodeState, step: Draft
     ) -> list[tuple[Gpu, float]]:
-        """Take from the GPUs that a reading did not find those that stay in its node all the same.
+        """Remove from the GPUs that a reading did not find those that nevertheless stay in its node.
 
-        A lost one that answers in another node of the cluster does not: then it has moved.
+        A lost GPU that responds in another node of the cluster does not stay: it has moved.
         """
         stay = [
             left.pop(one.uuid)
@@ -564,14 +564,14 @@ class Inventory:
                 step.found_again(node, max(node.time or since, since), gpu, gpu)
         return stay
 
-    # Where a GPU is
+    # Places of a GPU
 
     def _homes(self, uuid: str) -> list[Place]:
-        """Return the nodes that have a GPU and do not merely claim it."""
+        """Return the nodes that have a GPU, not counting claimants."""
         return self._claims.homes(uuid)
 
     def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: Draft) -> tuple[float, bool]:
-        """Locate a GPU in a node that did not have it; returns since when, and whether it is a claim."""
+        """Place a GPU in a node that did not have it; returns since when, and whether it is a claim."""
         uuid, place = gpu.uuid, node.place
         if homes := self._homes(uuid):
             self._locations.add(uuid, place)
@@ -581,7 +581,7 @@ class Inventory:
         return self._come(gpu, node, reading.time, step), False
 
     def _come(self, gpu: Gpu, node: NodeState, time: float, step: Draft) -> float:
-        """Say from where a GPU came that is in no other node; returns since when it is in this one."""
+        """Record from where a GPU came that is in no other node; returns since when it is in this one."""
         absent = self._absent.pop(gpu.uuid)
         at = time if absent is None else max(time, absent.time)
         if absent is None or absent.place == node.place:
@@ -593,7 +593,7 @@ class Inventory:
         return at
 
     def _ask_homes(self, uuid: str, claimant: Place, step: Draft) -> None:
-        """Have the homes of a claimed GPU read again; one of the same cluster that cannot be read loses it."""
+        """Have the homes of a claimed GPU read again; an unreadable one of the same cluster loses it."""
         for home in self._homes(uuid):
             state = self._at(home)
             silent = state.failing is not None or not state.node.ready or uuid in state.lost_uuids
@@ -603,12 +603,12 @@ class Inventory:
                 self._ask(home, claimant, step)
 
     def _ask(self, place: Place, other: Place, step: Draft) -> None:
-        """Have a node read again because of what another one says, the later the more often that came to nothing."""
+        """Have a node read again because of another one's claim, with backoff after refuted claims."""
         delay = self._verify_backoff.delay(other, place, step.now)
         step.verify[place] = min(delay, step.verify.get(place, delay))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: Draft) -> None:
-        """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
+        """Note that a home still has a GPU, and have its claimants read again."""
         for claimant, claim in self._claims.to_settle(uuid).items():
             if claim.confirmed is None:
                 if claim.answered_by_home(reading):
@@ -620,12 +620,12 @@ class Inventory:
     def _claim_again(
         self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: Draft
     ) -> tuple[float, bool]:
-        """Note that a claimant still has a GPU; returns since when, and whether that is a claim still."""
+        """Note that a claimant still has a GPU; returns since when, and whether it is still a claim."""
         uuid, place = gpu.uuid, node.place
         claim, homes = self._claims.get(uuid, place), self._homes(uuid)
         if claim is not None:
             claim.note_repeated(reading)
-        if not homes:  # its home was lost without an answer, as by what another inventory recorded
+        if not homes:  # its home was lost without an answer, such as by another inventory's record
             self._claims.close(uuid, place)
             return self._come(gpu, node, since, step), False
         if claim is None or claim.answered_by_claimant(reading):  # both have it: a conflict
@@ -639,9 +639,9 @@ class Inventory:
         return since, True
 
     def _hold_claims(self, step: Draft) -> None:
-        """Let those who claim a GPU have it since no earlier than a change of it in its home.
+        """Adjust the claims to a GPU so that none began before a change of it in its home.
 
-        Such a change is written before the claim is settled, and no later one of the GPU may have an earlier time.
+        Such a change is written before the claim is settled, and a GPU's changes must be in order of time.
         """
         if not len(self._claims):
             return
@@ -654,7 +654,7 @@ class Inventory:
                     self._put(msgspec.structs.replace(node, since=since), step)
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: Draft) -> None:
-        """Let GPUs, given with since when they were there, be in a node no longer."""
+        """Remove GPUs from a node; each is given with the time since when it was there."""
         for gpu, since in gpus:
             self._locations.discard(gpu.uuid, node.place)
             if gpu.uuid in node.claims:
@@ -676,7 +676,7 @@ class Inventory:
         )
 
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: Draft) -> None:
-        """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
+        """Record what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
         unseen = next((one for one in node.unseen if one.uuid == uuid), None)
         last_seen, lost = (None, False) if unseen is None else (unseen.confirmed, unseen.lost)
@@ -685,7 +685,7 @@ class Inventory:
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
             if (successor := self._claims.successor(uuid, node.place)) is not None:
-                if self._is_mirrored(node.place.cluster):  # its own shard has recorded that it vanished by then
+                if self._is_mirrored(node.place.cluster):  # its own shard has already recorded that it vanished
                     since, last_seen = max(since, time), None
                 self._move(gpu, Absent(node.place, confirmed, lost=lost), since, last_seen, successor, step)
                 return
@@ -696,10 +696,10 @@ class Inventory:
     def _move(
         self, known: Gpu, was: Absent, since: float, last_seen: float | None, claimant: Place, step: Draft
     ) -> None:
-        """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
+        """Settle a claim: the GPU has moved. Other claimants now claim it from its new home.
 
-        `was` is what its place before, which last read it then, knew of it. It has moved when its claimant reported it,
-        but not before `since`, when it came to where it was.
+        `was` is the GPU according to its previous place, with when it was last read there. The time of the move is when
+        its claimant reported it, but not before `since`, when it arrived in its previous place.
         """
         uuid, previous = known.uuid, was.place
         state = self._at(claimant)
@@ -717,7 +717,7 @@ class Inventory:
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
-        self._serials.add_all({gpu.serial}, claimant)  # which may be last known from where it was
+        self._serials.add_all({gpu.serial}, claimant)  # may be last known from its previous place
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
         self._verify_backoff.reset(claimant, previous)
@@ -727,14 +727,14 @@ class Inventory:
         self._conflicts.gpu_moved(gpu, claimant)
 
     def _lose_claimed(self, place: Place, step: Draft) -> None:
-        """Take from a node that does not respond the GPUs that other nodes of its cluster claim."""
+        """Remove from an unresponsive node the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
                 if gpu.uuid not in node.claims and self._claims.is_claimed_within(gpu.uuid, place.cluster):
                     self._lose(gpu.uuid, place, step)
 
     def _lose(self, uuid: str, place: Place, step: Draft) -> None:
-        """Take a GPU from a node without a reading of it."""
+        """Remove a GPU from a node without a reading of the node."""
         node = self._at(place)
         gpu, since = next((gpu, at) for gpu, at in zip(node.gpus, node.since, strict=True) if gpu.uuid == uuid)
         without = self._without(uuid, node)
@@ -746,28 +746,28 @@ class Inventory:
         self._conflicts.gpu_lost(gpu, place)
 
     def _reindex(self, place: Place, node_before: NodeState, node: NodeState | None) -> None:
-        """Bring the indexes and conflicts in line with a node's GPUs, given what it was before; None: it is gone."""
+        """Update the indexes and conflicts for a node's new state, given the previous one; None: it is gone."""
         before = node_before.gpus
         after, claims = ((), NO_UUIDS) if node is None else (node.gpus, node.claims)
         serials = self._serials.replace(place, {gpu.serial for gpu in before}, {gpu.serial for gpu in after})
         self._chassis.replace(place, {gpu.chassis for gpu in before}, {gpu.chassis for gpu in after})
         for uuid in {gpu.uuid for gpu in itertools.chain(before, after)}:
             self._conflicts.update(uuid)
-        if claims != node_before.claims:  # what is merely claimed is in no conflict by its serial
+        if claims != node_before.claims:  # a serial that is only claimed causes no conflict
             settled = claims ^ node_before.claims
             serials = {*serials, *(gpu.serial for gpu in after if gpu.uuid in settled and gpu.serial is not None)}
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
 
     def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None, reading: Reading) -> Gpu:
-        """Return a GPU of a reading with what earlier ones say of it: in its node, or else in its home or where it was.
+        """Return a GPU of a reading with earlier readings' values: from its node, or else from its home or last place.
 
-        What merely claims a GPU adds nothing to it, and another cluster nothing but what the GPU confirms.
+        A claimant adds nothing to a GPU, and another cluster only what the GPU itself confirms.
         """
         if here is not None:
             known, since = here
             if known == gpu:  # nearly always
-                return known  # one copy of its strings is enough
+                return known  # share its strings
             gpu = _with_shared_health(with_growth(gpu, known, reading.time))
             time, rebooted = _confirmed(node, gpu.uuid, since), _rebooted(node, reading)
             gpu = with_last_known(gpu, known, time, same_node=True, rebooted=rebooted)
@@ -796,33 +796,33 @@ class Inventory:
 
 
 def _with_shared_health(gpu: Gpu) -> Gpu:
-    """Return a GPU whose health is the one object of all that are equal."""
+    """Return a GPU whose health object is shared with all equal ones."""
     if gpu.health is None or (health := shared(gpu.health)) is gpu.health:
         return gpu
     return msgspec.structs.replace(gpu, health=health)
 
 
 def _confirmed(node: NodeState, uuid: str, since: float) -> float:
-    """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
+    """Return when (Unix seconds) a node's GPU, there since `since`, was last read."""
     unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
     return unseen if unseen is not None else since if node.time is None else node.time
 
 
 def _rebooted(node: NodeState, reading: Reading) -> bool:
-    """Return whether a node was started between its last reading and this one, as far as both know of which boot."""
+    """Return whether a node rebooted between its last reading and this one; False if either boot is unknown."""
     was = None if node.fingerprint is None else node.fingerprint.boot_id
     return bool(was and reading.fingerprint.boot_id) and was != reading.fingerprint.boot_id
 
 
 def _boards(node: NodeState) -> int | None:
-    """Return the capacity of a node that ResourceSlices told in the boot of its last reading; else None."""
+    """Return a node's capacity according to ResourceSlices if it has not rebooted since its last reading, else None."""
     if node.node.listed is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
         return None
     return node.node.capacity
 
 
 def _with_facts(gpus: tuple[Gpu, ...], recorded: NodeState) -> tuple[Gpu, ...]:
-    """Return a node's GPUs with what another inventory recorded of them there, as far as it is merely last known."""
+    """Return a node's GPUs with the last known values that another inventory recorded for them there."""
     known = {gpu.uuid: (gpu, since) for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
     found = []
     for gpu in gpus:

@@ -1,4 +1,4 @@
-"""Keeps what a GPU once said of itself and no longer says, as last known, with when it was reported last."""
+"""Keeps values that a GPU no longer reports as last known, with the time of the last report."""
 
 import math
 import sys
@@ -19,16 +19,16 @@ from collector.model import KEPT_FIELDS, SEAT_FIELDS, Gpu, LastReport
 
 __all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
 
-_OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # that a GPU has in any node
-_RESETS = ("reset_required", "drain_and_reset_recommended")  # what drivers said before they had a recovery action
+_OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # those that a GPU has in any node
+_RESETS = ("reset_required", "drain_and_reset_recommended")  # reported by drivers without a recovery action
 _WAITING = ("recovery_action", *_RESETS, *(field for field in HEALTH_FIELDS if field.endswith("_pending")))
 
 
 def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool, rebooted: bool = False) -> Gpu:
-    """Return a GPU with the values that only an earlier reading of it has, marked as such.
+    """Return a GPU with the values that only an earlier reading has, marked as such.
 
-    `time` (Unix seconds) is when what is `known` was read, as far as it is not marked with an earlier one itself.
-    `rebooted` tells that the node has been started since.
+    `time` (Unix seconds) is when `known` was read, unless its values are marked with an earlier time. `rebooted` means
+    that the node has rebooted since.
     """
     return _with_known(gpu, known, _lasting(known, gpu.health, rebooted=rebooted), time, same_node=same_node)
 
@@ -46,7 +46,7 @@ def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, 
     if not kept and not unsaid:
         return gpu if growth == gpu.ecc_growth else msgspec.structs.replace(gpu, ecc_growth=growth)
     marks = known.last_known
-    if [field for field, _ in marks] != [*kept, *unsaid]:  # else nothing but what was missing already is missing
+    if [field for field, _ in marks] != [*kept, *unsaid]:  # otherwise only values that were already missing are missing
         times = dict(marks)
         whole = times.get("health", time)
         marks = tuple(LastReport(name, times.get(name, time)) for name in kept)
@@ -55,11 +55,11 @@ def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, 
 
 
 def _lasting(known: Gpu, health: Health | None, *, rebooted: bool) -> Health | None:
-    """Return what is known of a GPU's health, without what ends when another health no longer says it.
+    """Return a GPU's known health without the values that expire when a later reading does not report them.
 
-    The fabric is the place's and not the card's. What waits for a reset has had one when the node was started. Whether
-    one is required, the recovery action and what drivers had before it answer for each other; and where a GPU says that
-    in place of its values, it ends with values in their place.
+    The fabric belongs to the place, not the card. A reboot of the node resets whatever waited for a reset. For whether
+    a reset is required, the recovery action and its predecessors substitute for each other; and if a GPU reports that
+    instead of its values, it expires when the values are back.
     """
     if (was := known.health) is None or health is was:
         return was
@@ -83,16 +83,16 @@ def _in_place_of_values(known: Gpu) -> bool:
 
 
 def _has_values(health: Health) -> bool:
-    """Return whether a GPU answers; of one that does not, nothing but what is wrong is reported."""
+    """Return whether a GPU responds; one that does not reports only what is wrong."""
     return any((value := getattr(health, name)) is not None and value is not True for name in HEALTH_FIELDS)
 
 
 def _with_last_health(
     health: Health | None, known: Health | None, marks: tuple[LastReport, ...]
 ) -> tuple[Health | None, tuple[str, ...]]:
-    """Return a health with the values that only an earlier one has, and the names by which these are marked.
+    """Return a health with the values that only an earlier one has, and the names under which they are marked.
 
-    `marks` are the names by which values of the earlier one are marked already.
+    `marks` are the names of the earlier one's values that are already marked.
     """
     if known is None or health is known:
         return health, ()
@@ -108,9 +108,9 @@ def _with_last_health(
 
 
 def with_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
-    """Return a GPU as a reading at `time` (Unix seconds) found it, with that its uncorrectable ECC errors have grown.
+    """Return a GPU as found by a reading at `time` (Unix seconds), noting growth of its uncorrectable ECC errors.
 
-    `known` is what its own cluster knew of it before: another one may say anything.
+    `known` is the earlier data from its own cluster: another cluster's is not trusted.
     """
     if known.health is gpu.health or gpu.virtual or gpu.ecc_growth is not None or not grew(known.health, gpu.health):
         return gpu
@@ -118,9 +118,9 @@ def with_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
 
 
 def with_foreign_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
-    """Return a GPU as a reading at `time` (Unix seconds) found it, with the growth of its errors in another cluster.
+    """Return a GPU as found by a reading at `time` (Unix seconds), with error growth noted in another cluster.
 
-    Only what it says itself lets it be known here that they have grown there.
+    That growth is adopted only if the GPU's own values here confirm it.
     """
     growth = known.ecc_growth
     if growth is None or gpu.virtual or (gpu.ecc_growth is not None and gpu.ecc_growth >= growth):
@@ -131,9 +131,9 @@ def with_foreign_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
 
 
 def settled(gpu: Gpu, known: Gpu, time: float) -> Gpu:
-    """Return a GPU that has moved within its cluster, with what its old place knew of its health until then.
+    """Return a GPU that has moved within its cluster, with its old place's knowledge of its health.
 
-    What it was claimed with was known when the claim was opened. `time` is when it was last read at its old place.
+    Its data in the claim dates from when the claim was opened. `time` is when it was last read at its old place.
     """
     if known.health is not None and gpu.last_known and gpu.health is not None:
         whole = any(field == "health" for field, _ in gpu.last_known)
@@ -150,7 +150,7 @@ def settled(gpu: Gpu, known: Gpu, time: float) -> Gpu:
 
 
 def facts_of(gpu: Gpu, time: float) -> Gpu | None:
-    """Return what stays known of a GPU while it is in no node, marked, and where it sat; None if that is nothing.
+    """Return the last known values and position of a GPU while it is in no node, marked; None if there are none.
 
     `time` (Unix seconds) is when it was last read.
     """
@@ -163,12 +163,12 @@ def facts_of(gpu: Gpu, time: float) -> Gpu | None:
     texts = {name: sys.intern(value) for name in KEPT_FIELDS if name != "serial" and (value := getattr(facts, name))}
     seat = {name: getattr(gpu, name) for name in SEAT_FIELDS}
     texts |= {name: sys.intern(value) for name, value in seat.items() if isinstance(value, str)}
-    # Of all absent GPUs: those that are alike are held once.
+    # Shared by all absent GPUs with equal values.
     return msgspec.structs.replace(facts, **seat | texts)
 
 
 def newest_marks(gpu: Gpu, recorded: Gpu) -> Gpu:
-    """Return a GPU whose last known values are marked with the times that another inventory recorded for them."""
+    """Return a GPU with its last known values marked with the times recorded by another inventory."""
     theirs = dict(recorded.last_known)
     marks = tuple(
         LastReport(field, theirs[field])

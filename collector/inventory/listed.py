@@ -1,14 +1,14 @@
-"""Decide what the ResourceSlices of a node reveal about GPUs that no reading can ask for.
+"""Decides what a node's ResourceSlices reveal about GPUs that cannot be read.
 
-Where a node is read, its readings decide. Where it cannot be, a GPU that an earlier reading found and that the complete
-slices of the node no longer list is lost: it keeps its place, as one that does not respond does. A node that was never
-read has GPUs that only slices have named; of those that they name no more, the bus address is kept.
+If a node can be read, its readings decide. If not, a GPU that an earlier reading found and that the node's complete
+slices no longer list is lost: it keeps its place, like one that does not respond. On a node that was never read, only
+slices have listed GPUs; for those that they no longer list, the bus address is kept.
 
-Such a GPU is back once they list it, however long nothing was seen of them in between. One that a reading called lost
-stays so while they list it; it is back where they list it again.
+Such a GPU is back as soon as slices list it, however long they were not visible in between. One that a reading found
+lost stays lost while slices keep listing it; it is back when they list it again after not doing so.
 
-What slices listed when a GPU was read all the same accuses nobody, and neither does a node that seems to be another
-machine: it was booted since, and none of its GPUs is listed.
+Slices are ignored if they already lacked the GPU when it was read, or if the node seems to be a different machine:
+it has booted since, and none of its GPUs is listed.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ _BUS: _Name = attrgetter("pci_bus_id")
 def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
     """Return a node's state with what its slices reveal at `time` (Unix seconds).
 
-    `before` is what Kubernetes said of the node until now.
+    `before` is Kubernetes' previous data on the node.
     """
     listed = node.node.listed
     if listed is None or before.uid != node.node.uid:
@@ -50,7 +50,7 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
 
 
 def _still(gone: tuple[_Gone, ...], before: NodeInfo, listed: tuple[GpuRef, ...], name: _Name) -> tuple[_Gone, ...]:
-    """Return the unseen or silent GPUs without those that slices list again, by what they are known by."""
+    """Return the unseen or silent GPUs, by key, without those that slices list again."""
     if not gone:
         return gone
     has = set(map(name, listed))
@@ -61,7 +61,7 @@ def _still(gone: tuple[_Gone, ...], before: NodeInfo, listed: tuple[GpuRef, ...]
 def _unlisted(
     unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef, ...], time: float
 ) -> tuple[Unseen, ...]:
-    """Return the unseen GPUs with those that slices listed when the node was read, and do not now."""
+    """Return the unseen GPUs and those that slices listed when the node was read but no longer do."""
     if node.time is None or node.fingerprint is None:
         return unseen
     uuids = {ref.uuid for ref in listed}
@@ -83,7 +83,7 @@ def _unlisted(
     for gpu in missing:
         known = seen.get(gpu.uuid)
         confirmed = node.time if known is None else known.confirmed
-        # Of another machine the slices may have come before the boot ID: then what they said is taken back.
+        # A new machine's slices may have arrived before its boot ID: then undo their effect.
         was_lost = known is not None and known.lost and not (known.unlisted and uuids)
         lost = same or was_lost
         since = lost_since(known, time) if lost else None
@@ -98,7 +98,7 @@ def _silent_now(
     listed: tuple[GpuRef, ...],
     time: float,
 ) -> Iterator[SilentGpu]:
-    """Yield the GPUs of a node that was never read that are named no more, by their addresses."""
+    """Yield, by address, the GPUs of a never-read node that are no longer listed."""
     if before == listed:
         return
     known = {one.pci_bus_id for one in silent} | {ref.pci_bus_id for ref in listed}

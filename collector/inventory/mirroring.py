@@ -1,4 +1,4 @@
-"""An inventory that mirrors the nodes of clusters that other shards read, and settles the claims of its own."""
+"""An inventory that mirrors the nodes of other shards' clusters, and settles the claims of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,26 +13,26 @@ __all__ = ["MirroringInventory"]
 
 
 class _Left(NamedTuple):
-    """A GPU that a mirrored node no longer has."""
+    """A GPU that has left a mirrored node."""
 
     gpu: Gpu
     since: float
-    node: NodeState  # as it was
+    node: NodeState  # its previous state
     time: float  # Unix seconds
 
 
 class MirroringInventory(Inventory):
-    """The whole fleet, as each shard of an installation has it: its own clusters by readings, the others mirrored.
+    """The whole fleet as seen by one shard: its own clusters from readings, the others mirrored.
 
-    The shard of a cluster alone decides what happens to the GPUs there, by these rules:
+    Only a cluster's own shard decides what happened to the GPUs there, by these rules:
 
-    1. A GPU that leaves a node has vanished, unless a node of the same shard claims it. Where it turns up is for
-       another shard to say.
-    2. A GPU that comes to a node, and is in no other one, has moved from where it vanished, in whatever cluster.
+    1. A GPU that leaves a node has vanished, unless a node of the same shard claims it. If it turns up elsewhere, that
+       shard records it.
+    2. A GPU that arrives in a node and is in no other has moved from where it vanished, in any cluster.
     3. A GPU that a mirrored node has is claimed, as within a shard, and the mirrored node's own shard is asked to read
-       it again. When that one has let go of the GPU, it has moved; when it has answered that the GPU is still there,
-       the claimant is read again, and then both are in conflict.
-    4. What a mirrored node claims is shown as a claim until its own shard has settled it.
+       the node again. If the GPU is gone from there, it has moved; if it is still there, the claimant is read again,
+       and if that confirms it too, both are in conflict.
+       4. A claim by a mirrored node is shown as a claim until its own shard has settled it.
     """
 
     def mirror(
@@ -43,10 +43,10 @@ class MirroringInventory(Inventory):
         answered: Mapping[Place, float] = {},
         gone_at: Mapping[str, float] = {},
     ) -> Step:
-        """Let nodes of other shards' clusters be in these states, all at once; None: the node is gone.
+        """Set the states of nodes of other shards' clusters, in one step; None: the node is gone.
 
-        `now` is the time on the process's monotonic clock. `answered` are nodes that were read because this shard asked
-        for that, with when it did. `gone_at` says when (Unix seconds) nodes of a cluster were removed last.
+        `now` is the process's monotonic time. `answered` are nodes that were read on this shard's request, with its
+        time. `gone_at` is when (Unix seconds) a cluster's nodes were last removed.
         """
         draft = Draft(now)
         left: list[_Left] = []
@@ -74,15 +74,25 @@ class MirroringInventory(Inventory):
         return self._own_part(draft.done())
 
     def forget_unread(self, cluster: str) -> Step:
-        """Forget why nodes of a cluster could not be read: this shard is about to find out itself."""
+        """Forget why nodes of a cluster could not be read: this shard will find out itself."""
         draft = Draft()
         for node in list(self.nodes(cluster).values()):
             if node.failing is not None or node.uncovered is not None:
                 self._put(msgspec.structs.replace(node, failing=None, uncovered=None), draft)
         return draft.done()
 
+    def homes_to_ask(self, cluster: str) -> set[Place]:
+        """Return the nodes of a mirrored cluster that have a GPU which a node of this shard claims."""
+        return {
+            home
+            for uuid in self.claimed(cluster)
+            if any(claim.confirmed is None for claim in self._claims.to_settle(uuid).values())
+            for home in self._homes(uuid)
+            if home.cluster == cluster
+        }
+
     def _depart_all(self, left: Sequence[_Left], draft: Draft) -> None:
-        """Let GPUs be in mirrored nodes no longer; where others are is known already."""
+        """Remove GPUs from mirrored nodes; the places of the others are already known."""
         for one in left:
             self._locations.discard(one.gpu.uuid, one.node.place)
             if one.gpu.uuid in one.node.claims:
@@ -92,7 +102,7 @@ class MirroringInventory(Inventory):
                 self._left(one.gpu, one.node, one.since, max(one.time, one.since), draft)
 
     def _arrivals(self, before: NodeState, after: NodeState, draft: Draft) -> None:
-        """Note where the GPUs of a mirrored node are, and which of them it claims."""
+        """Note the places of a mirrored node's GPUs, and which of them it claims."""
         place, known = after.place, {gpu.uuid for gpu in before.gpus}
         if known == {gpu.uuid for gpu in after.gpus} and before.claims == after.claims:
             return
@@ -109,7 +119,7 @@ class MirroringInventory(Inventory):
                 self._has_home(uuid, place, draft)
 
     def _has_home(self, uuid: str, place: Place, draft: Draft) -> None:
-        """Have the nodes of this shard read again that have a GPU, or those asked for it of which they claim it."""
+        """Have this shard's nodes that have a GPU read again, or the nodes from which they claim it."""
         for home in self._homes(uuid):
             if home != place and not self._is_mirrored(home.cluster):
                 self._ask(home, place, draft)
@@ -118,7 +128,7 @@ class MirroringInventory(Inventory):
             self._ask(place, claimant, draft)
 
     def _note_answer(self, place: Place, asked: float, now: float, draft: Draft) -> None:
-        """Have those read again that claim what a mirrored node still has, by a reading that was asked for then."""
+        """Have the claimants read again if a requested reading found that a mirrored node still has their GPU."""
         node = self.node(place)
         if node is None or not len(self._claims):
             return
@@ -131,7 +141,7 @@ class MirroringInventory(Inventory):
                     self._ask(claimant, place, draft)
 
     def _drop(self, node: NodeState, draft: Draft) -> None:
-        """Remove a node, whose GPUs are still to depart."""
+        """Remove a node, before its GPUs are processed as departed."""
         place = node.place
         nodes = self._nodes[place.cluster]
         del nodes[place.node]
@@ -143,7 +153,7 @@ class MirroringInventory(Inventory):
         draft.nodes[place] = None
 
     def _own_part(self, step: Step) -> Step:
-        """Return a step without what happened to mirrored nodes: their own shards say that."""
+        """Return a step without the changes of mirrored nodes, which their own shards report."""
         if not step.changes:
             return step
         changes: Sequence[Change] = [one for one in step.changes if not self._is_mirrored(one.place.cluster)]

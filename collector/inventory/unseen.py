@@ -1,4 +1,4 @@
-"""Decide what stays known of a GPU that a reading does not find."""
+"""Decides what remains known of a GPU that a reading does not find."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,10 +8,10 @@ __all__ = ["also_lost", "also_silent", "lost_since", "silent_gpus", "unseen_gpus
 
 
 def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
-    """Return which GPUs of a node stay in it although its new reading did not find them.
+    """Return the GPUs that stay in a node although its new reading did not find them.
 
-    A bus address names a GPU only on the machine on which it was read: after a reboot the node may be a virtual machine
-    on another host, with other GPUs at the same addresses. Then nobody is accused.
+    A bus address identifies a GPU only on the machine where it was read: after a reboot the node may be a virtual
+    machine on another host, with other GPUs at the same addresses. Then no GPU is considered lost.
     """
     found = {gpu.uuid: gpu for gpu in reading.gpus}
     unseen = []
@@ -41,12 +41,12 @@ def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
 
 
 def lost_since(known: Unseen | None, time: float) -> float | None:
-    """Return since when (Unix seconds) a GPU is lost that is so at `time`; `known` is what was known of it before."""
+    """Return since when (Unix seconds) a GPU lost at `time` has been lost; `known` is its earlier entry."""
     return known.lost_since if known is not None and known.lost else time
 
 
 def also_lost(node: NodeState, lost: Collection[GpuRef], time: float) -> tuple[Unseen, ...]:
-    """Return the unseen GPUs of an unreadable node, with those that did not respond at `time` (Unix seconds)."""
+    """Return the unseen GPUs of an unreadable node, including those that did not respond at `time` (Unix seconds)."""
     if not lost or node.time is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
         return node.unseen
     seen = {one.uuid: one for one in node.unseen}
@@ -61,10 +61,10 @@ def also_lost(node: NodeState, lost: Collection[GpuRef], time: float) -> tuple[U
 def silent_gpus(
     before: NodeState, reading: Reading, gpus: Sequence[Gpu], unseen: Collection[Unseen]
 ) -> tuple[SilentGpu, ...]:
-    """Return the GPUs of a node that do not respond and that nothing but their bus addresses tells.
+    """Return the GPUs of a node that do not respond and are known only by their bus addresses.
 
-    `gpus` and `unseen` are those of the node after the reading. Such a GPU stays until its address answers, or until a
-    reading after a reboot no longer names it; without a reboot, as long as the capacity has room for it.
+    `gpus` and `unseen` are the node's after the reading. Such a GPU stays until its address responds, or until a
+    reading after a reboot no longer lists it; without a reboot, as long as the capacity has room for it.
     """
     named = [ref.pci_bus_id for ref in reading.lost]
     named += map(_bus, reading.unidentified)
@@ -80,7 +80,7 @@ def silent_gpus(
 def also_silent(
     node: NodeState, lost: Collection[GpuRef], unseen: Collection[Unseen], time: float
 ) -> tuple[SilentGpu, ...]:
-    """Return what `silent_gpus` does, for a node that cannot be read; `unseen` are those that `also_lost` returned."""
+    """Return the same as `silent_gpus` for an unreadable node; `unseen` is the result of `also_lost`."""
     if not lost:
         return node.silent
     named = [ref.pci_bus_id for ref in lost]
@@ -93,7 +93,7 @@ def _bus(gpu: Gpu | UnidentifiedGpu) -> str | None:
 
 
 def _lost_buses(gpus: Collection[Gpu], unseen: Collection[Unseen]) -> set[str | None]:
-    """Return the addresses of the GPUs that are known to be lost."""
+    """Return the addresses of known lost GPUs."""
     lost = {one.uuid for one in unseen if one.lost}
     return {_bus(gpu) for gpu in gpus if gpu.uuid in lost} if lost else set()
 
@@ -105,9 +105,9 @@ def _silent(
     boot: str,
     time: float,
 ) -> tuple[list[SilentGpu], list[SilentGpu]]:
-    """Return the GPUs that stay silent without being named, since no reboot has ended that, and those named now.
+    """Return the GPUs that remain silent though no longer listed, if not rebooted, and those listed now.
 
-    `explained` are the addresses of GPUs of which more is known.
+    `explained` are the addresses of GPUs with more known data.
     """
     since = {one.pci_bus_id: one.since for one in before}
     now = dict.fromkeys(bus for bus in named if bus is not None and bus not in explained)
@@ -116,7 +116,7 @@ def _silent(
 
 
 def _same_machine(before: NodeState, reading: Reading, found: Mapping[str, Gpu]) -> bool | None:
-    """Return whether a node's bus addresses mean what they meant in its last reading; None if that is not known."""
+    """Return whether a node's bus addresses mean the same as at its last reading; None if unknown."""
     if before.fingerprint is not None and before.fingerprint.boot_id == reading.fingerprint.boot_id:
         return True
     by_bus = {_bus(gpu): gpu.uuid for gpu in before.gpus if gpu.pci_bus_id}

@@ -1,4 +1,4 @@
-"""How soon a node is read because another one reports its GPUs: at once, then with growing delays, up to an hour."""
+"""How soon a node is read because another one reports its GPUs: immediately, then with backoff up to an hour."""
 
 import dataclasses
 
@@ -8,43 +8,43 @@ __all__ = ["MAX_DELAY_SECONDS", "VerifyBackoff"]
 
 MAX_DELAY_SECONDS = 3600.0  # between two readings of a node for the same claimant
 
-_FREE = 2  # readings at once: a claim may be opened while the node is being read, which is no answer
-_FIRST_DELAY_SECONDS = 20.0  # after these
-_FACTOR = 4.0  # by which each delay is longer than the one before
+_FREE = 2  # immediate readings: a claim may be opened while the node is being read, and that reading does not count
+_FIRST_DELAY_SECONDS = 20.0  # the delay after these
+_FACTOR = 4.0  # backoff factor
 _MAX_EXPONENT = 10
-_MAX_PLACES_OF_A_CLAIMANT = 16  # of its own cluster that are counted apart, so that made-up nodes cost no memory
-_FORGET_SECONDS = 24 * 3600.0  # after which a claimant that asked for nothing starts afresh
+_MAX_PLACES_OF_A_CLAIMANT = 16  # counted separately, in its own cluster: bounds the memory
+_FORGET_SECONDS = 24 * 3600.0  # after which the count of an idle claimant is reset
 
 
 @dataclasses.dataclass(slots=True)
 class _Asked:
-    last: float  # for when the last reading was asked, on the monotonic clock
+    last: float  # the requested monotonic time of the last reading
     count: int = 1
 
 
 class VerifyBackoff:
-    """How often each node has had others read without being right.
+    """Counts how often each node had others read with a refuted claim.
 
-    A claim costs its node nothing, and each time the other node that reports the GPU is read. So that a hostile node
-    cannot keep others busy, claims that came to nothing count. A foreign cluster is one claimant to each node, as it
-    may make up any number of nodes; within a cluster each node is one. Times are of the process's monotonic clock.
+    A claim costs its node nothing, but each one makes gpuid read the other node that reports the GPU. So refuted claims
+    are counted, to keep a hostile node from keeping others busy. A foreign cluster counts as one claimant, because it
+    can make up any number of nodes; within a cluster, each node counts. Times are monotonic.
     """
 
     def __init__(self) -> None:
-        # By the node that is read and its claimants' cluster; within a cluster by the claimant and the node read.
+        # By the node read and its claimants' cluster; within a cluster, by claimant and node read.
         self._asked: dict[Place, dict[str | Place, _Asked]] = {}
 
     def delay(self, claimant: Place, place: Place, now: float | None) -> float:
-        """Return in how many seconds a node is to be read because of a claimant, and count that.
+        """Return the delay in seconds before a node is read because of a claimant, and count it.
 
-        What is asked for before that is answered by the same reading. Without a time it is at once.
+        Requests before then share that reading. Without a time, the delay is 0.
         """
         if now is None or now == float("-inf"):
             return 0.0
         holder, key = self._key(claimant, place)
         known = self._asked.setdefault(holder, {})
         if holder == claimant and key not in known and len(known) >= _MAX_PLACES_OF_A_CLAIMANT:
-            key = claimant  # which stands for all the others
+            key = claimant  # which represents all others
         asked = known.get(key)
         if asked is None or now - asked.last > _FORGET_SECONDS:
             known[key] = _Asked(now)
@@ -58,7 +58,7 @@ class VerifyBackoff:
         return asked.last - now
 
     def reset(self, claimant: Place, place: Place) -> None:
-        """Start afresh with a claimant of a node: it was right, and the node no longer has a GPU of both."""
+        """Reset the count of a claimant: it was right, and the node no longer has the GPU."""
         holder, key = self._key(claimant, place)
         if (known := self._asked.get(holder)) is not None:
             known.pop(key, None)

@@ -47,7 +47,7 @@ def action(method: _Method) -> _Method:
 
 
 def accepts(fields: type[msgspec.Struct]) -> Callable[[_Method], _Method]:
-    """Let a method's other keywords be any fields of a structure, of their types."""
+    """Accept any fields of a structure as further keywords of a method, of their types."""
 
     def mark(method: _Method) -> _Method:
         _KEYWORDS[method.__qualname__] = fields

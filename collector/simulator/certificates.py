@@ -15,7 +15,7 @@ __all__ = ["Certificates", "make"]
 
 
 class Certificates(NamedTuple):
-    """What a server and its clients need."""
+    """The certificates and keys of a server and its clients."""
 
     authority: bytes  # PEM
     server: ssl.SSLContext

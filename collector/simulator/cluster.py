@@ -93,7 +93,7 @@ class SimulatedCluster:
 
     @property
     def shape(self) -> Shape:
-        """The distribution that it is like."""
+        """The distribution that it imitates."""
         return self.objects.shape
 
     @property
@@ -234,7 +234,7 @@ class SimulatedCluster:
         restart: bool = True,
         **health: int | bool | str,
     ) -> Done:
-        """Change how worn a GPU is, by the fields of its health; it stays so wherever the GPU goes.
+        """Change the wear of a GPU, by the fields of its health; it persists wherever the GPU goes.
 
         Counts are what they then are, not what is added. If no GPU is given, it is one that has all of it, as new if
         there is one. Unless restart is false, the pod's container restarts, so that the change is noticed soon.
@@ -261,7 +261,7 @@ class SimulatedCluster:
     def flash_inforom(
         self, node: str | None = None, uuid: str | None = None, index: int | None = None, restart: bool = True
     ) -> Done:
-        """Write another InfoROM to a GPU: all of its counters begin at zero again."""
+        """Write another InfoROM to a GPU: all of its counters restart at zero."""
         node, uuid = self._gpu(node, uuid, index)
         gpus = self._fleet.flash(self.name, node, uuid)
         self._notice(node, restart)
@@ -271,7 +271,7 @@ class SimulatedCluster:
     def set_driver(
         self, form: Literal["418", "450", "535", "570", "580", "610"], node: str | None = None, restart: bool = True
     ) -> Done:
-        """Install another driver on a node, or on all, which reports less or more; the pods' containers restart."""
+        """Install another driver, which may report less or more, on one or all nodes; the pods' containers restart."""
         nodes = self.nodes if node is None else [self._node(node)]
         for each in nodes:
             self._drivers[each] = form
@@ -322,7 +322,7 @@ class SimulatedCluster:
 
     @action
     def pair_gpus(self, node: str | None = None) -> Done:
-        """Put a node's GPUs on boards of two, which share a serial and say so; the pod's container restarts."""
+        """Put a node's GPUs on boards of two, which share and report a serial; the pod's container restarts."""
         node = self._node(node)
         gpus = self._fleet.pair_gpus(self.name, node)
         self.restart_container(node)
@@ -332,7 +332,7 @@ class SimulatedCluster:
     def run_process(
         self, name: str, node: str | None = None, encoding: Literal["utf-8", "latin-1", "gbk"] = "utf-8"
     ) -> Done:
-        """Run a process of some name, in some encoding, on a node's GPUs; nvidia-smi prints it as it is."""
+        """Run a process of some name, in some encoding, on a node's GPUs; nvidia-smi prints the name verbatim."""
         node = self._node(node)
         gpus = self._fleet.run_process(self.name, node, name.encode(encoding, "replace"))
         return self._done(f"a process runs on the GPUs of {node}", (node,), gpus)
@@ -370,14 +370,14 @@ class SimulatedCluster:
 
     @action
     def set_kubelet(self, node: str | None = None, reports: bool = False) -> Done:
-        """Stop the kubelet of a node or start it again; while it does not report, node and pod are not ready."""
+        """Stop or start the kubelet of a node; while it does not report, node and pod are not ready."""
         node = self._node(node)
         self.objects.set_kubelet(node, reports=reports)
         return self._done(f"the kubelet of {node} {'reports' if reports else 'does not report'}", (node,))
 
     @action
     def remove_pod(self, node: str | None = None) -> Done:
-        """Delete a node's pod; no other takes its place until restore_pod."""
+        """Delete a node's pod; it is not replaced until restore_pod."""
         node = self._node(node)
         self.server.execs.kill(self.objects.delete_pod(node))
         return self._done(f"removed the pod of {node}", (node,))
@@ -393,7 +393,7 @@ class SimulatedCluster:
 
     @action
     def relabel_pods(self, app: str = "nvidia-device-plugin") -> Done:
-        """Give every device-plugin pod another value of its label `app`, so that the preset matches none of them."""
+        """Change the label `app` of every device-plugin pod, so that the preset matches none of them."""
         for node in self.nodes:
             if self.objects.has_pod(node):
                 self.objects.relabel_pod(node, app)
@@ -401,7 +401,7 @@ class SimulatedCluster:
 
     @action
     def rename_container(self, node: str | None = None, container: str = "gpu-feature-discovery") -> Done:
-        """Give the container of a node's pod another name, as another DaemonSet's pod under the same label has."""
+        """Rename the container of a node's pod, as in another DaemonSet's pod with the same label."""
         node = self._node(node)
         self.objects.rename_container(node, container)
         return self._done(f"the container on {node} is {container}", (node,))
@@ -492,7 +492,7 @@ class SimulatedCluster:
 
     @action
     def bind_token(self, lifetime: float = 3600.0, age: float = 0.0) -> Done:
-        """Accept only the token of a service account, made `age` seconds ago, and write it to the kubeconfig.
+        """Accept only a service account's token, issued `age` seconds ago, and write it to the kubeconfig.
 
         It ends `lifetime` seconds after it was made, and renews itself by the TokenRequest API.
         """
@@ -598,13 +598,13 @@ class SimulatedCluster:
     def fail_log(
         self, how: LogFaultKind = LogFaultKind.EMPTY, node: str | None = None, seconds: float = 3600.0
     ) -> Done:
-        """Spoil the logs of the reader's pods on a node, or on all, until heal_log; seconds: how old, or far ahead."""
+        """Corrupt the logs of the reader's pods on one or all nodes until heal_log; seconds: how old, or far ahead."""
         self.server.faults.logs[node or "*"] = LogFault(how, seconds)
         return self._done(f"logs are of no use: {how}", _nodes(node))
 
     @action
     def heal_log(self, node: str | None = None) -> Done:
-        """Have the logs of the reader's pods on a node, or on all, be as they were printed."""
+        """Restore the logs of the reader's pods on one or all nodes."""
         if node is None:
             self.server.faults.logs.clear()
         else:

@@ -92,7 +92,7 @@ class ClusterObjects:
         return key
 
     def add_reader(self, node: str, since: float) -> None:
-        """Replace the pod of a node that prints what nvidia-smi reports, or create it."""
+        """Create or replace the pod of a node that prints the output of nvidia-smi."""
         self.delete_reader(node)
         document = self._factory.reader_pod(node, self._next(f"reader {node}"), since)
         self._readers[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
@@ -203,7 +203,7 @@ class ClusterObjects:
         self.edit(NODES, node, lambda document: _set_labels(document, labels))
 
     def withdraw_gpus(self, node: str, *, forget: bool = False) -> None:
-        """Let a node offer 0 GPUs, as the kubelet does once its device plugin is gone, or not name them at all."""
+        """Make a node advertise 0 GPUs, as the kubelet does once its device plugin is gone, or omit the resource."""
 
         def change(document: Document) -> None:
             self._offer(document, "0")
@@ -241,7 +241,7 @@ class ClusterObjects:
         return str(self._fleet.capacity(self._cluster, node) * self._units.get(node, 1))
 
     def _add_other_objects(self) -> None:
-        """Add nodes and pods without GPUs, so that selectors make a difference."""
+        """Add nodes and pods without GPUs, so that selectors matter."""
         factory, pods = self._factory, []
         cpu_nodes = [f"cpu-{number:04d}" for number in range(CPU_NODES)]
         for node in cpu_nodes:

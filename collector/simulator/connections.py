@@ -44,13 +44,13 @@ class Connections:
         return len(self._frozen)
 
     def thaw(self) -> None:
-        """Thaw every frozen connection; what had to wait is sent now."""
+        """Thaw every frozen connection; pending data is sent now."""
         self.freezes_new = False
         self._frozen.clear()
         self._thawed.pulse()
 
     async def wait_until_thawed(self, request: web.BaseRequest) -> None:
-        """Return when something may be sent on the connection of a request: immediately, or after a thaw."""
+        """Wait until the connection of a request may send: immediately, or after a thaw."""
         while self.freezes_new or request.protocol in self._frozen:
             await self._thawed.wait()
 

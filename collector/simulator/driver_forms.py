@@ -1,4 +1,4 @@
-"""The forms in which drivers print how a GPU is: which elements `nvidia-smi -q -x` has, from 418 to 610.
+"""How drivers print the health of a GPU: the elements of `nvidia-smi -q -x`, from 418 to 610.
 
 What is written here comes from outputs of real GPUs, which influxdata/telegraf and NVIDIA/k8s-test-infra publish:
 drivers 418.43, 515.105, 525.125, 535.54, 570.148, 580.105, 580.173, 595.91 and 615.23.
@@ -14,7 +14,7 @@ __all__ = ["DEFAULT_FORMS", "DRIVER_FORMS", "DriverForm", "health_lines"]
 
 
 class DriverForm(NamedTuple):
-    """What one generation of drivers prints; each has what those before it have, but for `resets` and `deprecated`."""
+    """The output of one driver generation; each includes that of earlier ones, except `resets` and `deprecated`."""
 
     version: str
     cuda: str
@@ -55,7 +55,7 @@ _TABLE = (
 
 
 def health_lines(form: DriverForm, card: Health, banks: int) -> dict[str, list[str]]:
-    """Return the lines of the outline that tell how a card is, by their place in it; `banks` of memory can remap rows.
+    """Return the lines of the outline with a card's health, by their place in it; `banks` of memory can remap rows.
 
     Cards before Ampere, which retire pages, count errors by where they were.
     """

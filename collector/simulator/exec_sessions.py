@@ -1,4 +1,4 @@
-"""Serves execs over WebSocket and SPDY: opens the channels, waits while the command runs, sends its outcome."""
+"""Serves execs over WebSocket and SPDY: opens the channels, waits for the command, sends its outcome."""
 
 import asyncio
 import contextlib

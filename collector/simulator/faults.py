@@ -35,7 +35,7 @@ class ExecFault(msgspec.Struct):
 
 
 class LogFaultKind(StrEnum):
-    """The ways in which the log of a pod that prints can be of no use."""
+    """The ways in which the log of a printing pod can be unusable."""
 
     EMPTY = "empty"  # nothing was printed, or the file has just been rotated
     ROTATED = "rotated"  # the file begins in the middle of the last document
@@ -48,7 +48,7 @@ class LogFaultKind(StrEnum):
 
 
 class LogFault(msgspec.Struct):
-    """What is wrong with the logs of a node's pods that print."""
+    """The fault in the logs of a node's printing pods."""
 
     how: LogFaultKind
     seconds: float = 3600.0
@@ -92,11 +92,11 @@ class Faults:
         return fault
 
     def log_fault(self, node: str) -> LogFault | None:
-        """Return what is wrong with the logs of a node."""
+        """Return the fault in the logs of a node."""
         return self.logs.get(node, self.logs.get("*"))
 
     def keeps_from_printing(self, node: str) -> bool:
-        """Return whether the pods of a node that print do not print any more."""
+        """Return whether the printing pods of a node have stopped printing."""
         fault = self.log_fault(node)
         return fault is not None and fault.how is LogFaultKind.OLD
 
@@ -120,7 +120,7 @@ class Faults:
 
 
 class Counters:
-    """Counts what an API server has been asked since it was created."""
+    """Counts an API server's requests since it was created."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (verb, resource)

@@ -1,4 +1,4 @@
-"""The physical state of a simulated fleet: which GPU is in which host, and the changes of it."""
+"""The physical state of a simulated fleet: which GPU is in which host, and changes to that."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ _H100_BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB)
 
 
 class SimulationError(GpuidError):
-    """An action is impossible; the text says what is possible."""
+    """An action is impossible; the message says what is possible."""
 
 
 class Placed(NamedTuple):
-    """One GPU and its true place; what it does not have is an empty string."""
+    """One GPU and its true place; missing values are empty strings."""
 
     cluster: str
     node: str
@@ -36,7 +36,7 @@ class Placed(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One GPU as the driver of its host sees it; what the hardware does not report is an empty string."""
+    """One GPU as the driver of its host sees it; values that the hardware does not report are empty strings."""
 
     kind: str  # a key of MODELS
     uuid: str
@@ -150,7 +150,7 @@ class Fleet:
         return [self._uuid(number) for number in moved]
 
     def double(self, cluster: str, node: str, to_cluster: str, to_node: str, uuid: str | None = None) -> list[str]:
-        """Let another host claim a GPU, too: it takes the place of the last one there, which is nowhere then."""
+        """Have another host claim a GPU as well: it replaces the last one there, which is then not in any host."""
         source, target = self._host(cluster, node), self._host(to_cluster, to_node)
         if source is target:
             raise SimulationError(f"{cluster}: the GPU is already on {node}")
@@ -249,13 +249,13 @@ class Fleet:
         return [self._uuid(number) for number in numbers]
 
     def pair_gpus(self, cluster: str, node: str) -> list[str]:
-        """Put the GPUs of a node on boards of two, which share a serial and say so."""
+        """Put the GPUs of a node on boards of two, which share and report a serial."""
         numbers = self._host(cluster, node).gpus
         self._paired.update(numbers)
         return [self._uuid(number) for number in numbers]
 
     def run_process(self, cluster: str, node: str, name: bytes) -> list[str]:
-        """Let a process of this name run on every GPU of a node."""
+        """Run a process of this name on every GPU of a node."""
         numbers = self._host(cluster, node).gpus
         self._processes.update(dict.fromkeys(numbers, name))
         return [self._uuid(number) for number in numbers]
@@ -263,11 +263,11 @@ class Fleet:
     # Wear
 
     def worn(self) -> dict[str, dict[str, int | bool | str | None]]:
-        """Return what is not as it is of a new card, by UUID and field of Health; of those that are not as new."""
+        """Return the health values that differ from a new card's, by UUID and field of Health."""
         return {self._uuid(number): ill(_kind(number), health) for number, health in self._health.items()}
 
     def wear(self, cluster: str, node: str, uuid: str | None, wear: Mapping[str, int | bool | str]) -> list[str]:
-        """Change how worn a GPU is, by fields of Health; without `uuid` the last one of the node."""
+        """Change the wear of a GPU, by fields of Health; without `uuid` the last one of the node."""
         number = self._number(cluster, node, uuid)
         try:
             self._set_health(number, worn(_kind(number), self._health_of(number), wear))
@@ -276,7 +276,7 @@ class Fleet:
         return [self._uuid(number)]
 
     def wearable(self, cluster: str, fields: Iterable[str]) -> list[str]:
-        """Return the nodes whose last GPU answers and has all these fields of Health; if some are as new, only them."""
+        """Return the nodes whose last GPU responds and has all these fields of Health; if any are like new, those."""
         asked, mute = list(fields), self._lost | self._silent
         found: dict[str, int] = {}
         for node, host in self._machines[cluster].items():
@@ -288,13 +288,13 @@ class Fleet:
         return [node for node, number in found.items() if number not in self._health] or list(found)
 
     def reset(self, cluster: str, node: str, uuid: str | None = None) -> list[str]:
-        """Reset a GPU: what waited for that is done."""
+        """Reset a GPU: pending repairs are done."""
         number = self._number(cluster, node, uuid)
         self._set_health(number, after_reset(self._health_of(number)))
         return [self._uuid(number)]
 
     def flash(self, cluster: str, node: str, uuid: str | None = None) -> list[str]:
-        """Write another InfoROM to a GPU: it counts from zero again."""
+        """Write another InfoROM to a GPU: its counters restart at zero."""
         number = self._number(cluster, node, uuid)
         self._set_health(number, flashed(self._health_of(number)))
         return [self._uuid(number)]

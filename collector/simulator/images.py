@@ -1,4 +1,4 @@
-"""Simulates what a command finds in a container: programs by $PATH or by full path, a shell and `chroot`."""
+"""Simulates the programs in a container: by $PATH or full path, a shell and `chroot`."""
 
 import shlex
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Image(NamedTuple):
 
 
 class Started(NamedTuple):
-    """What becomes of a command: the program that runs in the end, or who says that there is none."""
+    """The result of starting a command: the program that finally runs, or the one that reports it missing."""
 
     program: str = ""  # without its folder
     runtime_error: str = ""  # of the container runtime, which starts nothing
@@ -41,7 +41,7 @@ EMPTY_IMAGE = Image()
 
 
 def start(image: Image, argv: Sequence[str]) -> Started:
-    """Return which program a command starts in a container of this image, in the end."""
+    """Return the program that a command finally runs in a container of this image."""
     file = image.find(argv[0])
     if not file:
         said = f"stat {argv[0]}: no such file or directory" if "/" in argv[0] else "executable file not found in $PATH"

@@ -84,7 +84,7 @@ class ObjectFactory:
         self._born = rfc3339(born, "seconds")
 
     def uid(self, *what: object) -> str:
-        """Return an identifier in the form of a UUID, derived from what it is for."""
+        """Return a UUID derived from the name of the object."""
         digits = self._digest(*what)
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
 
@@ -189,7 +189,7 @@ class ObjectFactory:
         )
 
     def reader_pod(self, node: str, generation: int, since: float) -> Document:
-        """Return the pod of a node that prints what nvidia-smi reports."""
+        """Return the pod of a node that prints the output of nvidia-smi."""
         return self.pod(
             READER_NAMESPACE,
             self.pod_name("gpuid-reader-", "reader", node, generation),

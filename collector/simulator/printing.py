@@ -1,4 +1,4 @@
-"""Simulates pods that print what nvidia-smi reports, again and again, and serves what pods have printed."""
+"""Simulates pods that print the output of nvidia-smi periodically, and serves the logs of pods."""
 
 import asyncio
 import collections
@@ -27,14 +27,14 @@ _LINE_SECONDS = 1e-6  # between two lines of a document
 
 
 class _Run(NamedTuple):
-    """What a pod has printed at once."""
+    """The output of one run in a pod."""
 
     time: float  # Unix seconds
     lines: list[bytes]
 
 
 class PodLogs:
-    """The logs of one cluster's pods. Pods with the labels of the reader print, the others say one line."""
+    """The logs of one cluster's pods. Pods with the reader's labels print documents, others a single line."""
 
     def __init__(self, state: State, run_smi: Callable[[str, Sequence[str]], Printed]) -> None:
         self._storage, self._faults = state.storage, state.faults
@@ -44,7 +44,7 @@ class PodLogs:
         self._runs: dict[str, collections.deque[_Run]] = {}  # by the ID of the container
 
     async def run(self) -> None:
-        """Have the pods print at their times until cancelled."""
+        """Have the pods print on schedule until cancelled."""
         while True:
             self.print_all()
             self._changed.clear()
@@ -52,12 +52,12 @@ class PodLogs:
                 await asyncio.wait_for(self._changed.wait(), self._interval)
 
     def set_interval(self, seconds: float) -> None:
-        """Have the pods print now, and so often from now on."""
+        """Have the pods print now, and at this interval from now on."""
         self._interval = seconds
         self._changed.set()
 
     def print_all(self, node: str | None = None) -> None:
-        """Have all pods print, or those of a node, but for those that the faults keep from it."""
+        """Have all pods print, or those of a node, except where faults prevent it."""
         seen = set()
         for entry in self._storage.entries(PODS):
             if _prints(entry) and (container := _running(entry.document())):
@@ -68,7 +68,7 @@ class PodLogs:
             del self._runs[gone]
 
     def serve(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
-        """Return what a container has printed, as the kubelet does; raises ApiError."""
+        """Return the log of a container, as the kubelet does; raises ApiError."""
         entry = self._storage.get(PODS, f"{info.namespace}/{info.name}")
         if entry is None:
             raise errors.not_found("pods", info.name)
@@ -95,7 +95,7 @@ class PodLogs:
             runs.append(_Run(time.time(), self._run_smi(node, ("-q", "-x")).stdout.splitlines()))
 
     def _lines(self, entry: Entry, container: str) -> Iterator[tuple[float, bytes]]:
-        """Yield all lines of a log with their times, as the faults leave them."""
+        """Yield all lines of a log with their timestamps, after applying faults."""
         if not _prints(entry):
             yield time.time(), b"started"
             return
@@ -112,7 +112,7 @@ class PodLogs:
 
 
 def _spoiled(lines: list[tuple[float, bytes]], last: int, fault: LogFault) -> list[tuple[float, bytes]]:
-    """Return what a fault leaves of a log whose last document has this many lines."""
+    """Apply a fault to a log whose last document has this many lines."""
     match fault.how:
         case LogFaultKind.EMPTY | LogFaultKind.UNREADABLE:
             return []
@@ -135,7 +135,7 @@ def _prints(entry: Entry) -> bool:
 
 
 def _running(document: Document) -> str:
-    """Return the ID of a pod's first container; empty where it does not run."""
+    """Return the ID of a pod's first container; empty if it is not running."""
     for status in document.get("status", {}).get("containerStatuses", []):
         if "running" in status.get("state", {}):
             return str(status["containerID"])
@@ -143,7 +143,7 @@ def _running(document: Document) -> str:
 
 
 def _tail(lines: list[tuple[float, bytes]], query: Mapping[str, str], now: float) -> bytes:
-    """Return what a client asks for: the kubelet counts the lines from the end, and then the bytes from there on."""
+    """Return the requested part: the kubelet counts lines from the end, then bytes from there on."""
     tail, limit, since = (_number(query, key) for key in ("tailLines", "limitBytes", "sinceSeconds"))
     if tail is not None:
         lines = lines[max(0, len(lines) - tail) :]

@@ -1,4 +1,4 @@
-"""Parses what a request to the API is about: its verb, resource, namespace and name."""
+"""Parses the verb, resource, namespace and name of an API request."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Makes tokens of service accounts, as the TokenRequest API does, and knows which of them are good; none is signed."""
+"""Issues and checks service-account tokens, as the TokenRequest API does; they are not signed."""
 
 import base64
 import secrets
@@ -25,7 +25,7 @@ _HEADER = {"alg": "RS256", "kid": "simulated"}
 
 
 class ServiceAccounts:
-    """The service accounts of a cluster: those that a token was made of with `issue`; they have every right."""
+    """The service accounts of a cluster: those with a token from `issue`; they have every right."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class ServiceAccounts:
     def issue(
         self, namespace: str, name: str, lifetime: float, *, audiences: Sequence[str] = (), age: float = 0.0
     ) -> str:
-        """Return a new token, which was made `age` seconds ago."""
+        """Return a new token, issued `age` seconds ago."""
         made = int(self._clock() - age)
         user = f"system:serviceaccount:{namespace}:{name}"
         claims: dict[str, Any] = {
@@ -61,11 +61,11 @@ class ServiceAccounts:
         self._tokens.clear()
 
     def knows(self, token: str) -> bool:
-        """Return whether this is the token of a service account, whether it has ended or not."""
+        """Return whether this is a service account's token, expired or not."""
         return token in self._tokens
 
     def user(self, token: str) -> str:
-        """Return whose token this is; empty for one that is not good."""
+        """Return the user of a token; empty for an invalid one."""
         user, end = self._tokens.get(token, ("", 0.0))
         return user if self._clock() < end else ""
 

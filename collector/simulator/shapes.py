@@ -1,4 +1,4 @@
-"""The shapes of simulated clusters: namespaces, pods, labels and images of each way to install NVIDIA's software.
+"""The shapes of simulated clusters: namespaces, pods, labels and images of each way to install NVIDIA software.
 
 What is written here comes from the manifests that `config/sources.py` names, not from the presets, so that a preset
 that does not fit its distribution fails in the simulation as it would there.
@@ -28,7 +28,7 @@ class DaemonSet(NamedTuple):
 
 
 class Platform(NamedTuple):
-    """What the machines of a provider say of themselves."""
+    """How a provider's machines describe themselves."""
 
     machines: Mapping[str, str]  # instance type, by kind of GPU
     provider_id: str  # with {zone} and {machine}
@@ -45,7 +45,7 @@ AWS = Platform(
 
 
 class Shape(NamedTuple):
-    """One way to install the software of GPUs in a cluster."""
+    """One installation method of GPU software in a cluster."""
 
     name: str  # of the preset that reads it
     namespace: str

@@ -1,4 +1,4 @@
-"""ResourceSlices of a simulated cluster, as the NVIDIA DRA driver publishes them, and the API that serves them."""
+"""The ResourceSlices of a simulated cluster, as published by the NVIDIA DRA driver, and their API."""
 
 import time
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Slices:
         self._names: dict[str, list[str]] = {}  # of each node's slices
 
     def publish(self, version: SliceVersion, *, split: bool = False) -> None:
-        """Serve one version of the API, and publish what every node has; `split`: each GPU has a slice of its own."""
+        """Serve one version of the API, and publish the GPUs of every node; `split`: one slice per GPU."""
         fields = ("metadata.name", "spec.driver", "spec.nodeName")
         self.resource = Resource(
             "resource.k8s.io", "resourceslices", "ResourceSlice", False, ("get", "list", "watch"), fields, "", version
@@ -43,7 +43,7 @@ class Slices:
             self.update(node)
 
     def update(self, node: str) -> None:
-        """Publish what a node has now, as a new generation of its pool, if anything is published."""
+        """Publish a node's current GPUs as a new generation of its pool, if anything is published."""
         if self.resource is None:
             return
         self._generations[node] = generation = self._generations.get(node, 0) + 1
@@ -116,7 +116,7 @@ class Slices:
 
 
 def _devices(card: Card) -> list[Document]:
-    """Return what the driver publishes of a GPU: a device, or with MIG one for each instance that it could have."""
+    """Return the devices that the driver publishes for a GPU: one, or with MIG one for each possible instance."""
     facts = {
         "productName": {"string": MODELS[card.kind]},
         "brand": {"string": "Nvidia"},

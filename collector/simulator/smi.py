@@ -144,19 +144,19 @@ capabilities: egm=disabled
 
 
 class Printed(NamedTuple):
-    """What one run of nvidia-smi prints, and its exit status."""
+    """The output of one run of nvidia-smi, and its exit status."""
 
     stdout: bytes
     exit_status: int = 0
 
 
 def driver_version(kind: str, form: str) -> str:
-    """Return the version of the driver of some form on a machine of some kind."""
+    """Return the driver version for a form and a kind of machine."""
     return _GB200_VERSION if (kind, form) == ("gb200", "570") else DRIVER_FORMS[form].version
 
 
 def run(kind: str, cards: Sequence[Card], options: Sequence[str], now: float, form: str | None = None) -> Printed:
-    """Return what `nvidia-smi -q -x` prints on a host, with the `-i` of its options.
+    """Return the output of `nvidia-smi -q -x` on a host; of the options, `-i` is honoured.
 
     A GPU for which the driver gives no handle ends it, unless another one is asked for.
     """
@@ -243,7 +243,7 @@ def _gpu(card: Card, form: str) -> str:
 
 
 def _process(name: bytes) -> str:
-    """Return a process; its name is printed as it is, as nvidia-smi does."""
+    """Return a process; its name is printed verbatim, as nvidia-smi does."""
     return (
         "<process_info>\n\t\t\t\t<gpu_instance_id>N/A</gpu_instance_id>\n"
         "\t\t\t\t<compute_instance_id>N/A</compute_instance_id>\n\t\t\t\t<pid>4711</pid>\n\t\t\t\t<type>C</type>\n"

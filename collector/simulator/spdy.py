@@ -1,4 +1,4 @@
-"""The server side of SPDY/3.1 as far as exec needs it: framing, header compression, streams."""
+"""The server side of SPDY/3.1 needed for exec: framing, header compression, streams."""
 
 import asyncio
 import struct
@@ -52,7 +52,7 @@ class Framer:
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take received bytes and yield the frames that are complete; raises ValueError for what is not SPDY/3."""
+        """Take received bytes and yield complete frames; raises ValueError for anything but SPDY/3."""
         self._buffer += data
         while len(self._buffer) >= 8:
             word, sized = struct.unpack_from(">II", self._buffer)

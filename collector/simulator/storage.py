@@ -63,7 +63,7 @@ class Entry:
         return document
 
     def at(self, version: int) -> "Entry":
-        """Return the same object with another resource version, as in a DELETED event."""
+        """Return the object with another resource version, as in a DELETED event."""
         document = self.document()
         document["metadata"]["resourceVersion"] = str(version)
         return Entry(self.key, version, self.labels, self.node, body=msgspec.json.encode(document))
@@ -85,7 +85,7 @@ class Event(NamedTuple):
 
 
 class Filter:
-    """What a list or watch selects: a namespace, labels, fields."""
+    """The selection of a list or watch: a namespace, labels, fields."""
 
     def __init__(self, resource: Resource, namespace: str, labels: str, fields: str) -> None:
         self.namespace = namespace
@@ -112,7 +112,7 @@ class Page(NamedTuple):
 
 
 class WatchSubscription:
-    """The events that one watch has still to send."""
+    """The pending events of one watch."""
 
     def __init__(self, resource: Resource, selected: Filter) -> None:
         self.resource = resource
@@ -132,7 +132,7 @@ class WatchSubscription:
         self._wakeup.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when there is something to send, or after `seconds`."""
+        """Wait until there is something to send, for at most `seconds`."""
         if not self._pending and self.failure is None:
             self._wakeup.clear()
             try:

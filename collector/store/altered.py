@@ -1,11 +1,11 @@
-"""Takes back what was altered of GPUs after a time: their placements have each field as it is now, or was at last.
+"""Reverts alterations of GPUs after a time: placements only have the current or last value of each field.
 
-A placement keeps the last known value of each field, and the history keeps each alteration with the value before. So at
-a time a field has the value before the first alteration since. That value may be "not reported": then it is the one
-known last by then, which an earlier alteration, or the arrival of the GPU, says.
+A placement keeps the last known value of each field, and the history keeps each alteration with the previous value. So
+a field's value at a time is the previous value of the first alteration since. If that is "not reported", it is the last
+one known by then, from an earlier alteration or the arrival of the GPU.
 
-Most fleets alter nothing that a placement has. So the store notes when that happened last (`LAST_ALTERED`), and asks
-for no alterations of earlier times.
+In most fleets no field of a placement is ever altered. So the store notes when that last happened (`LAST_ALTERED`), and
+queries no alterations if that was earlier.
 """
 
 import itertools
@@ -38,30 +38,30 @@ __all__ = [
     "uuids_of",
 ]
 
-LAST_ALTERED = "last_altered"  # the fact that says when (Unix seconds) one of FIELDS was altered last; 0: never
-FACTS = ("serial", "chassis", "model")  # what a GPU is: changes have them too
+LAST_ALTERED = "last_altered"  # the fact with the time (Unix seconds) at which one of FIELDS was last altered; 0: never
+FACTS = ("serial", "chassis", "model")  # these identify a GPU: changes have them too
 FIELDS = (*FACTS, *SEAT_COLUMNS)
 _UUIDS_PER_QUERY = 1000
 
-Row = dict[str, Any]  # a placement, by the names of its columns
+Row = dict[str, Any]  # a placement, by column name
 
 
 class _Altered(NamedTuple):
     time: float  # Unix seconds
     place: tuple[str, str]  # cluster and node
-    changes: Mapping[str, FieldChange]  # by field; empty for what says how a GPU came
+    changes: Mapping[str, FieldChange]  # by field; empty for an arrival
     facts: Mapping[str, str | None]  # by FACTS
-    last_known: object  # as the column has it
+    last_known: object  # as in the column
 
 
 async def altered_after(connection: AsyncConnection, time: float) -> bool:
-    """Return whether placements may have other fields than they had at a time (Unix seconds)."""
+    """Return whether placements may have different field values than at a time (Unix seconds)."""
     last = await fact(connection, LAST_ALTERED)
     return last is None or last > time
 
 
 async def note_altered(database: Database) -> None:
-    """Note when a placement's GPU was altered last, in a store that an earlier version has filled."""
+    """Note when a placement's GPU was last altered, in a store filled by an earlier version."""
     async with database.read() as connection:
         if await fact(connection, LAST_ALTERED) is not None:
             return
@@ -71,7 +71,7 @@ async def note_altered(database: Database) -> None:
 
 
 async def note_alterations(connection: AsyncConnection, database: Database, changes: Iterable[Row]) -> None:
-    """Note when a placement's GPU was altered last, if some changes do so that are about to be recorded."""
+    """Note when a placement's GPU was last altered, if changes that are about to be recorded do so."""
     times = (
         row["time"]
         for row in changes
@@ -82,12 +82,12 @@ async def note_alterations(connection: AsyncConnection, database: Database, chan
 
 
 def uuids_of(time: float, fields: Collection[str]) -> Any:
-    """Return the query of the UUIDs of which one of some fields was altered after a time (Unix seconds)."""
+    """Return the query for UUIDs of GPUs of which one of these fields was altered after a time (Unix seconds)."""
     return select(_changes.uuid).where(schema.NO_FIRST_SIGHT, _changes.time > time, _names(fields))
 
 
 async def as_then(connection: AsyncConnection, rows: Sequence[Row], time: float) -> None:
-    """Let placements, with all their columns, be as they were at a time (Unix seconds) at which all of them were."""
+    """Revert placements, with all columns, to a time (Unix seconds) at which all of them existed."""
     by_uuid: dict[str, list[Row]] = {}
     for row in rows:
         by_uuid.setdefault(text(row["uuid"]), []).append(row)
@@ -99,7 +99,7 @@ async def as_then(connection: AsyncConnection, rows: Sequence[Row], time: float)
 
 
 async def count_as_then(connection: AsyncConnection, counts: Mapping[str, ClusterCount], time: float) -> None:
-    """Let the counts of clusters at a time (Unix seconds) be by the models that their GPUs had then."""
+    """Adjust the counts of clusters at a time (Unix seconds) to the models that their GPUs had then."""
     first = and_(_changes.id == _first_after(time, "model"), there_at(time))
     first = and_(first, _placements.uuid.in_(uuids_of(time, ["model"])))
     what = (_placements.cluster, _placements.model, _changes.changes)
@@ -113,7 +113,7 @@ async def count_as_then(connection: AsyncConnection, counts: Mapping[str, Cluste
             _count(counts, text(cluster), text(model), text(before), gpus)
     names = ("uuid", "cluster", "node", "since", "until", "last_known", *FIELDS)
     columns = select(*(_placements[name] for name in names)).join_from(schema.placements, schema.changes, first)
-    for texts in _parts(unsaid):  # a model that was not reported: the one known last
+    for texts in _parts(unsaid):  # the model was not reported: use the last known one
         rows = plain_rows(await connection.execute(columns.where(_changes.changes.in_(texts))))
         for part in _parts(rows):
             now = [text(row["model"]) for row in part]
@@ -123,7 +123,7 @@ async def count_as_then(connection: AsyncConnection, counts: Mapping[str, Cluste
 
 
 def _first_after(time: float, field: str) -> Any:
-    """Return the query of the first alteration of a field of a placement's GPU after a time (Unix seconds)."""
+    """Return the query for the first alteration of a field of a placement's GPU after a time (Unix seconds)."""
     altered = schema.changes.alias().c
     here = and_(
         altered.uuid == _placements.uuid,
@@ -138,7 +138,7 @@ def _first_after(time: float, field: str) -> Any:
 
 
 def _count(counts: Mapping[str, ClusterCount], cluster: str, now: str, then: str, gpus: int) -> None:
-    """Count GPUs of a cluster as of the model that they had then, and not as of the one that they have now."""
+    """Count GPUs of a cluster under the model that they had then instead of their current one."""
     models = counts[cluster].models
     for model, more in ((now, -gpus), (then, gpus)):
         if left := models.pop(model, 0) + more:
@@ -154,7 +154,7 @@ async def _altered(connection: AsyncConnection, uuids: Iterable[str], time: floa
 
 
 async def _said(connection: AsyncConnection, uuids: Sequence[str]) -> dict[str, list[_Altered]]:
-    """Return what changes say of these GPUs' fields, by UUID, oldest first."""
+    """Return the values of these GPUs' fields in changes, by UUID, oldest first."""
     names = ("uuid", "time", "cluster", "node", "event", "changes", "last_known", *FACTS)
     query = (
         select(*(_changes[name] for name in names))
@@ -190,7 +190,7 @@ def _undo(row: Row, said: Iterable[_Altered], time: float) -> None:
 
 
 def _last_known(field: str, before: Sequence[_Altered]) -> str | None:
-    """Return the value of a field that is known last from changes, oldest first."""
+    """Return the last known value of a field from changes, oldest first."""
     if field in FACTS:
         return before[-1].facts[field] if before else None
     values = (
@@ -203,7 +203,7 @@ def _last_known(field: str, before: Sequence[_Altered]) -> str | None:
 
 
 def _names(fields: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition that a change is an alteration of one of some fields."""
+    """Return the condition that a change alters one of these fields."""
     return and_(schema.ALTERED, or_(*(_changes.changes.like(f'%"{field}"%') for field in fields)))
 
 

@@ -1,4 +1,4 @@
-"""Answers from the store that are waited for no longer than until a deadline."""
+"""Queries and writes of the store with a deadline."""
 
 import copy
 import functools
@@ -19,20 +19,20 @@ _B = TypeVar("_B", bound="Bounded")
 
 
 class Bounded:
-    """What asks a database, by a deadline if it has one; what `in_time` bounds raises StoreError when it is late."""
+    """Base of classes that query a database, by an optional deadline; `in_time` makes late methods raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.deadline: float | None = None  # on the event loop's clock; None: never
 
     def within(self, seconds: float) -> Self:
-        """Return the same, for questions and writes that together may take this long from now on."""
+        """Return a copy whose queries and writes together may take this long from now on."""
         bounded = copy.copy(self)
         bounded.deadline = anyio.current_time() + seconds
         return bounded
 
     async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
-        """Return what a query returns, by the deadline; a write that is late may still be done."""
+        """Return a query's result, by the deadline; a late write may still be done."""
         return await (query if self.deadline is None else self._database.within(self.deadline, query))
 
     def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -42,7 +42,7 @@ class Bounded:
 def in_time(
     query: Callable[Concatenate[_B, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[_B, _P], Coroutine[Any, Any, _T]]:
-    """Let a query, or a write, take no longer than until the deadline of what asks it."""
+    """Bound a query or write by the deadline of its object."""
 
     @functools.wraps(query)
     async def bounded(self: _B, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -1,4 +1,4 @@
-"""Which changes of the history are wanted, as conditions on its table."""
+"""Filters of the history's changes, as conditions on its table."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -24,24 +24,24 @@ DAY_SECONDS = 86400
 
 
 class ChangePosition(NamedTuple):
-    """Where a part of the changes, newest first, ended."""
+    """The position at which a page of changes, newest first, ended."""
 
     time: float  # Unix seconds
     id: int
 
 
 class ChangeFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which changes are wanted; all of them where nothing is said."""
+    """A filter of changes; without values it admits all."""
 
-    since: float | None = None  # Unix seconds, itself included
-    until: float | None = None  # Unix seconds, itself excluded
+    since: float | None = None  # Unix seconds, inclusive
+    until: float | None = None  # Unix seconds, exclusive
     events: Collection[str] = ()
-    cluster: str | None = None  # what happened in it or led out of it
+    cluster: str | None = None  # changes in it or out of it
     node: str | None = None  # likewise
     uuid: str | None = None  # in either case
-    serial: str | None = None  # of GPUs that have or once had it
-    text: str | None = None  # part of a name, an identifier or of what was altered, in either case; scans the history
-    first_sights: bool | None = None  # only those, or only others
+    serial: str | None = None  # changes of GPUs that have or had it
+    text: str | None = None  # part of a name, an identifier or an altered value, in either case; scans the history
+    first_sights: bool | None = None  # only those, or only the others
 
 
 ALL_CHANGES = ChangeFilter()
@@ -51,7 +51,7 @@ _SEARCHED = ("uuid", "serial", "model", "chassis", "cluster", "node", "machine",
 
 
 def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
-    """Return what the rows of wanted changes fulfil."""
+    """Return the conditions that admitted rows meet."""
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
         found.append(_changes.time >= wanted.since)
@@ -75,12 +75,12 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
 
 
 def sides_of(cluster: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Return the conditions of what happened in a cluster, and of what led out of it; each has an index of its own."""
+    """Return the conditions for changes in a cluster and for changes out of it; each has its own index."""
     return _changes.cluster == cluster, and_(_changes.previous_cluster == cluster, schema.ACROSS)
 
 
 def _within(node: str, cluster: str | None) -> ColumnElement[bool]:
-    """Return the condition of what happened on a node or led out of it; each half has an index of its own."""
+    """Return the condition for changes on a node or out of it; each half has its own index."""
     here, before = [_changes.node == node], [_changes.previous_node == node]
     if cluster is not None:
         here.append(_changes.cluster == cluster)
@@ -89,5 +89,5 @@ def _within(node: str, cluster: str | None) -> ColumnElement[bool]:
 
 
 def day_of(time: float) -> int:
-    """Return the number of the day, in UTC, of a time."""
+    """Return the number of a time's day, in UTC."""
     return int(time // DAY_SECONDS)

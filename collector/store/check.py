@@ -1,4 +1,4 @@
-"""Checks whether a collector could use a store, without leaving anything in it."""
+"""Checks whether a collector could use a store, without leaving a trace in it."""
 
 import os
 import secrets
@@ -17,13 +17,13 @@ from collector.store.store import Store
 
 __all__ = ["check"]
 
-MIN_FREE_BYTES = 16 << 20  # below it, a store cannot grow at all
+MIN_FREE_BYTES = 16 << 20  # below this, a store cannot grow at all
 
 
 async def check(settings: StoreSettings) -> str:
-    """Prove that the store is reachable and may be written to, leaving it as it is; raises StoreError.
+    """Check that the store is reachable and writable, without changing it; raises StoreError.
 
-    Returns a short summary for a person.
+    Returns a short summary for users.
     """
     location = locate(settings.url)
     if isinstance(location, PostgresLocation):
@@ -59,7 +59,7 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
                     raise StoreError(f"store {location}: no privilege to alter its tables; {GRANT_OWNER}")
             elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
                 raise StoreError(f"store {location}: no privilege to write to its tables; {GRANT_WRITE}")
-        # Two transactions at once, and another one after both: behind a pooler each may have another connection.
+        # Two concurrent transactions and one after both: behind a pooler each may use a different connection.
         async with database.read() as connection:
             await connection.scalar(_BACKEND)
             await _try_out(database, create=found == TO_BE_CREATED)
@@ -69,16 +69,16 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
 
 
 async def _try_out(database: Database, *, create: bool) -> None:
-    """Do what a collector does, up to the commit: make the tables, write and change a row; raises StoreError.
+    """Do what a collector does, up to the commit: create the tables, write and change a row; raises StoreError.
 
-    Tables of an older version stay as they are: to update a big store takes a while, in which all others would wait.
+    Tables of an older version are not updated: for a big store that takes a while, during which all others would wait.
     """
     async with database.write() as connection:
         backend = await connection.scalar(_BACKEND)
         if create:
             await connection.run_sync(migrate, database.location)
         name = f"check {secrets.token_hex(8)}"
-        here = meta.c.name == name  # a table of all versions
+        here = meta.c.name == name  # a table that all versions have
         await connection.execute(database.insert(meta).values(name=name, value="0"))
         changed = await connection.execute(update(meta).where(here).values(value="1"))
         kept = await connection.scalar(select(meta.c.value).where(here))
@@ -91,7 +91,7 @@ async def _try_out(database: Database, *, create: bool) -> None:
 
 
 _BACKEND = text("SELECT pg_backend_pid()")
-# Without a schema on the search path there is nothing to create in.
+# Without a schema on the search path, nothing can be created.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
 _MAY_ALTER = text(
     "SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class"
@@ -109,7 +109,7 @@ _MAY_COUNT = text(
 
 
 def _check_rights(path: Path) -> None:
-    """Look at the file, or else at the nearest folder above it that is there; raises StoreError."""
+    """Check the file, or else the nearest existing folder above it; raises StoreError."""
     check_folder(path)
     place = next(place for place in (path, *path.parents) if place.exists())
     if place != path and not place.is_dir():

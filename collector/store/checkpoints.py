@@ -1,9 +1,9 @@
-"""How many GPUs were where at any time: counts at some times, kept, and what began and ended since.
+"""Counts GPUs by place at any time: from stored counts at some times, and placements begun and ended since.
 
-Counting a fleet's placements takes as long as there are GPUs. So a collector keeps the counts of one time in every
-`EVENTS_PER_CHECKPOINT` beginnings or ends of placements, and any other time is counted from the one before it. They are
-made from the placements alone: a commit that says something of an earlier time deletes those after it, and they are
-made again.
+Counting a fleet's placements takes time proportional to its size. So a collector stores the counts once every
+`EVENTS_PER_CHECKPOINT` beginnings or ends of placements, and any other time is counted from the checkpoint before it.
+They are derived from the placements alone: a commit that concerns an earlier time deletes the later ones, and they are
+created again.
 """
 
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ from collector.store.sound import moment, text
 __all__ = ["ClusterCount", "count", "forget", "keep", "recount_from", "there_at"]
 
 EVENTS_PER_CHECKPOINT = 1000  # beginnings or ends of placements
-LATE_SECONDS = 900.0  # for which no checkpoint is made, because readings of that time may still be recorded
+LATE_SECONDS = 900.0  # the most recent period, without checkpoints, because readings of that time may still be recorded
 
 
 class ClusterCount(msgspec.Struct, array_like=True):
-    """How much was in a cluster at a time."""
+    """What a cluster had at a time."""
 
     nodes: int = 0  # with GPUs
-    models: dict[str, int] = {}  # GPUs by model; empty: one that is not known
+    models: dict[str, int] = {}  # GPUs by model; an empty name: unknown
 
     @property
     def gpus(self) -> int:
-        """How many GPUs were there."""
+        """The number of GPUs."""
         return sum(self.models.values())
 
 
@@ -40,12 +40,12 @@ Counts = dict[str, ClusterCount]  # by cluster; only those with GPUs
 
 
 def there_at(time: float) -> Any:
-    """Return the condition that a placement is one of this time (Unix seconds)."""
+    """Return the condition that a placement existed at this time (Unix seconds)."""
     return and_(_placements.since <= time, or_(_placements.until.is_(None), _placements.until > time))
 
 
 async def count(connection: AsyncConnection, time: float) -> Counts:
-    """Return how much was in each cluster at a time (Unix seconds), by the models that placements have now."""
+    """Return each cluster's counts at a time (Unix seconds), by the models that placements have now."""
     query = select(_checkpoints.time, _checkpoints.counts).where(_checkpoints.time <= time)
     row = (await connection.execute(query.order_by(_checkpoints.time.desc()).limit(1))).first()
     found, since = ({}, -1.0) if row is None else (_decoded(row[1]), moment(row[0]))
@@ -58,9 +58,9 @@ async def count(connection: AsyncConnection, time: float) -> Counts:
 
 
 async def keep(database: Database, now: float, *, events: int = EVENTS_PER_CHECKPOINT, most: int = 100) -> int:
-    """Make the checkpoints due at `now` (Unix seconds), up to a limit; return how many. Raises StoreError.
+    """Create the checkpoints due at `now` (Unix seconds), up to a limit; return how many. Raises StoreError.
 
-    Each is a transaction of its own, in which nobody else records.
+    Each is a separate transaction, during which no other process records.
     """
     for made in range(most):
         async with database.read() as connection:
@@ -73,14 +73,14 @@ async def keep(database: Database, now: float, *, events: int = EVENTS_PER_CHECK
 
 
 async def forget(database: Database, before: float) -> None:
-    """Delete the checkpoints before a time (Unix seconds) whose placements are about to be forgotten."""
+    """Delete the checkpoints before a time (Unix seconds), whose placements are about to be deleted."""
     async with database.write() as connection:
         await _keep_at(connection, database, before)
         await connection.execute(delete(schema.checkpoints).where(_checkpoints.time < before))
 
 
 async def recount_from(connection: AsyncConnection, time: float) -> None:
-    """Delete the checkpoints from a time (Unix seconds) on, of which a commit says something new."""
+    """Delete the checkpoints from a time (Unix seconds) on, which a commit makes invalid."""
     await connection.execute(delete(schema.checkpoints).where(_checkpoints.time >= time))
 
 
@@ -91,7 +91,7 @@ async def _keep_at(connection: AsyncConnection, database: Database, time: float)
 
 
 async def _due(connection: AsyncConnection, now: float, events: int) -> float | None:
-    """Return the time of the next checkpoint; None while less than enough has happened since the last one."""
+    """Return the time of the next checkpoint; None while too little has happened since the last one."""
     since = await connection.scalar(select(func.max(_checkpoints.time)))
     times = []
     for column in (_placements.since, _placements.until):
@@ -102,7 +102,7 @@ async def _due(connection: AsyncConnection, now: float, events: int) -> float | 
 
 
 def _events(column: ColumnElement[Any], since: float, time: float) -> ReadOnlyColumnCollection[str, Any]:
-    """Return what began (`n` is 1) and ended (-1) after `since` and up to `time`: its cluster, and this column."""
+    """Return the placements begun (`n` is 1) and ended (-1) after `since` up to `time`: cluster and this column."""
     began = select(_placements.cluster, column, literal(1).label("n")).where(
         _placements.since > since, _placements.since <= time
     )
@@ -113,7 +113,7 @@ def _events(column: ColumnElement[Any], since: float, time: float) -> ReadOnlyCo
 
 
 async def _add_gpus(connection: AsyncConnection, counts: Counts, since: float, time: float) -> None:
-    """Add to counts what began after `since` and up to `time`, less what ended."""
+    """Add to counts the placements begun after `since` up to `time`, minus those ended."""
     event = _events(_placements.model, since, time)
     query = select(event.cluster, event.model, func.sum(event.n)).group_by(event.cluster, event.model)
     for cluster, model, number in await connection.execute(query):
@@ -123,7 +123,7 @@ async def _add_gpus(connection: AsyncConnection, counts: Counts, since: float, t
 
 
 async def _add_nodes(connection: AsyncConnection, counts: Counts, since: float, time: float) -> None:
-    """Add to counts the nodes that had no GPU at `since` and have one at `time`, less those that have none by then."""
+    """Add to counts the nodes that have a GPU at `time` but had none at `since`, minus the reverse."""
     event = _events(_placements.node, since, time)
     other = schema.placements.alias()
     here = select(func.count()).where(

@@ -1,4 +1,4 @@
-"""What the shards of an installation tell each other of their clusters: who reads each, and how it is."""
+"""Data that shards exchange about their clusters: which shard reads each, and its status."""
 
 import msgspec
 
@@ -8,15 +8,15 @@ __all__ = ["ClusterOwner", "ClusterReport", "ShardLease"]
 
 
 class ClusterOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """Which shard reads and records a cluster at present."""
+    """The shard that currently reads and records a cluster."""
 
     shard: int | None = None  # None: no shard does
-    holder: str = ""  # the process, for people: host name and pid; of a cluster that no shard reads, the last one
-    own: bool = False  # it is this process
+    holder: str = ""  # the process, for users: host name and pid; if no shard reads the cluster, the last one
+    own: bool = False  # whether it is this process
 
 
 class ShardLease(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard that has run at some time, and the process that holds its lease, or held it last."""
+    """One shard that has run at some time, and the process that holds its lease or held it last."""
 
     shard: int
     holder: str
@@ -24,7 +24,7 @@ class ShardLease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a cluster is, as its owner tells the other shards; times are Unix seconds."""
+    """The status of a cluster as reported by its owner to the other shards; times are Unix seconds."""
 
     status: ClusterStatus
     synced: float | None = None  # the last proof that its view is current, at least once a minute

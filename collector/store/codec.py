@@ -49,7 +49,7 @@ __all__ = [
 
 
 def encode_node(state: NodeState) -> bytes:
-    """Return a node as bytes; a column whose GPUs all agree is written once."""
+    """Return a node as bytes; a value shared by all its GPUs is written once."""
     columns: dict[str, Any] = {}
     for field in _COLUMNS:
         values = [getattr(gpu, field) for gpu in state.gpus]
@@ -83,15 +83,15 @@ def encode_node(state: NodeState) -> bytes:
 
 
 def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
-    """Return the node that `encode_node` wrote; texts that many GPUs have in common are held once."""
+    """Return the node written by `encode_node`; strings shared by many GPUs are stored once."""
     stored = _decode(written)
     since, fingerprint = stored.since, stored.fingerprint
     if since.count(since[0] if since else 0.0) == (count := len(since)):
-        since = since[:1] * count  # one number instead of equal ones
+        since = since[:1] * count  # one number instead of many equal ones
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
     if fingerprint is not None and not stored.health_read:
-        # Like that of no pod: the node is read again, or its GPUs would pass for healthy until the next refresh.
+        # Matches no pod, so that the node is read again; otherwise its GPUs would seem healthy until the next refresh.
         fingerprint = msgspec.structs.replace(fingerprint, restarts=-1)
     if count and stored.gpus.uuid is None:
         raise ValueError("uuid: missing")
@@ -125,36 +125,36 @@ def encode_records(records: Sequence[SinkRecord]) -> bytes:
 
 
 def decode_records(written: bytes) -> list[SinkRecord]:
-    """Return the records that `encode_records` wrote."""
+    """Return the records written by `encode_records`."""
     return _decode_records(written)
 
 
 def encode_changes(changes: Sequence[FieldChange]) -> str | None:
-    """Return what was altered of a GPU as JSON text; None for nothing."""
+    """Return a GPU's altered fields as JSON text; None if there are none."""
     return _to_json(changes_object(changes)).decode() if changes else None
 
 
 def decode_changes(written: str | None) -> tuple[FieldChange, ...]:
-    """Return what `encode_changes` wrote."""
+    """Return the alterations written by `encode_changes`."""
     if written is None:
         return ()
     return tuple(FieldChange(field, one.before, one.after) for field, one in _decode_changes(written).items())
 
 
 def encode_last_known(last_known: Sequence[LastReport]) -> str | None:
-    """Return the fields that are merely last known, with their times, as JSON text; None for none."""
+    """Return the fields that are only last known, with their times, as JSON text; None if there are none."""
     return _to_json(dict(last_known)).decode() if last_known else None
 
 
 def decode_last_known(written: str | None) -> tuple[LastReport, ...]:
-    """Return what `encode_last_known` wrote."""
+    """Return the fields written by `encode_last_known`."""
     return () if written is None else tuple(LastReport(*item) for item in _decode_times(written).items())
 
 
 def encode_facts(gpu: Gpu, time: float, *, lost: bool = False) -> str | None:
-    """Return what stays known of a GPU that has left, and where it sat, as JSON; None for nothing.
+    """Return the last known values and position of a GPU that has left, as JSON; None if there are none.
 
-    It was read last at `time` (Unix seconds). `lost` tells that it no longer answered.
+    It was last read at `time` (Unix seconds). `lost` means that it had stopped responding.
     """
     times = dict(gpu.last_known)
     facts: dict[str, Any] = {} if not lost else {"lost": True}
@@ -170,13 +170,13 @@ def encode_facts(gpu: Gpu, time: float, *, lost: bool = False) -> str | None:
                 facts["last_known"] = marks
         if gpu.ecc_growth is not None:
             facts["ecc_growth"] = gpu.ecc_growth
-        if facts:  # that it has left, and from where, says the rest of the row
+        if facts:  # the rest of the row has its departure and last place
             facts |= {field: value for field in SEAT_FIELDS if (value := getattr(gpu, field)) is not None}
     return _to_json(facts).decode() if facts else None
 
 
 def decode_facts(uuid: str, written: str | None) -> tuple[Gpu | None, bool]:
-    """Return what `encode_facts` wrote: what stays known of the GPU, and whether it no longer answered."""
+    """Return the values written by `encode_facts`, and whether the GPU had stopped responding."""
     if written is None:
         return None, False
     facts = _decode_facts(written)
@@ -199,11 +199,10 @@ def decode_facts(uuid: str, written: str | None) -> tuple[Gpu | None, bool]:
 def readings_records(
     reading: Reading, changes: Sequence[Change], node: NodeState | None, marks: Marks = NO_MARKS
 ) -> list[SinkRecord]:
-    """Return a record of each GPU of a reading: what happened to it, else that it was confirmed.
+    """Return a record for each GPU of a reading: its change, or else that it was confirmed.
 
-    Of a GPU that came or was altered and whose health has changed as well, it is the one record, with all changes.
-    `node` is as the reading left it: what it adds to the reading is what is last known of the GPUs. `marks` are those
-    in force.
+    A GPU that arrived or was altered and whose health changed as well gets one record with all changes. `node` is the
+    state after the reading, which adds the GPUs' last known values. `marks` are the active ones.
     """
     place = Place(reading.cluster, reading.node.name)
     time = rfc3339(reading.time, "seconds")
@@ -212,7 +211,7 @@ def readings_records(
     for change in changes:
         if change.place == place:
             uuid = change.gpu.uuid
-            happened.setdefault(uuid, change)  # how its health has changed comes after the rest
+            happened.setdefault(uuid, change)  # changes of health come last
             altered[uuid] = altered.get(uuid, ()) + change.changes
     known: Mapping[str, Gpu] = {} if node is None else {gpu.uuid: gpu for gpu in node.gpus}
 
@@ -242,7 +241,7 @@ _COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field not in ("last
 
 if TYPE_CHECKING:
     _Columns = Any
-else:  # a column is a value that all GPUs have, or a list of one for each
+else:  # a column is one value shared by all GPUs, or a list with one for each
     _Columns = msgspec.defstruct(
         "_Columns",
         [
@@ -250,7 +249,7 @@ else:  # a column is a value that all GPUs have, or a list of one for each
             for field in msgspec.structs.fields(Gpu)
             if field.name in _COLUMNS
         ]
-        + [("last_known", str | list[str | None] | None, None)],  # of an earlier version: names alone
+        + [("last_known", str | list[str | None] | None, None)],  # from an earlier version: only names
         kw_only=True,
         frozen=True,
         omit_defaults=True,
@@ -271,14 +270,14 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     silent: tuple[SilentGpu, ...] = ()
     partial: bool = False
     last_known: dict[int, tuple[LastReport, ...]] = {}  # by the position of the GPU
-    health_read: bool = False  # the readings of earlier versions had none
-    health: Health | None = None  # of all GPUs but those that have another one
-    other_health: dict[int, dict[str, str | int | bool | None] | None] = {}  # by position: the fields that differ
+    health_read: bool = False  # readings of earlier versions had none
+    health: Health | None = None  # of all GPUs except those with a different one
+    other_health: dict[int, dict[str, str | int | bool | None] | None] = {}  # by position: the differing fields
     ecc_growth: dict[int, float] = {}  # by position
 
 
 class _StoredFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a GPU that is in no node: each with when it was reported last."""
+    """The known values of a GPU that is in no node, each with when it was last reported."""
 
     serial: tuple[str, float] | None = None
     model: tuple[str, float] | None = None
@@ -287,10 +286,10 @@ class _StoredFacts(msgspec.Struct, frozen=True, kw_only=True):
     gpu_part_number: tuple[str, float] | None = None
     chassis: tuple[str, float] | None = None
     health: tuple[Health, float] | None = None
-    last_known: dict[str, float] = {}  # the fields of health that were reported last before that
+    last_known: dict[str, float] = {}  # the fields of health that were last reported before that
     ecc_growth: float | None = None
     lost: bool = False
-    tray: str | None = None  # where it sat, as this and the next ones
+    tray: str | None = None  # its position: this field and the next ones
     slot: str | None = None
     host: str | None = None
     module: str | None = None
@@ -303,7 +302,7 @@ class _StoredChange(msgspec.Struct, frozen=True):
     after: str | int | bool | None = None
 
 
-_DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # what a column that is not written stands for, if not None
+_DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # the values of columns that are not written, if not None
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
 _FEW = frozenset(_COLUMNS) - {
     "uuid",
@@ -312,7 +311,7 @@ _FEW = frozenset(_COLUMNS) - {
     "mig",
     "virtual",
     "multi_gpu_board",
-}  # texts that repeat all over a fleet
+}  # strings that repeat all over a fleet
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _to_json = msgspec.json.Encoder().encode
@@ -324,7 +323,7 @@ _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
 
 @functools.lru_cache(maxsize=4096)
 def _one_for_all(sharing: Sharing) -> Sharing:
-    """Return one object for all equal ones: a fleet has few kinds of nodes."""
+    """Return a shared object for all equal ones: a fleet has few kinds of nodes."""
     return sharing
 
 
@@ -333,7 +332,7 @@ def _interned(text: str | None) -> str | None:
 
 
 def _marks_without_times(written: Any, count: int, time: float | None) -> list[tuple[LastReport, ...]]:
-    """Return marks that an earlier version wrote as names only: these fields were not reported at `time`."""
+    """Return the marks that an earlier version wrote as names only: these fields were not reported at `time`."""
     texts = _column(written, "last_known", count)
     return [tuple(LastReport(field, time or 0.0) for field in text.split(",")) if text else () for text in texts]
 
@@ -341,7 +340,7 @@ def _marks_without_times(written: Any, count: int, time: float | None) -> list[t
 def _encoded_health(
     gpus: Sequence[Gpu],
 ) -> tuple[Health | None, dict[int, dict[str, str | int | bool | None] | None]]:
-    """Return the health that most GPUs have, and by the position of the others how theirs differs; None: no health."""
+    """Return the health of most GPUs, and the differences of the others by position; None: no health."""
     found = [gpu.health for gpu in gpus]
     common = found[0] if found else None
     if all(health is common for health in found):  # nearly always
@@ -369,7 +368,7 @@ def _decoded_health(stored: _Stored, count: int) -> list[Health | None]:
 
 
 def _with_fields(health: Health | None, fields: Mapping[str, Any]) -> Health:
-    """Return a health with other values in some fields, as far as those can have them; raises ValidationError."""
+    """Return a health with some fields replaced, if the values are valid for them; raises ValidationError."""
     known = {} if health is None else {name: getattr(health, name) for name in HEALTH_FIELDS}
     return msgspec.convert({**known, **fields}, Health)
 
@@ -384,7 +383,7 @@ def _column(value: Any, field: str, count: int) -> list[Any]:
     return [sys.intern(value) if type(value) is str else value] * count
 
 
-def _gpu(  # in the order of the fields; spelled out, because this is four times as fast as any loop
+def _gpu(  # in the order of the fields; written out, because this is four times as fast as a loop
     uuid: str,
     serial: str | None,
     model: str | None,

@@ -1,4 +1,4 @@
-"""One commit of the history: what it holds, and what it does to the tables."""
+"""One commit of the history: its content, and its effect on the tables."""
 
 import itertools
 import math
@@ -30,16 +30,16 @@ from collector.store.plan import (
     differences,
     plan,
 )
-from collector.store.shards import ShardStore, encode_unread
+from collector.store.shards import LostClustersError, ShardStore, encode_unread
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
 
-ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
+ROWS_PER_STATEMENT = 500  # rows per statement: the driver prepares them on the event loop, in a few milliseconds
 
 
 class Unstored(NamedTuple):
-    """What happened to GPUs, and records of readings for the sinks, that the store does not have."""
+    """Numbers of changes, and of records of readings for the sinks, that are not in the store."""
 
     changes: int = 0
     records: int = 0
@@ -50,7 +50,7 @@ class Unstored(NamedTuple):
 
 
 class Commit:
-    """What one transaction writes: nodes as they are by then, and what happened to GPUs since the one before."""
+    """The content of one transaction: nodes in their latest state, and changes of GPUs since the previous one."""
 
     def __init__(
         self,
@@ -63,25 +63,25 @@ class Commit:
         number: int = 0,
         shards: ShardStore | None = None,
     ) -> None:
-        self.token = token  # of the leader, when the first of it happened
+        self.token = token  # the leader's token at the time of the first step
         self.nodes: dict[Place, NodeState | None] = dict(nodes)  # None: gone
         self.changes: list[Change] = []
-        self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of that reading
-        self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
+        self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of the reading
+        self.removed_clusters: set[str] = set()  # clusters whose absent GPUs are forgotten
         self.size = 0  # changes and records
-        self.dropped = Unstored()  # for want of memory
-        self.gap = gap  # changes are missing, and have to be found from the nodes
-        self.left = dict(left)  # until when GPUs were in their last nodes, and how, by UUID, as far as that is known
-        self.goal = goal  # how many steps are in it or before it
-        self.number = number  # of this process's commits
-        self.lost: set[str] = set()  # clusters that another shard owns, of which nothing is to be written any more
-        self.answers: dict[Place, int] = {}  # questions of other shards that the nodes answer
+        self.dropped = Unstored()  # dropped to limit memory
+        self.gap = gap  # changes are missing and must be derived from the nodes
+        self.left = dict(left)  # known departures of GPUs from their last nodes, by UUID
+        self.goal = goal  # number of steps up to and including this commit
+        self.number = number  # number among this process's commits
+        self.lost: set[str] = set()  # clusters owned by another shard, about which nothing more may be written
+        self.answers: dict[Place, int] = {}  # other shards' questions that the nodes answer
         self._shards = shards
         self._node_rows: list[dict[str, Any]] | None = None
         self._planned: Plan | None = None
 
     def drop_changes(self) -> int:
-        """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
+        """Drop the changes and keep only where the GPUs are; returns how many were dropped."""
         dropped, self.gap, self.size = self.size, True, 0
         self.note_departures(self.changes)
         self.dropped = self.unstored
@@ -90,11 +90,11 @@ class Commit:
         return dropped
 
     def lose(self, clusters: AbstractSet[str]) -> None:
-        """Write nothing of some clusters any more; to be followed by `forget_lost` when nothing prepares or writes."""
+        """Stop writing about some clusters; call `forget_lost` afterwards, when nothing is preparing or writing."""
         self.lost |= clusters
 
     def forget_lost(self) -> None:
-        """Drop the rows of lost clusters; prepared batches must be prepared again."""
+        """Drop the rows of lost clusters; a prepared commit must be prepared again."""
         if not self.lost:
             return
         lost, self.lost = self.lost, set()
@@ -104,7 +104,7 @@ class Commit:
         self.readings = [
             (time, records)
             for time, records in self.readings
-            if not records or records[0].cluster not in lost  # all are of one node
+            if not records or records[0].cluster not in lost  # all are of the same node
         ]
         self.removed_clusters -= lost
         self.size = len(self.changes) + sum(len(records) for _, records in self.readings)
@@ -112,12 +112,12 @@ class Commit:
 
     @property
     def clusters(self) -> set[str]:
-        """The clusters of which it writes something."""
+        """The clusters about which it writes something."""
         found = {place.cluster for place in self.nodes} | self.removed_clusters
         return found | {change.place.cluster for change in self.changes}
 
     def note_departures(self, changes: Iterable[Change]) -> None:
-        """Keep, of changes that are dropped, when GPUs left their nodes, and how they were."""
+        """Keep the departures from changes that are dropped, with the state of the GPUs."""
         for change in changes:
             if change.event is Event.VANISHED:
                 read = change.time if change.confirmed is None else change.confirmed
@@ -125,18 +125,18 @@ class Commit:
 
     @property
     def unstored(self) -> Unstored:
-        """What is lost if it is never written."""
+        """The data lost if it is never written."""
         return self.dropped.plus(len(self.changes), sum(len(records) for _, records in self.readings))
 
     async def prepare(self, database: Database, now: float, marks: Marks = NO_MARKS) -> None:
-        """Encode and plan, in threads and before the transaction; nothing is to be added from then on.
+        """Encode and plan, in threads and before the transaction; nothing may be added after that.
 
-        `now` (Unix seconds) is when a difference counts as noticed; `marks` are those in force. Raises StoreError.
+        `now` (Unix seconds) is when a difference counts as noticed; `marks` are the active ones. Raises StoreError.
         """
         if self._node_rows is None:
             self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes, self._shards is not None)
         if self._planned is None and self.gap:
-            # What is read here stays true until the write, which proves that nobody else has written.
+            # The data read here is valid until the write, which proves that no other process has written.
             found = await recorded(database, self.nodes)
             changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
             self._planned = await anyio.to_thread.run_sync(_plan, changes, marks, False, self._owned)
@@ -145,18 +145,20 @@ class Commit:
 
     @property
     def _owned(self) -> frozenset[str] | None:
-        return None if self._shards is None else frozenset(self._shards.owned)
+        return None if self._shards is None else frozenset(self._shards.owned - self._shards.lost)
 
     async def write(self, connection: AsyncConnection, database: Database) -> None:
-        """Write everything, in the transaction that the connection is in; a second time nothing.
+        """Write everything in the connection's transaction; a repeated call writes nothing.
 
-        To be prepared first.
+        Call `prepare` first.
         """
         assert self._node_rows is not None  # noqa: S101
         assert self._planned is not None  # noqa: S101
         version = 0
         if self._shards is not None:
             version = await self._shards.begin(connection, self.clusters)
+            if self.lost:  # while it waited for its turn, though they may have been taken back: what it has is old
+                raise LostClustersError(self.lost)
         if not await self._first_time(connection, database):
             return
         planned = self._planned
@@ -172,7 +174,7 @@ class Commit:
         await _execute_many(connection, insert(schema.readings), rows)
 
     async def _first_time(self, connection: AsyncConnection, database: Database) -> bool:
-        """Note the commit's number with it: when the answer is lost, the next try finds out whether it held."""
+        """Store the commit's number with it: after a lost response, the next attempt knows whether it succeeded."""
         name = "commit" if self._shards is None else f"commit {self._shards.lease}"
         row = {"name": name, "value": f"{self.token}:{self.number}"}
         if await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name)) == row["value"]:
@@ -213,7 +215,7 @@ _OPEN_HERE = (
 _ALTER = (
     update(schema.placements)
     .where(*_OPEN_HERE)
-    .values(  # a value that one reading lacks stays as it was last known
+    .values(  # a value missing in one reading is kept as last known
         {
             name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name])
             for name in ("serial", "chassis", "model", *SEAT_COLUMNS)
@@ -223,7 +225,7 @@ _ALTER = (
 )
 _UNTIL = bindparam("b_until", type_=Double)
 _ENDED = {
-    "until": case((_placements.since > _UNTIL, _placements.since), else_=_UNTIL),  # two collectors set both
+    "until": case((_placements.since > _UNTIL, _placements.since), else_=_UNTIL),  # two collectors may set both
     "confirmed": func.coalesce(
         select(_nodes.read_at)
         .where(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node)
@@ -274,8 +276,8 @@ async def _insert_changes(connection: AsyncConnection, rows: Sequence[dict[str, 
 
 
 async def _note_first_sights(connection: AsyncConnection, changes: Sequence[dict[str, Any]]) -> None:
-    """Note of GPUs that appeared whether nothing was recorded of their nodes before, nor earlier in these changes."""
-    nodes: dict[str, dict[str, float]] = {}  # when each of a cluster's nodes is in the changes first
+    """Mark appeared GPUs whose nodes were unknown before, both in the store and earlier in these changes."""
+    nodes: dict[str, dict[str, float]] = {}  # when each of a cluster's nodes is first in the changes
     for row in changes:
         times = nodes.setdefault(row["cluster"], {})
         times[row["node"]] = min(row["time"], times.get(row["node"], row["time"]))
@@ -302,7 +304,7 @@ async def _execute_many(connection: AsyncConnection, statement: Executable, rows
 
 
 def _plan(changes: Sequence[Change], marks: Marks, everywhere: bool, owned: AbstractSet[str] | None) -> Plan:
-    """Plan what changes do to the tables, each with the mark of its GPU."""
+    """Plan the effect of changes on the tables, each with the mark of its GPU."""
     planned = plan(changes, everywhere=everywhere, owned=owned)
     for row in planned.changes:
         mark = marks.of(row["uuid"], row["serial"], row["time"])
@@ -320,7 +322,7 @@ def _encode_nodes(nodes: Mapping[Place, NodeState | None], with_unread: bool) ->
 
 
 async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) -> Recorded:
-    """Return what is recorded of some nodes, and of the GPUs that have come to them since; raises StoreError."""
+    """Return the records of some nodes, and of the GPUs that have arrived in them since; raises StoreError."""
     async with database.read() as connection:
         gpus = await _recorded_gpus(connection, nodes)
         placements = await _open_placements(connection, nodes)
@@ -354,14 +356,14 @@ def _not_as_they_were(
     gpus: Iterable[tuple[str, Place]],
     nodes: Mapping[Place, NodeState | None],
 ) -> set[str]:
-    """Return the UUIDs of GPUs that some nodes no longer have as it is recorded of those placed there."""
+    """Return the UUIDs of GPUs that some nodes no longer have as recorded in their placements there."""
     present = {(gpu.uuid, place) for place, node in nodes.items() if node is not None for gpu in node.gpus}
     left = {placement.uuid for placement in here if (placement.uuid, placement.place) not in present}
     return left | {uuid for uuid, _ in gpus}
 
 
 async def _note_changes(connection: AsyncConnection, uuids: Sequence[str], latest: dict[str, float]) -> None:
-    """Let the latest times of GPUs, by UUID, be no earlier than those at which they were altered, or their health."""
+    """Raise the latest times of GPUs, by UUID, to those of their last alteration or change of health."""
     for start, event in itertools.product(range(0, len(uuids), ROWS_PER_STATEMENT), (schema.ALTERED, schema.HEALTH)):
         these = (_changes.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT]), event)
         query = select(_changes.uuid, func.max(_changes.time)).where(*these).group_by(_changes.uuid)
@@ -408,9 +410,9 @@ async def _open_placements(connection: AsyncConnection, places: Iterable[Place])
 async def _recorded_gpus(
     connection: AsyncConnection, nodes: Mapping[Place, NodeState | None]
 ) -> dict[tuple[str, Place], tuple[Gpu, bool]]:
-    """Return the GPUs that the recorded nodes have otherwise than these nodes, or these have no longer.
+    """Return the GPUs that differ between the recorded nodes and these, or are gone from these.
 
-    Each with whether it did not respond.
+    Each comes with whether it did not respond.
     """
     found: dict[tuple[str, Place], tuple[Gpu, bool]] = {}
     keys = [(place.cluster, place.node) for place in nodes]
@@ -436,7 +438,7 @@ def _different_gpus(
         try:
             before = decode_node(place, read_at, snapshot)
         except (msgspec.MsgspecError, TypeError, ValueError):
-            continue  # its placements say enough
+            continue  # its placements are sufficient
         was_lost = before.lost_uuids
         found |= {
             (gpu.uuid, place): (gpu, gpu.uuid in was_lost)

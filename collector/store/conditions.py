@@ -1,4 +1,4 @@
-"""How GPUs were when they were read last, as the store has it."""
+"""The conditions of GPUs at their last reading, according to the store."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ _placements, _nodes, _absent = schema.placements.c, schema.nodes.c, schema.absen
 
 
 async def recorded_conditions(connection: AsyncConnection, uuids: Collection[str]) -> dict[str, Condition]:
-    """Return what these GPUs are judged by, by UUID, as far as it is known."""
+    """Return the known conditions of these GPUs, by UUID."""
     wanted = sorted(uuids)
     found: dict[str, Condition] = {}
     for start in range(0, len(wanted), _UUIDS_PER_QUERY):
@@ -41,7 +41,7 @@ async def recorded_conditions(connection: AsyncConnection, uuids: Collection[str
 
 
 async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[str, Condition]:
-    """Return what those of the GPUs that are in no node were judged by when they were seen last."""
+    """Return the last conditions of those of the GPUs that are in no node."""
     left = select(func.max(_placements.until)).where(_placements.uuid == _absent.uuid).scalar_subquery()
     found: dict[str, Condition] = {}
     for uuid, written, until in await connection.execute(
@@ -56,12 +56,12 @@ async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[
 
 
 def _of_nodes(rows: Sequence[Any]) -> Iterator[tuple[str, Condition]]:
-    """Yield what the GPUs of some nodes are judged by; a node that is damaged tells nothing."""
+    """Yield the conditions of some nodes' GPUs; damaged nodes are skipped."""
     for cluster, name, read_at, snapshot in rows:
         try:
             node = decode_node(Place(cluster, name), read_at, snapshot)
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue
         for placement in node.placements():
-            if not placement.claim:  # what another node claims says nothing of the GPU that is asked for
+            if not placement.claim:  # a claim on another node says nothing about the requested GPU
                 yield placement.gpu.uuid, placement.condition

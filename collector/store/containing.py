@@ -1,4 +1,4 @@
-"""The condition that a column contains a text, in any case, as each engine finds it fastest."""
+"""The condition that a column contains a text, in any case, in each engine's fastest form."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["contains"]
 
 
 class _Like(FunctionElement[bool]):
-    """A pattern that is matched in any case: SQLite's LIKE does that by itself, of ASCII as its lower() does."""
+    """A case-insensitive pattern: SQLite's LIKE is so by itself, for ASCII only, like its lower()."""
 
     inherit_cache = True
     type = Boolean()
@@ -25,6 +25,6 @@ def _compile(element: _Like, compiler: Any, **options: Any) -> str:
 
 
 def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-    """Return the condition that a column has a text somewhere in it, in any case."""
+    """Return the condition that a column contains a text, in any case."""
     escaped = re.sub("[/%_]", r"/\g<0>", part)
     return _Like(column, literal(f"%{escaped}%"))

@@ -18,11 +18,11 @@ __all__ = ["SetAside", "describe_loss", "set_aside", "set_aside_files", "set_asi
 
 log = logging.getLogger(__name__)
 
-MARK = ".damaged-"  # between the name of the file and when it was set aside
+MARK = ".damaged-"  # between the file's name and the time at which it was set aside
 
 
 class SetAside(NamedTuple):
-    """The damaged files that are in the folder of a store; gpuid never deletes one."""
+    """The damaged files in the folder of a store; gpuid never deletes them."""
 
     files: int = 0
     bytes: int = 0
@@ -32,13 +32,13 @@ class SetAside(NamedTuple):
 def set_aside(path: Path, now: float) -> Path:
     """Rename a file and its companions, so that a new one can be created; return its new path. Raises OSError.
 
-    For the collector that holds its lock. A link stays, and what it points to is renamed. `now` is in Unix seconds.
+    Only for the collector that holds its lock. A link is kept, and its target renamed. `now` is in Unix seconds.
     """
     file = path.resolve()
     to = _free_name(file, now)
-    # The database first: a connection that is still open somewhere then sees that its file has moved, and leaves the
-    # log alone, which would be the next database's. Were this to end half-way, the log without its file is damage too.
-    with suppress(FileNotFoundError):  # an earlier attempt may have got so far
+    # The database first: a connection still open elsewhere then sees that its file has moved, and leaves the log alone,
+    # which would be the next database's. If this is interrupted, the log without its file counts as damage too.
+    with suppress(FileNotFoundError):  # an earlier attempt may have got this far
         file.rename(to)
     for side in SIDE_FILES:
         with suppress(FileNotFoundError):
@@ -47,7 +47,7 @@ def set_aside(path: Path, now: float) -> Path:
 
 
 def set_aside_log(path: Path, now: float) -> Path:
-    """Rename the write-ahead log of a file alone; returns its new path. Raises OSError."""
+    """Rename only the write-ahead log of a file; returns its new path. Raises OSError."""
     file = path.resolve()
     to = Path(f"{_free_name(file, now)}-wal")
     file.with_name(file.name + "-wal").rename(to)
@@ -56,7 +56,7 @@ def set_aside_log(path: Path, now: float) -> Path:
 
 
 def set_aside_files(path: Path) -> SetAside:
-    """Return which damaged files of a store are in its folder."""
+    """Return the damaged files of a store in its folder."""
     file = path.resolve()
     found: list[tuple[float, str]] = []
     size = 0
@@ -77,7 +77,7 @@ def set_aside_files(path: Path) -> SetAside:
 
 
 def describe_loss(path: Path) -> str:
-    """Return what of a damaged file the new store lacks, as far as the file still tells."""
+    """Return what the new store lacks of a damaged file's content, as far as the file is still readable."""
     lost = []
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
@@ -85,7 +85,7 @@ def describe_loss(path: Path) -> str:
             lost = [text for table, ask in _QUESTIONS for text in _answers(connection, table, ask)]
     except (sqlite3.Error, UnicodeDecodeError) as error:
         log.debug("cannot open the damaged file: %s", error)
-    return "; ".join(lost) or "it can no longer be read"
+    return "; ".join(lost) or "it is unreadable"
 
 
 def _free_name(file: Path, now: float) -> Path:
@@ -102,7 +102,7 @@ def _answers(connection: sqlite3.Connection, what: str, ask: Callable[[sqlite3.C
     try:
         return ask(connection)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        log.debug("the damaged file does not tell its %s: %s", what, error)
+        log.debug("cannot read the %s from the damaged file: %s", what, error)
         return [f"an unknown number of {what}"]
 
 

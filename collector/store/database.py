@@ -426,7 +426,7 @@ class Database:
                 self.id = _id(await connection.scalar(_OWN_ID))
                 if self.id or self._mode is not OpenMode.COLLECTOR:
                     return
-                log.error("damaged row in the store: it gets a new id, so sinks may get their next batch twice")
+                log.error("damaged row in the store: assigning a new id; sinks may receive their next batch twice")
         if isinstance(self.location, PostgresLocation):
             engine = postgres_engine(self.location, self._settings.password_file, connections=2, seconds=None)
             try:

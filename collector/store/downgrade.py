@@ -1,4 +1,4 @@
-"""Takes a store back to the schema of an older gpuid, and copies an SQLite store while it is in use."""
+"""Downgrades a store to the schema of an older gpuid, and backs up an SQLite store while it is in use."""
 
 import importlib
 import logging
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class Undone(NamedTuple):
-    """One schema that a downgrade takes back."""
+    """One schema version that a downgrade reverts."""
 
     schema: str
     what: str  # it is about
-    lost: str  # what is deleted; empty if nothing is that cannot be made again
+    lost: str  # deleted data; empty if all of it can be derived again
 
 
 def undone_by(to: str) -> list[Undone]:
-    """Return what a downgrade to a schema takes back, the newest first; raises StoreError for one that is unknown."""
+    """Return the schemas that a downgrade reverts, newest first; raises StoreError for an unknown target."""
     from collector.store.migrations import versions  # on demand: they load Alembic
 
     names = sorted(name for _, name, _ in pkgutil.iter_modules(versions.__path__))
@@ -65,7 +65,7 @@ async def undone_in(settings: StoreSettings, to: str) -> list[Undone]:
 
 
 async def downgrade(settings: StoreSettings, to: str) -> None:
-    """Take a store back to a schema, all at once or not at all; no collector may use it. Raises StoreError."""
+    """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError."""
     if not await undone_in(settings, to):
         return
     with _refusing_damage("nothing was changed"):
@@ -78,7 +78,7 @@ async def downgrade(settings: StoreSettings, to: str) -> None:
 
 
 async def backup(settings: StoreSettings, target: Path) -> int:
-    """Copy an SQLite store into a new file, also while a collector uses it; return its bytes. Raises StoreError."""
+    """Copy an SQLite store to a new file, even while a collector uses it; return its size. Raises StoreError."""
     location = locate(settings.url)
     if not isinstance(location, SqliteLocation):
         raise StoreError(f"store {location}: use pg_dump to back up PostgreSQL")
@@ -151,7 +151,7 @@ def _downgrade(connection: Connection, to: str) -> None:
 
 
 async def _leader(connection: AsyncConnection) -> str:
-    """Return who holds a lease; empty if nobody does."""
+    """Return the holder of a lease; empty if there is none."""
     found: Sequence[str] = [row[0] for row in await connection.execute(_HOLDERS)]
     return found[0] if found else ""
 

@@ -1,4 +1,4 @@
-"""The engines of SQLAlchemy for SQLite and PostgreSQL, with all that their connections are set to."""
+"""SQLAlchemy engines for SQLite and PostgreSQL, with the settings of their connections."""
 
 import os
 from functools import partial
@@ -25,12 +25,12 @@ STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 
 
 def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
-    """Make an engine whose connections keep `cache` KiB of pages each; the system keeps the others."""
+    """Return an engine whose connections cache `cache` KiB of pages each; the system caches the others."""
     query = {"uri": "true"}
     if read_only:
         query["mode"] = "ro"
         if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
-            query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
+            query["immutable"] = "1"  # no writer exists, and we may not create the files shared by readers
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
         connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
@@ -43,17 +43,17 @@ def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, 
     def prepare(connection: Any, _record: object) -> None:
         connection.driver_connection.text_factory = DAMAGED_TEXT
         cursor = connection.cursor()
-        # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
-        # whole machine loses power the last commits may be missing, but the file stays sound.
+        # NORMAL keeps every commit if the process is killed, because it is in the system's memory by then. If the
+        # whole machine loses power, the last commits may be missing, but the file remains intact.
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute(f"PRAGMA cache_size = -{cache}")
-        cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
+        cursor.execute("PRAGMA journal_size_limit = 67108864")  # size to which the log is truncated after a large write
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Connection) -> None:
-        # Python's own begin comes too late, at the first write; and a write that starts as a read can be refused.
+        # Python's own BEGIN comes too late, at the first write, and a write that starts as a read can be rejected.
         connection.exec_driver_sql(begin)
 
     return engine
@@ -67,9 +67,9 @@ def postgres_engine(
     ping: bool = True,
     seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
-    """Make an engine whose connections are tried before each use, if `ping`; the password is read at each connect.
+    """Return an engine that tests connections before each use if `ping`, and reads the password at each connect.
 
-    No statement takes more than some `seconds`, unless they are None.
+    No statement takes longer than `seconds`, unless that is None.
     """
     options = connection_options(location.url)
     connector = Connector(options, timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS)
@@ -100,7 +100,7 @@ def postgres_engine(
 async def read_password(path: Path) -> str:
     """Return the password in a file; raises StoreError."""
     try:
-        # In a thread: a file system that hangs must not stop anything else.
+        # In a thread: a hanging file system must not block anything else.
         asked = partial(in_time, path, partial(read_secret, path))
         return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
     except (UnreadableFileError, OSError) as error:

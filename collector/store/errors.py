@@ -1,4 +1,4 @@
-"""The errors of the store: each one line that names the remedy."""
+"""The store's errors: each is one line that says what to do."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class StoreError(GpuidError):
-    """The store cannot be used, for good or at present; the text names it, without a password."""
+    """The store cannot be used, permanently or temporarily; the text names it, without a password."""
 
 
 class LostLeadershipError(StoreError):
@@ -36,15 +36,15 @@ class LostLeadershipError(StoreError):
 
 
 class DamagedStoreError(StoreError):
-    """The content of an SQLite file is not what gpuid wrote."""
+    """The content of an SQLite file was not written by gpuid."""
 
 
 class UnavailableStoreError(StoreError):
-    """The disk is full, or that of an SQLite file fails or is read-only; what is on it may be good."""
+    """The disk is full, or the disk of an SQLite file fails or is read-only; the data may be intact."""
 
 
-MAX_TEXT_LENGTH = 200  # characters of what an engine says
-# All that the engines raise, mapped by `explain`; Python's SQLite fails to decode a message that quotes a damaged name.
+MAX_TEXT_LENGTH = 200  # characters of an engine's message
+# All exceptions of the engines, mapped by `explain`; Python's SQLite cannot decode a message with a damaged name.
 FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeDecodeError)
 
 
@@ -63,10 +63,10 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
 
 
 def _explain_file(error: BaseException, location: SqliteLocation) -> StoreError | None:
-    """Return our error for one of SQLite or of the file; None for any other."""
+    """Return our error for one of SQLite's or the file's; None for any other."""
     match error:
         case TimeoutError():
-            return StoreError(f"store {location}: the file was not read in time; check the disk, and {_WHO_LOCKS}")
+            return StoreError(f"store {location}: timed out reading the file; check the disk, and {_WHO_LOCKS}")
         case sqlite3.Error():
             return _explain_sqlite(error, location)
         case UnicodeDecodeError():
@@ -93,7 +93,7 @@ def _explain_sqlite(error: sqlite3.Error, location: SqliteLocation) -> StoreErro
 
 
 def is_odd(error: BaseException) -> bool:
-    """Return whether an error of SQLite is none that a sound store leads to, and none that names damage."""
+    """Return whether an SQLite error is one that an intact store does not cause and that does not name damage."""
     names = (getattr(cause, "sqlite_errorname", "") or "" for cause in _causes(error))
     return any(name.startswith(_ODD) for name in names)
 
@@ -123,7 +123,7 @@ _SQLITE = (
 _DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 _ODD = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_READONLY", "SQLITE_TOOBIG")
 _UNAVAILABLE = ("SQLITE_FULL", "SQLITE_IOERR")
-_READ_ONLY = ("SQLITE_READONLY", "SQLITE_CANTOPEN")  # which a file system that is read-only leads to
+_READ_ONLY = ("SQLITE_READONLY", "SQLITE_CANTOPEN")  # caused by a read-only file system
 _UNAVAILABLE_OS = {
     errno.EROFS: READ_ONLY_DISK,
     errno.EIO: FAILING_DISK,
@@ -142,15 +142,15 @@ def _postgres_text(error: BaseException, password: str) -> str:
             denied = "42501 schema" if state == "42501" and "schema" in text else f"{state} {text}"
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _redact(text, password) + advice
-        if isinstance(cause, ConnectionError) and "rejected SSL upgrade" in str(cause):  # as asyncpg says it
-            return "the server offers no TLS; turn it on there, or change sslmode in store.url"
+        if isinstance(cause, ConnectionError) and "rejected SSL upgrade" in str(cause):  # asyncpg's wording
+            return "the server does not support TLS; enable it there, or change sslmode in store.url"
         if isinstance(cause, OSError):
-            return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
-    foreign = getattr(error, "orig", None) or error  # without the statement that SQLAlchemy quotes
+            return f"cannot reach the server ({_redact(cause.strerror or str(cause), password)})"
+    foreign = getattr(error, "orig", None) or error  # without the statement quoted by SQLAlchemy
     return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
-DISK_FULL = "53100"  # PostgreSQL's state
+DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_OWNER = "grant the user the role that owns them"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
@@ -167,7 +167,7 @@ _POSTGRES = (
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Return the chain of causes, the innermost first: it says most."""
+    """Return the chain of causes, innermost first: that one is the most specific."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:

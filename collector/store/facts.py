@@ -1,4 +1,4 @@
-"""The numbers that a store notes about itself."""
+"""Numbers that a store keeps about itself."""
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,7 +11,7 @@ __all__ = ["fact", "note_latest"]
 
 
 async def fact(connection: AsyncConnection, name: str) -> float | None:
-    """Return a number that the store notes about itself; None if it does not."""
+    """Return a number that the store keeps about itself; None if it is missing."""
     found = await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name))
     try:
         return None if found is None else moment(float(found))
@@ -20,7 +20,7 @@ async def fact(connection: AsyncConnection, name: str) -> float | None:
 
 
 async def note_latest(connection: AsyncConnection, database: Database, name: str, time: float) -> None:
-    """Note a time (Unix seconds), unless a later one is noted already."""
+    """Store a time (Unix seconds), unless a later one is already stored."""
     known = await fact(connection, name)
     row = database.insert(schema.meta).values(name=name, value=repr(time if known is None else max(time, known)))
     await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))

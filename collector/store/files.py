@@ -31,30 +31,30 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
+OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created if missing; any other folder must exist
 SIDE_FILES = ("-wal", "-shm", "-journal")  # suffixes of the files that SQLite keeps next to a database
-PRIVATE_MODE = 0o600  # of every file: names of clusters, nodes and serials, and what sinks have not got yet
+PRIVATE_MODE = 0o600  # of every file: they contain names of clusters, nodes and serials, and undelivered records
 MAX_CHECKED_BYTES = (
     512 << 20
-)  # of a file all of whose pages are checked at each start; larger ones take a second or more
-BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
-# Damaged text is read with gaps instead of not at all, and everything else normally.
+)  # size up to which all pages are checked at each start; larger files take a second or more
+BUSY_TIMEOUT_SECONDS = 10  # timeout for another process's write
+# Damaged text is read with replacement characters instead of failing.
 DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 MIN_PAGE_BYTES = 512
-MAX_SCHEMA_FORMAT, UTF_8 = 4, 1  # of SQLite; an empty database has 0 for both
+MAX_SCHEMA_FORMAT, UTF_8 = 4, 1  # SQLite's; both are 0 in an empty database
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_PERM")
 _LOG_MAGICS = (0x377F0682, 0x377F0683)
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24  # before each page of the log
-_HEAD_BYTES = 1 << 20  # of a file, in which the statements that made its tables are
+_HEAD_BYTES = 1 << 20  # of a file: these contain the statements that created its tables
 _OWN_TEXT = b"CREATE TABLE gpuid_"
 
 
 def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
-    """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
+    """Check that the folder of a file exists, or is the one that a collector creates; raises StoreError."""
     folders = [path.parent]
     if path.is_symlink():
         try:
@@ -65,25 +65,25 @@ def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
         folders.append(path.resolve().parent)
     for folder in folders:
         if folder != own and not folder.exists():
-            # Rather than a new history where a typing error points to.
+            # Do not create a new history because of a typo.
             raise StoreError(f"store {path}: the directory {folder} does not exist; create it or fix store.url")
 
 
 def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
-    """Create the folder of a file if it is the collector's own; raises StoreError if another one is missing."""
+    """Create the folder of a file if it is the default one; raises StoreError if another one is missing."""
     check_folder(path, own=own)
     if path.parent == own:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def claim(path: Path) -> int:
-    """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
+    """Ensure that no other collector writes the file; the lock ends with its file descriptor."""
     prepare_folder(path)
     if path.exists() and not path.is_file():
         raise _no_file(path)
-    lock = _beside(path, ".lock")  # of the file itself, or a link to it would be a way past it
+    lock = _beside(path, ".lock")  # of the file itself, or a link to it would bypass the lock
     if lock.exists() and not lock.is_file():
-        raise StoreError(f"store {path}: {lock} is no file, and so cannot be its lock; move it away")
+        raise StoreError(f"store {path}: {lock} is not a regular file and cannot be the lock file; move it away")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,14 +98,14 @@ def claim(path: Path) -> int:
         os.close(descriptor)
         raise
     _make_private(lock)
-    with suppress(OSError):  # the pid is for people; a disk that is full may have no room for it
+    with suppress(OSError):  # the pid is informational; a full disk may have no room for it
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
 def check_readable(path: Path) -> None:
-    """Make sure that there is a file to be read; raises StoreError."""
+    """Check that there is a readable file; raises StoreError."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -122,17 +122,17 @@ def check_readable(path: Path) -> None:
 
 
 def prepare_file(path: Path) -> None:
-    """Make the file, or check the one that is there before anything is written to it; a collector's, with its lock.
+    """Create the file, or check an existing one before anything is written to it; for a collector that has its lock.
 
-    Raises DamagedStoreError, StoreError for what is not a store of ours, OSError and sqlite3.Error.
+    Raises DamagedStoreError, StoreError if it is not gpuid's, OSError and sqlite3.Error.
     """
     if path.exists() and not path.is_file():
         raise _no_file(path)
-    # SQLite gives its other files the database's mode, whatever the umask, so that one must be right first.
+    # SQLite gives its other files the database's mode, whatever the umask, so set that first.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
     head = _read(path, _HEAD_BYTES)
     ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
-    if ours or not head:  # what may be another program's is not touched
+    if ours or not head:  # another program's file is not touched
         _make_all_private(path)
     log_bytes = _size(_beside(path, "-wal"))
     if not head and log_bytes:
@@ -140,7 +140,7 @@ def prepare_file(path: Path) -> None:
     if head and not head.startswith(_MAGIC):
         raise DamagedStoreError(f"store {path}: not a database{MOVE_AWAY}")
     if head and len(head) < MIN_PAGE_BYTES:
-        raise _damaged(path, "it ends within its header")
+        raise _damaged(path, "its header is truncated")
     if ours:
         _check_header(path, head)
     try:
@@ -153,13 +153,13 @@ def prepare_file(path: Path) -> None:
     if ours:
         check_end(path)
     with closing(_connection(path, "rw")) as connection:
-        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
+        # With a write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
         connection.execute("PRAGMA journal_mode = WAL")
 
 
 def mark(path: Path) -> None:
-    """Bring new tables from the log into the file itself, so that it is known as ours without its log."""
-    with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: some later time
+    """Copy new tables from the log into the file, so that it is recognised as ours without its log."""
+    with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: retried later
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -174,15 +174,15 @@ def check_end(path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """Look for damage in a store of ours, also one in use; raises DamagedStoreError, sqlite3.Error and OSError."""
+    """Check one of our stores for damage, even while in use; raises DamagedStoreError, sqlite3.Error and OSError."""
     _check_header(path, _read(path, _HEADER_BYTES))
     _check_content(path, ours=True, check="integrity_check")
 
 
 def foreign_log(path: Path) -> bool:
-    """Return whether the write-ahead log of our store belongs to another database or is not a log; raises OSError.
+    """Return whether our store's write-ahead log is another database's or not a log; raises OSError.
 
-    SQLite writes one of another database into the file, and quietly ignores one that it cannot read.
+    SQLite would apply another database's log to the file, and silently ignores an unreadable one.
     """
     head = _read(path, _HEADER_BYTES)
     page_bytes = _page_bytes(head)
@@ -211,30 +211,30 @@ def foreign_log(path: Path) -> bool:
 
 
 def _check_header(path: Path, head: bytes) -> None:
-    """Check what SQLite does not call damage, but a file of another kind."""
+    """Check for damage that SQLite mistakes for a different kind of file."""
     head = head.ljust(_HEADER_BYTES, b"\0")
     (schema_format,), (encoding,) = struct.unpack_from(">I", head, 44), struct.unpack_from(">I", head, 56)
     versions = set(head[18:20])  # for writing and reading: 1 with a journal, 2 with a log
     if not versions <= {1, 2} or schema_format > MAX_SCHEMA_FORMAT or encoding > UTF_8:
-        raise _damaged(path, "its header is not what gpuid wrote")
+        raise _damaged(path, "its header was not written by gpuid")
 
 
 def _check_content(path: Path, *, ours: bool, check: str = "quick_check") -> None:
     try:
-        # Read-only, so that a damaged file and its log stay as they are; but an old transaction may have to be undone.
+        # Read-only, to leave a damaged file and its log unchanged; but an old transaction may have to be rolled back.
         with closing(_connection(path, "rw" if _beside(path, "-journal").exists() else "ro")) as connection:
             (mark,) = connection.execute("PRAGMA application_id").fetchone()
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
             if tables and mark != APPLICATION_ID:
                 if not ours and VERSION_TABLE not in tables:
                     raise _foreign(path)
-                raise _damaged(path, "it is no longer marked as gpuid's")
+                raise _damaged(path, "its application id is no longer gpuid's")
             if _size(path) <= MAX_CHECKED_BYTES:
                 (found,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
                 if found != "ok":
                     raise _damaged(path, " ".join(found.split()))
     except sqlite3.OperationalError as error:
-        if ours and _error_name(error).startswith("SQLITE_ERROR"):  # the statements are right
+        if ours and _error_name(error).startswith("SQLITE_ERROR"):  # the statements are correct
             raise _damaged(path, str(error)) from error
         raise
 
@@ -290,17 +290,17 @@ def _make_all_private(path: Path) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """Take a file's permissions from all but its owner, if it is there."""
+    """Remove a file's permissions for everyone but its owner, if it exists."""
     try:
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
             file.chmod(PRIVATE_MODE)
-            log.info("permissions of a store file tightened", extra={"file": str(file), "from": f"{mode:04o}"})
+            log.info("restricted the permissions of a store file", extra={"file": str(file), "from": f"{mode:04o}"})
     except FileNotFoundError:
         pass
     except OSError as error:  # it may be another user's
         log.warning(
-            "a store file stays readable by others: %s",
+            "cannot make a store file private: %s",
             error.strerror,
             extra={"file": str(file), "mode": f"{mode:04o}"},
         )

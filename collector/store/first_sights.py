@@ -1,6 +1,6 @@
-"""How many GPUs were on the nodes that were read for the first time, by cluster and day: counted as they are recorded.
+"""Counts the GPUs of nodes read for the first time, by cluster and day, as they are recorded.
 
-A fleet of half a million GPUs may be read for the first time within a day, and every page tells it in a row or two.
+A fleet of half a million GPUs may be read for the first time within a day; every page shows that in a row or two.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ __all__ = ["FirstSights", "add_first_sights", "first_sights_of", "newest_first_s
 
 
 class FirstSights(NamedTuple):
-    """The GPUs of the nodes of one cluster of which the first ones were seen on one day (in UTC)."""
+    """The GPUs on one cluster's nodes that were first seen on one day (UTC)."""
 
     cluster: str
     node: str  # one of them
     nodes: int
     gpus: int
     since: float  # Unix seconds
-    position: ChangePosition  # of the last one
+    position: ChangePosition  # of the last GPU
 
 
 _changes, _counted = schema.changes.c, schema.first_sights.c
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 
 async def add_first_sights(connection: AsyncConnection, rows: Iterable[Mapping[str, Any]], after: int) -> None:
-    """Count the first sights among rows of changes that were just inserted, and have ids above `after`."""
+    """Count the first sights among just inserted changes, whose ids are above `after`."""
     new: dict[int, set[str]] = {}
     for row in rows:
         if row["first_sight"]:
@@ -58,7 +58,7 @@ async def add_first_sights(connection: AsyncConnection, rows: Iterable[Mapping[s
 
 
 async def recount_first_sights(connection: AsyncConnection, before: float) -> None:
-    """Count those of days up to a time (Unix seconds) again, of which changes were forgotten."""
+    """Recount the days up to a time (Unix seconds), after changes of them were deleted."""
     old = _counted.day <= day_of(before)
     days = (await connection.scalars(select(_counted.day).where(old).distinct())).all()
     await connection.execute(delete(schema.first_sights).where(old))
@@ -69,7 +69,7 @@ async def recount_first_sights(connection: AsyncConnection, before: float) -> No
 
 
 async def newest_first_sights(connection: AsyncConnection, wanted: ChangeFilter, end: int | None) -> int | None:
-    """Return the last day, counted from 1970, before a day `end` on which there may be wanted ones."""
+    """Return the last day before `end`, counted from 1970, that may have matching first sights."""
     query = select(func.max(_counted.day))
     if wanted.cluster is not None:
         query = query.where(_counted.cluster == wanted.cluster)
@@ -82,7 +82,7 @@ async def newest_first_sights(connection: AsyncConnection, wanted: ChangeFilter,
 
 
 async def first_sights_of(connection: AsyncConnection, wanted: ChangeFilter, day: int) -> list[FirstSights]:
-    """Return the first sights of a day, newest first; `wanted` chooses by its cluster and times."""
+    """Return the first sights of a day, newest first; only the cluster and times of `wanted` are used."""
     start, end = day * DAY_SECONDS, (day + 1) * DAY_SECONDS
     if (wanted.since is None or wanted.since <= start) and (wanted.until is None or end <= wanted.until):
         query: Select[Any] = select(*_COLUMNS).where(_counted.day == day)
@@ -136,5 +136,5 @@ def _first_sights(cluster: Any, node: Any, nodes: Any, gpus: Any, since: Any, un
 
 
 def _number(value: object) -> int:
-    """Return a number of a column, which may hold anything in a damaged file of SQLite."""
+    """Return a column's number; in a damaged SQLite file the column may hold anything."""
     return value if isinstance(value, int) else 0

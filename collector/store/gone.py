@@ -1,4 +1,4 @@
-"""The queries of what is on no node any more: GPUs by their last placement, and nodes that no GPU is on."""
+"""Queries for GPUs that are no longer on any node, by their last placement, and for nodes without GPUs."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -12,21 +12,21 @@ __all__ = ["GoneNode", "gone_gpus", "gone_nodes"]
 
 
 class GoneNode(NamedTuple):
-    """A node that has had GPUs and has none any more; times are Unix seconds."""
+    """A node that had GPUs and no longer has any; times are Unix seconds."""
 
     place: Place
     machine: str
-    until: float  # when the last one left
-    confirmed: float | None  # when it was last read with one, as far as that is recorded
+    until: float  # when its last GPU left
+    confirmed: float | None  # when it was last read with a GPU, if recorded
 
 
-Where = Mapping[str, Collection[str]]  # by column: the values that are admitted
+Where = Mapping[str, Collection[str]]  # by column: the admitted values
 
 _placements = schema.placements.c
 
 
 def gone_gpus(where: Where, after: str | None) -> ColumnElement[bool]:
-    """Return which placements are the last ones of GPUs that are on no node, to be read in the order of their UUIDs."""
+    """Return the query for the last placements of GPUs that are on no node, to be read in order of UUID."""
     other = schema.placements.alias().c
     later = and_(
         other.uuid == _placements.uuid,

@@ -1,4 +1,4 @@
-"""The queries of where GPUs were and what happened to them; they only read, also while another process records."""
+"""Read-only queries for where GPUs were and what happened to them, even while another process records."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -31,37 +31,37 @@ __all__ = [
     "plain_rows",
 ]
 
-MAX_ALTERATIONS = 20  # of one placement, the newest
+MAX_ALTERATIONS = 20  # of one placement, newest first
 
 
 class Position(NamedTuple):
-    """Where a page of placements ended; it stays where it is when placements end or are forgotten meanwhile."""
+    """The position at which a page of placements ended; it stays valid when placements end or are deleted."""
 
     present: bool
     since: float
     id: int
 
     def __str__(self) -> str:
-        """Return it as text, to be given back for the next page."""
+        """Return the text with which to request the next page."""
         return f"{'present' if self.present else 'past'}-{self.since!r}-{self.id}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the position that `str` wrote; raises ValueError."""
+        """Return the position written by `str`; raises ValueError."""
         if (found := _POSITION.fullmatch(text)) is None:
             raise ValueError("expected the `next` value of the previous page")
         return cls(found[1] == "present", float(found[2]), int(found[3]))
 
 
 class Alteration(NamedTuple):
-    """What a reading altered of a GPU, and when (Unix seconds)."""
+    """A GPU's fields altered by a reading, and when (Unix seconds)."""
 
     time: float
     changes: tuple[FieldChange, ...]
 
 
 class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU on one node from when to when; times are Unix seconds."""
+    """The stay of one GPU on one node; times are Unix seconds."""
 
     id: int
     uuid: str
@@ -74,22 +74,22 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     until: float | None  # None while it is there
     confirmed: float  # when it was last read there
-    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
-    altered: tuple[Alteration, ...] = ()  # while it was there, the newest first; at most MAX_ALTERATIONS
+    last_known: tuple[LastReport, ...] = ()  # the fields whose values are only last known
+    altered: tuple[Alteration, ...] = ()  # while it was there, newest first; at most MAX_ALTERATIONS
     health_changes: tuple[Alteration, ...] = ()  # likewise
-    tray: str | None = None  # where in its machine it is, or was last, as far as that is recorded
+    tray: str | None = None  # its position in the machine, or its last one, as far as recorded
     slot: str | None = None
     module: str | None = None
     pci_bus_id: str | None = None
 
     @property
     def position(self) -> Position:
-        """Where it stands among all placements."""
+        """Its position in the order of all placements."""
         return Position(self.until is None, self.since, self.id)
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in its node a GPU sat from some time on, as far as the hardware reported it."""
+    """A GPU's position in its node from some time on, as far as reported by the hardware."""
 
     uuid: str
     cluster: str
@@ -107,18 +107,18 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """The seat, by the names of a GPU's fields."""
+        """The position, by the names of a GPU's fields."""
         return {name: getattr(self, name) for name in ("tray", "slot", "module", "pci_bus_id")}
 
 
 class History(HistoryChanges, HistoryLookup):
-    """The queries; all raise StoreError, also when they are not answered by a deadline."""
+    """The queries; all raise StoreError, including when they exceed a deadline."""
 
     @in_time
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
-        """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
+        """Return every placement of the GPUs with this UUID (in either case), serial or chassis.
 
-        The present ones come first, then the newest. `after` is the position of the last one of the page before.
+        Current ones come first, then the newest. `after` is the position of the last one of the previous page.
         """
         uuid = canonical_uuid(term)
         matches = (
@@ -131,7 +131,7 @@ class History(HistoryChanges, HistoryLookup):
     async def node(
         self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
-        """Return all that was in a node, or in the nodes of that name of every cluster, in the order of `where`."""
+        """Return all placements on a node, or on the nodes of that name in every cluster, in the order of `where`."""
         condition = _placements.node == node
         if cluster is not None:
             condition &= _placements.cluster == cluster
@@ -139,12 +139,12 @@ class History(HistoryChanges, HistoryLookup):
 
     @in_time
     async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Return the last ended placement in each node of this name that some GPU left, the newest first."""
+        """Return the last ended placement on each node of this name, newest first."""
         return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
 
     @in_time
     async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Return what `left` does for nodes whose name or machine contains a text, in any case; scans the history."""
+        """Return the same as `left` for nodes whose name or machine contains a text, in any case; scans the history."""
         condition = _contains(part, _placements.node, _placements.machine)
         return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
 
@@ -152,14 +152,14 @@ class History(HistoryChanges, HistoryLookup):
     async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
 
-        Returns the last such placement of each, the newest first; scans the whole history.
+        Returns the last such placement of each, newest first; scans the whole history.
         """
         condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
         return await self._last_ended(condition, (_placements.uuid,), limit)
 
     @in_time
     async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
-        """Return what was in a node and no longer is, the last to leave first."""
+        """Return the ended placements on a node, latest departure first."""
         condition = and_(
             _placements.cluster == place.cluster, _placements.node == place.node, _placements.until.is_not(None)
         )
@@ -167,22 +167,22 @@ class History(HistoryChanges, HistoryLookup):
 
     @in_time
     async def left_chassis(self, chassis: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Return what was in a chassis and left its node there, the last to leave first."""
+        """Return the ended placements in a chassis, latest departure first."""
         condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
     async def by_number(self, ids: Sequence[int]) -> list[PastPlacement]:
-        """Return the placements with these numbers, in the order of `where`."""
+        """Return the placements with these ids, in the order of `where`."""
         return await self._placements(_placements.id.in_(ids), None, len(ids))
 
     @in_time
     async def gone(
         self, where: Mapping[str, Collection[str]], *, after: str | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
-        """Return the last placement of each GPU that is on no node, in the order of their UUIDs.
+        """Return the last placement of each GPU that is on no node, in order of UUID.
 
-        `where` has admitted values of columns. `after` is the last UUID of the page before.
+        `where` has the admitted values of columns. `after` is the last UUID of the previous page.
         """
         return await self._placements(gone_gpus(where, after), None, limit, order=(_placements.uuid,))
 
@@ -190,7 +190,7 @@ class History(HistoryChanges, HistoryLookup):
     async def gone_nodes(
         self, where: Mapping[str, Collection[str]], *, after: Place | None = None, limit: int = 1000
     ) -> list[GoneNode]:
-        """Return the nodes that have had GPUs and have none any more, by cluster and node."""
+        """Return the nodes that had GPUs and no longer have any, by cluster and node."""
         async with self._read() as connection:
             rows = (await connection.execute(gone_nodes(where, after, limit))).mappings().all()
         return [
@@ -205,13 +205,13 @@ class History(HistoryChanges, HistoryLookup):
 
     @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
-        """Return what GPUs are judged by, as they were read last, by UUID, as far as it is known."""
+        """Return the known conditions of GPUs at their last reading, by UUID."""
         async with self._read() as connection:
             return await recorded_conditions(connection, uuids)
 
     @in_time
     async def seats(self, uuids: Collection[str]) -> list[Seat]:
-        """Return every seat that some GPUs ever had."""
+        """Return every position that some GPUs ever had."""
         asked, columns = sorted(uuids), [_placements[name] for name in Seat.__struct_fields__]
         found: list[Seat] = []
         async with self._read() as connection:
@@ -225,13 +225,13 @@ class History(HistoryChanges, HistoryLookup):
     ) -> list[PastPlacement]:
         last_first = (_placements.until.desc(), _placements.id.desc())
         ended = select(_placements.id, _placements.until, *of).where(_placements.until.is_not(None), condition)
-        # Found first and ranked afterwards: SQLite would go through all rows in the order of the ranks' index.
+        # Found first and ranked afterwards: otherwise SQLite would scan all rows in the order of the ranks' index.
         found_first = ended.cte("ended").prefix_with("MATERIALIZED").c
         order_of_rank = (found_first.until.desc(), found_first.id.desc())
         rank = func.row_number().over(partition_by=[found_first[column.key] for column in of], order_by=order_of_rank)
         ranked = select(found_first.id, found_first.until, rank.label("rank")).subquery().c
         ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
-        # A query of its own: engines mistake how few rows a text is in.
+        # A separate query: engines overestimate how many rows contain a text.
         async with self._read() as connection:
             found = (await connection.scalars(ids)).all()
         return await self._placements(_placements.id.in_(found), None, limit, order=last_first)
@@ -244,7 +244,7 @@ class History(HistoryChanges, HistoryLookup):
         *,
         order: Sequence[ColumnElement[Any]] = (),
     ) -> list[PastPlacement]:
-        """Return placements, in the order of `where` unless another is given; `after` needs that order."""
+        """Return placements, in the order of `where` unless another is given; `after` requires that order."""
         columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
@@ -277,7 +277,7 @@ def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
 async def _alterations(
     connection: AsyncConnection, placements: Sequence[Mapping[str, Any]], event: TextClause
 ) -> dict[int, tuple[Alteration, ...]]:
-    """Return what was altered during some placements, by events of this kind, by the placement's id."""
+    """Return the alterations during some placements by events of this kind, by placement id."""
     if not placements:
         return {}
     during = and_(
@@ -307,7 +307,7 @@ async def _alterations(
 
 
 def plain_rows(found: Result[Any]) -> list[dict[str, Any]]:
-    """Return rows by the names of their columns; SQLAlchemy's own mappings take several times as long."""
+    """Return rows as dicts by column name; SQLAlchemy's own mappings are several times slower."""
     names = list(map(str, found.keys()))
     return [dict(zip(names, row, strict=True)) for row in found]
 
@@ -315,7 +315,7 @@ def plain_rows(found: Result[Any]) -> list[dict[str, Any]]:
 def past_placement(
     row: Mapping[str, Any], altered: tuple[Alteration, ...] = (), health: tuple[Alteration, ...] = ()
 ) -> PastPlacement:
-    """Return a placement with when its node was read last; what is damaged of it is left out."""
+    """Return a placement with when its node was last read; damaged values are omitted."""
     fields = dict(row)
     fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))

@@ -1,4 +1,4 @@
-"""The queries of what happened: changes in either order, of one node or GPU, and first sights by day."""
+"""Queries for changes: in either order, of one node or GPU, and first sights by day."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -27,9 +27,9 @@ _changes = schema.changes.c
 
 
 class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of one GPU, as the history holds it."""
+    """One change of one GPU, as stored in the history."""
 
-    id: int  # grows in the order in which changes were recorded
+    id: int  # increases in the order of recording
     time: float
     event: str
     uuid: str
@@ -41,23 +41,23 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     source: str
     previous: Place | None
-    changes: tuple[FieldChange, ...] = ()  # what was altered
-    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
-    mark: str | None = None  # the kind of the mark that it had when this was recorded
-    first_sight: bool = False  # whether nothing was recorded of its node before
+    changes: tuple[FieldChange, ...] = ()  # altered fields
+    last_known: tuple[LastReport, ...] = ()  # the fields whose values are only last known
+    mark: str | None = None  # the kind of the GPU's mark when this was recorded
+    first_sight: bool = False  # whether its node was unknown before
 
 
 class HistoryChanges(Bounded):
-    """The queries of changes; all raise StoreError, also when they are not answered by a deadline."""
+    """Queries for changes; all raise StoreError, including when they exceed a deadline."""
 
     @in_time
     async def changes(
         self, wanted: ChangeFilter = ALL_CHANGES, *, after: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return what happened, oldest first; without `since` and `until`, in the order in which it was recorded.
+        """Return changes, oldest first; without `since` and `until`, in the order of recording.
 
-        `after` is the id of the last change of the page before. A client that polls for what is new gives no times: of
-        two nodes read at the same time, the later one may be recorded first.
+        `after` is the id of the last change of the previous page. A client that polls for new changes gives no times:
+        of two nodes read at about the same time, the later one may be recorded first.
         """
         query: Select[Any] = select(schema.changes).limit(limit).where(*conditions(wanted))
         async with self._read() as connection:
@@ -68,9 +68,9 @@ class HistoryChanges(Bounded):
                 query = query.order_by(_changes.time, _changes.id)
             if after is not None:
                 time = await connection.scalar(select(_changes.time).where(_changes.id == after))
-                # A change that is forgotten by now was older than all that are left.
+                # A change that has been deleted was older than all that remain.
                 if time is not None:
-                    # Where the engine begins to look is said by the time alone.
+                    # Only the time determines where the engine starts to scan.
                     query = query.where(_changes.time >= time, tuple_(_changes.time, _changes.id) > tuple_(time, after))
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
@@ -79,14 +79,14 @@ class HistoryChanges(Bounded):
     async def latest_changes(
         self, wanted: ChangeFilter = ALL_CHANGES, *, before: ChangePosition | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return what happened last, newest first; `before` is where the part before this one ended."""
+        """Return the latest changes, newest first; `before` is where the previous page ended."""
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
         if before is not None:
             query = query.where(
                 _changes.time <= before.time, tuple_(_changes.time, _changes.id) < tuple_(before.time, before.id)
             )
         queries = [query.where(*conditions(wanted))]
-        if wanted.cluster is not None and wanted.node is None:  # each of the two by its own index, in its order
+        if wanted.cluster is not None and wanted.node is None:  # each by its own index, in index order
             others = conditions(msgspec.structs.replace(wanted, cluster=None))
             queries = [query.where(side, *others) for side in sides_of(wanted.cluster)]
         async with self._read() as connection:
@@ -104,9 +104,9 @@ class HistoryChanges(Bounded):
     ) -> list[FirstSights]:
         """Return the first sights of nodes, one row for each cluster and day (in UTC), newest first.
 
-        `wanted` chooses by its cluster and times alone. Those of a cluster are a row of their own as a whole: if the
-        last one was not before `before`, it is left out. Those of days that ended before `since` (Unix seconds) are not
-        looked for; of the last day there may be more than `limit` asks for.
+        Only the cluster and times of `wanted` are used. A cluster's first sights of a day are one row, which is omitted
+        if the last of them was not before `before`. Days that ended before `since` (Unix seconds) are not searched; the
+        last day may exceed `limit`.
         """
         found: list[FirstSights] = []
         end = None if before is None else day_of(before.time) + 1
@@ -124,7 +124,7 @@ class HistoryChanges(Bounded):
     async def changes_of_places(
         self, places: Collection[Place], events: Collection[str], *, since: float, until: float, limit: int = 10_000
     ) -> list[HistoricChange]:
-        """Return what happened on some nodes between two times (Unix seconds, both included), newest first."""
+        """Return the changes on some nodes between two times (Unix seconds, both inclusive), newest first."""
         names = sorted({place.node for place in places})
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
         query = query.where(_changes.event.in_(sorted(events)), _changes.time >= since, _changes.time <= until)
@@ -139,7 +139,7 @@ class HistoryChanges(Bounded):
     async def health_changes(
         self, uuids: Sequence[str], *, before: float | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return the changes of health of these GPUs, newest first: those before a time (Unix seconds), if given."""
+        """Return these GPUs' changes of health, newest first; only those before a time (Unix seconds), if given."""
         query = select(schema.changes).where(schema.HEALTH, _changes.uuid.in_(uuids))
         if before is not None:
             query = query.where(_changes.time < before)

@@ -1,4 +1,4 @@
-"""The queries of a look-up of many ids at once: what the history has of them, with an index for each."""
+"""Queries that look up many ids at once in the history, each by an index."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -14,11 +14,11 @@ from collector.store.sound import optional_text, text
 __all__ = ["FormerNode", "HistoryLookup", "Identity"]
 
 IDS_PER_QUERY = 1000
-ROWS_PER_QUERY = 200  # of whole placements: decoding them takes some milliseconds of the event loop
+ROWS_PER_QUERY = 200  # of whole placements: decoding them blocks the event loop for some milliseconds
 
 
 class Identity(NamedTuple):
-    """What a GPU said that it was in some of its placements, and the last of them."""
+    """A GPU's identifiers in some of its placements, and the last of these."""
 
     uuid: str
     serial: str | None
@@ -35,15 +35,15 @@ class FormerNode(NamedTuple):
 
 
 class HistoryLookup(Bounded, ABC):
-    """The queries; all raise StoreError, also when they are not answered by a deadline."""
+    """The queries; all raise StoreError, including when they exceed a deadline."""
 
     @abstractmethod
     async def by_number(self, ids: Sequence[int]) -> list[Any]:
-        """Return the placements with these numbers, the present ones first, then the newest."""
+        """Return the placements with these ids, current ones first, then the newest."""
 
     @in_time
     async def identities(self, names: Collection[str]) -> list[Identity]:
-        """Return which GPUs ever had one of these UUIDs (as the tool writes them), serials or chassis."""
+        """Return the GPUs that ever had one of these UUIDs (in the tool's spelling), serials or chassis."""
         found: dict[Identity, None] = {}
         async with self._read() as connection:
             for part in _parts(names, IDS_PER_QUERY):
@@ -56,7 +56,7 @@ class HistoryLookup(Bounded, ABC):
 
     @in_time
     async def left_nodes(self, names: Collection[str]) -> list[FormerNode]:
-        """Return the nodes of these names that some GPU left, in every cluster."""
+        """Return the nodes with these names that a GPU has left, in every cluster."""
         found: list[FormerNode] = []
         async with self._read() as connection:
             for part in _parts(names, IDS_PER_QUERY):
@@ -70,14 +70,14 @@ class HistoryLookup(Bounded, ABC):
         return found
 
     async def numbered(self, ids: Collection[int]) -> AsyncIterator[Any]:
-        """Yield the placements with these numbers, some at a time; raises StoreError."""
+        """Yield the placements with these ids, in chunks; raises StoreError."""
         for part in _parts(ids, ROWS_PER_QUERY):
             for row in await self.by_number(part):
                 yield row
 
     @in_time
     async def begins(self) -> float | None:
-        """Return when the first change that is kept happened (Unix seconds); None while there is none."""
+        """Return the time of the oldest remaining change (Unix seconds); None if there is none."""
         async with self._read() as connection:
             found = await connection.scalar(select(func.min(schema.changes.c.time)))
         return found if isinstance(found, int | float) else None

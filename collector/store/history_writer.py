@@ -1,6 +1,7 @@
-"""Takes every step on the event loop and commits it in the background; commits that fail are tried again.
+"""Queues every step on the event loop and commits it in the background; failed commits are retried.
 
-So collecting never waits for a database: while one is slow or away, steps collect in memory and are committed together.
+So collection never waits for a database: while it is slow or unavailable, steps queue in memory and are committed
+together.
 """
 
 import itertools
@@ -35,15 +36,15 @@ _RETRY = Backoff(initial=0.5, maximum=30.0, jitter=0.0)
 
 
 class HistoryWriter:
-    """The one way into the history.
+    """The only way to write to the history.
 
-    Steps are appended at once and committed as soon as the commit before is done, all of them together: the
-    inventory's nodes, the history, and what the sinks are to get. While commits fail everything stays in memory. Past
-    `max_pending` changes and records the single changes are dropped: the next commit then records, as changes, the
-    difference between what the history holds and where the GPUs are by then.
+    Steps are appended immediately and committed together as soon as the previous commit is done: the inventory's
+    nodes, the history, and the records for the sinks. While commits fail, everything stays in memory. Beyond
+    `max_pending` changes and records, the individual changes are dropped: the next commit then records, as changes,
+    the difference between the history and the GPUs' current places.
 
-    That is so while this collector records. A standby only notes which nodes a step touched. Of several shards, each
-    records what is of the clusters that it owns.
+    This applies while this collector records. A standby only notes which nodes a step affected. With shards, each
+    records only the clusters that it owns.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class HistoryWriter:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         shards: ShardStore | None = None,
     ) -> None:
-        self.wants_readings = False  # whether some sink wants all GPUs of each reading
-        self.marks = NO_MARKS  # those in force, which changes and records are written with
+        self.wants_readings = False  # whether some sink gets all GPUs of each reading
+        self.marks = NO_MARKS  # the active marks, which changes and records are written with
         self.committed = ResettableEvent()  # pulsed by each commit
         self._database = database
         self._leadership = leadership
@@ -70,10 +71,10 @@ class HistoryWriter:
         self._pending = self._empty_commit()
         self._under_way: Commit | None = None
         self._work = ResettableEvent()
-        self._appended = 0  # how many steps there were, and how many of them are committed
+        self._appended = 0  # number of steps, and how many of them are committed
         self._done = 0
         self._numbers = itertools.count(1)
-        self._snapshot: Callable[[], Mapping[Place, NodeState]] | None = None  # to be recorded when nothing waits
+        self._snapshot: Callable[[], Mapping[Place, NodeState]] | None = None  # to be recorded when nothing is pending
 
     @property
     def sharded(self) -> bool:
@@ -82,17 +83,17 @@ class HistoryWriter:
 
     @property
     def pending(self) -> int:
-        """How many changes and records wait to be committed."""
+        """The number of changes and records waiting to be committed."""
         return self._pending.size + (self._under_way.size if self._under_way else 0)
 
     @property
     def unstored(self) -> Unstored:
-        """What is lost if the process ends now."""
+        """The data lost if the process ends now."""
         waiting = self._pending.unstored
         return waiting.plus(*self._under_way.unstored) if self._under_way else waiting
 
     def append(self, step: Step) -> None:
-        """Record what one step of the inventory did; on a standby, only which nodes it touched."""
+        """Record one step of the inventory; on a standby, only note the affected nodes."""
         if self._shards is not None:
             step = self._shards.own_part(step)
             if not step.nodes and not step.changes and step.removed_cluster is None:
@@ -129,10 +130,10 @@ class HistoryWriter:
         self._work.set()
 
     def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, Departure] = {}) -> None:
-        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
+        """Start recording; first, as changes, how these nodes (None: gone) differ from the history.
 
-        `left` says where GPUs that are in no node were last, until when and how, by UUID, as far as that is known.
-        What was pending is dropped: the difference contains it.
+        `left` has the known departures of GPUs that are in no node, by UUID. Pending steps are dropped: the difference
+        contains them.
         """
         self._leadership.begin()
         self._pending, self._under_way = self._empty_commit(), None
@@ -145,18 +146,18 @@ class HistoryWriter:
             self._work.set()
 
     def complete(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
-        """Record what waits, and then, as changes, how the history differs from all nodes, which `snapshot` returns."""
+        """Record what is pending, and then, as changes, how the history differs from all nodes, given by `snapshot`."""
         self._snapshot = snapshot
         self._appended += 1
         self._work.set()
 
     def lose(self, clusters: AbstractSet[str]) -> None:
-        """Record nothing of what waits of some clusters: another shard owns them."""
+        """Drop what is pending about some clusters: another shard owns them."""
         for commit in filter(None, (self._under_way, self._pending)):
             commit.lose(clusters)
 
     async def flushed(self, timeout: float) -> bool:
-        """Wait until all that was appended so far is committed; False if it is not in time, or while commits fail."""
+        """Wait until everything appended so far is committed; False on timeout, or while commits fail."""
         goal = self._appended
         with anyio.move_on_after(timeout):
             while self._done < goal and self._health.status.up:
@@ -164,7 +165,7 @@ class HistoryWriter:
         return self._done >= goal
 
     async def run(self) -> None:
-        """Commit until cancelled, and then a last time."""
+        """Commit until cancelled, and then one last time."""
         try:
             while True:
                 await self._work.wait()
@@ -176,7 +177,7 @@ class HistoryWriter:
                 await self._commit_all()
 
     async def _commit_all(self) -> None:
-        """Commit until nothing waits; a failure is reported and tried again."""
+        """Commit until nothing is pending; a failure is reported and retried."""
         while self._under_way is not None or self._done < self._appended or self._snapshot is not None:
             if self._under_way is None:
                 self._under_way = self._next_commit()
@@ -185,7 +186,7 @@ class HistoryWriter:
                 if await self._try(commit):
                     break
                 await self._sleep(_RETRY.delay(attempt))
-                if self._under_way is not commit:  # another collector led meanwhile: it has failed for nobody
+                if self._under_way is not commit:  # another collector has led since: the failure no longer matters
                     self._health.succeeded("commit")
                     self.committed.pulse()
                     break
@@ -195,7 +196,7 @@ class HistoryWriter:
                 self.committed.pulse()
 
     async def _try(self, commit: Commit) -> bool:
-        """Try to write a commit; returns whether that is over, because it is written or another collector leads."""
+        """Try to write a commit; returns True if it is written, or obsolete because another collector leads."""
         while True:
             try:
                 commit.forget_lost()
@@ -208,7 +209,7 @@ class HistoryWriter:
                 commit.lose(error.clusters)
                 continue
             except LostLeadershipError:
-                if self._under_way is commit:  # or it was dropped already, when this collector took over again
+                if self._under_way is commit:  # or it was already dropped when this collector took over again
                     self._drop_all()
                 return True
             except StoreError as error:
@@ -236,7 +237,7 @@ class HistoryWriter:
         return commit
 
     def _drop_all(self) -> None:
-        """Drop what waits: another collector of the same clusters has recorded it."""
+        """Drop what is pending: another collector of the same clusters has recorded it."""
         self._leadership.stand_by()
         for commit in filter(None, (self._under_way, self._pending)):
             if self._shards is None:

@@ -1,4 +1,4 @@
-"""Decides what one write does to the marks in force: which GPU a name means, and which mark ends."""
+"""Decides the effect of one write on the active marks: which GPU a name refers to, and which mark ends."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -15,28 +15,28 @@ from collector.text import counted, enumerated
 
 __all__ = ["Book", "KnownGpu", "KnownGpus", "Marked", "Refusal", "RefusedMarkError", "Unmarked", "parts"]
 
-MAX_NAMED_UUIDS = 8  # that an error names
+MAX_NAMED_UUIDS = 8  # named in an error
 VALUES_PER_QUERY = 500
 
 _T = TypeVar("_T")
 
 
 class KnownGpu(NamedTuple):
-    """What a GPU that somebody named is known by."""
+    """The identifiers of a named GPU."""
 
     uuid: str
     serial: str | None
 
 
 class Refusal(NamedTuple):
-    """What was asked for a GPU, as it was named, and why it cannot be done."""
+    """A request that cannot be fulfilled for a GPU, as it was named, and why."""
 
     name: str
     reason: str
 
 
 class RefusedMarkError(GpuidError):
-    """Nothing was written, because some of it cannot be; for each such GPU a line says why."""
+    """Nothing was written, because it is impossible for some GPUs; each has a line with the reason."""
 
     def __init__(self, refusals: Sequence[Refusal]) -> None:
         super().__init__("; ".join(f"{one.name}: {one.reason}" for one in refusals))
@@ -44,39 +44,39 @@ class RefusedMarkError(GpuidError):
 
 
 class Marked(NamedTuple):
-    """What became of one GPU that was to be marked."""
+    """The result for one GPU to be marked."""
 
-    name: str  # as it was given
+    name: str  # as given
     mark: Mark
-    seen: bool  # whether gpuid has ever seen such a GPU
-    former: Mark | None  # which this one ended
-    unchanged: bool = False  # it was so marked already
+    seen: bool  # whether gpuid has ever seen this GPU
+    former: Mark | None  # the previous mark that this one ended
+    unchanged: bool = False  # it already had this mark
 
 
 class Unmarked(NamedTuple):
-    """What became of one GPU whose mark was to be removed; None: it had none."""
+    """The result for one GPU whose mark was to be removed; None: it had none."""
 
     name: str
     mark: Mark | None
-    still: Mark | None = None  # of its serial, from before that was known: it is in force for the GPU now
+    still: Mark | None = None  # a mark of its serial, from before the GPU was known, which now applies to the GPU
 
 
 class KnownGpus:
-    """The GPUs that some names may mean, by UUID and by serial."""
+    """The GPUs to which some names may refer, by UUID and by serial."""
 
     def __init__(self) -> None:
-        self._serials: dict[str, str | None] = {}  # the newest that is known, by UUID
+        self._serials: dict[str, str | None] = {}  # the newest known data, by UUID
         self._holders: dict[str, set[str]] = {}  # UUIDs, by serial
         self._chassis: set[str] = set()
 
     def add(self, uuid: str, serial: str | None) -> None:
-        """Add what a GPU is or was known by, the newest first."""
+        """Add a GPU's current or former identifiers, newest first."""
         self._serials[uuid] = self._serials.get(uuid) or serial
         if serial is not None:
             self._holders.setdefault(serial, set()).add(uuid)
 
     async def load(self, connection: AsyncConnection, names: Collection[str]) -> None:
-        """Add what the history and earlier marks know of some names."""
+        """Add the GPUs that the history and earlier marks have for some names."""
         uuids = {canonical_uuid(name) for name in names}
         await self._search(connection, uuids, set(names))
         serials = {serial for uuid in uuids if (serial := self._serials.get(uuid)) is not None}
@@ -87,17 +87,17 @@ class KnownGpus:
             self._chassis.update(map(text, found))
 
     def named(self, name: str) -> list[KnownGpu]:
-        """Return the GPUs that a name means, by UUID."""
+        """Return the GPUs to which a name refers, by UUID."""
         uuid = canonical_uuid(name)
         found = [uuid] if uuid in self._serials else sorted(self._holders.get(name, ()))
         return [KnownGpu(one, self._serials[one] if one == uuid else name) for one in found]
 
     def is_chassis(self, name: str) -> bool:
-        """Return whether a name is no GPU's, and a chassis'."""
+        """Return whether a name is that of a chassis and not of a GPU."""
         return name in self._chassis
 
     def is_only_holder(self, uuid: str, serial: str) -> bool:
-        """Return whether no other GPU is known to have a serial."""
+        """Return whether no other known GPU has the serial."""
         return self._holders.get(serial, {uuid}) <= {uuid}
 
     async def _search(self, connection: AsyncConnection, uuids: set[str], serials: set[str]) -> None:
@@ -111,14 +111,14 @@ class KnownGpus:
                         .group_by(table.uuid, table.serial)
                         .order_by(newest.desc())
                     )
-                    if table is _marks:  # one that was marked by its UUID alone was never seen
+                    if table is _marks:  # a GPU marked only by its UUID was never seen
                         query = query.where(table.serial.is_not(None))
                     for uuid, serial in map(tuple, await connection.execute(query)):
                         self.add(text(uuid), optional_text(serial))
 
 
 class Book:
-    """The marks that nobody has removed, and what one write does to them."""
+    """The marks that have not been removed, and the effect of one write on them."""
 
     def __init__(self, marks: Iterable[Mark], known: KnownGpus, now: float, by: str, most: int = MAX_MARKS) -> None:
         self.new: dict[int, Mark] = {}  # by identity, in order
@@ -126,7 +126,7 @@ class Book:
         self._known = known
         self._now = now
         self._by = by
-        self._most = most  # marks that can be in force
+        self._most = most  # the limit of active marks
         self._by_uuid: dict[str, Mark] = {}
         self._by_serial: dict[str, list[Mark]] = {}
         self._refused: list[Refusal] = []
@@ -134,7 +134,7 @@ class Book:
             self._add(mark)
 
     def mark(self, name: str, new: NewMark) -> Marked:
-        """Mark a GPU, and return what became of it."""
+        """Mark a GPU, and return the result."""
         found = self._known.named(name)
         uuid, serial = found[0] if found else _as_named(name)
         values = msgspec.structs.asdict(new)
@@ -156,7 +156,7 @@ class Book:
         return Marked(name, mark, bool(found), None)
 
     def unmark(self, name: str) -> Unmarked:
-        """Remove a GPU's mark, and return what became of it."""
+        """Remove a GPU's mark, and return the result."""
         found = self._named(name)
         if len(found) > 1:
             uuids = sorted(mark.uuid for mark in found if mark.uuid is not None)
@@ -172,7 +172,7 @@ class Book:
         return Unmarked(name, self._as_ended(found[0]) if found else None, still)
 
     def check(self) -> None:
-        """Make sure that all of it can be written; raises RefusedMarkError."""
+        """Check that everything can be written; raises RefusedMarkError."""
         if self._refused:
             raise RefusedMarkError(self._refused)
         marks = [*self._by_uuid.values(), *(mark for group in self._by_serial.values() for mark in group)]
@@ -182,10 +182,10 @@ class Book:
             raise RefusedMarkError([Refusal(counted(len(self.new), "mark"), reason)])
 
     def endings(self) -> Iterable[tuple[float, str | None, list[int]]]:
-        """Yield when and by whom marks were ended, and the ids of these marks."""
+        """Yield when and by whom marks were ended, with their ids."""
         groups: dict[tuple[float, str | None], list[int]] = {}
         for mark in self.ended:
-            if mark.until is not None and mark.until <= self._now:  # it ended by itself then
+            if mark.until is not None and mark.until <= self._now:  # it expired then
                 groups.setdefault((mark.until, None), []).append(mark.id)
             else:
                 groups.setdefault((max(self._now, mark.set_at), self._by), []).append(mark.id)
@@ -196,7 +196,7 @@ class Book:
         return msgspec.structs.replace(mark, removed_at=max(self._now, mark.set_at), removed_by=self._by)
 
     def _by_serial_of(self, name: str) -> Mark | None:
-        """Return the mark in force of the serial, from before it was known, of a GPU that is named by its UUID."""
+        """Return the active mark of the serial, from before the GPU was known, of a GPU named by its UUID."""
         uuid = canonical_uuid(name)
         serial = next((gpu.serial for gpu in self._known.named(name) if gpu.uuid == uuid), None)
         if serial is None:
@@ -215,21 +215,21 @@ class Book:
             del self._by_uuid[mark.uuid]
         if mark.serial is not None:
             self._by_serial[mark.serial].remove(mark)
-        if self.new.pop(id(mark), None) is None:  # else the same GPU was named twice
+        if self.new.pop(id(mark), None) is None:  # otherwise the same GPU was named twice
             self.ended.append(mark)
 
     def _refuse(self, name: str, reason: str, uuids: Collection[str]) -> None:
         self._refused.append(Refusal(name, f"{reason} ({enumerated(uuids, MAX_NAMED_UUIDS)}); use the UUID"))
 
     def _marks_of(self, uuid: str | None, serial: str | None) -> list[Mark]:
-        """Return the marks of one GPU: its own, and one of its serial from before it was known."""
+        """Return the marks of one GPU: its own, and any of its serial from before the GPU was known."""
         found = [self._by_uuid[uuid]] if uuid in self._by_uuid else []
         if serial is not None and (uuid is None or self._known.is_only_holder(uuid, serial)):
             found += [mark for mark in self._by_serial.get(serial, ()) if mark.uuid is None]
         return found
 
     def _named(self, name: str) -> list[Mark]:
-        """Return the marks in force that a name means: what was marked by this name, or the GPU's that it means."""
+        """Return the active marks for a name: those made under this name, or those of the GPU to which it refers."""
         uuid = canonical_uuid(name)
         found = [self._by_uuid[uuid]] if uuid in self._by_uuid else self._by_serial.get(name, [])
         if by_serial := [mark for mark in found if mark.uuid is None]:
@@ -240,12 +240,12 @@ class Book:
 
 
 def _as_named(name: str) -> tuple[str | None, str | None]:
-    """Return the UUID and the serial of a GPU that nobody knows: one of them is its name."""
+    """Return the UUID and serial of an unknown GPU: one of them is its name."""
     return (canonical_uuid(name), None) if name.upper().startswith("GPU-") else (None, name)
 
 
 def parts(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    """Yield the values in parts that one statement can take."""
+    """Yield the values in chunks that fit into one statement."""
     return (values[start : start + VALUES_PER_QUERY] for start in range(0, len(values), VALUES_PER_QUERY))
 
 

@@ -1,7 +1,7 @@
-"""What people note of GPUs, in the store: set, removed, in force, and all that was ever noted of one.
+"""Users' marks on GPUs in the store: setting, removing, active ones, and the full list of one GPU.
 
-Anybody may write: each write is one transaction that sees the marks in force, so two collectors and a command at once
-leave one for each GPU. No lead is needed.
+Any process may write: each write is one transaction that sees the active marks, so concurrent writes by two collectors
+and a command leave one per GPU. No lease is needed.
 """
 
 import secrets
@@ -24,7 +24,7 @@ __all__ = ["MarkStore", "marks_at"]
 
 
 class MarkStore(Bounded):
-    """The marks in the store; all methods raise StoreError, also when they are not done by a deadline."""
+    """The marks in the store; all methods raise StoreError, including when they exceed a deadline."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         super().__init__(database)
@@ -32,13 +32,13 @@ class MarkStore(Bounded):
 
     @in_time
     async def version(self) -> str:
-        """Return a text that every write changes; empty before the first."""
+        """Return a string that every write changes; empty before the first."""
         async with self._read() as connection:
             return text(await connection.scalar(_VERSION))
 
     @in_time
     async def in_force(self) -> tuple[str, list[Mark]]:
-        """Return the version, and the marks that are in force at that version, oldest first."""
+        """Return the version, and the active marks at that version, oldest first."""
         async with self._read() as connection:
             version = text(await connection.scalar(_VERSION))
             return version, await _in_force(connection, self._clock())
@@ -47,9 +47,9 @@ class MarkStore(Bounded):
     async def page(
         self, *, ended: bool = False, gpu: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[Mark]:
-        """Return marks, the newest first: those in force, and with `ended` also the others.
+        """Return marks, newest first: the active ones, and with `ended` also the others.
 
-        `gpu` is a UUID (in either case) or a serial; `before` is the id of the last mark of the page before.
+        `gpu` is a UUID (in either case) or a serial; `before` is the id of the last mark of the previous page.
         """
         query = select(schema.marks).order_by(_marks.id.desc()).limit(limit)
         if not ended:
@@ -62,7 +62,7 @@ class MarkStore(Bounded):
     async def of_gpu(
         self, uuid: str, serial: str | None, *, before: int | None = None, limit: int = 1000
     ) -> list[Mark]:
-        """Return all that was ever noted of one GPU, the newest first, also by its serial before it was known."""
+        """Return all marks that one GPU ever had, newest first, including those of its serial before it was known."""
         mine = _marks.uuid == uuid
         if serial is not None:
             mine |= and_(_marks.uuid.is_(None), _marks.serial == serial)
@@ -72,8 +72,8 @@ class MarkStore(Bounded):
     async def set(self, names: Sequence[str], new: NewMark, *, by: str, known: Iterable[KnownGpu] = ()) -> list[Marked]:
         """Mark GPUs that are named by UUID (in either case) or serial, all or none; raises RefusedMarkError.
 
-        The mark that a GPU has ends. `known` are GPUs that the history may not know yet. One that nobody knows is
-        marked by what it is named by.
+        A GPU's previous mark ends. `known` are GPUs that may not be in the history yet. An unknown GPU is marked by its
+        given name.
         """
         async with self._database.write() as connection:
             book = await _book(connection, names, known, self._clock(), by)
@@ -84,9 +84,9 @@ class MarkStore(Bounded):
 
     @in_time
     async def remove(self, names: Sequence[str], *, by: str, known: Iterable[KnownGpu] = ()) -> list[Unmarked]:
-        """Remove the marks of GPUs that are named as for `set`, all or none; raises RefusedMarkError.
+        """Remove the marks of GPUs, named as for `set`, all or none; raises RefusedMarkError.
 
-        A GPU that has no mark is no reason to refuse the others.
+        A GPU without a mark is not an error.
         """
         async with self._database.write() as connection:
             book = await _book(connection, names, known, self._clock(), by)
@@ -96,7 +96,7 @@ class MarkStore(Bounded):
         return done
 
     async def refill(self, marks: Iterable[Mark]) -> None:
-        """Write marks into a store that was begun in place of a damaged one, but for those of GPUs marked since."""
+        """Copy marks to a store that replaces a damaged one, except for GPUs that have been marked since."""
         async with self._database.write() as connection:
             there = await _not_removed(connection)
             marked = {mark.uuid for mark in there if mark.uuid} | {mark.serial for mark in there if not mark.uuid}
@@ -106,7 +106,7 @@ class MarkStore(Bounded):
                 await self._change_version(connection)
 
     async def _write(self, connection: AsyncConnection, book: Book) -> dict[int, Mark]:
-        """Write what a book decided; returns its new marks with their ids, by the identity of those without."""
+        """Write a book's decisions; returns its new marks with their ids, by the identity of those without."""
         for time, who, ids in book.endings():
             for part in parts(ids):
                 ended = update(schema.marks).where(_marks.id.in_(part))
@@ -144,13 +144,13 @@ async def _book(
 
 
 async def _in_force(connection: AsyncConnection, now: float) -> list[Mark]:
-    """Return the marks that are in force, oldest first."""
+    """Return the active marks, oldest first."""
     query = select(schema.marks).where(*_is_in_force(now)).order_by(_marks.id)
     return _sound((await connection.execute(query)).mappings().all())
 
 
 async def marks_at(connection: AsyncConnection, time: float) -> list[Mark]:
-    """Return the marks that were in force at a time (Unix seconds), oldest first, as they were before their removal."""
+    """Return the marks active at a time (Unix seconds), oldest first, as they were before their removal."""
     query = select(schema.marks).where(
         _marks.set_at <= time,
         or_(_marks.removed_at.is_(None), _marks.removed_at > time),
@@ -165,13 +165,13 @@ def _is_in_force(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 async def _not_removed(connection: AsyncConnection) -> list[Mark]:
-    """Return the marks that nobody has removed, also those that have ended by themselves; oldest first."""
+    """Return the marks that have not been removed, including expired ones, oldest first."""
     query = select(schema.marks).where(_marks.removed_at.is_(None)).order_by(_marks.id)
     return _sound((await connection.execute(query)).mappings().all())
 
 
 def _sound(rows: Iterable[RowMapping]) -> list[Mark]:
-    """Return the marks of rows; a value that is damaged becomes one that is none, so that the mark can be removed."""
+    """Return the marks of rows; damaged values are replaced with neutral ones, so that the mark can be removed."""
     return [
         Mark(
             id=row["id"],

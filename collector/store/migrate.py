@@ -1,4 +1,4 @@
-"""Brings a store's tables to the schema that this version of gpuid knows."""
+"""Migrates a store's tables to the schema of this version of gpuid."""
 
 import logging
 import re
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 TO_BE_CREATED = "tables created by the collector at its first start"
 UP_TO_DATE = "tables are up to date"
-MAX_NAMED = 3  # missing tables and columns that an error names
-TURN_SECONDS = 0.5  # between two looks whether another collector has updated the tables
-SECOND_CONNECTION_SECONDS = 5.0  # until we do without one
-LOCK_SECONDS = 2  # that a step waits for a lock, because everybody else waits behind it
+MAX_NAMED = 3  # missing tables and columns named in an error
+TURN_SECONDS = 0.5  # between two checks whether another collector has updated the tables
+SECOND_CONNECTION_SECONDS = 5.0  # after which we do without one
+LOCK_SECONDS = 2  # how long a step waits for a lock, while all others queue behind it
 _FOLDER = Path(__file__).parent / "migrations"
 _INCOMPLETE = ("no such table", "no such column", "has no column named", "already exists")
 
@@ -47,18 +47,18 @@ _INCOMPLETE = ("no such table", "no such column", "has no column named", "alread
 async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> None:
     """Create or update the tables of PostgreSQL while others use them; raises StoreError.
 
-    `engine` has two connections, which end no statement early. No lock is held for long, and what an interrupted
-    update has done stays done.
+    `engine` has two connections, without a statement timeout. No lock is held for long, and the completed steps of an
+    interrupted update are kept.
     """
     async with engine.connect() as other:
-        # One collector at a time. Nobody waits for it in a statement: an index is complete only after all statements
-        # that ran when it was begun. The same is true of a transaction with a snapshot, which this isolation has not.
+        # One collector at a time. None waits for it in a statement: an index is complete only after all statements that
+        # were running when it was begun. The same is true of transactions with a snapshot, which this isolation avoids.
         turn = await other.execution_options(isolation_level="READ COMMITTED")
         await turn.execute(_STAY_IDLE)
         is_waiting = False
         while not await turn.scalar(_TRY_TURN):
             if not is_waiting:
-                log.info("waiting for another collector that updates the store's tables")
+                log.info("waiting for another collector to update the store's tables")
                 is_waiting = True
             await turn.execute(_LET_GO)
             await anyio.sleep(TURN_SECONDS)
@@ -69,18 +69,18 @@ async def migrate_shared(engine: AsyncEngine, location: PostgresLocation) -> Non
                     connection = await stack.enter_async_context(engine.connect())
                     await connection.run_sync(is_current)
             except TimeoutError:
-                # A pooler with a single connection would make us wait forever.
-                log.warning("no second connection to update the store's tables with: others wait until it is done")
+                # With a pooler that has a single connection, we would wait forever.
+                log.warning("no second connection to update the store's tables; blocking others until it is done")
                 await turn.run_sync(migrate, location)
                 await turn.commit()
                 return
         while not await _migrated(engine, location):
-            log.warning("the store's tables are in use: trying to update them again", extra={"seconds": LOCK_SECONDS})
+            log.warning("the store's tables are in use; retrying the update", extra={"seconds": LOCK_SECONDS})
             await anyio.sleep(LOCK_SECONDS)
 
 
 async def _migrated(engine: AsyncEngine, location: PostgresLocation) -> bool:
-    """Return whether the tables could be updated, as far as others who use them let us."""
+    """Return whether the tables could be updated; False if others are using them."""
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_migrate_in_steps, location)
@@ -103,7 +103,7 @@ def _migrate_in_steps(connection: Connection, location: PostgresLocation) -> Non
 
 
 def migrate(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
-    """Create or update the tables, in the transaction that the connection is in, or else in many; raises StoreError."""
+    """Create or update the tables, in the connection's transaction if it has one, else in many; raises StoreError."""
     is_shared = not connection.in_transaction()
     version = version_of(connection)
     if version == HEAD:
@@ -114,7 +114,7 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     if is_shared:
         connection.rollback()
     began = time.monotonic()
-    # Imported on demand: Alembic takes longer to load than a store that is up to date takes to open.
+    # Imported on demand: loading Alembic takes longer than opening an up-to-date store.
     from alembic import command
 
     config = _alembic(connection, in_steps=is_shared)
@@ -125,15 +125,13 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
             raise DamagedStoreError(f"store {location}: the file is damaged ({error.args[0]}){MOVE_AWAY}") from error
         raise
     if version is not None:
-        log.info(
-            "the store's tables are updated", extra={"schema": HEAD, "seconds": round(time.monotonic() - began, 1)}
-        )
+        log.info("updated the store's tables", extra={"schema": HEAD, "seconds": round(time.monotonic() - began, 1)})
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def migrate_down(connection: Connection, to: str) -> None:
-    """Take the tables back to an older schema, in the transaction that the connection is in."""
+    """Downgrade the tables to an older schema, in the connection's transaction."""
     from alembic import command
 
     command.downgrade(_alembic(connection, in_steps=False), to)
@@ -155,12 +153,12 @@ def _alembic(connection: Connection, *, in_steps: bool) -> "Config":
 
 
 def _is_incomplete(error: BaseException) -> bool:
-    """Return whether an error of SQLite may come from tables or columns that are missing."""
+    """Return whether an SQLite error may be caused by missing tables or columns."""
     return any(text in str(error) for text in _INCOMPLETE)
 
 
 def check_complete(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
-    """Make sure that all tables and columns are there; raises StoreError, for a file DamagedStoreError."""
+    """Check that all tables and columns exist; raises StoreError, or DamagedStoreError for a file."""
     found = inspect(connection)
     tables = set(found.get_table_names())
     missing = [f"table {name}" for name in METADATA.tables if name not in tables]
@@ -174,14 +172,14 @@ def check_complete(connection: Connection, location: SqliteLocation | PostgresLo
     if missing:
         names = ", ".join(sorted(missing)[:MAX_NAMED]) + (", …" if len(missing) > MAX_NAMED else "")
         if isinstance(location, SqliteLocation):
-            raise DamagedStoreError(f"store {location}: the file is damaged (it lacks {names}){MOVE_AWAY}")
+            raise DamagedStoreError(f"store {location}: the file is damaged (missing {names}){MOVE_AWAY}")
         raise StoreError(
-            f"store {location}: incomplete, it lacks {names}; restore it from a backup, or choose another store.url"
+            f"store {location}: incomplete, missing {names}; restore it from a backup, or choose another store.url"
         )
 
 
 def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:
-    """Return in a few words what a collector's start would do to the tables; raises StoreError if it would refuse."""
+    """Return briefly what a collector's start would do to the tables; raises StoreError if it would fail."""
     version = version_of(connection)
     if version is None:
         return TO_BE_CREATED
@@ -192,10 +190,10 @@ def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -
 
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
-    """Make sure that the tables are those that this version reads; raises StoreError."""
+    """Check that this version can read the tables; raises StoreError."""
     version = version_of(connection)
     if version is None:
-        raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
+        raise StoreError(f"store {location}: empty; the collector creates its tables at its first start")
     if version != HEAD:
         _refuse_newer(version, location)
         raise StoreError(
@@ -204,7 +202,7 @@ def check_version(connection: Connection, location: SqliteLocation | PostgresLoc
 
 
 def version_of(connection: Connection) -> str | None:
-    """Return the schema of the tables; None where there are none."""
+    """Return the schema version of the tables; None if there are no tables."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
@@ -221,8 +219,8 @@ def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> 
         )
 
 
-_IN_USE = ("55P03", "40P01")  # PostgreSQL's states: no lock in time, and a deadlock
-# The server ends what takes long or is idle in a transaction, and notices late that a host is gone: not here.
+_IN_USE = ("55P03", "40P01")  # PostgreSQL's SQLSTATEs: lock timeout, and deadlock
+# Overrides the server's limits on slow statements and idle transactions, and its slow detection of dead hosts.
 _NO_LIMITS = (
     "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN"
     " ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')"
@@ -234,5 +232,5 @@ _KEEPALIVES = (
 _STAY_IDLE = text(f"{_NO_LIMITS} UNION ALL {_KEEPALIVES}")
 _LIMIT_LOCKS = text(f"{_NO_LIMITS} UNION ALL SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true)")
 _TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({APPLICATION_ID + 1})")
-# The driver leaves the last query open, and with it its snapshot, until the next statement; this one needs none.
+# The driver keeps the last query open, with its snapshot, until the next statement; this one needs no snapshot.
 _LET_GO = text("SET LOCAL idle_in_transaction_session_timeout = 0")

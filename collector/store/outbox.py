@@ -1,8 +1,8 @@
-"""The backlog of each sink: its cursor, batches that stay the same over a crash, and dead letters.
+"""The backlog of each sink: its cursor, batches that survive a crash unchanged, and dead letters.
 
-A sink gets every record at least once, and a batch that is repeated comes with the same records under the same key: the
-batch's end is committed before it is handed out, and the cursor moves only when the sink has accepted it. Where a batch
-is halved, that is committed, too.
+A sink gets every record at least once, and a repeated batch has the same records and key: the batch's end is committed
+before it is handed out, and the cursor moves only after the sink has accepted it. The halving of a batch is committed,
+too.
 """
 
 import itertools
@@ -32,50 +32,50 @@ log = logging.getLogger(__name__)
 
 
 class Subscription(NamedTuple):
-    """What a sink is to get."""
+    """The records that a sink gets."""
 
     emit: str  # changes or readings
-    backfill: bool  # when it is new: from the beginning of the history, instead of from now
+    backfill: bool  # if it is new: from the beginning of the history instead of from now
 
 
 class SinkBacklog(NamedTuple):
-    """What waits for a sink, dead letters that are to be sent again included."""
+    """The backlog of a sink, including dead letters queued for redelivery."""
 
     records: int
-    oldest: float | None  # Unix seconds; None when nothing waits
-    dead_letters: int = 0  # batches that it rejected, and that wait for a person
+    oldest: float | None  # Unix seconds; None if there is no backlog
+    dead_letters: int = 0  # batches that it rejected, awaiting manual action
 
 
 class SinkState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the delivery to one sink stands."""
+    """The state of delivery to one sink."""
 
     sink: str
     emit: str
-    records: int  # with those of dead letters that are to be sent again
-    oldest: float | None  # Unix seconds; None when nothing waits
-    next: str | None  # the key of the batch that was handed out and is not confirmed
-    configured: bool = True  # if not, its backlog is kept for some days
+    records: int  # including those of dead letters queued for redelivery
+    oldest: float | None  # Unix seconds; None if there is no backlog
+    next: str | None  # the key of the batch that is handed out and not yet confirmed
+    configured: bool = True  # otherwise its backlog is kept for some days
 
 
 class BatchState(NamedTuple):
-    """What a sink's next batch would hold."""
+    """The content of a sink's next batch."""
 
     records: int  # counted up to a limit
     oldest: float | None
-    closed: bool  # nothing can be added: it was begun before, or is a dead letter that is replayed
+    closed: bool  # nothing can be added: it was begun earlier, or is a replayed dead letter
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Records for one sink: the same over all attempts, under the same key."""
+    """Records for one sink: the same in all attempts, under the same key."""
 
     sink: str
     key: str  # a UUID
     records: list[SinkRecord]
-    store: str = ""  # the id of the store that it is from
-    emit: str = ""  # of what kind they are; empty for a dead letter
-    last: int = 0  # where the cursor goes when it is delivered
-    dead_letter: int | None = None  # the id of its row among the dead letters, if it is one that is sent again
-    rejected: bool = False  # its sink rejected it before, under this key
+    store: str = ""  # the id of its store
+    emit: str = ""  # the kind of records; empty for a dead letter
+    last: int = 0  # the cursor's position after delivery
+    dead_letter: int | None = None  # the id of its row among the dead letters, if it is a replayed one
+    rejected: bool = False  # its sink has already rejected it, under this key
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +87,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     reason: str
     count: int
-    replay: bool  # to be sent again
-    records: list[SinkRecord] | None = None  # only where one letter is asked for
+    replay: bool  # queued for redelivery
+    records: list[SinkRecord] | None = None  # only if a single letter is requested
 
 
 class Outbox:
@@ -100,15 +100,15 @@ class Outbox:
         self._clock = clock
 
     async def reconcile(self, sinks: Mapping[str, Subscription], *, from_start: bool = False) -> None:
-        """Let these sinks get what happens from now on; the backlogs of others are kept for some days.
+        """Set the sinks that get records from now on; the backlogs of others are kept for some days.
 
-        A sink that is known continues where it was. One that is new, or emits another kind of records than before,
-        starts at the present end; with `backfill`, or where all do so `from_start`, at the beginning.
+        A known sink continues at its position. One that is new, or whose kind of records changed, starts at the current
+        end; with `backfill`, or if `from_start` is set for all, at the beginning.
         """
         async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
             for name in [name for name, state in known.items() if not _is_sound(state)]:
-                log.error("damaged row in the store: the sink starts like a new one", extra={"sink": text(name)})
+                log.error("damaged row in the store: treating the sink as a new one", extra={"sink": text(name)})
                 await connection.execute(delete(schema.sinks).where(_sinks.name == name))
                 del known[name]
             for name, state in known.items():
@@ -118,7 +118,7 @@ class Outbox:
                         await connection.execute(here.values(gone=self._clock()))
                         await _warn(connection, state, "sink removed from the configuration; keeping its backlog")
                 elif sinks[name].emit != state["emit"]:
-                    await _warn(connection, state, "sink emits other records now; dropping its backlog")
+                    await _warn(connection, state, "sink's `emit` changed; dropping its backlog")
                     await _drop(connection, name)
                 elif state["gone"] is not None:
                     await connection.execute(here.values(gone=None))
@@ -132,7 +132,7 @@ class Outbox:
                 await connection.execute(insert(schema.sinks).values(row))
 
     async def give_up(self, before: float) -> None:
-        """Forget the sinks that were configured last before this time (Unix seconds), with their backlogs."""
+        """Delete the sinks that were last configured before this time (Unix seconds), with their backlogs."""
         over = select(schema.sinks).where(_sinks.gone < before)
         async with self._database.read() as connection:
             if (await connection.execute(over)).first() is None:
@@ -146,7 +146,7 @@ class Outbox:
                 )
 
     async def next_batch_state(self, sink: str, limit: int) -> BatchState:
-        """Return what the sink's next batch would hold, counting up to `limit` records."""
+        """Return the content of the sink's next batch, counting up to `limit` records."""
         async with self._database.read() as connection:
             if await connection.scalar(_REPLAY.where(_letters.sink == sink)) is not None:
                 return BatchState(0, None, closed=True)
@@ -157,16 +157,16 @@ class Outbox:
             totals = select(func.sum(ahead.c.count), func.count(ahead.c.id), func.min(ahead.c.time))
             count, rows, oldest = (await connection.execute(totals)).one()
             return BatchState(
-                max(int(count or 0), rows),  # of a damaged row the number is lost
+                max(int(count or 0), rows),  # a damaged row has lost its number
                 None if oldest is None else moment(oldest),
                 closed=state["upto"] is not None,
             )
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
-        """Return the sink's next batch; None when nothing waits for it.
+        """Return the sink's next batch; None if it has no backlog.
 
-        A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one is
-        returned. Dead letters to be replayed come first, but not before a batch that is on its way.
+        A batch's end is committed before it is handed out: until it is confirmed, even after a crash, the same one is
+        returned. Replayed dead letters come first, but not before a batch in flight.
         """
         while (batch := await self._next_batch(sink, limit)) is not None and not batch.records:  # all are damaged
             if batch.dead_letter is None:
@@ -213,11 +213,11 @@ class Outbox:
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
             async with self._leadership.write() as connection:
-                if self._database.id != store:  # the file was damaged meanwhile, and this is a new one
+                if self._database.id != store:  # the file was damaged in the meantime, and this is a new one
                     return None
                 same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
                 begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
-                if _count(await connection.execute(begun)) == 0:  # the sink gets other records by now
+                if _count(await connection.execute(begun)) == 0:  # the sink's kind of records has changed
                     return None
         async with self._database.read() as connection:
             if self._database.id != store:
@@ -226,13 +226,13 @@ class Outbox:
         return Batch(sink=sink, key=self._key(state, upto), records=records, store=store, emit=state["emit"], last=upto)
 
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
-        """Make two batches of one of at least two records, and return the first; None if it is no longer the next.
+        """Split a batch of at least two records and return the first half; None if it is no longer the next batch.
 
-        Records that were read together cannot be told apart by a cursor: their halves are kept with the dead letters,
-        with `reason`, until they are delivered.
+        A cursor cannot separate records that were read together: their halves are kept with the dead letters, with
+        `reason`, until they are delivered.
         """
         async with self._leadership.write() as connection:
-            if batch.store != self._database.id:  # that one was damaged: this one has other batches
+            if batch.store != self._database.id:  # the batch's store was damaged: this one has other batches
                 return None
             if batch.dead_letter is not None:
                 letter = _letters.id == batch.dead_letter
@@ -256,7 +256,7 @@ class Outbox:
             ][-1]
             await connection.execute(update(schema.sinks).where(_sinks.name == batch.sink).values(upto=upto))
             records = await _records(connection, batch.emit, state["cursor"], upto)
-            if not records:  # all are damaged, which the next batch is passed over for
+            if not records:  # all are damaged, so the next batch skips them
                 return None
             key = self._key(state, upto)
             return Batch(sink=batch.sink, key=key, records=records, store=self._database.id, emit=batch.emit, last=upto)
@@ -264,7 +264,7 @@ class Outbox:
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
         async with self._database.write() as connection:
-            if batch.store != self._database.id:  # that one was damaged: nothing of this one was delivered
+            if batch.store != self._database.id:  # the batch's store was damaged: nothing from this one was delivered
                 return
             if batch.dead_letter is not None:
                 await connection.execute(delete(schema.dead_letters).where(_letters.id == batch.dead_letter))
@@ -272,9 +272,9 @@ class Outbox:
                 await _advance(connection, batch)
 
     async def dead_letter(self, batch: Batch, reason: str) -> None:
-        """Move the batch to the dead letters, because its sink will never accept it, and continue behind it."""
+        """Move the batch to the dead letters, because its sink will never accept it, and continue after it."""
         async with self._database.write() as connection:
-            known = batch.store == self._database.id  # else that one was damaged, and the batch is kept in this one
+            known = batch.store == self._database.id  # else that store was damaged: keep the batch in this one
             if known and batch.dead_letter is not None:
                 row = {"reason": reason, "time": self._clock(), "replay": False, "half": False}
                 await connection.execute(
@@ -294,12 +294,12 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> SinkBacklog:
-        """Return what waits for the sink, and how many dead letters it has."""
+        """Return the sink's backlog and number of dead letters."""
         async with self._database.read() as connection:
             return await _backlog(connection, sink, await _state(connection, sink))
 
     async def sinks(self) -> list[SinkState]:
-        """Return how the delivery to each sink stands."""
+        """Return the state of delivery to each sink."""
         found = []
         async with self._database.read() as connection:
             states = (await connection.execute(select(schema.sinks).order_by(_sinks.name))).mappings().all()
@@ -328,7 +328,7 @@ class Outbox:
             return [_letter(row) for row in (await connection.execute(query)).mappings()]
 
     async def show(self, id: int) -> DeadLetter | None:  # noqa: A002
-        """Return one dead letter with its records; None if there is none of this id."""
+        """Return one dead letter with its records; None if there is none with this id."""
         async with self._database.read() as connection:
             query = select(schema.dead_letters).where(_letters.id == id, ~_letters.half)
             row = (await connection.execute(query)).mappings().first()
@@ -337,20 +337,20 @@ class Outbox:
         return _letter(row, _decoded(row["records"], "dead letter", id))
 
     async def replay(self, ids: Collection[int]) -> int:
-        """Let dead letters be sent again by the process that delivers; returns how many of these ids there are."""
+        """Queue dead letters for redelivery by the delivering process; returns how many of these ids exist."""
         async with self._database.write() as connection:
             return _count(
                 await connection.execute(update(schema.dead_letters).where(_letters.id.in_(ids)).values(replay=True))
             )
 
     async def drop(self, ids: Collection[int]) -> int:
-        """Delete dead letters; returns how many of these ids there were."""
+        """Delete dead letters; returns how many of these ids existed."""
         async with self._database.write() as connection:
             chosen = delete(schema.dead_letters).where(_letters.id.in_(ids), ~_letters.half)
             return _count(await connection.execute(chosen))
 
     def _key(self, state: RowMapping, upto: int) -> str:
-        """Return the key of a sink's batch, which is another one in every store and for every sink."""
+        """Return the key of a sink's batch, which is unique to the store and sink."""
         batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
         return str(uuid.uuid5(uuid.UUID(self._database.id or "0" * 32), batch))
 
@@ -361,7 +361,7 @@ _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
 
 
 def _is_sound(state: RowMapping) -> bool:
-    """Return whether a sink's row holds what was written to it."""
+    """Return whether a sink's row is intact."""
     whole = isinstance(state["name"], str) and state["emit"] in _TABLES and isinstance(state["cursor"], int)
     return whole and isinstance(state["upto"], int | None) and isinstance(state["gone"], float | None)
 
@@ -410,13 +410,13 @@ async def _drop(connection: AsyncConnection, sink: str) -> None:
 
 
 async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:
-    """Log what becomes of a sink's backlog, unless it is empty."""
+    """Log what happens to a sink's backlog, unless it is empty."""
     if records := (await _backlog(connection, state["name"], state)).records:
         log.warning(message, extra={"sink": state["name"], "emit": state["emit"], "records": records})
 
 
 def _counted(state: RowMapping) -> Any:
-    """Select what is past a sink's cursor: id, time, and how many records each row stands for."""
+    """Select the rows after a sink's cursor: id, time, and the number of records in each."""
     table = _TABLES[state["emit"]]
     count = table.c.count if table is schema.readings else literal(1).label("count")
     return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
@@ -443,9 +443,9 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
 
 
 async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float, reason: str) -> Batch:
-    """Keep the halves of a batch, or of the dead letter that it is, to be sent next; return the first.
+    """Store the halves of a batch, which may be a dead letter, to be sent next; return the first.
 
-    The second is dated between the first and the next one, so that they stay in order however often they are halved.
+    The second is dated between the first and the next one, to keep the order however often they are halved.
     """
     later = select(func.min(_letters.time)).where(_letters.sink == batch.sink, _letters.time > time)
     following = min(moment(await connection.scalar(later)) or math.inf, time + 1.0)
@@ -455,7 +455,7 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
         ("first", time, batch.records[:middle]),
         ("second", (time + following) / 2, batch.records[middle:]),
     ):
-        key = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch.key}/{name}"))  # a damaged one is no UUID
+        key = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch.key}/{name}"))  # a damaged one is not a UUID
         row = {
             "sink": batch.sink,
             "key": key,
@@ -477,7 +477,7 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
 
 
 def _decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
-    """Return the records of a row; none if it is damaged."""
+    """Return the records of a row; empty if it is damaged."""
     try:
         return decode_records(records)
     except (msgspec.MsgspecError, TypeError, ValueError):
@@ -486,7 +486,7 @@ def _decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
 
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:
-    """Move a sink's cursor behind a batch; False if it is there already."""
+    """Move a sink's cursor past a batch; False if it is already there."""
     behind = update(schema.sinks).where(
         _sinks.name == batch.sink, _sinks.emit == batch.emit, _sinks.cursor < batch.last
     )

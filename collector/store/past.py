@@ -1,4 +1,4 @@
-"""The queries of the past: the fleet as it was recorded to be at a time."""
+"""Queries for the recorded state of the fleet at a past time."""
 
 import itertools
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -25,13 +25,13 @@ from collector.store.sound import moment, sound_changes, text
 
 __all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "note_beginning"]
 
-BEGINS = "history_begins"  # the fact that says from when on (Unix seconds) nothing is forgotten
-_HEALTH_BEGINS = "health_begins"  # likewise, from when on readings had the health of GPUs
+BEGINS = "history_begins"  # the fact with the time (Unix seconds) since when nothing has been deleted
+_HEALTH_BEGINS = "health_begins"  # likewise, since when readings have had the health of GPUs
 _NAMES_PER_QUERY = 1000
 
 
 class GpuPosition(NamedTuple):
-    """Where a GPU stands among all of a fleet at a time, in the order of pages."""
+    """A GPU's position among all of a fleet at a time, in page order."""
 
     cluster: str
     node: str
@@ -39,32 +39,32 @@ class GpuPosition(NamedTuple):
 
 
 class PastNode(msgspec.Struct, frozen=True, kw_only=True):
-    """One node with GPUs at a time."""
+    """One node with GPUs, at a time."""
 
     cluster: str
     node: str
     machine: str
-    models: Mapping[str, int]  # GPUs by model; empty: one that is not known
+    models: Mapping[str, int]  # GPUs by model; an empty name: unknown
     chassis: tuple[str, ...]
-    since: float  # Unix seconds; when the last of its GPUs came to it
+    since: float  # Unix seconds; when the latest of its GPUs arrived
 
     @property
     def place(self) -> Place:
-        """Which node it is."""
+        """The node."""
         return Place(self.cluster, self.node)
 
     @property
     def gpus(self) -> int:
-        """How many GPUs it had."""
+        """The number of its GPUs."""
         return sum(self.models.values())
 
 
 class Stay(NamedTuple):
-    """From when to when a GPU was on a node (Unix seconds)."""
+    """The stay of a GPU on a node (times in Unix seconds)."""
 
     place: Place
     since: float
-    until: float | None  # None: it is there
+    until: float | None  # None: it is still there
 
 
 class PastHealthChange(NamedTuple):
@@ -76,11 +76,11 @@ class PastHealthChange(NamedTuple):
 
 
 class Past(Bounded):
-    """The queries; all raise StoreError, also when they are not answered by a deadline. Times are Unix seconds."""
+    """The queries; all raise StoreError, including when they exceed a deadline. Times are Unix seconds."""
 
     @in_time
     async def begins(self) -> tuple[float | None, float]:
-        """Return from when on the history is complete (None: nothing is recorded yet), and the health of GPUs in it."""
+        """Return since when the history is complete (None: nothing is recorded yet), and the health of GPUs in it."""
         async with self._read() as connection:
             begins = await fact(connection, BEGINS)
             if begins is None:
@@ -90,7 +90,7 @@ class Past(Bounded):
 
     @in_time
     async def counts(self, time: float) -> dict[str, ClusterCount]:
-        """Return how much was in each cluster that had GPUs."""
+        """Return the counts of each cluster that had GPUs."""
         async with self._read() as connection:
             counts = await count(connection, time)
             if await altered_after(connection, time):
@@ -123,10 +123,10 @@ class Past(Bounded):
     async def _rows_of(
         self, connection: AsyncConnection, time: float, nodes: Sequence[Place], altered: bool
     ) -> dict[Place, list[Row]]:
-        """Return the placements of some nodes as they were then; `altered` says that some were otherwise."""
+        """Return the placements of some nodes as of that time; `altered` means that some were different then."""
         found: dict[Place, list[Row]] = {key: [] for key in nodes}
         columns = select(*(_placements[name] for name in _NODE_COLUMNS)).where(there_at(time))
-        # Of one cluster at a time: SQLite finds no pairs by an index.
+        # One cluster at a time: SQLite cannot look up pairs by an index.
         for cluster, group in itertools.groupby(nodes, key=lambda key: key.cluster):
             names = [key.node for key in group]
             for start in range(0, len(names), _NAMES_PER_QUERY):
@@ -150,8 +150,8 @@ class Past(Bounded):
     ) -> list[PastPlacement]:
         """Return where GPUs were, by cluster, node and UUID.
 
-        `where` chooses by some columns: one of the values of each. `after` is the position of the last one of the page
-        before. When it was last read there is known only as its end, so `confirmed` may be later than `time`.
+        `where` has the admitted values of columns. `after` is the position of the last one of the previous page. The
+        time of the last reading is known only for the end of a placement, so `confirmed` may be later than `time`.
         """
         async with self._read() as connection:
             chosen = await _Chosen.of(connection, time, where)
@@ -219,9 +219,9 @@ class Past(Bounded):
 
     @in_time
     async def health_changes(self, time: float, uuids: Sequence[str]) -> dict[str, list[PastHealthChange]]:
-        """Return the changes of these GPUs' health by UUID, oldest first, that say how they were at a time.
+        """Return the changes of these GPUs' health, by UUID, oldest first, that determine their state at that time.
 
-        Those are all since then, and those before by which errors may count as growing.
+        These are all changes since then, and earlier ones that decide whether errors were growing.
         """
         found: dict[str, list[PastHealthChange]] = {}
         columns = (_changes.uuid, _changes.time, _changes.cluster, _changes.node, _changes.changes)
@@ -236,7 +236,7 @@ class Past(Bounded):
 
     @in_time
     async def stays(self, uuids: Sequence[str]) -> dict[str, list["Stay"]]:
-        """Return when GPUs were where, oldest first, by UUID."""
+        """Return the stays of GPUs, oldest first, by UUID."""
         found: dict[str, list[Stay]] = {}
         columns = (_placements.uuid, _placements.since, _placements.until, _placements.cluster, _placements.node)
         query = select(*columns)
@@ -252,27 +252,27 @@ class Past(Bounded):
 
     @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
-        """Return how GPUs are now, or were when they were read last, by UUID, as far as it is known."""
+        """Return the known current or last conditions of GPUs, by UUID."""
         async with self._read() as connection:
             return await recorded_conditions(connection, uuids)
 
     @in_time
     async def marks(self, time: float) -> Marks:
-        """Return the marks that were in force, as they were then: not yet removed."""
+        """Return the marks active at that time, as not yet removed."""
         async with self._read() as connection:
             return Marks(await marks_at(connection, time))
 
 
 class _Chosen(NamedTuple):
-    """Which placements are asked for: by conditions of the store and, where fields were altered since, by what was."""
+    """Selects placements by conditions in the store and, if fields have been altered since, by their earlier values."""
 
     conditions: list[ColumnElement[bool]]
-    altered: bool  # some placement may have had other fields
-    doubtful: Mapping[str, Collection[str]]  # the wanted values of columns that it may have had otherwise
+    altered: bool  # some placement may have had other values
+    doubtful: Mapping[str, Collection[str]]  # the admitted values of columns that may have been different
 
     @classmethod
     async def of(cls, connection: AsyncConnection, time: float, where: Mapping[str, Collection[str]]) -> "_Chosen":
-        """Return what admits one of some values of each column."""
+        """Return the selection that admits the given values of each column."""
         altered = await altered_after(connection, time)
         doubtful = {name: where[name] for name in FACTS if name in where} if altered else {}
         if not doubtful:
@@ -282,16 +282,16 @@ class _Chosen(NamedTuple):
         return cls([*_conditions(sure), or_(and_(*_conditions(doubtful)), otherwise)], altered, doubtful)
 
     def page(self, wanted: int) -> int:
-        """Return how many rows to ask for."""
+        """Return how many rows to request."""
         return max(wanted, _NAMES_PER_QUERY) if self.doubtful else wanted
 
     def admits(self, row: Row) -> bool:
-        """Return whether a placement is asked for, as it was then."""
+        """Return whether a placement is admitted, as it was then."""
         return all(row[name] in values for name, values in self.doubtful.items())
 
 
 async def note_beginning(database: Database, time: float) -> None:
-    """Note that the history is complete only from a time (Unix seconds) on, unless a later one is noted already."""
+    """Note that the history is complete only from a time (Unix seconds) on, unless a later one is already noted."""
     async with database.write() as connection:
         await note_latest(connection, database, BEGINS, time)
 

@@ -1,7 +1,7 @@
-"""Decides what changes do to the tables of placements and changes; values in, rows out.
+"""Decides the effect of changes on the tables of placements and changes: values in, rows out.
 
-Changes say enough to write the history without reading it first. Only where changes were lost is it read, to find them
-as differences.
+Changes contain enough to write the history without reading it first. It is read only if changes were lost, to derive
+them as differences.
 """
 
 import math
@@ -27,27 +27,27 @@ from collector.store.codec import encode_changes, encode_facts, encode_last_know
 
 __all__ = ["SEAT_COLUMNS", "Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
 
-SEAT_COLUMNS = ("tray", "slot", "module", "pci_bus_id")  # where in its machine a GPU is
+SEAT_COLUMNS = ("tray", "slot", "module", "pci_bus_id")  # a GPU's position in its machine
 
-Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
+Row = dict[str, Any]  # by column name; `b_…` for columns by which an UPDATE finds its row
 
 
 class Plan(NamedTuple):
-    """What to do to the tables, in this order."""
+    """The writes to the tables, in this order."""
 
-    alter: list[Row]  # open placements whose GPU's facts are other ones now
+    alter: list[Row]  # open placements whose GPU's facts have changed
     end: list[Row]  # open placements to end, by GPU and node
-    end_all: list[Row]  # GPUs all of whose open placements end
-    begin: list[Row]  # new placements, some of which have ended by now
-    confirm: list[Row]  # ended placements of GPUs that were lost, with when they were found last
+    end_all: list[Row]  # GPUs whose open placements all end
+    begin: list[Row]  # new placements, some already ended
+    confirm: list[Row]  # ended placements of lost GPUs, with when they were last found
     changes: list[Row]
-    arrived: list[Row]  # GPUs that are in a node again or for the first time, and so are not absent
-    vanished: list[Row]  # GPUs that are absent now unless an open placement is left
-    earliest: float  # Unix seconds from when on there may be other GPUs, or other models, than was recorded
+    arrived: list[Row]  # GPUs that are in a node, again or for the first time, and so no longer absent
+    vanished: list[Row]  # GPUs that are now absent unless they have another open placement
+    earliest: float  # Unix seconds of the earliest time for which recorded GPUs or models may change
 
 
 class OpenPlacement(NamedTuple):
-    """A placement that the history holds for present."""
+    """A placement that is open according to the history."""
 
     uuid: str
     serial: str | None
@@ -57,19 +57,19 @@ class OpenPlacement(NamedTuple):
     place: Place
     since: float
     confirmed: float  # Unix seconds
-    gpu: Gpu | None = None  # as the history's nodes have it; None: it is the same now, or not in them
-    lost: bool | None = None  # whether it did not respond, by those nodes; None: likewise
+    gpu: Gpu | None = None  # according to the history's nodes; None: unchanged, or not in them
+    lost: bool | None = None  # whether it did not respond, according to those nodes; None: likewise
 
 
 class Away(NamedTuple):
-    """What the history holds of a GPU that is in no node."""
+    """The history's data on a GPU that is in no node."""
 
     facts: Gpu | None
     lost: bool
 
 
 class Departure(NamedTuple):
-    """When a GPU left its last node, and how it was when it was read there last (both Unix seconds)."""
+    """A GPU's departure from its last node, with its state at the last reading there (times in Unix seconds)."""
 
     place: Place
     time: float
@@ -79,25 +79,25 @@ class Departure(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What the history holds of some nodes, and of the GPUs that have come to them since."""
+    """The history's data on some nodes, and on the GPUs that have arrived in them since."""
 
     here: list[OpenPlacement]  # in those nodes
-    elsewhere: set[str]  # UUIDs of those that came and are recorded as present in other nodes as well
-    latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU that is in `here` or came, by UUID
-    away: Mapping[str, Away] = {}  # of those that came
+    elsewhere: set[str]  # UUIDs of arrived GPUs that are recorded as present in other nodes as well
+    latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU in `here` or arrived, by UUID
+    away: Mapping[str, Away] = {}  # of the arrived GPUs
 
 
 def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractSet[str] | None = None) -> Plan:
-    """Turn changes, in their order, into what to do; the history agrees with the inventory that emitted them.
+    """Turn changes, in order, into writes; the history must agree with the inventory that emitted them.
 
-    A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
-    `previous` place is known to be over; for those `everywhere` is False. So it is for those of a shard that owns the
-    `owned` clusters (None: there are no shards), which ends nothing in the clusters of others: their owners do.
+    A GPU that moved according to the inventory has left all other places. For changes found by `differences`, only
+    its `previous` place is known to have ended, so `everywhere` is False. The same is true of a shard that owns the
+    `owned` clusters (None: no shards), which ends no placements in others' clusters: their owners do.
     """
     alter: list[Row] = []
     end, end_all, begin = [], [], []
-    present: dict[str, dict[Place, Row]] = {}  # what these changes began, by UUID
-    arrived: dict[str, None] = {}  # a set in order
+    present: dict[str, dict[Place, Row]] = {}  # placements begun by these changes, by UUID
+    arrived: dict[str, None] = {}  # an ordered set
     last: dict[str, Change] = {}
     for change in changes:
         uuid, place = change.gpu.uuid, change.place
@@ -107,7 +107,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
                 _alter(change, here.get(place), alter)
                 continue
             case Event.HEALTH:
-                continue  # it is in the node's snapshot, and what stays known of a GPU that leaves
+                continue  # it is in the node's snapshot, and in the facts of a GPU that leaves
             case Event.VANISHED:
                 if (row := here.pop(place, None)) is not None:
                     row["until"] = change.time
@@ -151,31 +151,31 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
 
 
 def _end_previous(change: Change, here: dict[Place, Row], end: list[Row]) -> None:
-    """End the placement that a GPU has moved from, be it one that the same changes began."""
+    """End the placement from which a GPU has moved, which the same changes may have begun."""
     if change.previous is None:
         return
     if (row := here.pop(change.previous, None)) is not None:
         row["until"] = change.time
     else:
-        seat = dict.fromkeys(SEAT_COLUMNS)  # that the change knows is the new one
+        seat = dict.fromkeys(SEAT_COLUMNS)  # the change has the new position
         end.append({**_found_by(change.gpu.uuid, change.previous), "b_until": change.time, **_bound(seat)})
 
 
 def _ends_own(change: Change, owned: AbstractSet[str] | None) -> bool:
-    """Return whether the placement that a change ends is in one of the `owned` clusters, or there are no shards."""
+    """Return whether the placement ended by a change is in one of the `owned` clusters, or there are no shards."""
     place = change.place if change.previous is None else change.previous
     return owned is None or place.cluster in owned
 
 
 def _earliest(change: Change) -> float:
-    """Return from when on (Unix seconds) a change makes the past another one: a model is that of all its placement."""
+    """Return since when (Unix seconds) a change alters the past: a model applies to its whole placement."""
     if change.event in (Event.ALTERED, Event.HEALTH):
         return 0.0 if any(one.field == "model" for one in change.changes) else math.inf
     return change.time
 
 
 def _alter(change: Change, here: Row | None, alter: list[Row]) -> None:
-    """Alter a placement that the same changes began, or else let the open one be altered."""
+    """Alter the placement begun by the same changes, or else the open one."""
     facts = _facts(change.gpu) | _seat(change.gpu)
     if here is not None:
         here.update({key: value for key, value in facts.items() if value is not None})
@@ -186,7 +186,7 @@ def _alter(change: Change, here: Row | None, alter: list[Row]) -> None:
 
 
 def arriving(here: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None]) -> set[str]:
-    """Return the UUIDs of the GPUs that some nodes have or claim and that are in no open placement there."""
+    """Return the UUIDs of GPUs that some nodes have or claim and that have no open placement there."""
     known = {(placement.uuid, placement.place) for placement in here}
     return {
         gpu.uuid for state in filter(None, nodes.values()) for gpu in state.gpus if (gpu.uuid, state.place) not in known
@@ -196,13 +196,13 @@ def arriving(here: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | No
 def differences(
     recorded: Recorded, nodes: Mapping[Place, NodeState | None], now: float, gone: Mapping[str, Departure] = {}
 ) -> list[Change]:
-    """Find the changes that lead from what is recorded of some nodes to what those nodes have now.
+    """Return the changes that lead from the records of some nodes to their current state.
 
-    For when the changes themselves are lost. A node that is None is gone. A GPU that is in no node any more left at the
-    time in `gone`, by UUID, and as it was then, or else when its node was last read, or at `now`. A GPU that a node
-    merely claims is not placed there yet. Nothing of a GPU is found before its latest recorded time: another collector
-    may have noticed something of it later than this one. An alteration without changes of fields tells since when a
-    field is not reported, which is nothing that happened.
+    For when the changes themselves are lost. A node that is None is gone. A GPU that is no longer in any node left at
+    the time and in the state in `gone`, by UUID, or else when its node was last read, or at `now`. A GPU that a node
+    only claims is not placed there yet. No change of a GPU gets a time before its latest recorded one: another
+    collector may have noticed something later than this one. An alteration without changes of fields only notes since
+    when a field has not been reported.
     """
     left = {(placement.uuid, placement.place): placement for placement in recorded.here}
     changes: list[Change] = []
@@ -218,13 +218,13 @@ def differences(
                 arrivals.append((gpu, state, max(since, latest)))
                 continue
             was_lost = gpu.uuid in lost if known.lost is None else known.lost
-            if known.since < since:  # it was away meanwhile
+            if known.since < since:  # it was away in between
                 changes.append(_vanished(known._replace(gpu=known.gpu or gpu, lost=was_lost), state, since))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
                 changes += _worn(known.gpu or gpu, was_lost, gpu, state, since)
             else:
                 found = _altered(known, gpu)
-                at = max(state.time or now, known.since, latest)  # which another collector may have noticed later
+                at = max(state.time or now, known.since, latest)  # another collector may have noticed it later
                 if found or known.last_known != gpu.last_known_facts:
                     changes.append(Change.of(state, Event.ALTERED, at, gpu, changes=found))
                 if was_lost != (gpu.uuid in lost):
@@ -244,10 +244,10 @@ def _departed(
     now: float,
     gone: Mapping[str, Departure],
 ) -> Iterator[Change]:
-    """Yield that GPUs vanished from the placements that they have `left`, after how they were by then.
+    """Yield the changes for GPUs that vanished from the placements in `left`, preceded by changes of their state.
 
-    How it was is known of the last place of a GPU. Where the history does not know that place, it is said where the GPU
-    was last by the history.
+    A GPU's last state is known for its last place. If that place is not in the history, the last place according to the
+    history is used.
     """
     for uuid, placements in _by_uuid(left).items():
         known = gone.get(uuid)
@@ -277,22 +277,22 @@ def _arrived(
     nodes: Mapping[Place, NodeState | None],
     away: Mapping[str, Away],
 ) -> Iterator[Change]:
-    """Yield how GPUs came to nodes; takes the placements that they came from out of those that are `left`.
+    """Yield the arrivals of GPUs in nodes; removes the placements they came from from `left`.
 
-    A GPU that is in another node as well, as those that are `staying`, has not moved.
+    A GPU that is also in another node, like those in `staying`, has not moved.
     """
     homes = _by_uuid(left.values())
     for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
         previous = homes.pop(gpu.uuid, [])
         at = max([since, *(placement.since for placement in previous)])  # the clock may have been set back
         moved = previous.pop() if previous and gpu.uuid not in staying else None
-        for placement in previous:  # by the time that it arrived it had left all of them
+        for placement in previous:  # by the time it arrived, it had left all of them
             del left[gpu.uuid, placement.place]
             yield _vanished(placement, nodes[placement.place], at)
         if moved is None:
             yield Change.of(state, Event.APPEARED, at, gpu)
             facts, lost = away.get(gpu.uuid, (None, False))
-            if gpu.uuid in staying:  # in conflict: it is compared with no other place
+            if gpu.uuid in staying:  # in conflict: not compared with another place
                 facts, lost = None, False
             yield from _worn(facts, lost, gpu, state, at)
         else:
@@ -302,7 +302,7 @@ def _arrived(
 
 
 def _worn(before: Gpu | None, was_lost: bool, gpu: Gpu, state: NodeState, time: float) -> Iterator[Change]:
-    """Yield what is different of a GPU's health, if anything is; `before` is None where nothing is known of it."""
+    """Yield the change of a GPU's health, if any; `before` is None if nothing is known about it."""
     changes = health_changes(None if before is None else before.health, gpu.health)
     if was_lost != (lost := gpu.uuid in state.lost_uuids):
         changes = (FieldChange("lost", was_lost, lost), *changes)
@@ -311,9 +311,9 @@ def _worn(before: Gpu | None, was_lost: bool, gpu: Gpu, state: NodeState, time: 
 
 
 def _noticed(state: NodeState, gpu: Gpu, read: float, now: float) -> float:
-    """Return when (Unix seconds) it was noticed that a GPU no longer answers, or does again.
+    """Return when (Unix seconds) a GPU was noticed to have stopped responding, or to respond again.
 
-    Where that is not known, it was by the last reading, at `read`, or else counts as noticed `now`.
+    If that is unknown, it is the time of the last reading, `read`, or else `now`.
     """
     unseen = next((one for one in state.unseen if one.uuid == gpu.uuid), None)
     if unseen is not None and unseen.lost_since is not None:
@@ -325,7 +325,7 @@ def _noticed(state: NodeState, gpu: Gpu, read: float, now: float) -> float:
 def _left(
     placement: OpenPlacement, node: NodeState | None, known: Departure, time: float, latest: float
 ) -> Iterator[Change]:
-    """Yield that a GPU vanished at `time`, after how its health was by then, but not before its `latest` change."""
+    """Yield that a GPU vanished at `time`, preceded by its change of health, but not before its `latest` change."""
     before = placement.gpu or Gpu(uuid=placement.uuid)
     facts = {field: value for field in KEPT_FIELDS if (value := getattr(known.gpu, field)) is not None}
     gpu = msgspec.structs.replace(before, health=known.gpu.health, ecc_growth=known.gpu.ecc_growth, **facts)
@@ -367,14 +367,14 @@ def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> 
 
 
 def _altered(known: OpenPlacement, gpu: Gpu) -> tuple[FieldChange, ...]:
-    """Return what is different from what the history has of a GPU; that a fact is merely lacking is no difference."""
+    """Return how a GPU differs from the history; a fact that is only missing is not a difference."""
     before = _as_recorded(known.gpu or gpu, known)
     lacking = {field for field, value in _facts(gpu).items() if value is None}
     return tuple(change for change in field_changes(before, gpu) if change.field not in lacking)
 
 
 def _as_recorded(gpu: Gpu, known: OpenPlacement) -> Gpu:
-    """Return a GPU with what its placement says of it."""
+    """Return a GPU with the values of its placement."""
     facts = {"serial": known.serial, "chassis": known.chassis, "model": known.model}
     return msgspec.structs.replace(gpu, **facts, last_known=known.last_known)
 
@@ -384,7 +384,7 @@ def _facts(gpu: Gpu) -> Row:
 
 
 def _seat(gpu: Gpu) -> Row:
-    """Return where in its machine a GPU is."""
+    """Return a GPU's position in its machine."""
     return {name: getattr(gpu, name) for name in SEAT_COLUMNS}
 
 

@@ -1,4 +1,4 @@
-"""Deletes what is older than the retention and what every sink has got, in many small transactions."""
+"""Deletes data older than the retention, and readings delivered to every sink, in many small transactions."""
 
 import logging
 from typing import Any
@@ -15,13 +15,13 @@ __all__ = ["prune"]
 
 log = logging.getLogger(__name__)
 
-ROWS_PER_TRANSACTION = 20_000  # that one looks at
+ROWS_PER_TRANSACTION = 20_000  # rows scanned by one transaction
 
 
 async def prune(database: Database, before: float | None) -> int:
-    """Forget what ended before this time (None: nothing), and readings that were delivered; returns how many rows.
+    """Delete what ended before this time (None: nothing), and delivered readings; returns the number of rows.
 
-    What still waits for a sink stays, however old it is: changes, and dead letters that are to be sent again.
+    The backlogs of sinks are kept, however old: changes, and dead letters queued for redelivery.
     """
     forgotten = await _delivered_readings(database)
     if before is None:
@@ -37,7 +37,7 @@ async def prune(database: Database, before: float | None) -> int:
         forgotten += forgotten_changes
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
     forgotten += await _absent(database)
-    # One that is in force stays, however old it is; one that ended by itself is removed by nobody.
+    # An active one is kept, however old; an expired one is never removed by a user.
     ended = func.coalesce(schema.marks.c.removed_at, schema.marks.c.until)
     forgotten += await _sweep(database, schema.marks, ended < before)
     old = schema.dead_letters.c.time < before
@@ -48,7 +48,7 @@ async def prune(database: Database, before: float | None) -> int:
 
 
 async def _note_what_goes(database: Database, before: float) -> None:
-    """Note that the history is complete only from a time (Unix seconds) on, if anything before it is to be deleted."""
+    """Note that the history is complete only from a time (Unix seconds) on, if anything before it will be deleted."""
     async with database.read() as connection:
         old = (
             select(schema.changes.c.id).where(schema.changes.c.time < before),
@@ -61,23 +61,23 @@ async def _note_what_goes(database: Database, before: float) -> None:
 
 
 async def _delivered_readings(database: Database) -> int:
-    """Forget the readings that every sink has got; without a sink that wants them, all."""
+    """Delete the readings delivered to every sink; all of them if no sink gets readings."""
     upto = await _slowest_cursor(database, "readings")
     condition = schema.readings.c.id > 0 if upto is None else schema.readings.c.id <= upto
     return await _sweep(database, schema.readings, condition)
 
 
 async def _slowest_cursor(database: Database, emit: str) -> int | None:
-    """Return the cursor of the slowest sink of a kind; None if there is none."""
+    """Return the cursor of the slowest sink for a kind of records; None if there is none."""
     async with database.read() as connection:
         found = await connection.scalar(select(func.min(schema.sinks.c.cursor)).where(schema.sinks.c.emit == emit))
     if found is None:
         return None
-    return found if isinstance(found, int) else 0  # of a damaged row: nothing counts as delivered
+    return found if isinstance(found, int) else 0  # a damaged row: nothing counts as delivered
 
 
 async def _absent(database: Database) -> int:
-    """Forget the absent GPUs whose every placement is forgotten."""
+    """Delete the absent GPUs whose placements have all been deleted."""
     forgotten = ~exists().where(schema.placements.c.uuid == schema.absent.c.uuid)
     async with database.read() as connection:
         if await connection.scalar(select(schema.absent.c.uuid).where(forgotten).limit(1)) is None:
@@ -87,7 +87,7 @@ async def _absent(database: Database) -> int:
 
 
 async def _sweep(database: Database, table: Any, condition: Any) -> int:
-    """Delete what meets a condition, walking along the ids so that no transaction takes long."""
+    """Delete the rows that meet a condition, in steps by id so that no transaction takes long."""
     async with database.read() as connection:
         first, last = (await connection.execute(select(func.min(table.c.id), func.max(table.c.id)))).one()
     if first is None:

@@ -1,4 +1,4 @@
-"""The tables of the store; what is written here is what the migrations lead to."""
+"""The tables of the store, as they are after all migrations."""
 
 from sqlalchemy import (
     BigInteger,
@@ -42,13 +42,13 @@ __all__ = [
     "verifications",
 ]
 
-HEAD = "0010"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0010"  # the newest migration; a test compares it with migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
 METADATA = MetaData()
 
-# Written out in queries, too: by a parameter no engine finds the partial index.
+# Also written literally in queries: with a parameter no engine uses the partial index.
 ALTERED = text("event = 'altered'")
 HEALTH = text("event = 'health'")
 FIRST_SIGHT = text("first_sight")
@@ -59,34 +59,34 @@ _VERSIONED = text("version > 0")
 _ENDED = text("until IS NOT NULL")
 _HAS_PREVIOUS = text("previous_node IS NOT NULL")
 
-_ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
+_ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite assigns ids automatically in a column of exactly this type
 
 
 meta = Table(
-    "gpuid_facts",  # about the store itself: `id`, random, tells this store's batches from another's
+    "gpuid_facts",  # about the store itself: `id`, random, distinguishes this store's batches from another's
     METADATA,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
 
 leases = Table(
-    "gpuid_leases",  # on PostgreSQL: which of the collectors that share the store leads
+    "gpuid_leases",  # on PostgreSQL: which of the collectors sharing the store leads
     METADATA,
     Column("name", Text, primary_key=True),
-    Column("holder", Text, nullable=False),  # for people: host name and process
-    Column("token", Text, nullable=False),  # random; another one each time that another collector takes the lease
-    Column("expires", Double, nullable=False),  # on the server's clock
-    Column("recording", Boolean, nullable=False),  # whether the holder has caught up, and so leads
+    Column("holder", Text, nullable=False),  # for users: host name and process
+    Column("token", Text, nullable=False),  # random; a new one each time another collector takes the lease
+    Column("expires", Double, nullable=False),  # by the server's clock
+    Column("recording", Boolean, nullable=False),  # whether the holder has caught up and so leads
 )
 
 nodes = Table(
-    "gpuid_nodes",  # the present inventory: one row per node, so that a fleet loads in a moment
+    "gpuid_nodes",  # the current inventory: one row per node, so that a fleet loads quickly
     METADATA,
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),
     Column("read_at", Double),  # Unix seconds, as all times here; NULL before the first reading
     Column("snapshot", LargeBinary, nullable=False),
-    # Of a sharded installation alone: the number of the commit that wrote it last, and why it cannot be read.
+    # Only in a sharded installation: the number of the commit that last wrote it, and why it cannot be read.
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     Column("unread", LargeBinary),
     PrimaryKeyConstraint("cluster", "node", name="gpuid_nodes_key"),
@@ -94,24 +94,24 @@ nodes = Table(
 )
 
 clusters = Table(
-    "gpuid_clusters",  # of a sharded installation: which shard reads each cluster, and how it is
+    "gpuid_clusters",  # in a sharded installation: which shard reads each cluster, and its status
     METADATA,
     Column("cluster", Text, primary_key=True),
-    Column("lease", Text, nullable=False),  # of its owner
-    Column("token", Text, nullable=False),  # of that lease when the owner took it; another one: it is free
-    Column("report", LargeBinary),  # what the owner says of it
-    Column("removed", BigInteger, nullable=False),  # the number of the last commit that removed nodes of it
+    Column("lease", Text, nullable=False),  # the owner's
+    Column("token", Text, nullable=False),  # the lease's when the owner took the cluster; otherwise it is free
+    Column("report", LargeBinary),  # the owner's report
+    Column("removed", BigInteger, nullable=False),  # the number of the last commit that removed nodes of the cluster
     Column("removed_at", Double, nullable=False),  # and its time
     Column("version", BigInteger, nullable=False),  # the number of the last commit that changed this row
 )
 
 verifications = Table(
-    "gpuid_verifications",  # of a sharded installation: nodes that the owner of another cluster asks to have read
+    "gpuid_verifications",  # in a sharded installation: nodes that another cluster's owner asks to have read
     METADATA,
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),
-    Column("asked", BigInteger, nullable=False),  # the number of the commit that asked last
-    Column("answered", BigInteger, nullable=False),  # the last question that a reading has answered
+    Column("asked", BigInteger, nullable=False),  # the number of the last commit that asked
+    Column("answered", BigInteger, nullable=False),  # the last question answered by a reading
     Column("version", BigInteger, nullable=False),  # the number of the last commit that changed this row
     PrimaryKeyConstraint("cluster", "node", name="gpuid_verifications_key"),
 )
@@ -129,9 +129,9 @@ placements = Table(
     Column("machine", Text, nullable=False),
     Column("since", Double, nullable=False),
     Column("until", Double),  # NULL while the GPU is there
-    Column("confirmed", Double),  # when its node was last read with it; while it is there, its node's read_at says so
-    Column("last_known", Text),  # JSON: the fields that are merely last known, each with when it was reported last
-    # Where in its machine it is, or was last, as far as the hardware reports it; NULL in what older versions recorded.
+    Column("confirmed", Double),  # when its node was last read with it; while it is there, its node's read_at applies
+    Column("last_known", Text),  # JSON: the fields that are only last known, each with when it was last reported
+    # Its current or last position in its machine, if reported by the hardware; NULL in records of older versions.
     Column("tray", Text),
     Column("slot", Text),
     Column("module", Text),
@@ -140,14 +140,14 @@ placements = Table(
     Index("gpuid_placements_serial", "serial"),
     Index("gpuid_placements_chassis", "chassis"),
     Index("gpuid_placements_node", "node", "cluster"),
-    # For the fleet at a time: pages by place without a look at other times, and what began and ended when.
+    # For the fleet at a time: pages by place without scanning other times, and placements by begin and end.
     Index("gpuid_placements_place", "cluster", "node", "uuid", "since", "until"),
     Index("gpuid_placements_since", "since"),
     Index("gpuid_placements_until", "until", sqlite_where=_ENDED, postgresql_where=_ENDED),
 )
 
 checkpoints = Table(
-    "gpuid_checkpoints",  # how many GPUs were where at some times; made from the placements, and can be made again
+    "gpuid_checkpoints",  # counts of GPUs by place at some times; derived from the placements
     METADATA,
     Column("time", Double, primary_key=True),
     Column("counts", LargeBinary, nullable=False),
@@ -169,10 +169,10 @@ changes = Table(
     Column("source", Text, nullable=False),
     Column("previous_cluster", Text),
     Column("previous_node", Text),
-    Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
+    Column("changes", Text),  # JSON: each altered field of the GPU or its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
-    Column("mark", Text),  # the kind of the mark that it had when this was recorded
-    Column("first_sight", Boolean, nullable=False, server_default=false()),  # nothing was recorded of its node before
+    Column("mark", Text),  # the kind of the GPU's mark when this was recorded
+    Column("first_sight", Boolean, nullable=False, server_default=false()),  # its node was unknown before
     Index("gpuid_changes_time", "time", "id"),
     Index("gpuid_changes_uuid", "uuid", "time", "id"),
     Index("gpuid_changes_node", "node", "cluster", "time", "id"),
@@ -185,7 +185,7 @@ changes = Table(
         sqlite_where=_HAS_PREVIOUS,
         postgresql_where=_HAS_PREVIOUS,
     ),
-    # Of a fleet that is read for the first time there are many at once, and pages tell them by cluster and day.
+    # When a fleet is first read there are many at once, which pages summarise by cluster and day.
     Index("gpuid_changes_other", "time", "id", sqlite_where=NO_FIRST_SIGHT, postgresql_where=NO_FIRST_SIGHT),
     Index(
         "gpuid_changes_cluster",
@@ -196,19 +196,19 @@ changes = Table(
         postgresql_where=NO_FIRST_SIGHT,
     ),
     Index("gpuid_changes_across", "previous_cluster", "time", "id", sqlite_where=ACROSS, postgresql_where=ACROSS),
-    sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
+    sqlite_autoincrement=True,  # an id is never reused, or a cursor would skip a change
 )
 
 first_sights = Table(
-    "gpuid_first_sights",  # how much was seen for the first time in a cluster on a day; made from the changes
+    "gpuid_first_sights",  # counts of first sights by cluster and day; derived from the changes
     METADATA,
     Column("day", Integer, nullable=False),  # in UTC, counted from 1970
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),  # one of them
     Column("nodes", Integer, nullable=False),
     Column("gpus", Integer, nullable=False),
-    Column("since", Double, nullable=False),  # when the first of them was seen
-    Column("until", Double, nullable=False),  # and the last
+    Column("since", Double, nullable=False),  # time of the first sight
+    Column("until", Double, nullable=False),  # time of the last sight
     Column("last", BigInteger, nullable=False),  # the id of its change
     PrimaryKeyConstraint("day", "cluster", name="gpuid_first_sights_key"),
 )
@@ -217,22 +217,22 @@ _NOT_REMOVED = text("removed_at IS NULL")
 _NOT_REMOVED_UNKNOWN = text("removed_at IS NULL AND uuid IS NULL")
 
 marks = Table(
-    "gpuid_marks",  # what people note of GPUs; a row is only ever written to by its end
+    "gpuid_marks",  # users' marks on GPUs; a row is only updated when the mark ends
     METADATA,
     Column("id", _ID, primary_key=True),
-    Column("uuid", Text),  # NULL of a GPU that was unknown, and marked by its serial
+    Column("uuid", Text),  # NULL for an unknown GPU, marked by its serial
     Column("serial", Text),
     Column("kind", Text, nullable=False),
     Column("note", Text, nullable=False),
     Column("ticket", Text, nullable=False),
     Column("set_at", Double, nullable=False),
     Column("set_by", Text, nullable=False),
-    Column("until", Double),  # when it ends by itself
+    Column("until", Double),  # when it expires
     Column("removed_at", Double),
     Column("removed_by", Text),
     Index("gpuid_marks_uuid", "uuid"),
     Index("gpuid_marks_serial", "serial"),
-    # At most one in force for each GPU, even with several writers.
+    # At most one active mark per GPU, even with several writers.
     Index("gpuid_marks_one", "uuid", unique=True, sqlite_where=_NOT_REMOVED, postgresql_where=_NOT_REMOVED),
     Index(
         "gpuid_marks_one_unknown",
@@ -245,12 +245,12 @@ marks = Table(
 )
 
 absent = Table(
-    "gpuid_ghosts",  # GPUs that are in no node, and where they were last
+    "gpuid_ghosts",  # GPUs that are in no node, with their last places
     METADATA,
     Column("uuid", Text, primary_key=True),
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),
-    Column("facts", Text),  # JSON: what is last known of it, each with when it was reported last
+    Column("facts", Text),  # JSON: its last known values, each with when it was last reported
 )
 
 sinks = Table(
@@ -258,14 +258,14 @@ sinks = Table(
     METADATA,
     Column("name", Text, primary_key=True),
     Column("emit", Text, nullable=False),  # which table the cursor is in: changes or readings
-    Column("cursor", BigInteger, nullable=False),  # the last id that was delivered
-    Column("upto", BigInteger),  # the last id of the batch on its way, so that it is the same after a crash
+    Column("cursor", BigInteger, nullable=False),  # the last delivered id
+    Column("upto", BigInteger),  # the last id of the batch in flight, so that it is the same after a crash
     Column("first_seen", Double, nullable=False),
-    Column("gone", Double),  # since when no configuration has it; NULL while one does
+    Column("gone", Double),  # since when it has not been configured; NULL while it is
 )
 
 readings = Table(
-    "gpuid_readings",  # written only while some sink wants readings
+    "gpuid_readings",  # written only while some sink gets readings
     METADATA,
     Column("id", _ID, primary_key=True),
     Column("time", Double, nullable=False),
@@ -284,8 +284,8 @@ dead_letters = Table(
     Column("reason", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("records", LargeBinary, nullable=False),
-    Column("replay", Boolean, nullable=False),  # to be sent again
-    Column("half", Boolean, nullable=False, server_default=false()),  # of one too large: it was not rejected
+    Column("replay", Boolean, nullable=False),  # queued for redelivery
+    Column("half", Boolean, nullable=False, server_default=false()),  # half of a batch that was too large; not rejected
     Index("gpuid_dead_letters_sink", "sink", "id"),
     sqlite_autoincrement=True,
 )

@@ -1,14 +1,15 @@
-"""What the shards of an installation share in their store: who owns each cluster, how it is, and what is asked of it.
+"""Data that shards share in their store: the owner and status of each cluster, and requests to read its nodes.
 
-A shard owns a cluster while its row names the shard's lease with the token that the lease has now. All transactions
-that write are in a row (`Database.write`), so one that proves its clusters' rows and a take-over of one of them cannot
-meet: what the owner before had committed by then is in the store, and it commits nothing of the cluster after that.
+A shard owns a cluster while its row names the shard's lease with the lease's current token. All writing transactions
+are serialised (`Database.write`), so one that proves its clusters' rows and a take-over of one of them cannot overlap:
+everything committed earlier by the previous owner is in the store, and it can commit nothing about the cluster later.
 
-Every commit has a number. It marks what it writes, so that the others find it by their cursors; and since commits are
-in a row, no cursor passes over one.
+Every commit has a number, which marks the rows it writes, so that other shards find them by their cursors. Since
+commits are serialised, no cursor skips one.
 """
 
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,34 +26,34 @@ from collector.store import schema
 from collector.store.cluster_report import ClusterReport
 from collector.store.database import Database
 from collector.store.errors import StoreError
-from collector.store.leadership import Leadership, is_valid
+from collector.store.leadership import LEADER, Leadership, is_valid
 from collector.store.sound import moment, text
 
 __all__ = ["ClusterRow", "LostClustersError", "News", "ShardStore", "SharedLease", "encode_unread", "with_unread"]
 
 NAMES_PER_STATEMENT = 500
-ASK_AGAIN_SECONDS = 30.0  # until a question that nothing has answered is passed on again
-VERSION = "version"  # the fact that says the number of the last commit
+ASK_AGAIN_SECONDS = 30.0  # after which an unanswered question is passed on again
+VERSION = "version"  # the fact with the number of the last commit
 
 
 class LostClustersError(StoreError):
-    """Other shards own some of the clusters that a transaction was about to write."""
+    """Other shards own some of the clusters about which a transaction would write."""
 
     def __init__(self, clusters: Collection[str]) -> None:
-        super().__init__("other shards own clusters that were to be recorded")
+        super().__init__("another shard owns some of the clusters to record")
         self.clusters = frozenset(clusters)
 
 
 class SharedLease(NamedTuple):
-    """A lease, as every shard sees it."""
+    """A lease, as seen by every shard."""
 
     token: str
     holder: str
-    held: bool  # it has not expired
+    held: bool  # whether it has not expired
 
 
 class ClusterRow(NamedTuple):
-    """Who took a cluster last, and what its owner says of it."""
+    """The last owner of a cluster, and the owner's report."""
 
     lease: str
     token: str
@@ -62,25 +63,25 @@ class ClusterRow(NamedTuple):
 
 
 class News(NamedTuple):
-    """What was written since a cursor, but for the nodes."""
+    """What was written since a cursor, except for the nodes."""
 
-    version: int  # of the last commit: the next cursor
-    leases: Mapping[str, SharedLease]  # all of them, by name
-    clusters: Mapping[str, ClusterRow]  # those whose rows have changed
-    asked: Mapping[Place, int]  # nodes to be read, with the number of the question that is open
-    answered: Mapping[Place, int]  # nodes, with the last question that a reading has answered
+    version: int  # number of the last commit: the next cursor
+    leases: Mapping[str, SharedLease]  # all leases, by name
+    clusters: Mapping[str, ClusterRow]  # clusters whose rows have changed
+    asked: Mapping[Place, int]  # nodes to be read, with the number of the open question
+    answered: Mapping[Place, int]  # nodes, with the last question answered by a reading
 
 
 class _Question(NamedTuple):
     number: int
     time: float  # when it was seen, on the monotonic clock
-    passed_on: float  # likewise, when the node was to be read last
+    passed_on: float  # likewise, when the node was to be read last; infinity once a reading has answered it
 
 
 class ShardStore:
-    """What one shard does with the store, but for recording; all methods raise StoreError.
+    """One shard's operations on the store, except for recording; all methods raise StoreError.
 
-    `owned` are the clusters that it reads and records; the app adds and removes them.
+    `owned` are the clusters that it reads and records, maintained by the app.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class ShardStore:
         self.shard = shard
         self.owned = owned
         self.lost: set[str] = set()  # those of them that a commit found to be another shard's
-        self._questions: dict[Place, _Question] = {}  # of other shards, which no reading has answered yet
+        self._questions: dict[Place, _Question] = {}  # of other shards, until their answers are recorded
+        self._seen_by_all = -1  # the number of a commit that all shards have taken in
         self._database = database
         self._leadership = leadership
         self._clock = clock
@@ -107,7 +109,7 @@ class ShardStore:
     # Before a commit
 
     def own_part(self, step: Step) -> Step:
-        """Return what is to be recorded of a step: what is of the clusters that this shard owns."""
+        """Return the part of a step to record: that of the clusters owned by this shard."""
         removed = step.removed_cluster
         places = itertools.chain(step.nodes, (change.place for change in step.changes))
         if removed is None and all(place.cluster in self.owned for place in places):
@@ -120,9 +122,9 @@ class ShardStore:
         )
 
     def question(self, place: Place, number: int, now: float) -> bool:
-        """Note that another shard asks for a node of this one; returns whether that is to be passed on.
+        """Note another shard's request for a node of this one; returns whether to pass it on.
 
-        `now` is the time on the process's monotonic clock.
+        `now` is the process's monotonic time.
         """
         known = self._questions.get(place)
         if known is None or known.number < number:
@@ -134,24 +136,30 @@ class ShardStore:
         return True
 
     def answered_by(self, step: Step) -> dict[Place, int]:
-        """Return which questions a step answers, whose nodes are to be committed with that.
+        """Return the questions answered by a step, to be committed with their nodes.
 
-        Only a reading that was started after the question does.
+        Only a reading that started after the question answers it.
         """
         reading = step.reading
         if reading is None or not self._questions:
             return {}
         place = Place(reading.cluster, reading.node.name)
         question = self._questions.get(place)
-        if question is None or (reading.started is not None and reading.started < question.time):
+        if question is None or question.passed_on == math.inf:
             return {}
-        del self._questions[place]
+        if reading.started is not None and reading.started < question.time:
+            return {}
+        self._questions[place] = question._replace(passed_on=math.inf)
         return {place: question.number}
+
+    def forget_question(self, place: Place) -> None:
+        """Forget what is asked of a node: the answer is recorded, or never will be."""
+        self._questions.pop(place, None)
 
     # In the transaction of a commit
 
     async def begin(self, connection: AsyncConnection, clusters: AbstractSet[str]) -> int:
-        """Prove that this shard owns all clusters that a transaction writes, and return the number of its commit.
+        """Prove that this shard owns all clusters about which a transaction writes, and return its commit number.
 
         Raises LostClustersError.
         """
@@ -181,10 +189,10 @@ class ShardStore:
             ]
             await connection.execute(_ANSWER, rows)
 
-    # Who owns what
+    # Ownership
 
     async def take(self, clusters: Collection[str]) -> set[str]:
-        """Take those of some clusters that no other shard owns; returns them."""
+        """Take the clusters that have no other owner; returns those taken."""
         async with self._leadership.write() as connection:
             version = await self._next_version(connection)
             names = sorted(clusters)
@@ -198,7 +206,7 @@ class ShardStore:
             if free:
                 await self._write_owner(connection, free, version)
             if new := free - known:
-                # An installation without shards has recorded it, and numbers nothing.
+                # It was recorded without shards, so without commit numbers.
                 nodes = update(schema.nodes).where(schema.nodes.c.cluster.in_(sorted(new)))
                 await connection.execute(nodes.values(version=version))
         return free
@@ -210,16 +218,22 @@ class ShardStore:
             own = update(schema.clusters).where(_clusters.cluster.in_(sorted(clusters)), self._is_own)
             await connection.execute(own.values(token="", version=version))
 
+    async def unsharded_leads(self) -> bool:
+        """Return whether a collector without shards records."""
+        async with self._database.read() as connection:
+            query = select(_leases.name).where(_leases.name == LEADER, is_valid)
+            return await connection.scalar(query) is not None
+
     async def recorded_clusters(self) -> set[str]:
-        """Return the clusters of which a node is recorded, or a GPU that is in no node."""
+        """Return the clusters with a recorded node, or a GPU that is in no node."""
         async with self._database.read() as connection:
             found = set(await connection.scalars(select(schema.nodes.c.cluster).distinct()))
             return found | set(await connection.scalars(select(schema.absent.c.cluster).distinct()))
 
-    # What the shards tell each other
+    # Reports and requests between shards
 
     async def report(self, reports: Mapping[str, ClusterReport]) -> None:
-        """Tell the other shards how some clusters are."""
+        """Report the status of some clusters to the other shards."""
         async with self._leadership.write() as connection:
             version = await self._next_version(connection)
             rows = [
@@ -242,7 +256,7 @@ class ShardStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection whose queries all see the same state of the store."""
+        """Yield a connection whose queries all see the same state of the store."""
         async with self._database.read() as connection:
             yield await connection.execution_options(isolation_level="REPEATABLE READ")
 
@@ -253,7 +267,7 @@ class ShardStore:
 
     @staticmethod
     async def news(connection: AsyncConnection, cursor: int, *, all_clusters: bool = False) -> News:
-        """Return what was written after a commit, with the rows of all clusters if that is asked for."""
+        """Return what was written after a commit, optionally with the rows of all clusters."""
         version = await _version(connection)
         leases = {
             text(name): SharedLease(text(token), text(holder), bool(held))
@@ -273,14 +287,19 @@ class ShardStore:
 
     @staticmethod
     async def questions(connection: AsyncConnection, clusters: Collection[str]) -> dict[Place, int]:
-        """Return the nodes of some clusters that are to be read, with the number of the question."""
+        """Return the nodes of some clusters that other shards asked to read, with the number of the question."""
         here = _QUESTIONS.where(_asked.cluster.in_(sorted(clusters)), _asked.asked > _asked.answered)
         return {Place(text(row[0]), text(row[1])): row[2] for row in await connection.execute(here)}
 
     async def forget_questions(self) -> None:
-        """Delete the questions that are answered, and those of nodes that are not recorded any more."""
+        """Delete the questions that are answered, and those of nodes that are not recorded any more.
+
+        Only if they were so at the call before: by now every shard has seen the answers.
+        """
         async with self._database.write() as connection:
-            await connection.execute(_FORGET_ANSWERED)
+            version = await _version(connection)
+            await connection.execute(_FORGET_ANSWERED.where(_asked.version <= self._seen_by_all))
+        self._seen_by_all = version
 
     @staticmethod
     async def names(connection: AsyncConnection, cluster: str) -> set[str]:
@@ -315,11 +334,11 @@ class _Unread(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     failing: Failing | None = None
     uncovered: str = ""  # the reason's value; empty: a ready pod covers it
-    since: float | None = None  # for which that is so
+    since: float | None = None  # the pods for which it holds
 
 
 def encode_unread(state: NodeState) -> bytes | None:
-    """Return why a node cannot be read; None where nothing keeps it from being read."""
+    """Return why a node cannot be read; None if it can."""
     if state.failing is None and state.uncovered is None:
         return None
     failing = None if state.failing is None else state.failing._replace(tries=1, next_try=None)
@@ -329,7 +348,7 @@ def encode_unread(state: NodeState) -> bytes | None:
 
 
 def with_unread(state: NodeState, written: object) -> NodeState:
-    """Return a node with why it cannot be read, as `encode_unread` wrote that."""
+    """Return a node with the reason written by `encode_unread`."""
     if written is None:
         return state
     try:
@@ -348,7 +367,7 @@ async def _version(connection: AsyncConnection) -> int:
 def _cluster_row(row: Sequence[Any]) -> ClusterRow:
     _, lease, token, report, removed, removed_at = row
     found = None
-    with suppress(msgspec.MsgspecError, TypeError, ValueError):  # of a later version
+    with suppress(msgspec.MsgspecError, TypeError, ValueError):  # from a later version
         found = None if report is None else _decode_report(report)
     return ClusterRow(text(lease), text(token), found, removed, moment(removed_at))
 

@@ -1,6 +1,6 @@
 """Reads values that may be damaged without losing the rest of the row.
 
-SQLite keeps a value of any type in any column, and a page whose bytes have changed may still be a page.
+SQLite stores values of any type in any column, and a page with corrupted bytes may still be a valid page.
 """
 
 import itertools
@@ -33,39 +33,39 @@ _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
 def moment(value: object) -> float:
-    """Return a time as it is; 0 for what is none."""
+    """Return a time unchanged; 0 if it is not one."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= MAX_TIME else 0.0
 
 
 def text(value: object) -> str:
-    """Return a text as it is, and anything else as text; None is empty."""
+    """Return a string unchanged, and anything else as a string; None is empty."""
     if isinstance(value, str):
         return value
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
 
 
 def optional_text(value: object) -> str | None:
-    """Return what `text` returns; None as it is."""
+    """Return the same as `text`, except that None stays None."""
     return None if value is None else text(value)
 
 
 def sound_count(value: object) -> int:
-    """Return how many records a row stands for as it is; 1 for what is no such number."""
+    """Return the number of records in a row; 1 if the value is invalid."""
     return value if isinstance(value, int) and value > 0 else 1
 
 
 def sound_changes(written: object) -> tuple[FieldChange, ...]:
-    """Return what was altered of a GPU; nothing if it cannot be read."""
+    """Return a GPU's alterations; empty if they cannot be decoded."""
     return _decoded(decode_changes, written, ())
 
 
 def sound_last_known(written: object) -> tuple[LastReport, ...]:
-    """Return the fields that are merely last known, with their times; none if they cannot be read."""
+    """Return the fields that are only last known, with their times; empty if they cannot be decoded."""
     return _moments(_decoded(decode_last_known, written, ()))
 
 
 def sound_facts(uuid: str, written: object) -> tuple[Gpu | None, bool]:
-    """Return what is last known of a GPU, and whether it no longer answered; None if nothing is, or cannot be read."""
+    """Return a GPU's last known values, and whether it had stopped responding; None if missing or not decodable."""
     nothing: tuple[Gpu | None, bool] = (None, False)
     gpu, lost = _decoded(lambda facts: decode_facts(uuid, facts), written, nothing)
     if gpu is None:
@@ -80,7 +80,7 @@ def _decoded(decode: Callable[[str], _T], written: object, nothing: _T) -> _T:
     try:
         return decode(text(written))
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        log.debug("cannot decode what is altered or last known", exc_info=True)
+        log.debug("cannot decode altered or last known values", exc_info=True)
         return nothing
 
 
@@ -89,8 +89,8 @@ def _moments(reports: Iterable[LastReport]) -> tuple[LastReport, ...]:
 
 
 def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
-    """Return a row of a kind; what is no text or time becomes one where it should be."""
-    if not all(type(name) is str for name in fields):  # SQLAlchemy's are a kind of their own
+    """Return a row as the given type; invalid texts and times are replaced with valid ones."""
+    if not all(type(name) is str for name in fields):  # SQLAlchemy has its own row type
         fields = {str(name): value for name, value in fields.items()}
     try:
         row = msgspec.convert(fields, kind)
@@ -103,7 +103,7 @@ def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
 
 
 def is_sound(node: NodeState) -> bool:
-    """Return whether all times of a decoded node are times."""
+    """Return whether all times of a decoded node are valid."""
     times = node.since if node.time is None else (*node.since, node.time)
     marks = (report.time for gpu in node.gpus for report in gpu.last_known)
     growths = (gpu.ecc_growth for gpu in node.gpus if gpu.ecc_growth is not None)
@@ -111,7 +111,7 @@ def is_sound(node: NodeState) -> bool:
 
 
 _TIMES = frozenset({"time", "since", "until", "confirmed"})
-_KEPT = frozenset(  # numbers, or sound already
+_KEPT = frozenset(  # numbers, or already checked
     {"id", "previous", "changes", "last_known", "altered", "health_changes", "first_sight"}
 )
 

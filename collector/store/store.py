@@ -1,4 +1,4 @@
-"""One open store: what a collector records into it, what it was when it last ran, and the way to all queries."""
+"""One open store: recording by a collector, the state of its last run, and access to all queries."""
 
 import logging
 import time
@@ -41,30 +41,30 @@ __all__ = ["Remembered", "Store"]
 
 log = logging.getLogger(__name__)
 
-FIRST_PRUNE_SECONDS = 60.0  # after the start: a collector that starts has more urgent things to do
-PRUNE_SECONDS = 600.0  # between two times
-CHECKPOINT_SECONDS = 60.0  # between two looks whether one is due
-MORE_CHECKPOINTS_SECONDS = 1.0  # while there are many to be made, as after an update
-KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
+FIRST_PRUNE_SECONDS = 60.0  # after the start: a starting collector has more urgent work
+PRUNE_SECONDS = 600.0  # between two runs
+CHECKPOINT_SECONDS = 60.0  # between two checks whether one is due
+MORE_CHECKPOINTS_SECONDS = 1.0  # while many are due, such as after an update
+KEEP_SINKS_SECONDS = 7 * 86400.0  # how long a sink may be missing from the configuration before its backlog is dropped
 DECODE_NODES = 1000  # at once
-DECODE_NEWS = 100  # likewise, while the collector does other things, too
+DECODE_NEWS = 100  # likewise, while the collector does other work
 
 
 _NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot, unread
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """What the inventory was when it was last recorded: the arguments of `Inventory.restore`."""
+    """The inventory as last recorded: the arguments of `Inventory.restore`."""
 
     nodes: list[NodeState]
     absent: dict[str, Place]
-    left: dict[str, float]  # Unix seconds until when those were there, by UUID
-    facts: dict[str, Gpu]  # what is last known of them, by UUID
-    lost: frozenset[str] = NO_UUIDS  # those of them that no longer answered
+    left: dict[str, float]  # Unix seconds until when they were there, by UUID
+    facts: dict[str, Gpu]  # their last known values, by UUID
+    lost: frozenset[str] = NO_UUIDS  # those of them that had stopped responding
 
 
 class RememberedAbsent(NamedTuple):
-    """What is remembered of the GPUs that are in no node, as in `Remembered`."""
+    """The part of `Remembered` about the GPUs that are in no node."""
 
     absent: dict[str, Place]
     left: dict[str, float]
@@ -73,10 +73,10 @@ class RememberedAbsent(NamedTuple):
 
 
 class Store:
-    """History and outbox; opened by `Store.open`, and as a collector's kept going by `run`.
+    """History and outbox; opened by `Store.open`, and for a collector operated by `run`.
 
-    Of the collectors that share a PostgreSQL, all with one configuration, one leads: it alone records and delivers. The
-    others stand by, and one of them takes the lead when the leader is gone.
+    Of the collectors that share a PostgreSQL database and a configuration, only the leader records and delivers. The
+    others are standbys, one of which takes the lease when the leader is gone.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Store:
         self.database = database
         self.health = StoreHealth(clock=clock)
         if shard.sharded and database.single_process:
-            raise StoreError("shards need a store that they can share: set store.url to a PostgreSQL database")
+            raise StoreError("shards require a shared store; set store.url to a PostgreSQL database")
         self.leadership = Leadership(database, name=shard_lease(shard.index) if shard.sharded else LEADER)
-        # Who does what exists once: delivers to the sinks, and keeps the store in order.
+        # The lease for tasks that exist once: delivery to the sinks, and maintenance of the store.
         self.delivery = Leadership(database, name=DELIVERY) if shard.sharded else self.leadership
         self.shards: ShardStore | None = None
         if shard.sharded:
@@ -128,9 +128,9 @@ class Store:
     ) -> AsyncIterator[Self]:
         """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError.
 
-        A collector's SQLite file may turn out to be damaged, or its disk to fail; `survives` says whether to run on.
-        `end` is the deadline of the process that opens it. `owned` are the clusters that its shard records, if it is
-        one of several.
+        A collector's SQLite file may turn out to be damaged, or its disk may fail; `survives` returns whether to
+        continue. `end` is the deadline of the process that opens it. `owned` are the clusters recorded by its shard, if
+        it is one of several.
         """
         async with Database.open(settings, mode, end) as database:
             limits = {"max_pending": max_pending, "decode_nodes": decode_nodes}
@@ -141,7 +141,7 @@ class Store:
                     store.leadership.hold()
                     store.health.failed("lead", str(database.trouble))
                 elif mode is OpenMode.COLLECTOR and await store._leads_at_once():
-                    store.history_writer.begin({})  # what is loaded from now on is what the history holds
+                    store.history_writer.begin({})  # what is loaded from now on matches the history
                 yield store
             finally:
                 if store.delivery is not store.leadership:
@@ -149,11 +149,11 @@ class Store:
                 await store.leadership.release()
 
     def survives(self, error: StoreError) -> bool:
-        """Return whether a collector runs on without its store until `error` is over."""
+        """Return whether a collector continues without its store until `error` is resolved."""
         return self.database.recovers and isinstance(error, DamagedStoreError | UnavailableStoreError)
 
     async def load(self) -> Remembered:
-        """Return the present inventory; raises StoreError."""
+        """Return the recorded inventory; raises StoreError."""
         found: list[NodeState] = []
         with gc_freeze.paused():
             async with self.database.read() as connection:
@@ -163,16 +163,16 @@ class Store:
         return Remembered(nodes=found, absent=away.absent, left=away.left, facts=away.facts, lost=away.lost)
 
     async def absent(self) -> RememberedAbsent:
-        """Return where GPUs that are in no node were last, until when (Unix seconds), and what is known of them."""
+        """Return the last places of GPUs that are in no node, until when (Unix seconds), and their known values."""
         async with self.database.read() as connection:
             return await _absent(connection)
 
     async def recorded(self, nodes: Mapping[Place, NodeState | None]) -> Recorded:
-        """Return what the history holds of some nodes, and of the GPUs that have come to them since."""
+        """Return the history's data on some nodes, and on the GPUs that have arrived in them since."""
         return await recorded(self.database, nodes)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
-        """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
+        """Yield the recorded inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
         async with self.database.read() as connection:
             async for part in self._decoded(connection, _NODES.order_by(_nodes.cluster, _nodes.node)):
                 yield part
@@ -185,9 +185,9 @@ class Store:
         clusters: Collection[str] | None = None,
         without: Collection[str] = (),
     ) -> AsyncGenerator[list[NodeState], None]:
-        """Yield the nodes that shards have written after a commit, some hundreds at a time.
+        """Yield the nodes written by shards after a commit, some hundreds at a time.
 
-        Instead of those, all of some clusters; or all but those `without` which it is asked for.
+        Or, instead of these, all nodes of some clusters; or all except those in `without`.
         """
         if clusters is not None:
             rows = _NODES.where(_nodes.cluster.in_(sorted(clusters)))
@@ -199,37 +199,37 @@ class Store:
             await anyio.lowlevel.checkpoint()
 
     async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
-        """Let these sinks get what happens from now on, and no others; raises StoreError.
+        """Set the sinks that get records from now on; raises StoreError.
 
-        A standby does so when it takes the lead.
+        On a standby this takes effect when it takes the lease.
         """
-        if self.delivery.recording:  # also of a leader that is late in renewing its lease
+        if self.delivery.recording:  # including a leader that is late in renewing its lease
             with suppress(LostLeadershipError):
                 await self.outbox.reconcile(sinks)
         self._subscriptions = dict(sinks)
         self.history_writer.wants_readings = any(sink.emit == "readings" for sink in sinks.values())
 
     async def reconcile_again(self) -> None:
-        """Bring the outbox in line with the sinks that were last configured, if any; raises StoreError."""
+        """Reconcile the outbox with the last configured sinks, if any; raises StoreError."""
         self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
         if self._subscriptions is not None:
             await self.outbox.reconcile(self._subscriptions)
 
     async def renew(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
-        """Fill a store that was begun in place of a damaged one, if it was; raises StoreError.
+        """Fill the store if it replaces a damaged one; raises StoreError.
 
-        What waited to be recorded is recorded, and then all that `snapshot` returns. The sinks get both.
+        Pending data is recorded first, and then everything returned by `snapshot`. The sinks get both.
         """
         self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
         if self._subscriptions is not None:
             await self.outbox.reconcile(self._subscriptions, from_start=True)
-        # What it gets was there before, but what else was is lost.
+        # The data written to it existed before, but anything else is lost.
         await note_beginning(self.database, self._clock())
         self.history_writer.complete(snapshot)
         self.database.renewed = False
 
     async def run(self) -> None:
-        """Commit what is recorded and forget what is too old, until cancelled."""
+        """Commit what is recorded and delete what is too old, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.history_writer.run, name="store: commits")
             tasks.start_soon(self._prune_regularly, name="store: retention")
@@ -240,12 +240,12 @@ class Store:
                 self.database.end.begin()
 
     async def prune(self) -> int:
-        """Forget what is older than the retention and what every sink has got; raises StoreError."""
+        """Delete data older than the retention, and readings delivered to every sink; raises StoreError."""
         await self.outbox.give_up(self._clock() - KEEP_SINKS_SECONDS)
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
 
     async def _leads_at_once(self) -> bool:
-        """Ask for the lead; where the disk is full, it is asked for again later."""
+        """Request the lease; if the disk is full, it is requested again later."""
         try:
             return await self.leadership.ask()
         except UnavailableStoreError as error:
@@ -255,7 +255,7 @@ class Store:
     async def _decoded(
         self, connection: AsyncConnection, rows: Select[Any], at_once: int | None = None
     ) -> AsyncIterator[list[NodeState]]:
-        """Yield nodes; one that is damaged comes last, with what its open placements say."""
+        """Yield nodes; damaged ones come last, built from their open placements."""
         damaged: list[_NodeRow] = []
         async with connection.stream(rows) as result:
             async for part in result.partitions(at_once or self._decode_nodes):
@@ -266,7 +266,7 @@ class Store:
                     yield [with_unread(node, row[4]) for row, node in decoded if node is not None]
         for row in damaged:
             log.error(
-                "damaged row in the store: node known from its history until it is read again",
+                "damaged row in the store: using the node's history until it is read again",
                 extra={"cluster": text(row[0]), "node": text(row[1])},
             )
             yield [await _from_history(connection, row)]
@@ -293,7 +293,7 @@ class Store:
                 if self.delivery.leads:
                     await note_altered(self.database)
                     made = await keep(self.database, self._clock())
-            except StoreError:  # which the commits report; what is missing is made later, and counted until then
+            except StoreError:  # reported by the commits; missing checkpoints are created later
                 made = 0
             await anyio.sleep(MORE_CHECKPOINTS_SECONDS if made else CHECKPOINT_SECONDS)
 
@@ -319,7 +319,7 @@ _ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.
 
 
 def _decode(row: _NodeRow, damaged: list[_NodeRow]) -> NodeState | None:
-    """Return the node of a row; one that is damaged is added to those, and None returned."""
+    """Return the node of a row; for a damaged one, None is returned and it is added to `damaged`."""
     try:
         node = decode_node(Place(row[0], row[1]), row[2], row[3])
         if is_sound(node):
@@ -331,7 +331,7 @@ def _decode(row: _NodeRow, damaged: list[_NodeRow]) -> NodeState | None:
 
 
 async def _from_history(connection: AsyncConnection, row: _NodeRow) -> NodeState:
-    """Return what the open placements of a node say of it; it has no fingerprint, and so is read at once."""
+    """Return a node built from its open placements; without a fingerprint, so that it is read immediately."""
     found = await connection.execute(_OPEN.where(_placed.cluster == row[0], _placed.node == row[1]))
     place = Place(text(row[0]), text(row[1]))
     gpus = {}

@@ -1,4 +1,4 @@
-"""Authentication of requests: HTTP basic authentication and bearer tokens."""
+"""Authentication of requests: client certificates, HTTP basic authentication and bearer tokens."""
 
 import base64
 import functools
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BEARER = "bearer token"  # its owners cannot be distinguished
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # kubelet probes have no credentials
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # kubelet probes have neither credentials nor a certificate
 CACHE_SECONDS = 300.0  # for which a correct password is not hashed again
 CACHE_SIZE = 1000  # correct credentials
 MAX_PENDING_CHECKS = 8  # different credentials waiting to be hashed
@@ -42,14 +42,21 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def authentication(server: ServerSettings) -> Any:
-    """Return a middleware that requires one of the configured credentials; none if none is configured."""
+    """Return a middleware that requires one of the configured credentials; none if none is configured.
+
+    With client_ca_file it also requires a client certificate. TLS has verified the one that is there.
+    """
     authenticator = _Authenticator(server)
 
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        request[ADMITTED] = functools.partial(authenticator.admits, request.headers.get("Authorization", ""))
+        certified = server.client_ca_file is None or _has_certificate(request)
+        authorization = request.headers.get("Authorization", "")
+        request[ADMITTED] = functools.partial(authenticator.admits, authorization, certified=certified)
         if local_path(request) not in OPEN_PATHS:
-            user = await authenticator.identify(request.headers.get("Authorization", ""))
+            if not certified:
+                raise web.HTTPForbidden(text="a client certificate is required")
+            user = await authenticator.identify(authorization)
             if user is None:
                 challenge = {"WWW-Authenticate": authenticator.challenge}
                 raise web.HTTPUnauthorized(text="authentication required", headers=challenge)
@@ -57,6 +64,10 @@ def authentication(server: ServerSettings) -> Any:
         return await handler(request)
 
     return middleware
+
+
+def _has_certificate(request: web.Request) -> bool:
+    return request.transport is not None and bool(request.transport.get_extra_info("peercert"))
 
 
 class _PasswordCheck:
@@ -79,8 +90,8 @@ class _Authenticator:
         self._checks: dict[bytes, _PasswordCheck] = {}  # by keyed hash of the credentials
         self._correct: dict[bytes, float] = {}  # keyed hash of correct credentials -> until when they are cached
 
-    async def admits(self, authorization: str) -> bool:
-        return await self.identify(authorization) is not None
+    async def admits(self, authorization: str, *, certified: bool = True) -> bool:
+        return certified and await self.identify(authorization) is not None
 
     async def identify(self, authorization: str) -> str | None:
         """Return the user of an Authorization header, for USER; None if it is not valid."""

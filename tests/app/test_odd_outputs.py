@@ -193,7 +193,7 @@ class TestAGpuThatWasNeverRead:
                     assert "was never read" in page
                     assert bus in page
         warnings = [record.getMessage() for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
-        assert warnings == [f"GPU lost: the GPU at {bus} does not respond, and was never read"]
+        assert warnings == [f"GPU lost: the GPU at {bus} does not respond and has never been read"]
         async with blank.collecting() as world:
             blank.cluster.reboot_node(NODE)
             counts = {"found": 4} | ({} if mig else {"capacity": 4, "allocatable": 4})

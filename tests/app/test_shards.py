@@ -38,15 +38,27 @@ class Site:
             + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in CLUSTERS)
         )
 
+    def without(self, cluster: str) -> Path:
+        """Return the path of a configuration that does not have one of the clusters."""
+        path = self._path.with_suffix(".less.toml")
+        path.write_text(self._path.read_text().replace(f'[[clusters]]\ncontext = "{cluster}"\n', ""))
+        return path
+
     @property
     def config(self) -> Config:
         return load(self._path)
 
     @asynccontextmanager
-    async def running(self, shard: Shard) -> AsyncIterator[Service]:
+    async def running(self, shard: Shard, ends: anyio.CancelScope | None = None) -> AsyncIterator[Service]:
+        """Run a process until the end of the block, or until `ends` is cancelled."""
         service = Service(self.config, shard=shard)
+
+        async def run() -> None:
+            with ends or anyio.CancelScope():
+                await service.run(ready=lambda _url: None)
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: service.run(ready=lambda _url: None))
+            tasks.start_soon(run)
             yield service
             tasks.cancel_scope.cancel()
 
@@ -158,6 +170,19 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
         assert owner.shard is None
 
 
+async def test_a_cluster_that_is_not_configured_any_more_is_ended_by_the_next_process_of_its_shard(site: Site):
+    ends = anyio.CancelScope()
+    async with site.running(Shard(1, 2), ends) as first:
+        await eventually(lambda: len(fleet(first)), GPUS // 2, seconds=SECONDS)
+        await eventually(site.present, [one for one in site.expected() if one[0] == "sim-1"], seconds=SECONDS)
+        async with site.running(Shard(1, 2)) as standby:
+            await eventually(lambda: stands_by(standby), True, seconds=SECONDS)
+            await standby.reload(site.without("sim-1"))
+            assert await site.present()
+            ends.cancel()  # before it has read the new configuration
+            await eventually(site.present, [], seconds=SECONDS)
+
+
 async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
     site: Site, two: tuple[Service, Service]
 ):
@@ -184,7 +209,8 @@ async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
 
 
 async def test_shards_follow_a_collector_without_shards_and_the_other_way_round(site: Site):
-    async with site.running(UNSHARDED) as alone:
+    ends = anyio.CancelScope()
+    async with site.running(UNSHARDED, ends) as alone:
         await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)
         await eventually(site.present, site.expected(), seconds=SECONDS)
         async with site.running(Shard(0, 2)) as first:
@@ -193,6 +219,10 @@ async def test_shards_follow_a_collector_without_shards_and_the_other_way_round(
             site.simulator.clusters["sim-1"].move_gpu(to_cluster="sim-0")
             await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)
             await eventually(site.present, site.expected(), seconds=SECONDS)
+            ends.cancel()
+            # It knows of the other shard's cluster, which nobody reads yet, what the store has.
+            await eventually(lambda: fleet(first), site.expected(), seconds=SECONDS)
+            assert not any(map(first.inventory.conflicts, CLUSTERS))
     async with AsyncExitStack() as stack:
         two = [await stack.enter_async_context(site.running(Shard(index, 2))) for index in range(2)]
         await eventually(lambda: [len(one.clusters) for one in two], [1, 1], seconds=SECONDS)

@@ -42,7 +42,7 @@ PATHS = {
     **{kind: f"/apis/{group}/{version}/namespaces/gpuid/{plural}" for group, version, kind, plural in KINDS},
 }
 
-LISTEN = "127.0.0.1:8080"  # in values: the pods of all tests share this machine's network
+LISTEN = "0.0.0.0:8080"  # in values: the pods of all tests share this machine's network
 
 Release = Callable[..., str]
 

@@ -1,11 +1,17 @@
 """The chart on a real API server: each mode is accepted; helm installs, upgrades, rolls back and removes it."""
 
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from collector.grant.contexts import make_secret
+from collector.grant.documents import dump
 from tests.control_plane.plane import ControlPlane
-from tests.control_plane.releases import PATHS, Release, admit, hub, objects, release
+from tests.control_plane.releases import CORE, PATHS, Release, admit, hub, objects, release
 from tests.helm.chart_files import CHART
 from tests.helm.modes import MODES, POSTGRES, TLS, Values, write_values
 from tests.support.helm import Helm, documents
@@ -51,6 +57,10 @@ EVERYTHING: Values = {
     "podDisruptionBudget": {"maxUnavailable": "50%"},
     "prometheus": {
         "scrape": "scrapeConfig",
+        "tlsConfig": {
+            "cert": {"secret": {"name": "scraper", "key": "tls.crt"}},
+            "keySecret": {"name": "scraper", "key": "tls.key"},
+        },
         "rules": True,
         "runbookUrl": "https://wiki.example.org",
         "labels": {"release": "stack"},
@@ -89,9 +99,18 @@ def test_the_api_server_takes_each_mode_as_it_is(helm: Helm, hub: ControlPlane, 
 
 
 def test_it_is_installed_upgraded_rolled_back_and_removed(hub: ControlPlane, release: Release) -> None:
-    said = release("install", values={"gpuidToml": '[server]\n[store]\n[[clusters]]\ncontext = "near"\n'})
+    toml = """
+        [server]
+        listen = "127.0.0.1:8080"
+        external_url = "https://x"
+        [store]
+        url = "sqlite:gpuid.db"
+        [[clusters]]
+        context = "near"
+    """
+    said = release("install", values={"gpuidToml": toml})
     assert "gpuid grant --all --apply --secret" in said
-    assert "set them below config: server, store." in said
+    assert "set them below config: server.external_url." in said
     installed = objects(hub)
     claim = installed["PersistentVolumeClaim gpuid"]["metadata"]["uid"]
     assert installed["Deployment gpuid"]["spec"]["strategy"] == {"type": "Recreate"}
@@ -125,3 +144,50 @@ def test_it_is_installed_upgraded_rolled_back_and_removed(hub: ControlPlane, rel
     assert objects(hub).keys() == {"PersistentVolumeClaim gpuid"}  # the history
     release("install", values={})
     assert objects(hub)["PersistentVolumeClaim gpuid"]["metadata"]["uid"] == claim
+
+
+def test_the_notes_name_a_command_for_each_kubeconfig(hub: ControlPlane, helm: Helm, tmp_path: Path) -> None:
+    values = write_values(tmp_path, {"kubeconfig": {"secretNames": ["mine"], "key": "kube"}})
+    said = helm(
+        *("install", "gpuid", CHART, "--namespace", "obs", "--values", values),
+        *("--dry-run=server", "--kubeconfig", hub.kubeconfig),
+    ).stdout
+    (command,) = re.findall("gpuid grant --all --apply --secret (.*) kubectl apply --server-side -f -", said)
+    assert command.startswith("| sed ")
+    secret = dump([make_secret([])])
+    done = subprocess.run(
+        ["sh", "-c", command.removeprefix("| ").removesuffix(" |")], input=secret, capture_output=True, text=True
+    )
+    (made,) = yaml.safe_load_all(done.stdout)
+    assert made["metadata"]["namespace"] == "obs"
+    assert made["metadata"]["name"] == "mine"
+    assert made["stringData"].keys() == {"kube"}
+
+
+def test_a_claim_stays_as_it_is_whatever_the_values_say(hub: ControlPlane, release: Release) -> None:
+    path = f"{CORE}/persistentvolumeclaims/gpuid"
+    release("install", values={"persistence": {"size": "50Gi", "storageClassName": "fast"}})
+    bound = hub.http.get(path).raise_for_status().json()
+    bound["spec"]["volumeName"] = "pv"
+    bound = hub.http.put(path, json=bound).raise_for_status().json()
+    bound["status"] = {"phase": "Bound", "capacity": {"storage": "50Gi"}, "accessModes": ["ReadWriteOnce"]}
+    spec = hub.http.put(f"{path}/status", json=bound).raise_for_status().json()["spec"]
+
+    def now() -> dict[str, Any]:
+        found: dict[str, Any] = hub.http.get(path).raise_for_status().json()["spec"]
+        return found
+
+    for values in (
+        {"config": {"store": POSTGRES}, "replicas": 2},
+        {"config": {"store": POSTGRES}, "persistence": {"size": "90Gi", "storageClassName": "slow"}},
+        {"persistence": {"storageClassName": "slow"}},
+        {"persistence": {"existingClaim": "gpuid"}},
+    ):
+        release("upgrade", values=values)
+        assert now() == spec
+    with pytest.raises(AssertionError, match="fullnameOverride: the history of this release is in the"):
+        release("upgrade", values={"fullnameOverride": "other"})
+    assert objects(hub).keys() >= {"Deployment gpuid", "PersistentVolumeClaim gpuid"}
+    release("uninstall")
+    release("install", values={})
+    assert now() == spec

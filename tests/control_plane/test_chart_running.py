@@ -132,10 +132,11 @@ def test_two_clusters_are_read_and_the_page_shows_them(
     clients = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
     release("upgrade", values={"config": values["config"] | {"server": {"listen": LISTEN, **TLS, **clients}}})
     pod = start()
-    (container,) = pod.spec["containers"]
-    program, *arguments = container["livenessProbe"]["exec"]["command"]
-    assert program == "gpuid"
-    until(lambda: pod.execute(*arguments).returncode, 0)
+    web = client(base_url=f"https://127.0.0.1:{pod.port}", verify=trusted)  # without a certificate, like the kubelet
+    until(lambda: (one := get("/readyz")) and one.status_code, 200)
+    assert (one := get("/metrics")) is not None
+    assert one.status_code == httpx.codes.FORBIDDEN
+    until(lambda: pod.execute("health").returncode, 0)
 
 
 def test_its_own_cluster_is_read_with_no_more_rights_than_it_needs(

@@ -169,7 +169,7 @@ def test_check_shows_what_differs_and_apply_puts_it_right(east: ControlPlane, gr
     result = grant("--apply")
     assert (result.exit_code, result.output.count("created")) == (0, 12), result.output
     result = grant("--check")
-    assert (result.exit_code, result.output) == (0, "east: as needed\n")
+    assert (result.exit_code, result.output) == (0, "east: up to date\n")
     assert grant("--apply").output == "east: unchanged 12 objects\n"
 
     role = f"{RBAC}/namespaces/{NAMESPACE}/roles/gpuid"
@@ -228,7 +228,7 @@ def test_revoking_takes_all_away(east: ControlPlane, grant: Grant, kubeconfig: P
         assert grant("--revoke").exit_code == 2  # there is nobody to ask
         result = grant("--revoke", "--yes")
         assert result.exit_code == 0, result.output
-        assert "east: kept Namespace gpuid: it holds secrets foreign" in result.output
+        assert "east: kept Namespace gpuid: it still contains secrets foreign" in result.output
         until(lambda: thief.get("/api/v1/nodes").status_code in (401, 403))  # 401 once the server's cache has ended
         assert east.http.get("/api/v1/namespaces/gpuid/serviceaccounts/gpuid").status_code == 404
     east.http.delete("/api/v1/namespaces/gpuid/secrets/foreign").raise_for_status()
@@ -331,6 +331,7 @@ def test_what_another_tool_manages_stays_as_it_is(east: ControlPlane, grant: Gra
 def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     result = grant("--apply", "--secret", "--duration", "1h")
     assert result.exit_code == 0, result.output
+    assert "run this again before they expire" in result.stderr
     secret = yaml.safe_load(result.stdout)
     east.apply(secret, "/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig")
     file = tmp_path / "config"

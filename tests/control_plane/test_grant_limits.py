@@ -157,7 +157,7 @@ def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPl
     result = grant(
         "--check", kubeconfig=user(east, "tokenless-auditor", "get", "list")
     )  # with the platform's own Secret
-    assert (result.exit_code, result.output) == (0, "east: as needed\n")
+    assert (result.exit_code, result.output) == (0, "east: up to date\n")
 
 
 def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Grant) -> None:

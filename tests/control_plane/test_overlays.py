@@ -33,6 +33,7 @@ PLACED = {
     Placed(plane, "gpu-1", f"GPU-00000000-0000-0000-0000-00000000000{number}", f"165012200000{number}", "", MODEL)
     for plane, number in (("east", 1), ("west", 2))
 }
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 OVERLAYS = ("single", "ha", "sharded", "in-cluster")
 # What an overlay may leave behind in its namespace, which no controller empties here.
 NAMESPACED = (
@@ -235,7 +236,7 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
     assert f"{kind}.apps/gpuid created" in applied
     workload = installation.get(f"/apis/apps/v1/namespaces/gpuid/{kind}s/gpuid")["spec"]
     (container,) = workload["template"]["spec"]["containers"]
-    assert {container[probe]["httpGet"]["scheme"] for probe in ("livenessProbe", "readinessProbe")} == {"HTTPS"}
+    assert {container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS"}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert mounts["/etc/gpuid/tls"] == "tls"
     assert ("/var/lib/gpuid" in mounts) is (overlay in {"single", "in-cluster"})

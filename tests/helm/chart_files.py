@@ -1,7 +1,7 @@
 """What the chart says of the code, as files: `python -m tests.helm.chart_files` writes them, and a test compares them.
 
-The schema of its values has the keys of gpuid.toml, `presets.json` the sources of the presets, `policies.json` the
-admission policies of `gpuid grant`.
+The schema of its values has the keys of gpuid.toml, `keys.json` those that a given gpuid.toml may have, `presets.json`
+the sources of the presets, `policies.json` the admission policies of `gpuid grant`.
 """
 
 import json
@@ -30,6 +30,8 @@ LIST: Json = {"type": "array", "items": {"type": "object"}}
 MAP: Json = {"type": "object"}
 TEXTS: Json = {"type": "array", "items": TEXT}
 NAMES: Json = {"type": "object", "additionalProperties": STRING}
+OWN_LABELS = [f"app.kubernetes.io/{one}" for one in ("name", "instance", "version", "managed-by")]
+LABELS: Json = NAMES | {"properties": dict.fromkeys([*OWN_LABELS, "helm.sh/chart", "gpuid/set"], False)}
 PATH: Json = {"type": "string", "pattern": "^/"}
 LENGTH: Json = {"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}
 
@@ -39,12 +41,17 @@ def table(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-SECRET_KEY: Json = table(secretName=TEXT, key=TEXT) | {"required": ["secretName", "key"]}
+def whole(**properties: Json) -> Json:
+    """Return the schema of a table that has all of these keys: `--set KEY=null` removes one, which has a default."""
+    return table(**properties) | {"required": list(properties)}
+
+
+SECRET_KEY: Json = whole(secretName=TEXT, key=TEXT)
 
 # The chart's files other than gpuid.toml.
 OTHER_VALUES: Json = {
-    "image": table(
-        repository=TEXT,
+    "image": whole(
+        repository={"type": "string", "pattern": "^[^@]+$"},  # its digest is a value of its own
         tag=STRING,
         digest={"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
         pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
@@ -53,41 +60,41 @@ OTHER_VALUES: Json = {
     "nameOverride": STRING,
     "fullnameOverride": STRING,
     "gpuidToml": STRING,
-    "kubeconfig": table(secretNames=TEXTS, key=TEXT),
+    "kubeconfig": whole(secretNames=TEXTS, key=TEXT),
     "shards": {"type": "integer", "minimum": 1, "maximum": MAX_SHARDS},
     "replicas": {"type": "integer", "minimum": 1, "maximum": 5},
-    "persistence": table(size=TEXT, storageClassName=STRING, existingClaim=STRING, annotations=NAMES),
+    "persistence": whole(size=TEXT, storageClassName=STRING, existingClaim=STRING, annotations=NAMES),
     "resources": MAP,
-    "serviceAccount": table(create=BOOL, name=STRING, annotations=NAMES),
-    "rbac": table(create=BOOL, admissionPolicy=BOOL),
-    "service": table(
+    "serviceAccount": whole(create=BOOL, name=STRING, annotations=NAMES),
+    "rbac": whole(create=BOOL, admissionPolicy=BOOL),
+    "service": whole(
         type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
         port={"type": "integer", "minimum": 1, "maximum": 65535},
         annotations=NAMES,
     ),
-    "ingress": table(enabled=BOOL, className=STRING, annotations=NAMES, hosts=TEXTS, path=PATH, tls=LIST),
-    "gateway": table(enabled=BOOL, annotations=NAMES, parentRefs=LIST, hostnames=TEXTS, path=PATH),
-    "networkPolicy": table(enabled=BOOL, **{"from": LIST}, egress=LIST),
-    "podDisruptionBudget": table(enabled=BOOL, maxUnavailable={"type": ["integer", "string"]}),
-    "prometheus": table(
+    "ingress": whole(enabled=BOOL, className=STRING, annotations=NAMES, hosts=TEXTS, path=PATH, tls=LIST),
+    "gateway": whole(enabled=BOOL, annotations=NAMES, parentRefs=LIST, hostnames=TEXTS, path=PATH),
+    "networkPolicy": whole(enabled=BOOL, **{"from": LIST}, egress=LIST),
+    "podDisruptionBudget": whole(enabled=BOOL, maxUnavailable={"type": ["integer", "string"]}),
+    "prometheus": whole(
         scrape={"enum": ["none", "serviceMonitor", "scrapeConfig"]},
         rules=BOOL,
         runbookUrl=STRING,
-        labels=NAMES,
+        labels=LABELS,
         interval=LENGTH,
         scrapeTimeout=LENGTH,
         basicAuth=MAP,
         authorization=MAP,
         tlsConfig=MAP,
     ),
-    "dashboards": table(enabled=BOOL, namespace=STRING, labels=NAMES, annotations=NAMES),
+    "dashboards": whole(enabled=BOOL, namespace=STRING, labels=LABELS, annotations=NAMES),
     "env": LIST,
     "envFrom": LIST,
     "extraVolumes": LIST,
     "extraVolumeMounts": LIST,
     "runAsUser": {"type": ["integer", "null"], "minimum": 1},
     "podAnnotations": NAMES,
-    "podLabels": NAMES,
+    "podLabels": LABELS,
     "priorityClassName": STRING,
     "nodeSelector": NAMES,
     "tolerations": LIST,
@@ -96,13 +103,23 @@ OTHER_VALUES: Json = {
     "terminationGracePeriodSeconds": {"type": "integer", "minimum": 10},
     "global": MAP,  # helm sets it where the chart is a dependency
 }
+# Values that may be null.
+OPTIONAL = {"global", "resources", "runAsUser"}
 
 
 def values_schema() -> Json:
     """Return the schema of the chart's values."""
     config = _schema(msgspec.inspect.type_info(Config))
-    document = table(config=config, **OTHER_VALUES)
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **document}
+    values = {"config": config, **OTHER_VALUES}
+    required = [key for key in values if key not in OPTIONAL]
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **table(**values), "required": required}
+
+
+def known_keys() -> Json:
+    """Return the tables of gpuid.toml; of those that the chart takes from a file, the keys."""
+    tables: Json = _schema(msgspec.inspect.type_info(Config))["properties"]
+    taken = {"clusters": tables["clusters"]["items"], "defaults": tables["defaults"]}
+    return {name: sorted(taken[name]["properties"]) if name in taken else [] for name in tables}
 
 
 def presets() -> Json:
@@ -140,6 +157,7 @@ def chart_files() -> dict[Path, str]:
     """Return what each generated file must hold."""
     return {
         SCHEMA: text(values_schema()),
+        CHART / "files" / "keys.json": text(known_keys()),
         CHART / "files" / "presets.json": text(presets()),
         CHART / "files" / "policies.json": text(policies()),
     }
@@ -154,7 +172,7 @@ def _schema(info: Any, *, key: str = "") -> Json:
         case inspect.StructType():
             return _struct(info)
         case inspect.DictType() if info.value_type == inspect.type_info(SinkSettings):
-            return {"type": "object", "additionalProperties": _sinks()}
+            return table() | {"patternProperties": {"^[A-Za-z0-9_-]+$": _sinks()}}
         case inspect.DictType():
             return {"type": "object", "additionalProperties": _schema(info.value_type)}
         case inspect.UnionType():
@@ -179,7 +197,7 @@ SIMPLE: Mapping[type, Json] = {
 CUSTOM: Mapping[type, Json] = {
     Duration: {"type": "string", "pattern": f"^{Duration._FORM.pattern}$".replace(r"\d", "[0-9]")},
     Size: {"type": "string", "pattern": f"^{Size._FORM.pattern}$".replace(r"\d", "[0-9]")},
-    Listen: {"type": "string", "pattern": ":8080$"},  # the port of the container
+    Listen: {"enum": [":8080", "0.0.0.0:8080", "[::]:8080"]},  # the port of the container, and not only for itself
     Path: {"anyOf": [TEXT, SECRET_KEY]},
 }
 

@@ -33,8 +33,8 @@ MODES: dict[str, tuple[Values, set[str]]] = {
     "in-cluster": (
         {"config": {"clusters": [IN_CLUSTER]}},
         {"Deployment gpuid", "PersistentVolumeClaim gpuid"}
-        | {f"{kind}{suffix} gpuid-gpuid" for kind in ("ClusterRole", "Role") for suffix in ("", "Binding")}
-        | {f"ValidatingAdmissionPolicy{suffix} gpuid-gpuid-exec" for suffix in ("", "Binding")},
+        | {f"{kind}{suffix} gpuid.gpuid" for kind in ("ClusterRole", "Role") for suffix in ("", "Binding")}
+        | {f"ValidatingAdmissionPolicy{suffix} gpuid.gpuid-exec" for suffix in ("", "Binding")},
     ),
     "published": (
         {

@@ -141,7 +141,7 @@ class TestConfiguration:
         assert (near.refresh, near.grace) == (Duration(7200), Duration(180))
         assert near.kubeconfig == "/etc/gpuid-kubeconfig/gpuid-kubeconfig/config"
         assert "server" not in toml(objects)
-        assert "ClusterRole gpuid-gpuid" in objects
+        assert "ClusterRole gpuid.gpuid" in objects
 
     def test_the_kubeconfigs_are_where_they_are_mounted(self, template: Template, tmp_path: Path) -> None:
         values = {"config": {"clusters": [{"context": "a"}]}, "kubeconfig": {"secretNames": ["one", "two"], "key": "k"}}
@@ -244,7 +244,7 @@ class TestPods:
         assert probe()["httpGet"] == {"path": "/readyz", "port": "http"}
         assert probe(**TLS)["httpGet"]["scheme"] == "HTTPS"
         authority = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
-        assert probe(**TLS, **authority)["exec"]["command"] == ["gpuid", "health"]
+        assert probe(**TLS, **authority)["httpGet"] == {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
 
     def test_a_client_of_several_pods_stays_with_one(self, template: Template) -> None:
         assert "sessionAffinity" not in template()["Service gpuid"]["spec"]
@@ -433,6 +433,96 @@ WRONG: dict[str, tuple[Values, str]] = {
         {"config": {"sinks": {"a": {"type": "postgres", "url": "postgresql://u:S3CRET@db/w"}}}},
         "config.sinks.a.url: contains a password",
     ),
+    "a password as a parameter": (
+        {"config": {"store": {"url": "postgresql://gpuid@db/gpuid?sslmode=require&password=S3CRET"}}},
+        "config.store.url: contains a password",
+    ),
+    "the password of a key": (
+        {"config": {"store": {"url": "postgresql://gpuid@db/gpuid?sslPassword=S3CRET"}}},
+        "config.store.url: contains a password",
+    ),
+    "a password in another form of URL": (
+        {"config": {"store": {"url": "postgresql+psycopg://gpuid:S3CRET@db/gpuid"}}},
+        "config.store.url: contains a password",
+    ),
+    "a proxy's password": (
+        {"config": {"sinks": {"a": {"type": "webhook", "url": "https://x", "proxy": "HTTP://u:S3CRET@proxy:3128"}}}},
+        "config.sinks.a.proxy: contains a password",
+    ),
+    "a password of S3": (
+        {"config": {"sinks": {"a": {"type": "s3", "bucket": "b", "endpoint_url": "https://u:S3CRET@minio"}}}},
+        "config.sinks.a.endpoint_url: contains a password",
+    ),
+    "a password deep down": (
+        {"config": {"defaults": {"sources": [{"namespace": "a", "selector": "", "container": "http://u:S3CRET@x"}]}}},
+        "config.defaults.sources[0].container: contains a password",
+    ),
+    "a password in the TOML": (
+        {"gpuidToml": '[[clusters]]\ncontext = "http://u:S3CRET@x"\n'},
+        "gpuidToml: clusters[0].context: contains a password",
+    ),
+    "a password that is not hashed": (
+        {"config": {"server": {"basic_auth": {"ops": "S3CRET"}}}},
+        "config.server.basic_auth.ops: expected a bcrypt hash",
+    ),
+    "an address that nothing reaches": (
+        {"config": {"server": {"listen": "127.0.0.1:8080"}}},
+        "/config/server/listen",
+    ),
+    "a sink's name": ({"config": {"sinks": {"my.lake": {"type": "stdout"}}}}, "my.lake"),
+    "clusters that are none": ({"gpuidToml": 'clusters = "a"'}, "gpuidToml: clusters: expected [[clusters]]"),
+    "a cluster that is none": ({"gpuidToml": "clusters = [1]"}, "gpuidToml: clusters: expected [[clusters]]"),
+    "defaults that are none": ({"gpuidToml": "defaults = 1"}, "gpuidToml: defaults: expected a table"),
+    "an unknown key of a cluster in the TOML": (
+        {"gpuidToml": '[[clusters]]\ncontext = "a"\nbogus = 2\n'},
+        "gpuidToml: clusters[0].bogus: is unknown",
+    ),
+    "an unknown default in the TOML": (
+        {"gpuidToml": "[defaults]\nbogus = 2\n"},
+        "gpuidToml: defaults.bogus: is unknown",
+    ),
+    "one cluster in both": (
+        {"gpuidToml": '[[clusters]]\ncontext = "a"\n', "config": {"clusters": [{"context": "b", "name": "a"}]}},
+        'gpuidToml: clusters[0]: the name "a" is also that of config.clusters[0]',
+    ),
+    "a cluster twice": (
+        {"config": {"clusters": [{"context": "a"}] * 2}},
+        'config.clusters[1]: the name "a" is also that of config.clusters[0]',
+    ),
+    "its own cluster without a name": ({"config": {"clusters": [{"in_cluster": True}]}}, "config.clusters[0].name"),
+    "a cluster without a context": ({"config": {"clusters": [{"name": "a"}]}}, "config.clusters[0].context"),
+    "its own cluster with a context": (
+        {"config": {"clusters": [IN_CLUSTER | {"context": "a"}]}},
+        "config.clusters[0]: in_cluster and context exclude each other",
+    ),
+    "an unknown preset": (
+        {"config": {"clusters": [IN_CLUSTER | {"preset": "nonsense"}]}},
+        "preset: expected one of aks, ",
+    ),
+    "a name that no Service can have": ({"fullnameOverride": "1x"}, "fullnameOverride: expected"),
+    "a label of its own": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "/podLabels/app.kubernetes.io"),
+    "scraping without a password": (
+        {
+            "config": {"server": {"basic_auth": {"ops": "$2b$12$" + "a" * 53}}},
+            "prometheus": {"scrape": "serviceMonitor"},
+        },
+        "prometheus.basicAuth: ",
+    ),
+    "scraping without a token": (
+        {"config": {"server": {"bearer_token_file": "/token"}}, "prometheus": {"scrape": "scrapeConfig"}},
+        "prometheus.authorization: ",
+    ),
+    "scraping without a certificate": (
+        {
+            "config": {"server": TLS | {"client_ca_file": {"secretName": "a", "key": "ca.crt"}}},
+            "prometheus": {"scrape": "scrapeConfig"},
+        },
+        "prometheus.tlsConfig: ",
+    ),
+    "no number of replicas": ({"replicas": None}, "missing property 'replicas'"),
+    "no image": ({"image": None}, "missing property 'image'"),
+    "no port": ({"service": {"port": None}}, "missing property 'port'"),
+    "a digest in the name of the image": ({"image": {"repository": "a@sha256:0"}}, "/image/repository"),
     "a path without a URL": ({"ingress": {"enabled": True, "path": "/gpuid"}}, "config.server.external_url"),
     "a route without a Gateway": ({"gateway": {"enabled": True}}, "gateway.parentRefs"),
     "contexts without a kubeconfig": (
@@ -453,6 +543,83 @@ def test_a_wrong_value_is_named(helm: Helm, tmp_path: Path, case: str) -> None:
     assert refused.returncode == 1
     assert named in refused.stderr
     assert "S3CRET" not in refused.stderr
+
+
+def test_names_that_look_like_numbers_stay_text(helm: Helm, tmp_path: Path) -> None:
+    password = {"secretName": "2e3", "key": "1"}
+    values: Values = {
+        "config": {"server": {"bearer_token_file": password, "external_url": "https://x/a"}},
+        "kubeconfig": {"secretNames": ["1e3"]},
+        "persistence": {"existingClaim": "5"},
+        "serviceAccount": {"name": "yes"},
+        "priorityClassName": "123",
+        "ingress": {"enabled": True, "path": "/a: b", "className": "1"},
+    }
+    file = write_values(tmp_path, values)
+    rendered = documents(helm("template", "true", CHART, "--namespace", "123", "--values", file).stdout)
+    assert {one["metadata"]["namespace"] for one in rendered} == {"123"}
+    text = json.dumps(rendered)
+    for one in ("1e3", "5", "yes", "123", "/a: b", "1", "2e3", "true"):
+        assert f'"{one}"' in text
+    assert {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in rendered} == {"true"}
+    (deployment,) = (one for one in rendered if one["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    assert (spec["serviceAccountName"], spec["priorityClassName"]) == ("yes", "123")
+
+
+def test_targets_are_scraped_inside_the_cluster(template: Template) -> None:
+    server = {"external_url": "https://gpu.example.com/gpu", **TLS}
+    spec = template({"config": {"server": server}, "prometheus": {"scrape": "scrapeConfig"}})["ScrapeConfig gpuid"][
+        "spec"
+    ]
+    (source,) = spec["httpSDConfigs"]
+    found = {"__meta_url": source["url"], "__address__": "gpu.example.com", "__metrics_path__": "/gpu/metrics"}
+    for rule in spec["relabelings"]:
+        value = ";".join(found[name] for name in rule.get("sourceLabels", []))
+        matched = re.fullmatch(rule.get("regex", "(.*)"), value)
+        assert matched is not None
+        found[rule["targetLabel"]] = rule.get("replacement", "$1").replace("$1", matched[1])
+    assert {name: found[name] for name in ("__scheme__", "__address__", "__metrics_path__")} == {
+        "__scheme__": "https",
+        "__address__": "gpuid.gpuid.svc:8080",
+        "__metrics_path__": "/metrics",
+    }
+
+
+def test_an_old_api_server_is_named(helm: Helm, tmp_path: Path) -> None:
+    values: Values = {"config": {"clusters": [IN_CLUSTER]}}
+
+    def template(version: str, values: Values) -> str:
+        file = write_values(tmp_path, values)
+        done = helm("template", "x", CHART, "--kube-version", version, "--values", file, check=False)
+        return done.stderr if done.returncode else ""
+
+    assert "rbac.admissionPolicy: needs Kubernetes 1.30" in template("1.29.9", values)
+    assert not template("1.30.0-eks-1", values)
+    assert not template("1.29.9", {**values, "rbac": {"admissionPolicy": False}})
+    assert not template("0.0.0-master", values)  # of a build that does not know its version
+
+
+def test_a_command_may_have_several_lines(template: Template) -> None:
+    cluster = IN_CLUSTER | {"command": ["sh", "-c", "a\nb"]}
+    spec = template({"config": {"clusters": [cluster]}})["ValidatingAdmissionPolicy gpuid.gpuid-exec"]["spec"]
+    assert "a b" in spec["validations"][1]["message"]
+    assert not any("\n" in one["message"] for one in spec["validations"])
+
+
+def test_releases_of_one_name_do_not_share_objects_elsewhere(helm: Helm, tmp_path: Path) -> None:
+    """Objects outside of the release's namespace."""
+    values = {"config": {"clusters": [IN_CLUSTER]}, "dashboards": {"enabled": True, "namespace": "monitoring"}}
+    file = write_values(tmp_path, values)
+
+    def elsewhere(name: str, namespace: str) -> set[tuple[str, str, str]]:
+        rendered = documents(helm("template", name, CHART, "--namespace", namespace, "--values", file).stdout)
+        found = {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]) for one in rendered}
+        return {one for one in found if one[1] != namespace}
+
+    assert len(elsewhere("gpuid", "a")) > 10
+    assert not elsewhere("gpuid", "a") & elsewhere("gpuid", "b")
+    assert not elsewhere("c-gpuid", "a-b") & elsewhere("b-c-gpuid", "a")
 
 
 def test_the_packaged_chart_is_the_same(helm: Helm, template: Template, tmp_path: Path) -> None:

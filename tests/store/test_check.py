@@ -166,5 +166,5 @@ async def run(settings):
 
 
 async def test_an_unreachable_postgres_is_reported():
-    with pytest.raises(StoreError, match="the server cannot be reached"):
+    with pytest.raises(StoreError, match="cannot reach the server"):
         await check(StoreSettings(url="postgresql://gpuid@127.0.0.1:1/gpuid"))

@@ -467,6 +467,6 @@ class TestWhileRunning:
         settings = StoreSettings(url=postgres_server.new_database())
         async with Store.open(settings) as store, store.database.write() as connection:
             await connection.execute(text("DROP TABLE gpuid_sinks"))
-        with pytest.raises(StoreError, match=r"incomplete, it lacks table gpuid_sinks; restore it from a backup, or"):
+        with pytest.raises(StoreError, match=r"incomplete, missing table gpuid_sinks; restore it from a backup, or"):
             async with Store.open(settings):
                 pass

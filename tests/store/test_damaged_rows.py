@@ -233,7 +233,7 @@ class TestSqlite:
         async with collecting(sqlite_settings) as one:
             await one.store.prune()
             await one.store.reconcile(SINKS)
-            assert "damaged row in the store: the sink starts like a new one" in caplog.text
+            assert "damaged row in the store: treating the sink as a new one" in caplog.text
             batch = await one.store.outbox.next_batch("hook", 10)
             assert batch is not None
             assert [record.uuid for record in batch.records] == ["GPU-1"]

@@ -64,7 +64,7 @@ async def answers(store: Store) -> bool:
 async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, caplog: pytest.LogCaptureFixture) -> None:
     async with Store.open(settings) as store:
         for _ in range(6):
-            with pytest.raises(StoreError, match="in time"):
+            with pytest.raises(StoreError, match=r"in time|timed out"):
                 await ask(store, text(ENDLESS), SHORT)
             await eventually(lambda: answers(store))
         await eventually(lambda: answerer(store).pool.checkedout(), 0)  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, cap
 
 async def test_a_query_whose_deadline_passes_between_two_statements_is_ended(settings: StoreSettings) -> None:
     async with Store.open(settings) as store:
-        with pytest.raises(StoreError, match="in time"):
+        with pytest.raises(StoreError, match=r"in time|timed out"):
             await ask(store, text(ENDLESS), SHORT, pause=2 * SHORT)
         await eventually(lambda: not store.database._answers)
         assert await answers(store)
@@ -91,7 +91,7 @@ async def test_a_query_whose_deadline_passes_while_it_is_queued_never_begins(set
                 begun = True
                 await connection.execute(text(ENDLESS))
 
-        with pytest.raises(StoreError, match="in time"):
+        with pytest.raises(StoreError, match=r"in time|timed out"):
             await store.database.within(deadline, late())
     assert not begun
 
@@ -172,7 +172,7 @@ async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: Store
         await answerer(store).dispose()  # connections that do not know it
         threads = threading.active_count()
         for _ in range(12):
-            with pytest.raises(StoreError, match="not read in time"):
+            with pytest.raises(StoreError, match="timed out reading the file"):
                 await ask(store, text("SELECT hang()"), 0.1)
         assert threading.active_count() <= threads + 4
         hangs = False

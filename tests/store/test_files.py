@@ -47,7 +47,7 @@ async def test_those_of_an_earlier_version_become_private(sqlite_settings, colle
     async with collecting(sqlite_settings) as one:
         assert modes(tmp_path) == dict.fromkeys(FILES, "600")
         assert len(await one.store.history.where("GPU-1")) == 1
-    assert "permissions of a store file tightened" in caplog.text
+    assert "restricted the permissions of a store file" in caplog.text
 
 
 def test_they_are_private_from_the_first_instant(tmp_path):

@@ -139,7 +139,7 @@ class TestPostgresThatGoesAway:
             await anyio.to_thread.run_sync(postgres_server.stop)
             try:
                 one.read("b", 20.0, "1")
-                await eventually(lambda: "the server cannot be reached" in one.store.health.status.message)
+                await eventually(lambda: "cannot reach the server" in one.store.health.status.message)
                 assert not one.store.health.status.up
             finally:
                 await anyio.to_thread.run_sync(postgres_server.start)

@@ -158,7 +158,7 @@ class TestTheFile:
         lock = path_of(sqlite_settings).with_name("gpuid.db.lock")
         lock.mkdir()
         assert await refusal(sqlite_settings) == (
-            f"store {path_of(sqlite_settings)}: {lock} is no file, and so cannot be its lock; move it away"
+            f"store {path_of(sqlite_settings)}: {lock} is not a regular file and cannot be the lock file; move it away"
         )
 
     async def test_a_link_into_a_folder_that_is_not_there_says_so(self, sqlite_settings, tmp_path):
@@ -259,7 +259,7 @@ class TestPostgres:
     async def test_an_unreachable_server_is_reported_without_the_password(self):
         settings = StoreSettings(url="postgresql://gpuid:hunter2@127.0.0.1:1/fleet")
         message = await refusal(settings)
-        assert message.startswith("store postgresql://gpuid@127.0.0.1:1/fleet: the server cannot be reached (")
+        assert message.startswith("store postgresql://gpuid@127.0.0.1:1/fleet: cannot reach the server (")
         assert "hunter2" not in message
 
     async def test_a_host_that_hangs_is_passed_over_for_the_next(self, postgres_server):

@@ -97,7 +97,7 @@ class TestWhereASinkBegins:
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": READINGS})
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
-            ("sink emits other records now; dropping its backlog", "lake", 1)
+            ("sink's `emit` changed; dropping its backlog", "lake", 1)
         ]
         await read(collector, "a", 20.0, "1")
         assert await backlog_of(collector) == [[("confirmed", "GPU-1")]]

@@ -54,6 +54,16 @@ async def expire(fleet: RecordedFleet, lease: str) -> None:
         await connection.exec_driver_sql(f"UPDATE gpuid_leases SET expires = 0 WHERE name = '{lease}'")
 
 
+async def waiting(fleet: RecordedFleet) -> int:
+    """Return how many transactions wait for their turn."""
+    query = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+        " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+    )
+    async with fleet.store.database.read() as connection:
+        return (await connection.exec_driver_sql(query)).scalar_one()
+
+
 async def recorded(fleet: RecordedFleet) -> list[tuple[str, str]]:
     return [(one.event, one.cluster) for one in await fleet.store.history.changes()]
 
@@ -92,6 +102,33 @@ async def test_a_commit_leaves_out_the_clusters_that_another_shard_took(shared: 
                 await first.begin(connection, {"a", "b"})
 
 
+async def test_what_waited_while_another_shard_had_the_cluster_is_not_written(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, _):
+        await take(first, "a", "b")
+        async with other.store.database.write():  # so the commit waits for its turn
+            one.read("n1", 100.0, "1", cluster="a")
+            one.read("n2", 100.0, "2", cluster="b")
+            await eventually(lambda: waiting(other), 1)
+            one.store.history_writer.lose({"a"})  # and by then it is this shard's for the second time
+        assert await one.store.history_writer.flushed(30)
+        assert await recorded(one) == [("appeared", "b")]
+
+
+async def test_a_gpu_that_came_from_a_lost_cluster_leaves_it_as_it_is(shared: StoreSettings) -> None:
+    async with shard(shared, 0) as (one, first), shard(shared, 1) as (_, second):
+        await take(first, "a", "b")
+        one.read("n1", 100.0, "1", cluster="a")
+        assert await one.store.history_writer.flushed(30)
+        await expire(one, "shard-0")
+        assert await take(second, "a") == {"a"}
+        await one.store.leadership.ask()
+        one.read("n2", 200.0, "1", cluster="b")
+        assert await one.store.history_writer.flushed(30)
+        open_placements = "SELECT cluster FROM gpuid_placements WHERE until IS NULL ORDER BY cluster"
+        async with one.store.database.read() as connection:
+            assert (await connection.exec_driver_sql(open_placements)).scalars().all() == ["a", "b"]
+
+
 async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: StoreSettings) -> None:
     async with Store.open(shared) as alone:
         async with shard(shared, 0) as (one, _):
@@ -105,6 +142,31 @@ async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: Stor
                 async with alone.leadership.write():
                     pass
         assert await alone.leadership.ask()
+
+
+async def test_a_shard_takes_its_lease_while_others_write_without_a_pause(shared: StoreSettings) -> None:
+    done = anyio.Event()
+
+    async def write(store: Store) -> None:
+        while not done.is_set():
+            async with store.database.write():
+                await anyio.sleep(0.1)  # with the other one waiting, the turn is never free
+
+    async with (
+        shard(shared, 0) as (one, _),
+        shard(shared, 1) as (other, _),
+        Store.open(shared, shard=Shard(2, 3)) as late,
+        anyio.create_task_group() as tasks,
+    ):
+        await late.leadership.release()
+        for fleet in (one, other):
+            tasks.start_soon(write, fleet.store)
+        await eventually(lambda: waiting(one), 1)
+        with anyio.move_on_after(20):
+            while not await late.leadership.ask():
+                pass
+        assert late.leadership.held
+        done.set()
 
 
 async def test_what_is_new_is_found_by_the_number_of_the_commit(shared: StoreSettings) -> None:
@@ -146,10 +208,14 @@ async def test_a_question_is_answered_by_the_next_reading_alone(shared: StoreSet
         assert not first.question(place, number, 51.0)
         assert first.question(place, number, 90.0)  # nothing has answered it for long
         one.read("n1", 200.0, "1", cluster="a")
+        assert not first.question(place, number, 130.0)  # its answer is about to be recorded
         assert await one.store.history_writer.flushed(30)
         async with second.snapshot() as connection:
             news = await second.news(connection, cursor)
         assert (news.asked, news.answered) == ({}, {place: number})
+        await first.forget_questions()  # while neither shard may have seen the answer
+        async with first.snapshot() as connection:
+            assert (await first.news(connection, 0)).answered == {place: number}
         await first.forget_questions()
         async with first.snapshot() as connection:
             assert (await first.news(connection, 0)).answered == {}
@@ -172,7 +238,7 @@ async def test_each_shard_numbers_its_own_commits(shared: StoreSettings) -> None
 
 
 async def test_a_file_is_for_no_shards(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"^shards need a store that they can share: set store.url to a PostgreSQL"):
+    with pytest.raises(StoreError, match=r"^shards require a shared store; set store.url to a PostgreSQL"):
         async with Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), shard=Shard(0, 2)):
             pass
 

@@ -196,7 +196,7 @@ async def test_a_lock_that_is_not_free_is_tried_again(filled, caplog):
     ):
         await other.fetchval("SELECT count(*) FROM gpuid_placements")
         tasks.start_soon(opened, settings)
-        await eventually(lambda: "trying to update them again" in caplog.text)
+        await eventually(lambda: "retrying the update" in caplog.text)
         assert await reader.fetchval("SELECT count(*) FROM gpuid_placements") == 200
     await check_updated(settings, 200)
 

@@ -16,6 +16,8 @@ __all__ = ["Helm", "by_name", "documents"]
 Helm = Callable[..., subprocess.CompletedProcess[str]]
 Object = dict[str, Any]
 
+KUBERNETES = "1.34.0"
+
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
@@ -27,6 +29,8 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
     def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [programs / "helm", *arguments]
+        if arguments[0] in ("template", "lint") and "--kube-version" not in arguments:
+            command += ["--kube-version", KUBERNETES]  # else that of helm's build, which sets none: 1.20
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env={"HOME": home, "PATH": os.environ["PATH"]}
         )

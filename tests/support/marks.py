@@ -90,7 +90,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(name)
         if fixtures & PATIENT_FIXTURES or item.nodeid.startswith("tests/benchmarks/"):
             item.add_marker(pytest.mark.timeout(PATIENT_SECONDS))
-        if item.config.pluginmanager.hasplugin("xdist"):
-            # With `-n 2 --dist loadgroup`: files stay whole, and one process starts the control planes.
-            group = "control planes" if "control_plane" in names else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))

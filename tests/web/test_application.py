@@ -81,7 +81,7 @@ class TestSlowStore:
         site.collector.history_seconds = -10.0
         answer = await client.get(path)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        assert "the file was not read in time" in answer.text
+        assert "timed out reading the file" in answer.text
 
     @pytest.mark.parametrize("path", ["/gpus/GPU-a1", "/clusters/prod-a/nodes/n1", "/search?q=100", "/changes"])
     async def test_a_page_shows_the_rest(self, site: Any, kept: Any, client: httpx.AsyncClient, path: str) -> None:

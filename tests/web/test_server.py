@@ -170,7 +170,24 @@ class TestTls:
         armed.load_cert_chain(client_cert, client_key)
         async with serving(site, cert_file=cert, key_file=key, client_ca_file=client_cert, verify=armed) as client:
             assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/sd")).status_code == 200
+            assert "prod-a up" in (await client.get("/readyz?verbose")).text
             async with httpx.AsyncClient(base_url=client.base_url, verify=bare) as other:
+                for path in ("/sd", "/metrics", "/api/v1/gpus", "/gpus", "/nowhere", "//healthz", "/healthz/../sd"):
+                    refused = await other.get(path)
+                    assert (refused.status_code, "certificate is required" in refused.text) == (403, True), path
+
+    async def test_probes_need_no_certificate(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "server")
+        client_cert, _ = certificate(tmp_path, "client")
+        stranger = trusting(cert, *certificate(tmp_path, "stranger"))
+        async with serving(
+            site, cert_file=cert, key_file=key, client_ca_file=client_cert, verify=trusting(cert)
+        ) as client:
+            for path in ("/healthz", "/readyz"):
+                assert (await client.get(path)).status_code == 200
+            assert (await client.get("/readyz?verbose")).text == "ok\n"
+            async with httpx.AsyncClient(base_url=client.base_url, verify=stranger) as other:
                 with pytest.raises(httpx.TransportError):
                     await other.get("/healthz")
 
@@ -262,7 +279,7 @@ async def answers(client: httpx.AsyncClient, context: ssl.SSLContext) -> bool:
     """Whether a new connection of this kind is served."""
     async with httpx.AsyncClient(base_url=client.base_url, verify=context) as other:
         try:
-            return (await other.get("/healthz")).status_code == 200
+            return (await other.get("/sd")).status_code == 200
         except httpx.TransportError:
             return False
 

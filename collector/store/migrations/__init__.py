@@ -1,1 +1,1 @@
-"""The way of the store's tables from each schema to the next."""
+"""The migrations of the store's tables from each schema to the next."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, in the transaction that the connection is in, or else in one for each."""
+"""Run by Alembic: the migrations, in the connection's transaction if it has one, else in one for each."""
 
 from alembic import context
 

@@ -3,7 +3,20 @@
 {{- define "gpuid.givenToml" -}}
 {{- $given := .Values.gpuidToml | fromToml }}
 {{- with $given.Error }}{{ fail (printf "gpuidToml: %s" .) }}{{ end }}
+{{- include "gpuid.checkGiven" (dict "given" $given "known" (.Files.Get "files/keys.json" | fromJson)) }}
 {{- toJson $given }}
+{{- end }}
+
+{{/* What is not taken from .Values.gpuidToml, but for what `gpuid init` writes for a collector on one's own machine. */}}
+{{- define "gpuid.unusedKeys" -}}
+{{- $unused := list }}
+{{- range $name, $table := omit (include "gpuid.givenToml" . | fromJson) "clusters" "defaults" }}
+{{- range $key, $value := $table }}
+{{- $usual := or (and (eq $name "server") (eq $key "listen")) (and (eq $name "store") (eq $key "url") (hasPrefix "sqlite" (toString $value))) }}
+{{- if not $usual }}{{ $unused = append $unused (printf "%s.%s" $name $key) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- join ", " $unused }}
 {{- end }}
 
 {{/* [[clusters]], as JSON. Kubeconfigs of whoever wrote the TOML file are not in the pod. */}}
@@ -71,7 +84,7 @@
 {{ end }}
 {{- range $name, $sink := .Values.config.sinks }}
 {{- with $sink }}
-[sinks.{{ $name }}]
+[sinks.{{ toRawJson $name }}]
 {{- include "gpuid.tomlKeys" . }}
 {{ end }}
 {{- end }}
@@ -106,47 +119,4 @@
 {{- end }}
 {{- end }}
 {{- toJson $found }}
-{{- end }}
-
-{{/* Ends with what is wrong, where values do not fit together. */}}
-{{- define "gpuid.check" -}}
-{{- if not (include "gpuid.clusters" . | fromJsonArray) }}
-{{- fail "config.clusters: expected at least one, such as [{context: prod-us-east}] or [{in_cluster: true, name: here}], or --set-file gpuidToml=gpuid.toml" }}
-{{- end }}
-{{- $store := include "gpuid.store" . }}
-{{- if and (or (gt (int .Values.replicas) 1) (gt (int .Values.shards) 1)) (ne $store "postgresql") }}
-{{- fail "replicas and shards above 1 need a shared store: set config.store.url to postgresql://user@host:5432/database" }}
-{{- end }}
-{{- if and (eq $store "sqlite") (not .Values.extraVolumeMounts) (not (contains "/var/lib/gpuid/" .Values.config.store.url)) }}
-{{- fail "config.store.url: expected postgresql://user@host:5432/database or a file below /var/lib/gpuid, where the volume is" }}
-{{- end }}
-{{- if and .Values.config.sinks (eq $store "memory") }}
-{{- fail "config.sinks: need a config.store, which keeps records until they are delivered" }}
-{{- end }}
-{{- $urls := dict "config.store.url" (dig "url" "" (.Values.config.store | default dict)) }}
-{{- range $name, $sink := .Values.config.sinks }}
-{{- $_ := set $urls (printf "config.sinks.%s.url" $name) (dig "url" "" ($sink | default dict)) }}
-{{- end }}
-{{- range $key, $url := $urls }}
-{{- if regexMatch "^[a-z]+://[^/?#]*:[^/?#]*@" $url }}
-{{- fail (printf "%s: contains a password, which would be in the ConfigMap; put it into a Secret and name that in password_file" $key) }}
-{{- end }}
-{{- end }}
-{{- if and (include "gpuid.hasContexts" .) (not .Values.kubeconfig.secretNames) (not (dig "kubeconfig" "" (.Values.config.defaults | default dict))) }}
-{{- fail "kubeconfig.secretNames: expected at least one, because a cluster has a context" }}
-{{- end }}
-{{- $external := dig "external_url" "" (.Values.config.server | default dict) }}
-{{- range $name := list "ingress" "gateway" }}
-{{- $at := get $.Values $name }}
-{{- if and $at.enabled (ne $at.path "/") (not $external) }}
-{{- fail (printf "%s.path: needs config.server.external_url, such as https://gpu.example.com%s" $name $at.path) }}
-{{- end }}
-{{- end }}
-{{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
-{{- fail "gateway.parentRefs: expected at least one Gateway" }}
-{{- end }}
-{{- $label := dig "cluster_label" "cluster" (.Values.config.metrics | default dict) }}
-{{- if and (ne $label "cluster") (or .Values.prometheus.rules .Values.dashboards.enabled) }}
-{{- fail "config.metrics.cluster_label: prometheus.rules and dashboards use the label cluster; load what `gpuid print` prints instead" }}
-{{- end }}
 {{- end }}

@@ -13,14 +13,15 @@
 {{- end -}}
 {{- end }}
 
-{{/* Of objects of the whole cluster, and in other namespaces. Never `gpuid`, which is what `gpuid grant` makes. */}}
+{{/* Of objects of the whole cluster, and in other namespaces. A namespace has no dot, so
+     no two releases share one. Never `gpuid`, which is what `gpuid grant` makes. */}}
 {{- define "gpuid.clusterName" -}}
-{{ .Release.Namespace }}-{{ include "gpuid.fullname" . }}
+{{ .Release.Namespace }}.{{ include "gpuid.fullname" . }}
 {{- end }}
 
 {{- define "gpuid.selector" -}}
 app.kubernetes.io/name: gpuid
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "gpuid.labels" -}}
@@ -37,4 +38,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- else -}}
 {{ default "default" .Values.serviceAccount.name }}
 {{- end -}}
+{{- end }}
+
+{{/* The bytes of a quantity such as 10Gi. */}}
+{{- define "gpuid.bytes" -}}
+{{- $bytes := regexFind "^[0-9.]+" . | float64 }}
+{{- $unit := regexFind "[A-Za-z]*$" . }}
+{{- range until (index (dict "" 0 "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6) (trimSuffix "i" $unit)) }}
+{{- $bytes = mulf $bytes (ternary 1024 1000 (hasSuffix "i" $unit)) }}
+{{- end }}
+{{- printf "%.0f" $bytes }}
 {{- end }}

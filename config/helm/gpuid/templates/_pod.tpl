@@ -19,12 +19,12 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "gpuid.serviceAccount" $root }}
+  serviceAccountName: {{ include "gpuid.serviceAccount" $root | quote }}
   automountServiceAccountToken: {{ ternary true false (ne (include "gpuid.hasInCluster" $root) "") }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int $root.Values.terminationGracePeriodSeconds }}
   {{- with $root.Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with $root.Values.imagePullSecrets }}
   imagePullSecrets:
@@ -68,7 +68,7 @@ spec:
       type: RuntimeDefault
   containers:
     - name: gpuid
-      image: {{ $root.Values.image.repository }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}{{ with $root.Values.image.digest }}@{{ . }}{{ end }}
+      image: "{{ $root.Values.image.repository }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}{{ with $root.Values.image.digest }}@{{ . }}{{ end }}"
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: [run]
       {{- if or (gt (int $root.Values.shards) 1) $root.Values.env }}
@@ -92,19 +92,14 @@ spec:
           containerPort: 8080
       {{- range $name, $path := dict "startupProbe" "/healthz" "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
       {{ $name }}:
-        {{- if $server.client_ca_file }}
-        exec: # the kubelet has no certificate that gpuid would take
-          command: [gpuid, health]
-        {{- else }}
         httpGet:
-          path: {{ $path }}
+          path: {{ $path | quote }}
           port: http
           {{- if $server.cert_file }}
           scheme: HTTPS
           {{- end }}
-        {{- end }}
-        periodSeconds: {{ if $server.client_ca_file }}20{{ else if eq $name "livenessProbe" }}10{{ else }}5{{ end }}
-        timeoutSeconds: {{ if $server.client_ca_file }}10{{ else }}5{{ end }}
+        periodSeconds: {{ if eq $name "livenessProbe" }}10{{ else }}5{{ end }}
+        timeoutSeconds: 5
         {{- if eq $name "startupProbe" }}
         failureThreshold: 60
         {{- end }}
@@ -126,7 +121,7 @@ spec:
         {{- if include "gpuid.hasContexts" $root }}
         {{- range $index, $name := $root.Values.kubeconfig.secretNames }}
         - name: kubeconfig-{{ $index }}
-          mountPath: /etc/gpuid-kubeconfig/{{ $name }}
+          mountPath: {{ printf "/etc/gpuid-kubeconfig/%s" $name | quote }}
           readOnly: true
         {{- end }}
         {{- end }}
@@ -145,28 +140,28 @@ spec:
         defaultMode: 0440
         sources:
           - configMap:
-              name: {{ include "gpuid.fullname" $root }}
+              name: {{ include "gpuid.fullname" $root | quote }}
           {{- range $name, $keys := $secrets }}
           - secret:
-              name: {{ $name }}
+              name: {{ $name | quote }}
               items:
                 {{- range $keys }}
-                - key: {{ . }}
-                  path: secrets/{{ $name }}/{{ . }}
+                - key: {{ . | quote }}
+                  path: {{ printf "secrets/%s/%s" $name . | quote }}
                 {{- end }}
           {{- end }}
     {{- if include "gpuid.hasContexts" $root }}
     {{- range $index, $name := $root.Values.kubeconfig.secretNames }}
     - name: kubeconfig-{{ $index }}
       secret:
-        secretName: {{ $name }}
+        secretName: {{ $name | quote }}
         defaultMode: 0440
     {{- end }}
     {{- end }}
     {{- if eq (include "gpuid.store" $root) "sqlite" }}
     - name: data
       persistentVolumeClaim:
-        claimName: {{ $root.Values.persistence.existingClaim | default (include "gpuid.fullname" $root) }}
+        claimName: {{ $root.Values.persistence.existingClaim | default (include "gpuid.fullname" $root) | quote }}
     {{- end }}
     - name: tmp
       emptyDir: {}

@@ -1,7 +1,7 @@
 {{- define "gpuid.prometheusMetadata" -}}
 metadata:
-  name: {{ include "gpuid.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "gpuid.fullname" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels:
     {{- include "gpuid.labels" . | nindent 4 }}
     {{- with .Values.prometheus.labels }}

@@ -17,7 +17,7 @@
 {{- else }}
 {{- $names := $chosen.preset | default "gpu-operator" }}
 {{- range $name := ternary $names (list $names) (kindIs "slice" $names) }}
-{{- range (get $presets.presets $name) }}
+{{- range (get $presets.presets $name | default list) }}
 {{- $runs := $command | default .command | default $presets.command }}
 {{- $sources = append $sources (dict "namespace" .namespace "container" .container "method" .method "command" $runs) }}
 {{- end }}
