@@ -22,6 +22,7 @@ PARTIAL = "partial"
 _LABELS_SECONDS = 1.0  # during which the label writers must be idle
 _DELIVER_SECONDS = 5.0  # minimum for recording and delivering
 _INTERVAL_SECONDS = 0.2  # between two checks of what is still to be done
+_PAUSE_FACTOR = 20.0  # minimum pause after a check, as a multiple of its duration
 
 
 class ClusterOutcome(NamedTuple):
@@ -191,15 +192,21 @@ async def complete_round(
     """
     deadline = anyio.current_time() + timeout
     with anyio.CancelScope(deadline=deadline):
-        while not round_.is_over(clusters, inventory):  # noqa: ASYNC110  the checked state has many owners
-            await anyio.sleep(_INTERVAL_SECONDS)
+        while True:
+            began = anyio.current_time()
+            if round_.is_over(clusters, inventory):
+                break
+            # Checking a large fleet takes long, and most of the time is for reading it.
+            await anyio.sleep(max(_INTERVAL_SECONDS, _PAUSE_FACTOR * (anyio.current_time() - began)))
     found = round_.outcomes(clusters, inventory)
     deadline = max(deadline, anyio.current_time() + _DELIVER_SECONDS)
     if store is None or delivery is None:
         return Outcome(found, [], round_.changes, "", "")
-    unrecorded = NOT_IN_TIME
-    with anyio.CancelScope(deadline=deadline):
+    unrecorded = ""
+    with anyio.CancelScope(deadline=deadline) as scope:
         unrecorded = await _why_unrecorded(store, round_.patience)
+    if scope.cancelled_caught:
+        unrecorded = _hindrance(store) or NOT_IN_TIME
     delivered: list[SinkOutcome] = []
     if not unrecorded:
         try:
@@ -216,15 +223,22 @@ async def _why_unrecorded(store: Store, patience: float) -> str:
     until = anyio.current_time() + patience
     while not store.leadership.leads:
         if anyio.current_time() >= until:
-            if trouble := store.health.status.message:
-                return trouble
-            return f"another collector leads: {store.leadership.status.holder or 'unknown'}"
+            return _hindrance(store)
         await anyio.sleep(_INTERVAL_SECONDS)
     until = anyio.current_time() + patience
     while not await store.history_writer.flushed(patience):
         if anyio.current_time() >= until and not store.health.status.up:
             return store.health.status.message or "the store did not respond in time"
         await anyio.sleep(_INTERVAL_SECONDS)
+    return ""
+
+
+def _hindrance(store: Store) -> str:
+    """Return what keeps this collector from recording; empty if nothing is known."""
+    if trouble := store.health.status.message:
+        return trouble
+    if not store.leadership.leads:
+        return f"another collector leads: {store.leadership.status.holder or 'unknown'}"
     return ""
 
 
@@ -242,7 +256,8 @@ async def _sink_outcomes(store: Store, statuses: SinkStatuses, began: float) -> 
                     delivered=0 if status is None else status.delivered,
                     waiting=state.records,
                     rejected=rejected[state.sink],
-                    message="" if status is None else status.message or status.failure,
+                    message=("" if status is None else status.message or status.failure)
+                    or (NOT_IN_TIME if state.records else ""),
                 )
             )
     return outcomes

@@ -25,6 +25,7 @@ __all__ = [
     "ParsedText",
     "at_option",
     "config_option",
+    "confirm",
     "file_option",
     "found_config",
     "log_options",
@@ -40,6 +41,17 @@ _CONFIG_FILES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))
 
 class CommandError(click.ClickException):
     """A command could not do or find something: one line, exit code 1."""
+
+
+def confirm(question: str, *, nothing: str) -> None:
+    """Ask on standard error; raises CommandError, which says that nothing was "changed" or the like, unless agreed."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo("", err=True)
+        agreed = False
+    if not agreed:
+        raise CommandError(f"nothing was {nothing}; use --yes to skip the confirmation")
 
 
 class ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

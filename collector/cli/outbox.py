@@ -12,7 +12,7 @@ import msgspec
 from collector import config as configuration
 from collector.cli.completion import complete_sink
 from collector.cli.console import print_json
-from collector.cli.options import CommandError, config_option
+from collector.cli.options import CommandError, config_option, confirm
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.cli.suggestions import unknown_name
 from collector.config import Config, ConfigError
@@ -208,7 +208,7 @@ def drop(config: Path, letters: tuple[int, ...], sink: str | None, yes: bool) ->
     configured = _configured(config)
     found = _letters(configured, letters, sink)
     if found and not yes:
-        _confirm(f"Delete {_described_count(found)} permanently?")
+        confirm(f"Delete {_described_count(found)} permanently?", nothing="deleted")
     if found:
         _ask(configured, OpenMode.OPERATOR, lambda outbox: outbox.drop([letter.id for letter in found]))
     click.echo(f"Deleted {_described_count(found)}.")
@@ -253,16 +253,6 @@ def _of_sink(config: Config, states: Sequence[SinkState], letters: Sequence[Dead
     if sink not in known:
         raise click.UsageError(f"--sink: {unknown_name('sink', sink, sorted(known))}")
     return [letter for letter in letters if letter.sink == sink]
-
-
-def _confirm(question: str) -> None:
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        click.echo("", err=True)
-        agreed = False
-    if not agreed:
-        raise CommandError("nothing was deleted; use --yes to skip the confirmation")
 
 
 def _row(letter: DeadLetter) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 
 from collector import config as configuration
 from collector.cli.logs import configure
-from collector.cli.options import CommandError, config_option
+from collector.cli.options import config_option, confirm
 from collector.config import ConfigError
 from collector.store import StoreSettings
 from collector.store import downgrade as stores
@@ -63,9 +63,9 @@ def downgrade(config: Path, schema: str, yes: bool) -> None:
     """
     configure("warning", "text")
     settings = _settings(config)
-    lost = [one.lost for one in stores.undone_by(schema) if one.lost]
+    lost = [one.lost for one in anyio.run(stores.undone_in, settings, schema) if one.lost]
     if lost and not yes:
-        _confirm(f"This deletes {'; '.join(lost)}. Continue?")
+        confirm(f"This deletes {'; '.join(lost)}. Continue?", nothing="changed")
     anyio.run(stores.downgrade, settings, schema)
     click.echo(f"The store has schema {schema}.")
 
@@ -75,13 +75,3 @@ def _settings(path: Path) -> StoreSettings:
     if settings is None:
         raise ConfigError(f"{path}: store: expected a [store] table")
     return settings
-
-
-def _confirm(question: str) -> None:
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        click.echo("", err=True)
-        agreed = False
-    if not agreed:
-        raise CommandError("nothing was changed; use --yes to skip the confirmation")

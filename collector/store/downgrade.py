@@ -24,7 +24,7 @@ from collector.store.files import check_end, verify
 from collector.store.migrate import check_complete, is_current, migrate_down, version_of
 from collector.store.schema import HEAD
 
-__all__ = ["Undone", "backup", "downgrade", "undone_by"]
+__all__ = ["Undone", "backup", "downgrade", "undone_by", "undone_in"]
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +52,23 @@ def undone_by(to: str) -> list[Undone]:
     return undone
 
 
-async def downgrade(settings: StoreSettings, to: str) -> None:
-    """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError."""
-    undone_by(to)
+async def undone_in(settings: StoreSettings, to: str) -> list[Undone]:
+    """Return what a downgrade of a store takes back, the newest first; raises StoreError."""
+    known = undone_by(to)
     with _refusing_damage("nothing was changed"):
         async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
             version = await connection.run_sync(version_of) or ""
-            if version == to:
-                return
-            if version < to:
-                has = f"has schema {version}" if version else "is empty"
-                raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
+    if version < to:
+        has = f"has schema {version}" if version else "is empty"
+        raise StoreError(f"store {database.location}: {has}; a collector updates it when it starts")
+    return [one for one in known if one.schema <= version]
+
+
+async def downgrade(settings: StoreSettings, to: str) -> None:
+    """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError."""
+    if not await undone_in(settings, to):
+        return
+    with _refusing_damage("nothing was changed"):
         async with Database.open(settings, OpenMode.DOWNGRADE) as database, database.write() as connection:
             if not database.single_process:
                 await connection.execute(_NO_TIMEOUT)

@@ -145,6 +145,13 @@ async def test_what_a_sink_does_not_take_waits_for_the_next_round(rounds: Rounds
     assert (await rounds.run()).ok  # what was rejected before is not this round's
 
 
+async def test_a_sink_that_does_not_answer_in_time_is_named(rounds: Rounds) -> None:
+    rounds.receiver.respond(200, delay=30.0)
+    outcome = await rounds.run(timeout=10.0)
+    (sink,) = outcome.sinks
+    assert (outcome.ok, sink.delivered, sink.waiting, sink.message) == (False, 0, 8, "not in time")
+
+
 async def test_a_printed_log_is_read(rounds: Rounds) -> None:
     rounds.defaults = 'preset = "reader"\n'
     for cluster in rounds.simulator.clusters.values():
@@ -162,6 +169,8 @@ async def test_another_collector_that_leads_records_instead(rounds: Rounds, post
         assert other.leadership.leads
         outcome = await rounds.run()
         assert (outcome.ok, [one.ok for one in outcome.clusters]) == (False, [True, True])
+        assert outcome.unrecorded == f"another collector leads: {other.leadership.status.holder}"
+        outcome = await rounds.run(timeout=0.1, patience=LIMIT_SECONDS)  # less than a lead takes to come free
         assert outcome.unrecorded == f"another collector leads: {other.leadership.status.holder}"
     assert rounds.received() == []
     outcome = await rounds.run()
