@@ -1,10 +1,10 @@
-"""Bring the modules of NetBox's devices in line with where gpuid sees each GPU.
+"""Update the modules of NetBox's devices to match where gpuid sees each GPU.
 
 `python netbox.py --gpuid URL --netbox URL --token-file FILE [--dry-run]`; see README.md in this folder. Needs httpx.
 
-A node is the device that `--device` names, and each GPU a module in the bay "GPU N" of its device, known by the custom
-field `gpu_uuid`. Devices are never made, and modules without that field are never touched. A second run changes
-nothing. Exit code 0: in line, 1: some nodes have no device, 2: an error.
+A node is the device that `--device` names, and each GPU is a module in the bay "GPU N" of its device, identified by the
+custom field `gpu_uuid`. Devices are never created, and modules without that field are never touched. A second run
+changes nothing. Exit code 0: everything matches, 1: some nodes have no device, 2: an error.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from typing import Any
 import httpx
 
 FIELD = "gpu_uuid"  # the custom field of modules
-BAY = "GPU "  # what the names of the module bays begin with
-PAGE = 1000  # objects of a page: as many as NetBox returns by default
-CHUNK = 50  # names or ids in an address, objects in one request
+BAY = "GPU "  # prefix of the module bays' names
+PAGE = 1000  # objects per page: NetBox's default maximum
+CHUNK = 50  # names or ids in a URL, objects in one request
 COLUMNS = ("cluster", "node", "uuid", "serial", "model", "board_part_number", "module", "pci_bus_id", "state", "claim")
-MAX_ROWS = 1_000_000  # of either side: what does not end is given up
+MAX_ROWS = 1_000_000  # on either side: an endless list is abandoned
 Row = dict[str, Any]
 
 
 class SyncError(Exception):
-    """Why nothing more is done, in one line."""
+    """Why the run stops, in one line."""
 
 
 class Gpuid:
@@ -40,9 +40,9 @@ class Gpuid:
         self._client = httpx.Client(base_url=url, headers=headers, timeout=60.0)
 
     def gpus(self, uuids: Iterable[str] = ()) -> dict[str, Row]:
-        """Return the GPUs that are on a node, or those of some UUIDs; of one on two nodes, where it was first.
+        """Return the GPUs on any node, or those with given UUIDs; a GPU on two nodes counts where it was first.
 
-        They come by UUID: by place, one that moves meanwhile to a page that was read already would be on none.
+        They are sorted by UUID: by place, a GPU that moves to a page that was already read would be missed.
         """
         query: Row = {"limit": "10000", "sort": "uuid", "fields": ",".join(sorted({*COLUMNS, *self._named}))}
         if wanted := list(uuids):
@@ -62,10 +62,10 @@ class Gpuid:
 
 
 class NetBox:
-    """NetBox's REST API; with `dry_run` it is only read."""
+    """NetBox's REST API, read-only with `dry_run`."""
 
     def __init__(self, url: str, token: str, *, dry_run: bool) -> None:
-        scheme = "Bearer" if token.startswith("nbt_") else "Token"  # of versions 2 and 1 of its tokens
+        scheme = "Bearer" if token.startswith("nbt_") else "Token"  # for version 2 and version 1 tokens
         self._client = httpx.Client(base_url=url, headers={"Authorization": f"{scheme} {token}"}, timeout=60.0)
         self.dry_run = dry_run
 
@@ -84,7 +84,7 @@ class NetBox:
             yield from self.all(path, **{key: chunk})
 
     def send(self, method: str, path: str, body: Any) -> Any:
-        """Create, change or delete objects; returns what NetBox made of them."""
+        """Create, change or delete objects; returns NetBox's answer."""
         if self.dry_run:
             return None
         return self._request(method, path, json=body)
@@ -96,7 +96,7 @@ class NetBox:
         return answer.json() if answer.content else None
 
     def one(self, path: str, known: Row, new: Row) -> int:
-        """Return the id of an object, which is made if there is none; 0 for what a dry run does not make."""
+        """Return the id of an object, created if missing; 0 if a dry run does not create it."""
         if 0 in known.values():
             return 0
         found = next(self.all(path, **known), None) or self.send("POST", path, {**known, **new})
@@ -122,7 +122,7 @@ def columns_of(template: str) -> set[str]:
 
 
 def device_of(gpu: Row, template: str, columns: set[str]) -> str:
-    """Return the name that a template makes of a GPU's columns."""
+    """Return the name that a template gives with a GPU's columns."""
     if empty := sorted(name for name in columns if gpu[name] is None):
         raise SyncError(f"--device: {gpu['uuid']} on {gpu['node']} ({gpu['cluster']}) has no {empty[0]}")
     try:
@@ -157,7 +157,7 @@ class Sync:
         self.done = dict.fromkeys(("created", "moved", "changed", "offline", "deleted"), 0)
 
     def run(self) -> None:
-        """Bring NetBox in line."""
+        """Update NetBox."""
         self._retire()
         self._change()
         for chunk in batched(uuid for uuid in self._placed if uuid not in self._modules):
@@ -189,7 +189,7 @@ class Sync:
         }
 
     def _make_bays(self) -> dict[tuple[int, str], int]:
-        """Return the bays by device and name; those that are missing are made."""
+        """Return the bays by device and name, creating those that are missing."""
         wanted = {(self._devices[gpu["device"]], bay_of(gpu)) for gpu in self._placed.values()}
         known = self._netbox.of("dcim/module-bays", "device_id", self._devices.values())
         found = {(bay["device"]["id"], bay["name"]): bay["id"] for bay in known}
@@ -212,7 +212,7 @@ class Sync:
         }
 
     def _retire(self) -> None:
-        """Set modules offline whose GPU is on no node; delete those in whose bay another GPU is now."""
+        """Set modules whose GPU is on no node offline; delete those whose bay now has another GPU."""
         needed = {self._module(gpu)["module_bay"] for gpu in self._placed.values()}
         missed = [uuid for uuid in self._modules if uuid not in self._gpus]
         there = set().union(*(self._gpuid.gpus(chunk) for chunk in batched(missed)))  # since the list was read
@@ -224,7 +224,7 @@ class Sync:
                 self.done["offline"] += 1
 
     def _change(self) -> None:
-        """Change what differs. A bay holds one module: of GPUs that changed places, one is made again."""
+        """Change what differs. A bay holds one module: if two GPUs change places, one is recreated."""
         todo = {uuid: self._differences(uuid) for uuid in self._modules if uuid in self._placed}
         todo = {uuid: change for uuid, change in todo.items() if change}
         while todo:
@@ -255,8 +255,8 @@ class Sync:
 
 
 def main() -> None:
-    """Read the arguments and bring NetBox in line."""
-    parser = argparse.ArgumentParser(description="Bring NetBox's modules in line with gpuid.")
+    """Read the arguments and update NetBox."""
+    parser = argparse.ArgumentParser(description="Update NetBox's modules to match gpuid.")
     parser.add_argument("--gpuid", required=True, metavar="URL")
     parser.add_argument("--gpuid-auth-file", type=Path, metavar="FILE", help="an Authorization header's value")
     parser.add_argument("--netbox", required=True, metavar="URL")

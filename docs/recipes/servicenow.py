@@ -1,11 +1,12 @@
-"""Bring the GPUs of a ServiceNow CMDB in line with where gpuid sees them.
+"""Update the GPUs of a ServiceNow CMDB to match where gpuid sees them.
 
 `python servicenow.py --gpuid URL --instance URL --auth-file FILE [--dry-run]`; see README.md in this folder. Needs
 httpx.
 
-Each GPU is a configuration item of the class `cmdb_ci_gpu`, made and changed by the Identification and Reconciliation
-API, and known by its UUID. That it is "Used by" its server is a relationship, kept by the Table API. Servers are never
-made. A second run changes nothing. Exit code 0: in line, 1: some nodes have no server, 2: an error.
+Each GPU is a configuration item of the class `cmdb_ci_gpu`, identified by its UUID; the Identification and
+Reconciliation API creates and changes it. Its relationship "Used by" to its server is maintained by the Table API.
+Servers are never created. A second run changes nothing. Exit code 0: everything matches, 1: some nodes have no server,
+2: an error.
 """
 
 import argparse
@@ -19,23 +20,23 @@ from typing import Any
 import httpx
 
 GPU_CLASS = "cmdb_ci_gpu"
-RELATION = "Used by::Uses"  # a GPU is the parent, its server the child, as ServiceNow's own discovery has it
+RELATION = "Used by::Uses"  # a GPU is the parent, its server the child, as in ServiceNow's own discovery
 INSTALLED, ABSENT = "1", "100"  # of `install_status`
 CHUNK = 50  # names or ids in a query, items in a request
-PAGE = 1000  # records of a page
+PAGE = 1000  # records per page
 COLUMNS = ("cluster", "node", "uuid", "serial", "model", "module", "pci_bus_id", "state", "claim", "confirmed_at")
-MAX_ROWS = 1_000_000  # of either side: what does not end is given up
+MAX_ROWS = 1_000_000  # on either side: an endless list is abandoned
 Row = dict[str, Any]
 
 
 class SyncError(Exception):
-    """Why nothing more is done, in one line."""
+    """Why the run stops, in one line."""
 
 
 def read_gpus(url: str, authorization: str | None, device: str) -> Iterator[Row]:
-    """Yield every GPU that gpuid knows, those that are on no node any more too; `device` names the server of each.
+    """Yield every GPU that gpuid knows, including those no longer on any node; `device` names the server of each.
 
-    One that moves meanwhile to a page that was read already is on none, and is left as it is until the next run.
+    A GPU that moves to a page that was already read is missed, and stays as it is until the next run.
     """
     headers = {"Authorization": authorization} if authorization else {}
     named = columns_of(device)
@@ -63,7 +64,7 @@ def columns_of(template: str) -> set[str]:
 
 
 def device_of(gpu: Row, template: str, columns: set[str]) -> str:
-    """Return the name that a template makes of a GPU's columns."""
+    """Return the name that a template gives with a GPU's columns."""
     if gpu["state"] == "gone":
         return ""
     if empty := sorted(name for name in columns if gpu[name] is None):
@@ -75,7 +76,7 @@ def device_of(gpu: Row, template: str, columns: set[str]) -> str:
 
 
 class ServiceNow:
-    """The REST API of an instance; with `dry_run` it is only read."""
+    """The REST API of an instance, read-only with `dry_run`."""
 
     def __init__(self, url: str, authorization: str, source: str, *, dry_run: bool) -> None:
         headers = {"Authorization": authorization, "Accept": "application/json"}
@@ -99,7 +100,7 @@ class ServiceNow:
             yield from self.records(table, f"{field}IN{','.join(chunk)}{query}", fields)
 
     def reconcile(self, items: list[Row]) -> list[Row]:
-        """Have items identified, made and changed; returns what became of each, in their order."""
+        """Have items identified, created and changed; returns the result of each, in the same order."""
         path = "identifyreconcile/query" if self._dry_run else "identifyreconcile"
         answer = self._send("POST", path, params={"sysparm_data_source": self._source}, json={"items": items})
         results: list[Row] = [{} for _ in items]
@@ -109,7 +110,7 @@ class ServiceNow:
         return results
 
     def change(self, method: str, table: str, body: Row | None = None) -> None:
-        """Make or delete a record."""
+        """Create or delete a record."""
         if not self._dry_run:
             self._send(method, f"table/{table}", json=body)
 
@@ -151,7 +152,7 @@ class Sync:
         self.errors: list[str] = []
 
     def run(self) -> None:
-        """Bring the CMDB in line, some GPUs at a time."""
+        """Update the CMDB, a few GPUs at a time."""
         for gpus in batched(self._gpus.values()):
             results = self._now.reconcile([self._item(gpu) for gpu in gpus])
             ids: dict[str, Row] = {}
@@ -188,7 +189,7 @@ class Sync:
         return {"className": GPU_CLASS, "internal_id": gpu["uuid"], "values": values, "sys_object_source_info": source}
 
     def _relate(self, ids: dict[str, Row]) -> None:
-        """Let each GPU be used by its server and by no other one."""
+        """Relate each GPU to its server and to no other."""
         wanted = {
             sys_id: self._servers[gpu["device"]]
             for sys_id, gpu in ids.items()
@@ -210,8 +211,8 @@ class Sync:
 
 
 def main() -> None:
-    """Read the arguments and bring the CMDB in line."""
-    parser = argparse.ArgumentParser(description="Bring a ServiceNow CMDB in line with gpuid.")
+    """Read the arguments and update the CMDB."""
+    parser = argparse.ArgumentParser(description="Update a ServiceNow CMDB to match gpuid.")
     parser.add_argument("--gpuid", required=True, metavar="URL")
     parser.add_argument("--gpuid-auth-file", type=Path, metavar="FILE", help="an Authorization header's value")
     parser.add_argument("--instance", required=True, metavar="URL")

@@ -114,7 +114,7 @@ spec:
         capabilities:
           drop: [ALL]
       volumeMounts:
-        # Whole volumes, not subPath, so that changes of ConfigMaps and Secrets reach the running pod.
+        # Whole volumes, not subPath, so that changes to ConfigMaps and Secrets reach the running pod.
         - name: config
           mountPath: /etc/gpuid
           readOnly: true
