@@ -22,7 +22,7 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Let nothing depend on what this run was started by: neither a terminal's size nor an ignored Ctrl-C."""
+    """Make tests independent of how this run was started: of a terminal's size or an ignored Ctrl-C."""
     for name in ("COLUMNS", "LINES"):  # pytest-xdist's workers inherit them from readline
         os.environ.pop(name, None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it

@@ -1,4 +1,4 @@
-"""What the documents say of metrics, rooms, code and each other is so."""
+"""What the documents say about metrics, rooms, code and each other is true."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""Files are read in bounded time and space, and it is known whether they are still what they were."""
+"""Files are read in bounded time and space, and changes to them are detected."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Collections stay short while a fleet is known, and nothing is left uncollected for good."""
+"""Garbage collections stay short while a fleet is known, and all garbage is eventually collected."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""How a GPU's health is judged: a table of what nvidia-smi says, why it is degraded, and what is to be done."""
+"""How a GPU's health is judged: a table of nvidia-smi values, reasons for degradation, and remedies."""
 
 import math
 import re

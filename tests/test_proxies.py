@@ -1,4 +1,4 @@
-"""Which proxy leads to a server."""
+"""Which proxy is used for a server."""
 
 import pytest
 from yarl import URL

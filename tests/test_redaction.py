@@ -1,4 +1,4 @@
-"""Secrets are found in what others say, in whatever form they repeat them, and nothing else is lost."""
+"""Secrets are found in foreign text, in whatever form they appear, and nothing else is removed."""
 
 import base64
 import html

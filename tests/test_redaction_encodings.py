@@ -1,4 +1,4 @@
-"""A known secret is found whatever encodes, splits or recases it; ordinary texts stay, and no text takes long."""
+"""A known secret is found however it is encoded, split or recased; ordinary text is kept, and no text takes long."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""Bundles of CA certificates, taken as Go takes them."""
+"""Bundles of CA certificates, interpreted as in Go."""
 
 import contextlib
 import ssl

@@ -1,4 +1,4 @@
-"""`gpuid run` where something is not there: pods, a source's pods, readings, GPU nodes, labels of sharing."""
+"""`gpuid run` with something missing: pods, the pods of a source, readings, GPU nodes or sharing labels."""
 
 import functools
 import signal
@@ -43,14 +43,14 @@ class World:
         await self.eventually(self.collector.up, dict.fromkeys(self.simulator.clusters, 1.0))
 
     async def eventually(self, answer: Callable[[], object], expected: object) -> None:
-        """Wait for an answer of the collector, asked in a thread: the simulator runs in this one's event loop."""
+        """Wait for an answer of the collector, requested in a thread: the simulator runs in this event loop."""
         await waiting.eventually(functools.partial(anyio.to_thread.run_sync, answer), expected)
 
     async def logs(self, text: str, **fields: str) -> None:
         await waiting.eventually(lambda: self.collector.logged(text, **fields) >= 1)
 
     async def says(self, path: str, *wanted: str, unwanted: str = "no such text") -> None:
-        """Wait until a page says all of this, and not the other."""
+        """Wait until a page contains all expected texts and none of the others."""
 
         def differences() -> tuple[set[str], bool]:
             text = httpx.get(f"{self.collector.url}{path}", headers={"Accept": "text/html"}, timeout=30).text
@@ -213,7 +213,7 @@ async def test_a_pod_that_becomes_unready_makes_its_node_unreadable(
     await world.eventually(world.unread, {})
 
 
-async def test_gpus_of_a_node_without_a_pod_end_after_the_grace(world: World) -> None:
+async def test_gpus_end_after_the_grace_if_no_pod_returns(world: World) -> None:
     await world.start('grace = "1s"')
     await world.eventually(world.collector.gpus, world.simulator.fleet.expected())
     world.sim.remove_pod("gpu-0000")
@@ -265,7 +265,7 @@ async def test_shares_are_counted_as_gpus_and_a_lost_one_is_missing(
     await world.says("/", "All good")
 
 
-async def test_each_reason_has_a_series_that_is_0_when_all_is_well(world: World) -> None:
+async def test_each_reason_has_a_series_even_without_problems(world: World) -> None:
     await world.start()
     await world.eventually(world.collector.gpus, world.simulator.fleet.expected())
     samples = world.collector.samples("gpuid_unread_nodes")

@@ -1,4 +1,4 @@
-"""A kubeconfig or context that cannot be used costs its own cluster, at the start and at a reload, and no other."""
+"""An unusable kubeconfig or context affects only its own cluster, at the start and at a reload."""
 
 import math
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class World(ConfiguredService):
-    """Two simulated clusters, and a configuration of them, each by a kubeconfig of its own."""
+    """Two simulated clusters and a configuration with a separate kubeconfig for each."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         super().__init__(folder)

@@ -1,4 +1,4 @@
-"""Which clusters run after a change of the configuration, whatever the clusters report meanwhile."""
+"""Which clusters run after a configuration change, regardless of what they report meanwhile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ NODE = NodeInfo(name="n", uid="u1")
 
 
 class Running:
-    """The clusters of a service, whose watchers do nothing but end slowly."""
+    """The clusters of a service whose watchers only stop slowly."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_the_end: dict[str, Callable[[], None]] = {}
@@ -51,7 +51,7 @@ class Running:
         self.clusters = Clusters(self.collected, self.inventory, publisher, metrics, self.observer)
 
     def list(self, cluster: str) -> None:
-        """Report the one node of a cluster, and that there is no other."""
+        """Report that a cluster has one node and no other."""
         self.observer.on_proof(cluster, frozenset({Proof(ProofKind.KEY, "1")}))
         self.observer.on_node(cluster, NODE)
         self.observer.on_survey(cluster, Survey(nodes=1, pods=(1,)))

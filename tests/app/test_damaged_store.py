@@ -1,4 +1,4 @@
-"""`gpuid run` with an SQLite file that is damaged, or whose disk is read-only: it publishes and says so."""
+"""`gpuid run` with a damaged SQLite file or a read-only disk: it keeps publishing and reports the problem."""
 
 import functools
 import signal

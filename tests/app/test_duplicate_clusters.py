@@ -1,4 +1,4 @@
-"""Two names for one real cluster in one configuration: its fleet is published once, under the first."""
+"""One real cluster configured under two names: its fleet is published once, under the first name."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class World:
-    """One simulated cluster, a configuration that names it as often as it likes, and collectors of it."""
+    """One simulated cluster, a configuration that names it any number of times, and its collectors."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         self._folder, self._simulator = folder, simulator
@@ -48,7 +48,7 @@ class World:
             tasks.cancel_scope.cancel()
 
     def published_as(self, service: Service, name: str) -> bool:
-        """Whether all of the fleet is published, under this name alone."""
+        """Return whether the whole fleet is published under this name only."""
         found = {
             (cluster, node, gpu.uuid)
             for cluster in service.inventory.clusters()

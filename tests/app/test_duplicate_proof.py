@@ -32,7 +32,7 @@ GPUS = 6
 
 
 class World:
-    """A cluster, its mirror, and a configuration with contexts that lead to them in one way or another."""
+    """A cluster, its mirror, and a configuration with contexts that reach them in different ways."""
 
     def __init__(self, folder: Path, simulator: Simulator, mirror: Simulator) -> None:
         self._folder, self.simulator, self.mirror = folder, simulator, mirror
@@ -88,7 +88,7 @@ class World:
 async def front(
     simulator: Simulator, pair: Pair | None, is_open: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[str]:
-    """Open another way to a cluster, which ends TLS with a certificate of its own, or speaks no TLS."""
+    """Open another route to a cluster: it terminates TLS with its own certificate, or uses no TLS."""
     upstream = ssl.create_default_context()
     upstream.check_hostname, upstream.verify_mode = False, ssl.CERT_NONE
     server = httpx.URL(simulator.clusters["sim-0"].url)
@@ -248,7 +248,7 @@ async def test_after_a_restart_the_second_replaces_an_unreachable_first(world: W
     assert world.changes == []
 
 
-async def test_a_copy_does_not_change_how_a_real_duplicate_is_treated(world: World) -> None:
+async def test_a_copy_does_not_affect_a_real_duplicate(world: World) -> None:
     world.add("hostile", world.mirror)
     world.add("admin", world.simulator)
     world.add("dev", world.simulator)

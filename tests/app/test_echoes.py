@@ -1,4 +1,4 @@
-"""`gpuid run` on API servers that repeat its credentials: nobody who reads what it says ever sees one."""
+"""`gpuid run` on API servers that echo its credentials: none of them appears in any output."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""When the credentials of sinks and the collector's own certificate end, as its metrics say."""
+"""When the credentials of sinks and the collector's own certificate expire, according to its metrics."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""`gpuid run` on a disk that is full, a real one: it publishes, says so, and catches up when there is room."""
+"""`gpuid run` on a real full disk: it publishes, reports the problem, and catches up when there is room."""
 
 import functools
 import itertools
@@ -42,7 +42,7 @@ class Site:
         )
 
     def make_room(self) -> None:
-        """Also for PostgreSQL, which may have given up: its log must be written whatever happens."""
+        """Also for PostgreSQL, which may have stopped: it must be able to write its log."""
         self.disk.make_room()
         if self.server is not None and not self.server.running:
             self.server.start()

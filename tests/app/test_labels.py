@@ -1,4 +1,4 @@
-"""Node labels, from simulated fleets to what is in the API: written where something known differs, and only there."""
+"""Node labels, from simulated fleets to the API: written only where a known value differs."""
 
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -35,7 +35,7 @@ POLICY = LabelPolicy(
 
 
 class Fleet:
-    """Simulated clusters of which gpuid labels the nodes."""
+    """Simulated clusters whose nodes gpuid labels."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         self.folder, self.simulator = folder, simulator
@@ -98,7 +98,7 @@ class Fleet:
         )
 
     async def read(self, name: str = "sim-0") -> None:
-        """Wait until every node of a cluster has been read as it is."""
+        """Wait until the current state of every node of a cluster has been read."""
         await eventually(
             lambda: (
                 {(node, gpu.uuid) for node, state in self.service.inventory.nodes(name).items() for gpu in state.gpus}
@@ -107,7 +107,7 @@ class Fleet:
         )
 
     async def stays(self, expected: Mapping[str, Mapping[str, str]], name: str = "sim-0") -> None:
-        """See that labels stay as they are while nodes are read, and the writer has had time to look at them."""
+        """Check that labels stay unchanged while nodes are read and the writer has had time to act."""
         for _ in range(10):
             await anyio.sleep(POLICY.poll)
             assert self.labels(name) == expected

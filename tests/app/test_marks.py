@@ -1,4 +1,4 @@
-"""The marks that a running collector knows: those of the store, soon after anybody has changed them."""
+"""A running collector knows the marks in the store soon after they change."""
 
 from pathlib import Path
 from typing import Any

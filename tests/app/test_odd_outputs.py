@@ -1,4 +1,4 @@
-"""What nvidia-smi prints on odd nodes, from the exec to metrics, API, page and log of a running collector."""
+"""Unusual nvidia-smi output, from the exec to the metrics, API, page and log of a running collector."""
 
 import contextlib
 import logging
@@ -162,7 +162,7 @@ class TestAGpuThatDoesNotAnswer:
 
 
 class TestAGpuThatWasNeverRead:
-    """Lost before the first reading of its node, it is known by its bus address alone, and no less reported."""
+    """A GPU lost before the first reading of its node is known only by its bus address, and still reported."""
 
     async def lost_addresses(self, world: World, path: str) -> set[str]:
         rows: list[dict[str, Any]] = (await world.get(path)).json()[path.rpartition("/")[2].partition("?")[0]]

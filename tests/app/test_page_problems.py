@@ -1,4 +1,4 @@
-"""Readings and exports that fail, as the page of a running collector tells of them."""
+"""Failing readings and exports as shown on the page of a running collector."""
 
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -49,7 +49,7 @@ async def page(tmp_path: Path, simulator: Simulator) -> AsyncIterator[httpx.Asyn
 
 
 async def says(client: httpx.AsyncClient, path: str, wanted: Iterable[str], unwanted: str = "no such text") -> None:
-    """Wait until a page says all of this, and not the other."""
+    """Wait until a page contains all expected texts and none of the others."""
 
     async def differences() -> tuple[set[str], bool]:
         text = (await client.get(path)).text

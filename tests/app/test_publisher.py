@@ -1,4 +1,4 @@
-"""What every step of the inventory reaches."""
+"""Where every step of the inventory is published."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +19,7 @@ APPEARED = Change.of(STATE, Event.APPEARED, 1.0, GPU)
 
 
 class Published:
-    """A publisher, and where it publishes to."""
+    """A publisher and its destinations."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -117,7 +117,7 @@ async def test_a_change_of_health_is_logged_with_its_meaning(
 
 
 async def test_a_lost_gpu_is_not_logged_twice(published: Published, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever notices it logs it, with how it was noticed."""
+    """The component that notices a loss logs it, with how it was noticed."""
     with caplog.at_level("INFO"):
         lost = health(FieldChange("lost", False, True))
         published.publisher.publish(Step(changes=(lost,), nodes={HERE: STATE}))

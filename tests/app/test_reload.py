@@ -1,4 +1,4 @@
-"""A configuration that changes while a collector starts, or while its store is in trouble."""
+"""A configuration that changes while a collector starts or while its store fails."""
 
 import logging
 import os
@@ -132,7 +132,7 @@ class Reported(NamedTuple):
 
 
 class TestReported:
-    """What metrics, page and /readyz say of a file that is not in effect."""
+    """What metrics, page and /readyz report about a file that is not in effect."""
 
     @pytest.fixture
     async def service(self, world: World) -> AsyncIterator[Service]:

@@ -78,7 +78,7 @@ class Site:
         return anyio.run(changes)
 
     def expire(self) -> None:
-        """Let the time of the lease be over, as it is some seconds after its holder was killed."""
+        """Make the lease expire, as it does some seconds after its holder was killed."""
 
         async def expire() -> None:
             settings = StoreSettings(url=self.store)

@@ -30,7 +30,7 @@ class Collector(CollectorProcess):
         self.kubeconfig = kubeconfig
 
     def write(self, clusters: Iterable[str] = CLUSTERS, *, more: str = "") -> None:
-        """Put a configuration of these clusters in the old one's place."""
+        """Replace the configuration with one for these clusters."""
         self.configure(clusters, before=f'[defaults]\nkubeconfig = "{self.kubeconfig}"\n', after=more)
 
     def labelled(self) -> set[str]:
@@ -74,12 +74,12 @@ async def eventually(answer: Callable[[], object], expected: object) -> None:
 
 
 async def logs(collector: Collector, text: str, *, times: int = 1, **fields: str) -> None:
-    """Wait until it has logged this so often."""
+    """Wait until it has logged this the given number of times."""
     await waiting.eventually(lambda: collector.logged(text, **fields) >= times)
 
 
 async def stop(collector: Collector, number: signal.Signals = signal.SIGTERM) -> int | None:
-    """End the process, which may need the simulator for that, and return its exit status."""
+    """Stop the process, which may need the simulator for that, and return its exit status."""
     return await anyio.to_thread.run_sync(collector.stop, number)
 
 

@@ -59,7 +59,7 @@ class World:
         self.shards = [Process(self, index) for index in range(shards)]
 
     def take_out(self, uuid: str, *, noticed: bool) -> None:
-        """Take a GPU from where it is; where that is not noticed, only another node that has the GPU can reveal it."""
+        """Remove a GPU from its node; if unnoticed, only another node that has the GPU can reveal it."""
         unnoticed = self.unnoticed.pop(uuid, set())
         if noticed:
             self.start(*self.places[uuid], *unnoticed)
@@ -106,7 +106,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Begin with what is committed."""
+        """Start from the committed state."""
         database = self.world.database
         self.owned = {cluster for cluster, owner in database.owners.items() if owner == self.index}
         self.inventory: Inventory = Inventory()
@@ -403,7 +403,7 @@ def test_a_claim_of_a_mirrored_node_is_settled_elsewhere() -> None:
     assert found == {Place("a", "1"): False, Place("b", "1"): True}
 
 
-def test_a_claim_on_a_deleted_node_is_settled_after_a_restart() -> None:
+def test_a_claim_on_a_deleted_node_settles_after_a_restart() -> None:
     world = furnished()
     claimant, home = Place("b", "1"), Place("a", "1")
     act(world, "move", "GPU-1", claimant, False)

@@ -1,4 +1,4 @@
-"""Two shards in this process, over one PostgreSQL: what each reads and records, and what both know."""
+"""Two shards in this process on one PostgreSQL: what each reads and records, and what both know."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -100,7 +100,7 @@ async def two(site: Site) -> AsyncIterator[tuple[Service, Service]]:
 
 
 def fleet(shard: Service) -> list[tuple[str, str, str]]:
-    """Return where the GPUs are as a shard knows it: cluster, node and UUID."""
+    """Return the placements known to a shard: cluster, node and UUID."""
     inventory = shard.inventory
     return sorted(
         (cluster, name, gpu.uuid)
@@ -183,7 +183,7 @@ async def test_a_restarted_shard_ends_clusters_no_longer_configured(site: Site):
             await eventually(site.present, [], seconds=SECONDS)
 
 
-async def test_a_cluster_taken_over_is_recorded_only_by_its_new_shard(site: Site, two: tuple[Service, Service]):
+async def test_only_its_new_shard_records_a_transferred_cluster(site: Site, two: tuple[Service, Service]):
     before = len(await site.recorded())
     settings = StoreSettings(url=site.url)
     async with Store.open(settings, shard=Shard(2, 3)) as thief:

@@ -1,4 +1,4 @@
-"""`gpuid run` on a cluster whose GPUs a DRA driver manages: what it publishes of a GPU that the driver loses."""
+"""`gpuid run` on a cluster with a DRA driver: what it publishes about a GPU that the driver loses."""
 
 import functools
 import signal

@@ -19,7 +19,7 @@ class ConfiguredService:
         self.urls: list[str] = []
 
     def replace_config(self, text: str) -> None:
-        """Put another configuration in the old one's place, at once."""
+        """Replace the configuration atomically."""
         partial = self.config.with_suffix(".new")
         partial.write_text(text)
         partial.replace(self.config)

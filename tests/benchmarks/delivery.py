@@ -97,7 +97,7 @@ class Counting:
         raise SystemExit(f"the sink failed: {reason}")
 
     def on_backlog(self, sink: str, backlog: Any) -> None:
-        """Pass over it."""
+        """Ignore it."""
 
 
 async def timed(work: Awaitable[None]) -> float:

@@ -1,4 +1,4 @@
-"""What the history costs: `python -m tests.benchmarks history` prints a table.
+"""The cost of the history: `python -m tests.benchmarks history` prints a table.
 
 One store is filled with 100,000 nodes of 8 GPUs and 200,000 moves between them, which makes 1,000,000 placements. It is
 searched, and a collector is started on it. The peers run in the same minute on the same disk.

@@ -42,7 +42,7 @@ _SAMPLE = re.compile(r'^(gpuid_\w+)\{cluster="([^"]*)"([^}]*)\} (\S+)$', re.MULT
 
 
 class Seen(NamedTuple):
-    """What was seen in one stretch of time."""
+    """What was observed during one period."""
 
     readings: float  # of healthy clusters, a second
     seconds: float  # that one took on average
@@ -160,7 +160,7 @@ _COUNTED = ("gpuid_read_duration_seconds_count", "gpuid_read_duration_seconds_su
 
 
 class _Probe:
-    """Asks a collector how it is, several times a second, in threads."""
+    """Polls a collector's health several times a second, in threads."""
 
     def __init__(self, process: CollectorProcess, kinds: Sequence[str], healthy: set[str]) -> None:
         self.slowest = 0.0

@@ -1,4 +1,4 @@
-"""Checks run concurrently, with a deadline, and never stop one another."""
+"""Checks run concurrently, with a deadline, and a failure never stops the others."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Scripted(Check):
-    """A check that does what a test wants."""
+    """A check whose behaviour the test chooses."""
 
     def __init__(
         self, name: str, run: Callable[[], Awaitable[None]], *, step: str = "", timeout_hint: str = ""

@@ -90,7 +90,7 @@ class Clusters:
         return self._folder / "sim-0.token"
 
     def without_credentials(self) -> None:
-        """Let no user have any."""
+        """Remove the credentials of all users."""
         document = json.loads(self._simulator.kubeconfig.read_text())
         for entry in document["users"]:
             entry["user"] = {}
@@ -322,7 +322,7 @@ class TestConnection:
 
 
 class TestKubeconfig:
-    """What is wrong with a kubeconfig is a problem of its cluster alone."""
+    """An error in a kubeconfig is a problem of its cluster only."""
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -359,7 +359,7 @@ class TestOtherServers:
             '{"kind":null,"metadata":null,"items":null}',
         ],
     )
-    async def test_a_server_without_the_kubernetes_api_is_named_with_its_address(
+    async def test_another_kind_of_server_is_named_with_its_address(
         self, clusters: Clusters, tmp_path: Path, body: str
     ):
         async def answer(_request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The checks of the store and of sinks; what each of them proves is tested where it is implemented."""
+"""The checks of the store and of sinks; their details are tested where they are implemented."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which presets or sources fit a cluster, decided from what was seen there."""
+"""Which presets or sources fit a cluster, based on what was found there."""
 
 import tomllib
 from collections.abc import Iterable

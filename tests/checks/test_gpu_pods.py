@@ -1,4 +1,4 @@
-"""What is learned about a cluster by asking it, against simulated API servers and hostile ones."""
+"""What can be found out about a cluster, against simulated and hostile API servers."""
 
 import json
 from collections.abc import AsyncIterator, Callable

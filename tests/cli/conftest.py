@@ -1,4 +1,4 @@
-"""The command as a real process, and a collector for it to ask, served for real on a free port."""
+"""The command as a real process, and a collector for it to query, served on a free port."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ PARTS: dict[str, Any] = {"board_part_number": "699-PART", "gpu_part_number": "29
 
 @pytest.fixture
 def gpuid(tmp_path: Path) -> Run:
-    """Run `gpuid` to its end in an empty folder, with nothing of this machine's configuration."""
+    """Run `gpuid` to completion in an empty folder, without this machine's configuration."""
     home = tmp_path / "home"
     home.mkdir()
 

@@ -49,7 +49,7 @@ def read_until(process, pattern: str) -> str:
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [(3, 20, 8), (1, 1, 1)])
 async def test_no_event_stops_it(size, monkeypatch, capsys, tmp_path) -> None:
-    """Neither with the fleet as its past left it, nor with what users do to it, as here with the only cluster."""
+    """Neither on the initial fleet nor after actions of users, here on the only cluster."""
     monkeypatch.setattr(demo_command, "_EVENT_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(demo_command, "_OUTAGE_SECONDS", 0.0)
     monkeypatch.setattr(demo_command, "_NOTICE_TIMEOUT_SECONDS", 0.0)

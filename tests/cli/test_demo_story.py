@@ -1,4 +1,4 @@
-"""The demo's made-up past: the same each time, sound in the store, and ending where the demo begins."""
+"""The demo's generated past: deterministic, consistent in the store, and ending where the demo begins."""
 
 import contextlib
 import itertools

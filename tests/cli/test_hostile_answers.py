@@ -1,4 +1,4 @@
-"""A server that answers the command line with whatever it likes."""
+"""A server that sends arbitrary answers to the command line."""
 
 import csv
 import io

@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def init(*args: str | Path) -> Result:
-    """Run it without asking a cluster."""
+    """Run it without contacting a cluster."""
     return CliRunner().invoke(gpuid, ["init", "--offline", *map(str, args)])
 
 

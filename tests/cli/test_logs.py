@@ -1,4 +1,4 @@
-"""One event is one line, whatever is in it."""
+"""One event is one line, whatever it contains."""
 
 import io
 import json

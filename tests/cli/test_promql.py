@@ -1,4 +1,4 @@
-"""A label is renamed in PromQL where it is one, and nothing else is."""
+"""Renaming a label in PromQL changes that label and nothing else."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`gpuid run` where it cannot start: one line that names the file and the key, and exit code 2."""
+"""`gpuid run` when it cannot start: one line that names the file and the key, and exit code 2."""
 
 import socket
 import subprocess
@@ -13,7 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def refusal(gpuid: Run, tmp_path: Path) -> Callable[..., str]:
-    """Return what the command says to a configuration, with FILE for the path of its file."""
+    """Return the command's output for a configuration, with FILE in place of its path."""
     kubeconfig, config = tmp_path / "kubeconfig", tmp_path / "gpuid.toml"
     kubeconfig.write_text(
         '{"clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],'

@@ -1,4 +1,4 @@
-"""How a running command is stopped: from its first instruction on, on every signal, whatever it is doing."""
+"""How a running command stops: on every signal, from its first instruction on, whatever it is doing."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The end of `gpuid run`: by one deadline whatever hangs, and with a line for what could not be kept."""
+"""Stopping `gpuid run`: within one deadline whatever hangs, with a line for anything not stored."""
 
 import contextlib
 import json
@@ -187,7 +187,7 @@ class TestDeadline:
         assert "Traceback" not in site.collector.tail()
 
     def test_it_stops_although_the_event_loop_and_log_hang(self, tmp_path: Path) -> None:
-        """The unforeseen: the main thread is stuck, and nothing reads the log any more."""
+        """The unexpected: the main thread is stuck, and nothing reads the log any more."""
         reading, writing = os.pipe()
         process = subprocess.Popen([sys.executable, "-c", HANGING_PROCESS], stderr=writing, stdout=subprocess.PIPE)
         assert process.stdout is not None

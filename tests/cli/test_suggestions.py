@@ -1,4 +1,4 @@
-"""What a command says to an unknown name."""
+"""What a command suggests for an unknown name."""
 
 import pytest
 

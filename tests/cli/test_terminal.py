@@ -1,4 +1,4 @@
-"""What a person at a terminal sees move: the first inventory's progress, and `gpuid top`."""
+"""Live output on a terminal: the progress of the first inventory, and `gpuid top`."""
 
 import json
 import os

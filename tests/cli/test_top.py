@@ -1,4 +1,4 @@
-"""`gpuid top` where its output is no terminal; tests/cli/test_terminal.py has the live view."""
+"""`gpuid top` when its output is not a terminal; tests/cli/test_terminal.py has the live view."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is logged carries the fields of its logger."""
+"""Log records carry the fields of their logger."""
 
 import json
 import logging

@@ -12,7 +12,7 @@ PROVEN = frozenset({ADDRESS, KEY})
 
 
 class Detector(DuplicateDetector):
-    """Takes all that a cluster shows at once."""
+    """Takes everything a cluster reports at once."""
 
     def show(self, cluster: str, *nodes: NodeInfo, proofs: frozenset[Proof] = PROVEN) -> Verdict:
         self.new_session(cluster)
@@ -196,7 +196,7 @@ class TestResemblance:
         assert detector.show("dev", A) == duplicate("dev", of="admin")
         assert detector.claim("other", B) == Verdict(freed=["dev"])
 
-    def test_the_first_node_of_an_empty_cluster_may_be_shared(self, detector: Detector) -> None:
+    def test_the_first_node_of_an_empty_cluster_can_reveal_a_duplicate(self, detector: Detector) -> None:
         detector.show("admin", A)
         detector.show("other")
         assert detector.show("dev", A) == duplicate("dev", of="admin")

@@ -128,7 +128,7 @@ class World:
             tasks.cancel_scope.cancel()
 
     async def quiet(self, patches: int) -> None:
-        """See that no more is written than was."""
+        """Check that nothing more has been written."""
         await anyio.sleep(10 * POLICY.poll)
         assert len(self.bodies) == patches
 
@@ -170,7 +170,7 @@ async def test_nothing_is_written_if_nothing_differs(world: World) -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["standby", "view", "claim"])
-async def test_transient_failures_are_retried(world: World, obstacle: str) -> None:
+async def test_temporary_obstacles_delay_the_write(world: World, obstacle: str) -> None:
     world.leads, world.paused, world.claimed = obstacle != "standby", obstacle == "view", obstacle == "claim"
     world.show({})
     async with world.running():

@@ -140,7 +140,7 @@ class TestNextLook:
 
 
 class TestChanges:
-    """What makes only a newer document an answer."""
+    """What requires a newer document."""
 
     BEFORE = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8, allocatable=8)
 

@@ -1,4 +1,4 @@
-"""When a node is handed out and when it is given up, by a clock that the tests set."""
+"""When a node is handed out and when it is removed, by a clock that the tests set."""
 
 import random
 
@@ -38,7 +38,7 @@ class World:
         self.queue.set_pod(0, self._cluster.active_sources[0], before, after)
 
     def gone_at(self, now: float) -> list[str]:
-        """Set the clock, and return which nodes have been given up by then."""
+        """Set the clock, and return which nodes have been removed by then."""
         self.now = now
         assert self.queue.pop_due() is None
         return self.seen.gone

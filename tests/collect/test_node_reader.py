@@ -1,4 +1,4 @@
-"""What comes of a reading, from the exec to the observer and the log, in a simulated cluster."""
+"""The outcome of a reading, from the exec to the observer and the log, in a simulated cluster."""
 
 import json
 import logging

@@ -169,7 +169,7 @@ class TestVirtualGpus:
 
 
 class TestBoards:
-    """What the tool says of boards with several GPUs."""
+    """What the tool reports about boards with several GPUs."""
 
     @pytest.mark.parametrize(("text", "several"), [("Yes", True), ("No", False), ("N/A", False)])
     def test_boards_with_several_gpus_are_recognised(self, text: str, several: bool) -> None:
@@ -181,7 +181,7 @@ class TestLostGpus:
 
     LOST = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
 
-    def test_a_lost_gpu_is_found_by_its_place_in_the_document(self) -> None:
+    def test_a_lost_gpu_is_found_by_its_document_position(self) -> None:
         output = document(H100, self.LOST).replace(
             b"\t<gpu><product_name>GPU", b'\t<gpu id="0000:19:00.0"><product_name>GPU'
         )
@@ -236,7 +236,7 @@ class TestLostGpus:
 
 
 class TestBrokenDocuments:
-    """What is broken in one place spoils nothing else, and what is read is beyond doubt."""
+    """Damage in one place does not affect other values, and every value that is read is certain."""
 
     def test_supported_clocks_may_be_nested_wrongly(self) -> None:
         clocks = "<supported_clocks><supported_mem_clock><value>1</value></supported_clocks></supported_mem_clock>"
@@ -368,7 +368,7 @@ class TestAbsentValues:
 
 
 class TestBrokenGpus:
-    """One broken GPU does not spoil the others."""
+    """One broken GPU does not affect the others."""
 
     def test_a_lost_gpu_is_unidentified_and_the_others_are_complete(self) -> None:
         lost = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
@@ -447,7 +447,7 @@ class TestBrokenGpus:
 
 
 class TestEmptyOutput:
-    """No GPU counts as a fact only when the tool says so."""
+    """A node has no GPUs only if the tool says so."""
 
     def test_a_node_that_has_no_gpu_says_so(self) -> None:
         assert parse(document(attached=0)).gpus == ()

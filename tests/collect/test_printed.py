@@ -124,7 +124,7 @@ class TestWholeLogs:
 
 
 class TestNamesOfProcesses:
-    """A tenant of the node chooses them, and so may put a whole document into one."""
+    """A tenant of the node chooses process names, and so can put a whole document into one."""
 
     FAKE = b"\n".join([b"evil</process_name>", *lines_of("fake"), b"<process_name>"])
 

@@ -1,4 +1,4 @@
-"""What ResourceSlices say of a node, however they come: in parts, in any order, and from a hostile server."""
+"""What ResourceSlices report about a node: in parts, in any order, and from a hostile server."""
 
 import random
 from typing import Any
@@ -86,7 +86,7 @@ _KEYS = (
 
 
 class Book:
-    """A book, the slices in it, and what it said last of each node."""
+    """A book, the slices in it, and what it last reported about each node."""
 
     def __init__(self) -> None:
         self.said: dict[str, NodeDevices | None] = {}

@@ -408,7 +408,7 @@ class TestWhenToLook:
         async with printing.watched(**FROM_LOGS, known=known, intervals=fast):
             await printing.settled()
 
-    async def test_a_rotated_log_is_not_a_failure_while_readings_are_fresh(self, printing: World) -> None:
+    async def test_a_rotated_log_is_tolerated_while_readings_are_fresh(self, printing: World) -> None:
         often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1), first_document=0.0)
         fast = msgspec.structs.replace(FAST, retry=often)
         async with printing.watched(**FROM_LOGS, intervals=fast) as seen:

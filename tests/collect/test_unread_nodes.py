@@ -1,4 +1,4 @@
-"""GPU nodes that no ready pod covers: which are reported, why, from when on, and in which words they are logged."""
+"""GPU nodes that no ready pod covers: which are reported, why, since when, and how they are logged."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""What is cut from the output of nvidia-smi because nothing in it is read: it changes nothing that is."""
+"""Cutting unread parts from the output of nvidia-smi does not change what is read."""
 
 import pytest
 from hypothesis import given

@@ -211,7 +211,7 @@ class World:
         return sum(number for (one, of), number in requests.items() if one == verb and resource in ("", of))
 
     async def settled(self) -> None:
-        """Wait until everything published is true and complete, then see that it stays so."""
+        """Wait until everything published is true and complete, then check that it stays so."""
         await eventually(lambda: self.seen.state is ClusterState.UP and self.seen.gpus == self.truth)
         await anyio.sleep(0.1)
         assert self.seen.gpus == self.truth

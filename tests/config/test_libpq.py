@@ -31,7 +31,7 @@ def test_every_libpq_parameter_is_known(name):
 
 
 def _said(name: str, value: str) -> str:
-    """Return what is said about a parameter; empty if it is taken."""
+    """Return the error about a parameter; empty if it is accepted."""
     try:
         connection_options(f"{URL}?{name}={value}")
     except ValueError as error:

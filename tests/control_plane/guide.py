@@ -27,7 +27,7 @@ def shell_blocks(document: str) -> list[list[str]]:
 
 
 class Reader:
-    """Somebody with a clone of the repository and a kubeconfig, whose current context is that of the hub."""
+    """A user with a clone of the repository and a kubeconfig, whose current context is that of the hub."""
 
     def __init__(self, hub: ControlPlane, folder: Path, kubeconfig: str, start: Callable[[], Pod]) -> None:
         self.clone = folder / "clone"

@@ -1,4 +1,4 @@
-"""The commands of a document are enough: run in order on real clusters, and on simulated ones where it takes thirty."""
+"""The commands of a document are sufficient: run in order on real clusters, or on thirty simulated ones."""
 
 import base64
 import contextlib

@@ -220,7 +220,7 @@ def test_in_cluster_reads_its_own_cluster_with_its_service_account(installation:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_component_works_with_the_prometheus_operator(installation: Installation, overlay: str) -> None:
+def test_every_component_can_be_applied(installation: Installation, overlay: str) -> None:
     install_crds(installation.hub)
     base = installation.manifests / "collector" / "kustomization.yaml"
     base.write_text(base.read_text().replace("  # - ", "  - "))

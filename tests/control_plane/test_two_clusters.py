@@ -1,4 +1,4 @@
-"""`gpuid run` on two real control planes: whatever happens in them, the scrape ends right."""
+"""`gpuid run` on two real control planes: after every event the scrape is correct."""
 
 import signal
 

@@ -44,7 +44,7 @@ class Site:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def letters(self) -> list[dict[str, Any]]:
-        """Return the dead letters; none is a result, which the command tells by its exit code."""
+        """Return the dead letters; having none is a valid result, for which the command exits with 1."""
         command = [
             sys.executable,
             "-m",

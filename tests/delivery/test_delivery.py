@@ -143,7 +143,7 @@ def at_desk(store_settings: StoreSettings):
 
 
 async def stand_still(_seconds: float, *events: anyio.Event) -> None:
-    """Wait for the last event alone, which is the end."""
+    """Wait only for the last event, which is the end."""
     await events[-1].wait()
 
 
@@ -262,7 +262,7 @@ class TestAnOutboxThatCannotBeRead:
 
 class TestAStoreThatCannotBeWritten:
     async def writable(self, desk: Desk, answer: bool) -> None:
-        """Let the writes of what became of a batch succeed or fail."""
+        """Let writes of the outcome of a batch succeed or fail."""
         refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON gpuid_sinks BEGIN SELECT RAISE(ABORT, 'read-only'); END"
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql("DROP TRIGGER refuse" if answer else refuse)

@@ -1,4 +1,4 @@
-"""Changes of the configured sinks, with and without a store that takes them."""
+"""Changes of the configured sinks, with and without a store that accepts them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -30,7 +30,7 @@ def batch(number: int, *, records: int = 1, letter: int | None = None) -> Batch:
 
 
 class World:
-    """All that a worker talks to: outbox, store, sink, observer and time, which passes by its waits alone."""
+    """Everything a worker uses: outbox, store, sink, observer and a clock that only its waits advance."""
 
     def __init__(self, *batches: Batch, age: float = 0.0) -> None:
         self.batches = list(batches)

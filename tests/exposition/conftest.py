@@ -43,12 +43,12 @@ class Bench:
         )
 
     def publish(self, step: Step) -> Step:
-        """Let the exposition know which nodes a step touched."""
+        """Notify the exposition of the nodes that a step touched."""
         self.exposition.update(step.nodes)
         return step
 
     async def text(self, *, clusters: Collection[str] | None = None, openmetrics: bool = False) -> str:
-        """Scrape both ways; they must say the same."""
+        """Scrape both ways; the results must be equal."""
         plain = await self.exposition.scrape(clusters=clusters, openmetrics=openmetrics)
         zipped = await self.exposition.scrape(clusters=clusters, openmetrics=openmetrics, gzip=True)
         body, compressed = b"".join(plain.chunks), b"".join(zipped.chunks)

@@ -1,4 +1,4 @@
-"""The text is kept up to date whether anybody scrapes or not."""
+"""The text is kept up to date even if nobody scrapes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Blocks compressed apart are one gzip member together."""
+"""Separately compressed blocks are joined into one gzip member."""
 
 import gzip
 import zlib

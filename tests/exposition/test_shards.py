@@ -1,4 +1,4 @@
-"""Whatever nodes come, change and go, the text is that of those that are there."""
+"""The text matches the current nodes whichever nodes are added, changed and deleted."""
 
 from collections.abc import Sequence
 

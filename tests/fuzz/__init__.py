@@ -1,1 +1,1 @@
-"""Every decoder of foreign text, on any input: in pytest for a moment, by hand for as long as one likes."""
+"""Every decoder of foreign text, on any input: briefly in pytest, by hand for any length of time."""

@@ -34,7 +34,7 @@ class Findings:
         self._first: dict[str, str] = {}
 
     def run(self, decode: Callable[[Any], None], value: Any) -> None:
-        """Decode one input and note what comes of it."""
+        """Decode one input and note the outcome."""
         self.inputs += 1
         try:
             decode(value)

@@ -1,4 +1,4 @@
-"""Inputs that decoders meet: documents of the keys that they know, with what no honest sender would put in."""
+"""Inputs for decoders: documents with the keys that they know, and hostile content."""
 
 import json
 from collections.abc import Sequence

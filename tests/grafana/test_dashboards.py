@@ -1,4 +1,4 @@
-"""The dashboards are what their sources say, Grafana 11 can read them, and a real Prometheus answers every query."""
+"""The dashboards match their sources, Grafana 11 can read them, and a real Prometheus answers every query."""
 
 import json
 import re

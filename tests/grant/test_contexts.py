@@ -1,4 +1,4 @@
-"""Kubeconfigs for a collector: what they keep, what they never hold, and how they are written."""
+"""Kubeconfigs for a collector: what they keep, what they never contain, and how they are written."""
 
 import base64
 import json

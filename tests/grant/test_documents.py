@@ -1,4 +1,4 @@
-"""YAML that kubectl reads as it was meant."""
+"""YAML that kubectl reads as intended."""
 
 import pytest
 import yaml

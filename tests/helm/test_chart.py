@@ -1,4 +1,4 @@
-"""What the chart makes of its values: a configuration that gpuid takes, and manifests that fit it."""
+"""What the chart renders from its values: a configuration that gpuid accepts, and matching manifests."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The chart and the overlays of config/kubernetes make the same of a mode."""
+"""The chart and the overlays of config/kubernetes give the same result for a mode."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What a claim makes others do and lose: how often nodes are read because of it, and who gets a GPU that is let go."""
+"""The effects of a claim: how often nodes are read because of it, and which claimant gets the GPU."""
 
 from typing import Any, ClassVar
 
@@ -65,7 +65,7 @@ class Fleet:
 
 
 class TestPace:
-    """A place whose claims come to nothing has others read ever more rarely."""
+    """Claims from a place whose claims fail cause readings less and less often."""
 
     @pytest.mark.parametrize("claimants", [[C], [C, D], [B]], ids=["a foreign node", "two of them", "its own cluster"])
     def test_claims_that_come_and_go_cause_few_readings(self, claimants: list[Place]) -> None:
@@ -204,10 +204,10 @@ def test_invented_gpus_do_not_turn_a_move_into_an_appearance() -> None:
 
 
 class TestHeirs:
-    """A GPU that its node has let go of goes to the claimant that most likely has it."""
+    """A GPU that its node no longer has goes to the claimant that most likely has it."""
 
     def heirs(self, inventory: Inventory, time: float) -> list[tuple[Event, Place]]:
-        """Have the first node let go; returns what changed."""
+        """Read the first node without the GPU; returns what changed."""
         return [(change.event, change.place) for change in inventory.apply(reading(A, time)).changes]
 
     def test_a_claimant_in_the_same_cluster_comes_first(self) -> None:
@@ -240,7 +240,7 @@ class TestHeirs:
         inventory.apply(reading(second, 30.0, ONE))
         assert self.heirs(inventory, 31.0) == [(Event.MOVED, second)]
 
-    def test_a_reading_begun_before_the_claim_is_not_a_second_report(self) -> None:
+    def test_a_reading_begun_before_the_claim_confirms_nothing(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(B, 20.0, ONE))

@@ -1,4 +1,4 @@
-"""Conflicts by serial where one node gives a serial to many GPUs: what they cost, and that they come out the same."""
+"""Conflicts by serial where one node reports a serial for many GPUs: their cost, and that results are the same."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""A GPU's health follows its UUID: what of it changes, where it goes, and what no other cluster can do to it."""
+"""A GPU's health follows its UUID: what changes, where it is carried, and what no other cluster can affect."""
 
 from typing import Any
 
@@ -237,7 +237,7 @@ class TestWhatEndsWithoutBeingSaid:
         assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
         assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
 
-    def test_older_driver_fields_replace_a_recovery_action(self, world: World) -> None:
+    def test_older_driver_fields_clear_a_recovery_action(self, world: World) -> None:
         world.read(A, 10.0, Health(recovery_action="Drain and Reset"))
         assert world.read(A, 20.0, Health(reset_required=True)) != []
         assert world.only(A).gpu.health == Health(recovery_action="Drain and Reset", reset_required=True)
@@ -297,7 +297,7 @@ class TestWhatEndsWithoutBeingSaid:
         assert [one.field for one in changes[1].changes] == ["fabric_status", "fabric_health"]
         assert world.only(B).gpu == Gpu(uuid="GPU-1", serial="1", health=Health(inforom="1"))
 
-    def test_fabric_state_alone_is_not_carried_along(self, world: World) -> None:
+    def test_forgotten_fabric_state_leaves_no_health(self, world: World) -> None:
         world.read(A, 10.0, Health(fabric_health="Unhealthy"))
         world.read(A, 20.0, None)
         assert world.only(A).gpu == Gpu(uuid="GPU-1", serial="1")

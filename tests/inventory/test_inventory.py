@@ -525,7 +525,7 @@ class TestSerials:
 
 
 class TestLastKnown:
-    """What a GPU once said and no longer says stays known, and is marked."""
+    """A value that a GPU no longer reports stays known, and is marked."""
 
     FULL: ClassVar[Gpu] = Gpu(uuid="GPU-1", serial="s1", model="H100", chassis="c", board_part_number="b")
 
@@ -566,7 +566,7 @@ def at(name: str, bus: str, **facts: Any) -> Gpu:
 
 
 class TestLostGpus:
-    """A GPU that does not respond stays where it was, named, and is not counted as found."""
+    """A GPU that does not respond stays in its place by name, and is not counted as found."""
 
     ONE, TWO = at("1", "18"), at("2", "3B")
     BUS_OF_TWO = GpuRef(None, "00000000:3B:00.0")

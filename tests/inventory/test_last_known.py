@@ -1,4 +1,4 @@
-"""What a GPU no longer says of itself stays known where it is its own cluster's, with when it was reported last."""
+"""A value that a GPU no longer reports stays known within its cluster, with the time of its last report."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""What ResourceSlices reveal of GPUs that cannot be read, and what they leave to readings."""
+"""What ResourceSlices reveal about GPUs that cannot be read, and what is left to readings."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""An inventory that is restored from recorded nodes knows what the one before it knew."""
+"""An inventory restored from recorded nodes knows what the previous one knew."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Real servers on the loopback interface, and the rule that no log ever says a secret."""
+"""Real servers on the loopback interface, and the rule that no log ever contains a secret."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a token says of itself, whatever it is."""
+"""The claims of a token, whatever it is."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""What one API server may send, against servers that send more: the cluster ends, or the command, and says why."""
+"""Limits on what an API server may send: beyond them the session or the command fails with a reason."""
 
 import asyncio
 import inspect

@@ -36,7 +36,7 @@ def make(plugin):
 
 
 def gone(pid):
-    """Tell whether a process has ended and been reaped."""
+    """Return whether a process has ended and been reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -364,7 +364,7 @@ async def test_an_answer_is_interpreted_as_by_kubectl(plugin, make, output, expi
 
 
 class TestLastWords:
-    """Of what a failing plugin says, the line that gives the reason."""
+    """The line of a failing plugin's output that gives the reason."""
 
     @pytest.mark.parametrize(
         ("complaint", "told"),
@@ -402,7 +402,7 @@ class TestLastWords:
 
 
 class TestPace:
-    """A plugin that fails is run ever less often, by one for all."""
+    """A failing plugin is run less and less often, once for all clusters."""
 
     async def test_the_pauses_between_runs_grow_to_three_minutes(self, plugin, make, failure, clock):
         plugin.script("echo no session >&2; exit 1")
@@ -505,7 +505,7 @@ class TestPace:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"])
 class TestChildren:
-    """A plugin's end counts, not that of its output."""
+    """A plugin is finished when it exits, not when its output closes."""
 
     async def test_an_agent_holding_stderr_open_delays_nothing(self, plugin, make):
         plugin.answer(token="s3cr3t")

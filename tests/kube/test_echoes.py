@@ -1,4 +1,4 @@
-"""What a server, a proxy or a credential plugin repeats of our secrets ends in the session."""
+"""Secrets repeated by a server, a proxy or a credential plugin never leave the session."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What the answers and failures of a server are called."""
+"""How the responses and failures of a server map to errors."""
 
 import json
 import ssl

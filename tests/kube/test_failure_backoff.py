@@ -1,4 +1,4 @@
-"""How soon a source of credentials that fails is asked again."""
+"""How soon a failing source of credentials is retried."""
 
 from collector.kube.errors import CredentialPluginFailedError
 from collector.kube.failure_backoff import FailureBackoff, LastFailure

@@ -1,4 +1,4 @@
-"""YAML and nulls as Kubernetes' own programs take them."""
+"""YAML and nulls as Kubernetes' own programs interpret them."""
 
 from typing import Any
 

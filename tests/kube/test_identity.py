@@ -1,4 +1,4 @@
-"""What the connections of a session prove about the server that it talks to."""
+"""What the connections of a session prove about its server."""
 
 import itertools
 import ssl

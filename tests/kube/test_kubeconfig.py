@@ -1,4 +1,4 @@
-"""Which contexts kubeconfigs hold and what one of them says."""
+"""Which contexts kubeconfigs contain, and the settings of one."""
 
 import os
 
@@ -169,7 +169,7 @@ def with_good(**lists):
 
 
 class TestOneBadEntry:
-    """What is wrong with one entry costs the contexts that need it, and no other."""
+    """An error in one entry affects only the contexts that need it."""
 
     @pytest.mark.parametrize(
         "text",
@@ -285,7 +285,7 @@ class TestOneBadEntry:
 
 
 class TestOneBadFile:
-    """A file that cannot be read costs the contexts that it may hold, and no other."""
+    """An unreadable file affects only the contexts that it may contain."""
 
     @pytest.fixture
     def good(self, tmp_path):

@@ -142,7 +142,7 @@ class Work:
         return self.now
 
     def last(self, seconds):
-        """Let some work take so long; returns when it started."""
+        """Let some work take the given time; returns when it started."""
         self.now += seconds
         return self.now - seconds
 

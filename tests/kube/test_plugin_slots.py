@@ -1,4 +1,4 @@
-"""Who may start a credential plugin when."""
+"""When a credential plugin may start."""
 
 import functools
 

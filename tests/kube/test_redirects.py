@@ -1,4 +1,4 @@
-"""No request of a session is sent a second time to where an answer points."""
+"""No request of a session follows a redirect."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

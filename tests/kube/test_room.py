@@ -1,4 +1,4 @@
-"""What the room is: one API server, no GPU in it."""
+"""The room knows one API server and no GPUs."""
 
 import re
 from pathlib import Path

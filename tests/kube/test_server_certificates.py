@@ -1,4 +1,4 @@
-"""Certificates of API servers: those that Go takes are taken, and those that it refuses are named."""
+"""Certificates of API servers: those that Go accepts are accepted, and those that it refuses are named."""
 
 import re
 import ssl

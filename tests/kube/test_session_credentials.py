@@ -691,7 +691,7 @@ class TestServerUrl:
 
 
 class TestWhyTheServerRefuses:
-    """The error of a refusal says what is known of our own credentials."""
+    """The error after a refusal includes what is known about our own credentials."""
 
     @pytest.fixture(params=[401, 403])
     def refusing(self, request, server):

@@ -29,7 +29,7 @@ USER = "system:serviceaccount:gpuid:collector"
 
 
 class TokenApi:
-    """What the server says to TokenRequests and to who asks whether they are allowed."""
+    """The server's answers to TokenRequests and to access reviews."""
 
     def __init__(self, server, clock):
         self.server, self.clock = server, clock

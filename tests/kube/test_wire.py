@@ -1,4 +1,4 @@
-"""What every list and watch sends, and how a stream becomes lines."""
+"""The format of lists and watch events, and how a stream becomes lines."""
 
 import itertools
 

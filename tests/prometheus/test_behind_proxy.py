@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes through a proxy that ends TLS, with a path prefix and without, as /sd tells it."""
+"""A real Prometheus scrapes through a TLS-terminating proxy, with and without a path prefix, using /sd."""
 
 import contextlib
 import signal

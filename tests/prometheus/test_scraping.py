@@ -1,4 +1,4 @@
-"""A real Prometheus finds the collector's shares, and its answers are what the collector says."""
+"""A real Prometheus discovers the collector's shares, and its series match the collector's."""
 
 import subprocess
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What cut.awk leaves of an output of nvidia-smi says of the GPUs what the whole says, however processes are called."""
+"""Output of nvidia-smi cut by cut.awk describes the GPUs as the whole does, whatever the process names."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""On which nodes the reader runs: on all of which labels say that they have GPUs."""
+"""The reader runs on all nodes whose labels indicate GPUs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The script of the reader in every shell that is here, with an nvidia-smi that does as the test wants."""
+"""The script of the reader in every installed shell, with an nvidia-smi that the test controls."""
 
 import contextlib
 import os

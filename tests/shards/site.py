@@ -86,7 +86,7 @@ class ShardProcess(CollectorProcess):
         return {name for name, state in self.states().items() if state == ("unowned", None)}
 
     def problems(self) -> list[str]:
-        """Return the titles of what it finds wrong."""
+        """Return the titles of its problems."""
         return [one["title"] for one in (self.api("/api/v1/problems") or {}).get("problems", ())]
 
     def ready(self) -> bool:
@@ -146,7 +146,7 @@ class Site:
         return started
 
     def settled(self, shards: Sequence[ShardProcess]) -> None:
-        """Wait until each of these has its clusters alone, and all of them see every GPU where it is."""
+        """Wait until each has only its own clusters, and all of them know the place of every GPU."""
         for one in shards:
             until(one.series_of, one.hashed)
         for one in shards:
@@ -190,7 +190,7 @@ class Site:
             thread.join()
 
     def expected(self) -> set[Place]:
-        """Return where every GPU is."""
+        """Return the placement of every GPU."""
         return {(one.cluster, one.node, one.uuid) for one in self.simulator.fleet.expected()}
 
     def execs(self) -> Counter[tuple[str, str]]:

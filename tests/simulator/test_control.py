@@ -1,4 +1,4 @@
-"""The control server: everything over plain HTTP, and one clear line for what is wrong."""
+"""The control server: everything over plain HTTP, and one clear line for each error."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The physical truth: what is where, and how the acts change it."""
+"""The simulated hardware: where each GPU is, and how actions change it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How worn simulated cards are: it follows them, and drivers tell as much of it as they do."""
+"""Wear of simulated cards: it moves with the card, and drivers report what real ones do."""
 
 import json
 from pathlib import Path
@@ -218,7 +218,7 @@ class TestActions:
         await act("flash_inforom", uuid=uuid)
         assert await worn() == {uuid: {"inforom": "G520.0200.00.06"}}
 
-    async def test_by_default_an_already_worn_gpu_is_chosen(self, simulator: Simulator) -> None:
+    async def test_by_default_a_gpu_that_can_wear_is_chosen(self, simulator: Simulator) -> None:
         cluster, fleet = simulator.clusters["sim-0"], simulator.fleet
         first, *_, last = cluster.nodes
         fleet.swap_tray("sim-0", first, "v100")

@@ -1,4 +1,4 @@
-"""What the parser reads of simulated cards is what they are, as far as their driver reports it."""
+"""The parser reads the wear of simulated cards as far as their driver reports it."""
 
 import msgspec
 import pytest

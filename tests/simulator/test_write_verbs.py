@@ -1,4 +1,4 @@
-"""What changes the cluster: patches of nodes, leases, and the reviews of one's rights."""
+"""Requests that change the cluster: node patches, leases and access reviews."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A file system that hangs stops the sink whose files are there, and nothing else."""
+"""A hanging file system affects only the sink whose files are on it."""
 
 import threading
 from collections.abc import Callable, Iterator

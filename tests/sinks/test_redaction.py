@@ -1,4 +1,4 @@
-"""Nothing that leaves a sink repeats one of its secrets, whoever raised it and in whatever words."""
+"""No text that leaves a sink contains one of its secrets, whatever raised it."""
 
 import base64
 import traceback
@@ -23,7 +23,7 @@ ENCODED = base64.b64encode(f"x:{SECRET}".encode()).decode()
 
 
 class Careless:
-    """A sink that repeats everything."""
+    """A sink that echoes everything."""
 
     def __init__(self, error: Exception) -> None:
         self.secrets = Secrets(SECRET)

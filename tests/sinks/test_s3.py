@@ -1,4 +1,4 @@
-"""The s3 sink and what it leaves at two S3 servers that know nothing of each other."""
+"""The s3 sink and the objects it writes to two independent S3 servers."""
 
 import csv
 import gzip

@@ -39,7 +39,7 @@ async def failure_of(sink: Any, records: list[SinkRecord]) -> tuple[Reason, str]
 
 
 class TestADelivery:
-    """A batch counts only when S3 itself said so."""
+    """A batch is delivered only if S3 itself confirms it."""
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     async def test_a_redirect_is_not_followed_and_delivers_nothing(self, record: MakeRecord, status: int) -> None:

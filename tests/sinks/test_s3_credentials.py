@@ -65,7 +65,7 @@ def credentials(key: str) -> str:
 
 
 class TestWhatChanges:
-    """Files are taken as they are at each call."""
+    """Files are read again at each call."""
 
     async def test_rotated_credentials_are_used_at_once(self, record: MakeRecord, tmp_path: Path) -> None:
         replace(tmp_path / "credentials", credentials("OLDKEY"))
@@ -289,7 +289,7 @@ class TestNobodyIsAsked:
         assert "use a role without mfa_serial" in said
 
     @pytest.mark.parametrize("chained", [False, True])
-    def test_no_program_prompts(self, tmp_path: Path, chained: bool) -> None:
+    def test_programs_cannot_prompt(self, tmp_path: Path, chained: bool) -> None:
         program(tmp_path, 'read code; echo "got [$code]" >&2; read code </dev/tty && echo "asked" >&2; exit 1')
         if chained:
             process = (tmp_path / "config").read_text().replace("default", "profile base")
@@ -343,7 +343,7 @@ KEYS = {"AccessKeyId": "EVIL", "SecretAccessKey": "s", "Token": "t", "Expiration
 
 
 class TestCredentialServices:
-    """Only they give keys, and what is wrong with their answers is said of them."""
+    """Only they provide keys, and errors in their answers name them."""
 
     async def refusal(self, record: MakeRecord, endpoint: str = "http://127.0.0.1:1") -> str:
         async with lake(endpoint) as sink:

@@ -626,7 +626,7 @@ class TestProxies:
                 await sink.send([record()], key="k")
         assert seen[0] == f"{asked} HTTP/1.1"
 
-    async def test_socks5_from_the_environment_resolves_names_locally(
+    async def test_socks5_from_the_environment_leaves_names_to_the_proxy(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with self.proxy() as (port, seen):

@@ -1,4 +1,4 @@
-"""Whether a collector could use a store, found out without writing to it."""
+"""Whether a collector can use a store, determined without writing to it."""
 
 import contextlib
 import shutil

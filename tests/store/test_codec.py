@@ -1,4 +1,4 @@
-"""How nodes and records are written down."""
+"""How nodes and records are encoded."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A damaged SQLite file: found at the start or while running, set aside, and a new one begun with all that is known."""
+"""A damaged SQLite file, at the start or while running: set aside, and a new one filled with all that is known."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""An answer over HTTP waits for the store only so long, and leaves nothing behind that keeps others waiting."""
+"""An HTTP answer waits for the store only for a limited time, and leaves nothing that blocks others."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What an engine says, in one line without a password."""
+"""The error of an engine, in one line without a password."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The files of an SQLite store are their owner's alone, whatever the umask and whatever they were."""
+"""The files of an SQLite store are private to their owner, whatever the umask and their former mode."""
 
 import logging
 import os

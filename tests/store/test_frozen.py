@@ -1,4 +1,4 @@
-"""A leader that is frozen, or whose connections are, is followed within the time of a lease and a little more."""
+"""A leader that is frozen, or whose connections are, is replaced soon after its lease expires."""
 
 import contextlib
 import logging

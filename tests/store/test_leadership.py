@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def expire(store):
-    """Let the time of the lease be over."""
+    """Make the lease expire."""
     async with store.database.write() as connection:
         await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = expires - 3600")
 

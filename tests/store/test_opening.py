@@ -1,4 +1,4 @@
-"""Opening a store: what is made, what is refused, and the one line that names the way out."""
+"""Opening a store: what is created, what is refused, and the one line that names the remedy."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The fleet at a time, on each engine."""
+"""The fleet at a given time, on each engine."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""A PostgreSQL store behind pgbouncer: whatever the pooler gives out, a session or only a transaction, is enough."""
+"""A PostgreSQL store behind pgbouncer works with session pooling and with transaction pooling."""
 
 import anyio
 import asyncpg

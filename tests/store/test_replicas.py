@@ -1,4 +1,4 @@
-"""Two collectors of the same clusters on one PostgreSQL store: one leads, and the other takes over when it is gone."""
+"""Two collectors of the same clusters on one PostgreSQL store: one leads, and the other takes over if it stops."""
 
 import contextlib
 import functools

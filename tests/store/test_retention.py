@@ -1,4 +1,4 @@
-"""What is forgotten, and what never is; on both engines."""
+"""What retention deletes, and what it never deletes; on both engines."""
 
 import anyio
 import pytest

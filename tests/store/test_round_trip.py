@@ -1,4 +1,4 @@
-"""What a reading altered is the same in the inventory, the history, the API, the text for people and the records."""
+"""An alteration is the same in the inventory, the history, the API, the text for people and the records."""
 
 import json
 import tempfile

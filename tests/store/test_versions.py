@@ -236,6 +236,6 @@ async def test_a_backup_of_a_store_in_use_is_a_store(sqlite_settings: StoreSetti
         assert len((await store.load()).nodes) == 5
 
 
-async def test_postgresql_points_to_its_own_backup() -> None:
+async def test_postgresql_backups_are_left_to_pg_dump() -> None:
     with pytest.raises(StoreError, match="use pg_dump to back up PostgreSQL"):
         await backup(StoreSettings(url="postgresql://db/gpuid"), None)  # type: ignore[arg-type]

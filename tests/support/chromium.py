@@ -49,6 +49,6 @@ def browser() -> Iterator[Browser]:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe holds against the page: each rule, with the elements that break it."""
+    """What axe finds wrong with the page: each rule, with the elements that break it."""
     found = Axe().run(page).response["violations"]
     return [f"{rule['id']}: {[node['html'] for node in rule['nodes']]}" for rule in found]

@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let this much time pass."""
+        """Advance the clock by this much."""
         self.now += seconds
 
     async def wait(self, seconds: float, *events: anyio.Event) -> None:

@@ -1,4 +1,4 @@
-"""API servers that do their worst, each in a way of its own: `python -m tests.support.hostile PORT`.
+"""API servers that misbehave, each in its own way: `python -m tests.support.hostile PORT`.
 
 Each kind answers below a path of its own, so one process is all of them: the server of the kind `endless_pages` is
 http://127.0.0.1:PORT/endless_pages. They send as fast as they are read, without TLS. What a kind does not do itself is
@@ -97,7 +97,7 @@ def bookmark(version: int = 1) -> bytes:
 
 
 def reading(gpus: int) -> bytes:
-    """Return the output of nvidia-smi with GPUs that nobody has seen before."""
+    """Return the output of nvidia-smi with GPUs never seen before."""
     one = "<gpu id='{0}'><product_name>H100</product_name><uuid>GPU-{1}</uuid><serial>{0}</serial></gpu>"
     body = "".join(one.format(uuid.uuid4().int >> 68, uuid.uuid4()) for _ in range(gpus))
     head = "<nvidia_smi_log><driver_version>570.1</driver_version><cuda_version>12.8</cuda_version>"
@@ -342,7 +342,7 @@ class SlowBytes(Calm):
 
 
 class Silent(Calm):
-    """Never a word."""
+    """No response at all."""
 
     outcome = ""  # unreachable after the timeout of a page
 
@@ -364,7 +364,7 @@ class ShortWatches(Calm):
 
 
 class MuteWatches(Calm):
-    """Watches that are open and never say a word."""
+    """Watches that stay open and never send anything."""
 
     outcome = ""  # unreachable once that is silence
 

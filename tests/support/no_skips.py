@@ -8,7 +8,7 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skip into a failure that still tells the reason; an expected failure stays what it is."""
+    """Turn a skip into a failure that still gives the reason; an expected failure is unchanged."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         _fail(report)

@@ -1,4 +1,4 @@
-"""Programs that tests start: free ports for them, what they answer, and their sure end."""
+"""Programs that tests start: free ports for them, what they answer, and their guaranteed termination."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""S3 for the tests of its sink: two servers that know nothing of each other, and one with scripted answers."""
+"""S3 for the tests of its sink: two independent servers, and one with scripted answers."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""A fleet in every kind of trouble at once, two collectors that watch it, and a Prometheus that scrapes both."""
+"""A fleet with every kind of problem at once, two collectors that watch it, and a Prometheus that scrapes both."""
 
 import contextlib
 import math

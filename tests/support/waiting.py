@@ -1,4 +1,4 @@
-"""Waiting for what happens by itself: ask again and again, up to a limit that only a fault reaches."""
+"""Wait for a condition by polling it, up to a limit that only a fault reaches."""
 
 import inspect
 import linecache

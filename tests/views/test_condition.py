@@ -1,4 +1,4 @@
-"""What is said of one GPU's condition, and since when."""
+"""The condition of one GPU, and since when it holds."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The whole life of a GPU as one list."""
+"""The whole history of a GPU as one list."""
 
 from collector.health import GROWTH_WINDOW_SECONDS as WEEK
 from collector.health import Condition, Degradation, Health

@@ -1,4 +1,4 @@
-"""Which GPUs a mark counts for."""
+"""Which GPUs a mark applies to."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which GPUs a node lacks."""
+"""Which GPUs are missing from a node."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""The past is what was: compared with the inventory at each time."""
+"""The past equals what the inventory was at each time."""
 
 import math
 import tempfile

@@ -1,4 +1,4 @@
-"""What is remembered of the changes that happened last."""
+"""The most recent changes kept in memory."""
 
 import anyio
 import msgspec

@@ -1,4 +1,4 @@
-"""Which boards are to be pulled, how each GPU is in a word, and which seats lose GPUs again and again."""
+"""Which boards to pull, the condition of each GPU in a word, and which slots keep losing GPUs."""
 
 import pytest
 

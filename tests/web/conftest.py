@@ -1,4 +1,4 @@
-"""A collector's HTTP side over a small inventory, served for real on a free port."""
+"""The HTTP server of a collector with a small inventory, on a free port."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -150,7 +150,7 @@ class FakeCollector:
 
 
 class Site:
-    """A collector, and what happens to it."""
+    """A collector, and the events that tests cause."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -228,7 +228,7 @@ class Site:
             file.write_bytes(b"x" * 4096)
 
     def publish(self, step: Step) -> None:
-        """Publish what a step did, as the app does."""
+        """Publish the result of a step, as the app does."""
         self.collector.exposition.update(step.nodes)
         self.collector.recent_changes.add(step.changes)
         self.steps.append(step)
@@ -307,7 +307,7 @@ async def kept(site: Site, tmp_path: Path) -> AsyncIterator[Store]:
 
 @pytest.fixture(params=[False, True], ids=["memory", "store"])
 async def perhaps_kept(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> AsyncIterator[bool]:
-    """The site once without a store and once with one; tells which."""
+    """The site, once without a store and once with one; returns which."""
     if request.param:
         async with keeping(site, tmp_path):
             yield True

@@ -1,4 +1,4 @@
-"""What programs get."""
+"""The JSON API."""
 
 import base64
 import json

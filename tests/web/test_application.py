@@ -1,4 +1,4 @@
-"""What every answer carries, and how refusals look to whom."""
+"""Headers of every response, and errors for browsers and programs."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ async def test_nothing_hostile_becomes_markup(site: Any, serving: Any) -> None:
 
 
 class TestSlowStore:
-    """A store that does not respond in time keeps nobody waiting."""
+    """A store that does not respond in time does not block requests."""
 
     @pytest.mark.parametrize(
         "path", ["/api/v1/changes", "/api/v1/gpus/GPU-a1/history", "/api/v1/nodes/n1/history", "/gpus/GPU-no"]

@@ -1,4 +1,4 @@
-"""How long a client may take, how many connections there may be, and who gives way."""
+"""How long a client may take, how many connections are allowed, and which are closed first."""
 
 import contextlib
 import functools

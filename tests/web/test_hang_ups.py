@@ -1,4 +1,4 @@
-"""A client that hangs up is no error: on no path, with no method, at no moment."""
+"""A client that hangs up is never an error: on any path, with any method, at any moment."""
 
 import contextlib
 import logging
@@ -56,7 +56,7 @@ def targets(site: Site) -> list[str]:
 
 
 async def hang_up(port: int, method: str, path: str, moment: str, *, reset: bool) -> None:
-    """Ask, and go away at a moment, politely or not."""
+    """Send a request and disconnect at some moment, cleanly or not."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)

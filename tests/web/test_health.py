@@ -1,4 +1,4 @@
-"""When the collector says that it lives and that it is ready."""
+"""When the collector reports that it is live and ready."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What programs get of the past."""
+"""The API of the history."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Marks over HTTP: who may set them, what is refused, and what everybody sees of them."""
+"""Marks over HTTP: who may set them, what is refused, and where they are shown."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

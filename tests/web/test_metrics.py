@@ -1,4 +1,4 @@
-"""What a scraper gets, and where it learns to ask."""
+"""Scraping /metrics, and discovering its targets."""
 
 import httpx
 import pytest

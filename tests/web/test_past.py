@@ -1,4 +1,4 @@
-"""The API of another time than now."""
+"""The API for a time in the past."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is seen of the server through a proxy: `/sd` and the page's links."""
+"""The server seen through a proxy: `/sd` and the links of the page."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who may ask, over what, and what happens when the address or the certificate is wrong."""
+"""Authentication, TLS, and errors in the address or the certificate."""
 
 import datetime
 import functools
@@ -100,7 +100,7 @@ class TestAuthentication:
 
 
 class TestGuessing:
-    """Passwords are hashed one at a time and slowly, whoever asks."""
+    """Passwords are hashed slowly and one at a time for all clients."""
 
     async def test_slow_guesses_do_not_delay_other_requests(
         self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch

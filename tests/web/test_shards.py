@@ -1,4 +1,4 @@
-"""One shard of several over HTTP: its own clusters for scrapers, all of them for people and programs."""
+"""One of several shards over HTTP: its own clusters for scrapers, all clusters for people and programs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Troubles share rows without one of them being lost, and rows are ranked."""
+"""Problems are merged into rows without losing any, and rows are ranked."""
 
 import itertools
 import random

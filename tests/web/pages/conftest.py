@@ -1,4 +1,4 @@
-"""Pages as a reader sees them: their words and where they lead."""
+"""Pages as a reader sees them: their text and their links."""
 
 from collections.abc import Awaitable, Callable
 from html.parser import HTMLParser

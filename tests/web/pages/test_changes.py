@@ -1,4 +1,4 @@
-"""The page of what happened."""
+"""The changes page."""
 
 import re
 from typing import Any

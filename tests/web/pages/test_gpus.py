@@ -370,7 +370,7 @@ async def test_a_serial_redirects_to_its_gpu(site: Any, serving: Any, visit: Any
     }
 
 
-async def test_a_gpu_on_a_deleted_node_has_no_board_to_pull(site: Any, serving: Any, visit: Any) -> None:
+async def test_without_a_node_there_is_no_board_to_pull(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9", serial="S-9", slot="4", module="2"))
     site.remove("prod-a", "n9", 1764000300.0)
     async with serving(site) as client:

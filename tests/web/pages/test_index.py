@@ -44,7 +44,7 @@ async def test_virtual_gpus_are_distinguished(whole: Any, serving: Any, visit: A
 
 @pytest.fixture
 def whole(site: Any) -> Any:
-    """A fleet without trouble."""
+    """A fleet without problems."""
     site.cluster("prod-b")
     for node in ("n1", "n2"):
         site.read("prod-a", node, Gpu(uuid=f"GPU-{node}"), capacity=1)

@@ -1,4 +1,4 @@
-"""The pages of another time than now."""
+"""The pages for a time in the past."""
 
 from typing import Any
 

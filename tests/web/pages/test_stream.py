@@ -1,4 +1,4 @@
-"""What tells an open page that something has changed, as server-sent events."""
+"""The server-sent events that notify an open page of changes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
