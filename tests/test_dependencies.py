@@ -34,7 +34,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     assert imported() - declared == OF_AIOBOTO3
 
 
-def test_every_import_has_a_contract() -> None:
+def test_every_third_party_import_has_a_contract() -> None:
     contracts = PYPROJECT["tool"]["importlinter"]["contracts"][1:]
     listed = [contract.get("protected_modules", contract.get("forbidden_modules")) for contract in contracts]
     names = set(itertools.chain.from_iterable(listed))

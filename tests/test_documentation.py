@@ -28,7 +28,7 @@ DOCUMENTS = sorted(
 )
 
 
-def test_the_metrics_table_is_the_table_of_the_code() -> None:
+def test_the_metrics_table_matches_the_code() -> None:
     rows = [f"| `{family.name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |" for family in FAMILIES]
     table = "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])
     assert table in METRICS, f"the table in docs/metrics.md should be:\n{table}"
@@ -62,7 +62,7 @@ def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
     assert broken == []
 
 
-def test_the_readme_leads_to_every_document() -> None:
+def test_the_readme_links_to_every_document() -> None:
     reached, ahead = set[Path](), [ROOT / "README.md"]
     while ahead:
         document = ahead.pop()
@@ -124,7 +124,7 @@ def test_the_support_matrix_has_every_preset_and_python() -> None:
     assert [version for version in versions if version not in row[0]] == []
 
 
-def test_the_keys_of_the_server_that_http_md_names_exist() -> None:
+def test_server_keys_named_in_http_md_exist() -> None:
     named = first_cells("docs/http.md", "| key of `[server]` | limit |")
     assert named
     assert named <= set(ServerSettings.__struct_fields__)
@@ -136,7 +136,7 @@ def test_what_makes_a_dead_letter_is_as_documented() -> None:
     assert {int(status) for status in re.findall(r"\d+", line)} == set(_ABOUT_RECORDS)
 
 
-def test_the_readme_installs_with_commands_that_are_tried() -> None:
+def test_the_readme_installs_with_tested_commands() -> None:
     shown = README.partition("<!-- helm -->\n```sh\n")[2].partition("```")[0].splitlines()
     text = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
     tried = text.partition("```sh\n")[2].partition("```")[0].splitlines()  # by tests/control_plane/test_guides.py

@@ -9,13 +9,13 @@ import pytest
 from collector.files import MAX_FILE_BYTES, _hanging, file_stamp, in_time, read_file, replace_file
 
 
-def test_a_file_that_nobody_touched_has_the_same_stamp(tmp_path: Path) -> None:
+def test_an_untouched_file_has_the_same_stamp(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("one")
     assert file_stamp(file) == file_stamp(str(file))
 
 
-def test_it_changes_with_time_size_and_inode(tmp_path: Path) -> None:
+def test_a_stamp_changes_with_time_size_and_inode(tmp_path: Path) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("one")
     os.utime(file, ns=(0, 0))
@@ -32,18 +32,18 @@ def test_it_changes_with_time_size_and_inode(tmp_path: Path) -> None:
     assert len(set(stamps)) == 4
 
 
-def test_a_missing_file_has_none(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_stamp(tmp_path: Path) -> None:
     assert file_stamp(tmp_path / "file") is None
 
 
-def test_a_file_is_read_whole(tmp_path: Path) -> None:
+def test_a_file_is_read_completely(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * 10_000)
     assert read_file(file) == file.read_bytes()
     assert read_file("/dev/null") == b""
 
 
-def test_what_is_no_file_or_has_no_end_is_an_error_at_once(tmp_path: Path) -> None:
+def test_special_and_endless_files_are_an_immediate_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as large:
         large.truncate(MAX_FILE_BYTES + 1)
@@ -60,7 +60,7 @@ def test_what_is_no_file_or_has_no_end_is_an_error_at_once(tmp_path: Path) -> No
         read_file("a\0b")
 
 
-def test_a_file_system_that_does_not_answer_costs_its_time_once() -> None:
+def test_a_hanging_file_system_times_out_only_once() -> None:
     answers = threading.Event()
 
     def work() -> bool:

@@ -50,7 +50,7 @@ async def test_later_garbage_is_still_freed() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_garbage_that_was_left_out_is_freed_when_memory_has_grown() -> None:
+async def test_frozen_garbage_is_freed_when_memory_has_grown() -> None:
     """A hostile server can make it grow within minutes, long before a day is over."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: gc_freeze.run(check=0.05, growth=32 << 20))

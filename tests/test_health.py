@@ -146,7 +146,7 @@ def test_a_healthy_gpu_has_no_reason_and_no_level(health: Health) -> None:
     assert worst_level(condition) is None
 
 
-def test_a_gpu_of_which_nothing_is_known_is_not_degraded() -> None:
+def test_an_unknown_gpu_is_not_degraded() -> None:
     assert degradations(Condition(None)) == ()
 
 
@@ -216,7 +216,7 @@ def test_what_needs_replacement_comes_before_what_needs_a_reset() -> None:
     assert worst_level(condition) is Level.REPLACE
 
 
-def test_a_placement_is_judged_as_it_was_confirmed_last() -> None:
+def test_a_placement_is_judged_by_its_last_confirmation() -> None:
     gpu = Gpu(uuid="GPU-a", serial="1", model="H100", health=Health(row_remap_failure=True), ecc_growth=NOW)
     placement = Placement(gpu=gpu, place=Place("c", "n"), since=0.0, confirmed=NOW + 8 * DAY, lost=True)
     assert placement.degradations == (Degradation.ROW_REMAP_FAILURE, Degradation.LOST)
@@ -254,7 +254,7 @@ def test_judging_never_fails_and_names_the_worst_first(
 
 
 @given(healths)
-def test_a_driver_that_says_less_gives_no_reason_more(health: Health) -> None:
+def test_a_driver_that_reports_less_adds_no_reason(health: Health) -> None:
     reasons = set(degradations(Condition(health)))
     for field in HEALTH_FIELDS:
         fewer = Health(**{name: getattr(health, name) for name in HEALTH_FIELDS if name != field})

@@ -43,7 +43,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_runbook_is_linked_to_where_it_is_kept(repository: Path) -> None:
+def test_links_to_the_runbook_point_to_its_location(repository: Path) -> None:
     (block,) = commands("Alerts and recording rules")
     run(block, repository)
     for path in ("config/prometheus/rules/alerts.yml", "config/kubernetes/collector/prometheusrule.yaml"):

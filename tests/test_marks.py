@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_what_is_marked_as_slow_exists(name: str) -> None:
+def test_everything_marked_slow_exists(name: str) -> None:
     path, *parts = name.split("::")
     assert (ROOT / path).exists()
     for part in parts:

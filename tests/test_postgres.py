@@ -48,7 +48,7 @@ async def read_only(url: str) -> None:
 
 
 @pytest.mark.parametrize("attributes", ["", "target_session_attrs=read-write", "target_session_attrs=prefer-standby"])
-async def test_each_host_has_the_time_limit_for_itself(
+async def test_each_host_has_its_own_time_limit(
     attributes: str, postgres_server: PostgresServer, new_database: Callable[[], str], silent: int
 ) -> None:
     (closed,) = free_ports(1)
@@ -57,7 +57,7 @@ async def test_each_host_has_the_time_limit_for_itself(
     assert await port_of(await made.connect()) == postgres_server.port
 
 
-async def test_no_host_that_answers(silent: int) -> None:
+async def test_an_error_is_raised_if_no_host_answers(silent: int) -> None:
     (closed,) = free_ports(1)
     with pytest.raises(TimeoutError):
         await connector("/none", [closed, silent], timeout=HANGS_SECONDS).connect()
@@ -65,7 +65,7 @@ async def test_no_host_that_answers(silent: int) -> None:
         await connector("/none", [silent, closed], timeout=HANGS_SECONDS).connect()
 
 
-async def test_a_host_of_another_kind_is_passed_over(
+async def test_a_host_of_another_kind_is_skipped(
     postgres_server: PostgresServer, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
@@ -81,7 +81,7 @@ async def test_a_refused_login_ends_the_search(new_database: Callable[[], str], 
         await connector("/nosuch", [postgres_server.port, 1]).connect()
 
 
-async def test_a_caller_with_less_time_than_a_host_that_hangs_gets_to_the_next(
+async def test_a_short_deadline_still_reaches_the_next_host(
     postgres_server: PostgresServer, new_database: Callable[[], str], silent: int
 ) -> None:
     made = connector(new_database(), [silent, postgres_server.port])

@@ -18,7 +18,7 @@ def chosen(server, **environment):
     return str(found) if found else None
 
 
-def test_the_kubeconfig_s_own_proxy_counts_before_the_environment(monkeypatch):
+def test_the_proxy_in_the_kubeconfig_takes_precedence(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", PROXY)
     assert choose_for_cluster(SERVER, "", "x") == URL(PROXY)  # as to kubectl
     monkeypatch.setenv("NO_PROXY", "*")
@@ -26,7 +26,7 @@ def test_the_kubeconfig_s_own_proxy_counts_before_the_environment(monkeypatch):
     assert choose_for_cluster(SERVER, "", "x") is None
 
 
-def test_without_any_the_way_is_direct():
+def test_without_a_proxy_connections_are_direct():
     assert chosen(SERVER) is None
 
 
@@ -54,7 +54,7 @@ def test_localhost_is_written_in_lower_case(server):
 
 
 @pytest.mark.parametrize("url", [f" {PROXY}", f"\t{PROXY} ", " proxy:3128"])
-def test_one_that_begins_with_a_blank_is_none(url):
+def test_a_value_starting_with_a_blank_is_ignored(url):
     assert chosen(SERVER, HTTPS_PROXY=url) is None
 
 
@@ -116,7 +116,7 @@ def test_one_that_begins_with_a_blank_is_none(url):
         ("https://[fe80::1%25eth0]", "fe80::1", True),
     ],
 )
-def test_no_proxy_reads_as_go_reads_it(server, rule, direct):
+def test_no_proxy_is_interpreted_as_in_go(server, rule, direct):
     assert (chosen(server, HTTPS_PROXY=PROXY, NO_PROXY=rule) is None) is direct
 
 
@@ -141,13 +141,13 @@ def test_an_unusable_proxy_is_refused_without_its_password(url, message):
     assert str(caught.value) == message
 
 
-def test_a_proxy_of_the_environment_is_refused_by_its_variable():
+def test_an_unusable_proxy_in_the_environment_names_its_variable():
     with pytest.raises(ProxyUrlError, match="HTTPS_PROXY: ftp proxies"):
         chosen(SERVER, https_proxy="ftp://proxy")
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_a_socks_proxy_is_one_of_either_name(scheme):
+def test_both_names_of_a_socks_proxy_are_recognised(scheme):
     assert is_socks(parse_proxy(f"{scheme}://proxy:1080", "x"))
     assert chosen(SERVER, HTTPS_PROXY=f"{scheme}://proxy:1080") == f"{scheme}://proxy:1080"
     assert not is_socks(parse_proxy(PROXY, "x"))

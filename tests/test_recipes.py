@@ -235,7 +235,7 @@ def test_netbox_follows_gpus_and_a_second_run_changes_nothing(gpuid: Gpuid, netb
     assert other.modules == {"GPU-1": ("n2", "GPU 3", "active"), "GPU-2": ("n1", "GPU 0:2", "active")}
 
 
-def test_gpus_that_change_places_in_netbox_come_to_where_they_are(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
+def test_gpus_that_swap_places_in_netbox_are_updated(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
     other, run = netbox
     gpuid.gpus = [gpu(1), gpu(2)]
     run()
@@ -245,7 +245,7 @@ def test_gpus_that_change_places_in_netbox_come_to_where_they_are(gpuid: Gpuid, 
     assert "0 created, 0 moved" in run()[1]
 
 
-def test_nodes_that_netbox_does_not_know_are_told(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
+def test_nodes_unknown_to_netbox_are_reported(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
     other, run = netbox
     gpuid.gpus = [gpu(1), gpu(2, "n9")]
     code, told = run()
@@ -254,7 +254,7 @@ def test_nodes_that_netbox_does_not_know_are_told(gpuid: Gpuid, netbox: tuple[Ne
     assert run("--device", "{cluster}-{node}")[1].endswith("2 nodes have no device in NetBox, such as c-n1, c-n9\n")
 
 
-def test_an_empty_inventory_empties_nothing(
+def test_an_empty_inventory_deletes_nothing(
     gpuid: Gpuid, netbox: tuple[NetBox, Run], servicenow: tuple[ServiceNow, Run]
 ) -> None:
     assert netbox[1]()[0] == 2
@@ -276,7 +276,7 @@ def test_servicenow_follows_gpus_and_a_second_run_changes_nothing(
     assert run() == (0, "2 GPUs: 2 no_change\n")
 
 
-def test_nodes_that_servicenow_does_not_know_are_told(gpuid: Gpuid, servicenow: tuple[ServiceNow, Run]) -> None:
+def test_nodes_unknown_to_servicenow_are_reported(gpuid: Gpuid, servicenow: tuple[ServiceNow, Run]) -> None:
     other, run = servicenow
     gpuid.gpus = [gpu(1, "n9")]
     code, told = run()
@@ -284,7 +284,7 @@ def test_nodes_that_servicenow_does_not_know_are_told(gpuid: Gpuid, servicenow: 
     assert "1 nodes have no server in the CMDB, such as n9" in told
 
 
-def test_a_gpu_that_the_list_merely_missed_stays_as_it_is_in_netbox(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
+def test_a_gpu_missed_by_the_list_is_unchanged_in_netbox(gpuid: Gpuid, netbox: tuple[NetBox, Run]) -> None:
     other, run = netbox
     gpuid.gpus = [gpu(1), gpu(2), gpu(3)]
     run()
@@ -301,7 +301,7 @@ def test_a_gpu_that_the_list_merely_missed_stays_as_it_is_in_netbox(gpuid: Gpuid
     assert other.modules["GPU-2"] == ("n1", "GPU 2", "active")
 
 
-def test_a_gpu_on_two_nodes_is_where_it_was_first(
+def test_a_gpu_on_two_nodes_stays_at_its_first_place(
     gpuid: Gpuid, netbox: tuple[NetBox, Run], servicenow: tuple[ServiceNow, Run]
 ) -> None:
     gpuid.gpus = [gpu(1), gpu(1, "n2", claim=True)]
@@ -321,7 +321,7 @@ def test_a_gpu_on_two_nodes_is_where_it_was_first(
         ("{node:d}", "--device: "),
     ],
 )
-def test_what_names_devices_may_be_any_column(
+def test_any_column_can_identify_devices(
     gpuid: Gpuid, netbox: tuple[NetBox, Run], servicenow: tuple[ServiceNow, Run], device: str, told: str
 ) -> None:
     gpuid.gpus = [gpu(1, "x", machine="n1"), gpu(2, "n9")]

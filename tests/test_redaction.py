@@ -73,13 +73,13 @@ def test_the_pieces_of_a_broken_secret_are_found() -> None:
     assert Secrets(JWT).mask(f"sent {JWT[10:]} and {JWT[:40]}") == "sent *** and ***"
 
 
-def test_our_own_limit_cuts_after_the_secrets_are_gone() -> None:
+def test_text_is_shortened_after_secrets_are_removed() -> None:
     text = f"{'x' * 90} {TOKEN} and more"
     shown = Secrets(TOKEN).redact(text, 100)
     assert shown == f"{'x' * 90} *** and …"
 
 
-def test_a_header_is_as_secret_as_what_is_in_it() -> None:
+def test_a_header_containing_a_secret_is_secret() -> None:
     secrets = Secrets(f"Bearer {TOKEN}", f"Basic {base64_of(f'admin:{PASSWORD}')}")
     assert secrets.mask(f"got {TOKEN}, {PASSWORD} and {base64_of(f'admin:{PASSWORD}')}") == "got ***, *** and ***"
     assert secrets.mask("Bearer of admin rights") == "Bearer of admin rights"
@@ -99,11 +99,11 @@ def test_a_short_secret_is_found_as_a_whole_word() -> None:
     assert Secrets("pod").mask(text) == text  # of ours: a secret that is any word hides nothing
 
 
-def test_a_secret_that_begins_with_another_one_is_found_whole() -> None:
+def test_a_secret_starting_with_another_is_found_completely() -> None:
     assert Secrets("abcd", "abcdef").mask("sent abcd and abcdef") == "sent *** and ***"
 
 
-def test_without_secrets_a_text_of_ours_stays_as_it_is() -> None:
+def test_without_secrets_our_text_is_unchanged() -> None:
     text = "client-key-data: expected base64; token: expected one line"
     assert Secrets().mask(text) == text
     assert Secrets(TOKEN).mask(text) == text
@@ -116,7 +116,7 @@ def test_the_oldest_secrets_are_forgotten() -> None:
     assert secrets.mask("first-secret renewed-secret-63") == "first-secret ***"
 
 
-def test_the_parts_of_a_url_that_may_be_secret_are() -> None:
+def test_parts_of_a_url_that_may_be_secret_are_removed() -> None:
     secrets = Secrets()
     secrets.add_url("https://hooks.example/services/T0001/B0002/XyZ123abcDEF?token=qwertz9&v=1")
     assert secrets.mask("no /services/T0001/B0002/XyZ123abcDEF here") == "no *** here"
@@ -169,7 +169,7 @@ def test_the_passwords_of_the_environments_proxies_are_secret() -> None:
         ("oc login --token=sha256~abcdefghijklmnopqrstuv", "oc login --token=***"),
     ],
 )
-def test_what_looks_like_a_secret_is_replaced(text: str, shown: str) -> None:
+def test_text_that_looks_like_a_secret_is_replaced(text: str, shown: str) -> None:
     assert redact(text, 200) == shown
 
 
@@ -188,11 +188,11 @@ def test_what_looks_like_a_secret_is_replaced(text: str, shown: str) -> None:
         "tokens: 3",
     ],
 )
-def test_a_sentence_about_secrets_stays(text: str) -> None:
+def test_a_sentence_about_secrets_is_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
-def test_an_error_and_what_caused_it_lose_the_secrets() -> None:
+def test_secrets_are_removed_from_an_error_and_its_cause() -> None:
     def fail() -> None:
         try:
             raise ValueError(f"{TOKEN} was the cause", 7)
@@ -218,7 +218,7 @@ AROUND = st.text(st.characters(categories=["L", "N", "P", "Zs", "Cc"]), max_size
 @given(SECRETS, CHAINS, AROUND, AROUND)
 @example("abcdef", ["base64"], "", "")
 @example("a" * 20, ["percent"], "aaa", "aaaa")
-def test_no_chain_of_encodings_carries_a_secret_past(secret: str, chain: list[str], before: str, after: str) -> None:
+def test_no_chain_of_encodings_hides_a_secret(secret: str, chain: list[str], before: str, after: str) -> None:
     text = secret
     for name in chain:
         text = ENCODINGS[name](text)
@@ -255,10 +255,10 @@ class TestValuesThatArePublished:
             "Bearer",
         ],
     )
-    def test_other_values_are_no_secrets(self, value: str) -> None:
+    def test_other_values_are_not_secret(self, value: str) -> None:
         assert not self.SECRETS.repeated_in(value)
 
-    def test_a_renewed_secret_is_known_at_once_and_a_lasting_one_for_ever(self) -> None:
+    def test_a_renewed_secret_is_known_immediately(self) -> None:
         secrets = Secrets("password-of-the-proxy")
         for number in range(200):
             secrets.add_renewed(f"token-number-{number:04}-of-many")

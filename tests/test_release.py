@@ -68,12 +68,12 @@ class TestWorkflows:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
 
     @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
-    def test_a_job_has_no_right_that_it_does_not_name(self, workflow: Path):
+    def test_a_job_has_only_permissions_it_names(self, workflow: Path):
         found = document(workflow)
         assert found["permissions"] == {}
         assert all(job["permissions"] and job["timeout-minutes"] for job in found["jobs"].values())
 
-    def test_what_signs_installs_only_what_is_locked(self):
+    def test_the_signing_job_installs_only_locked_packages(self):
         for workflow in WORKFLOWS:
             for job in document(workflow)["jobs"].values():
                 if "id-token" in job["permissions"]:
@@ -96,7 +96,7 @@ class TestWorkflows:
         found = yaml.safe_load(values.read_text())["image"]
         assert (found["repository"], found["tag"], found["digest"]) == (image["IMAGE"], "", image["DIGEST"])
 
-    def test_ci_runs_what_people_run_on_every_python(self):
+    def test_ci_runs_the_shared_commands_on_every_python(self):
         found = document(".github/workflows/ci.yml")
         pythons = found["jobs"]["pythons"]["strategy"]["matrix"]["python"]
         assert re.findall(r"PYTHONS = \[(.*)\]", (ROOT / "noxfile.py").read_text()) == [
@@ -136,7 +136,7 @@ class TestVerification:
         assert text.count(f".github/workflows/{self.release.name}") == 3
 
 
-def test_the_image_is_checked_as_the_workflow_builds_it():
+def test_the_image_is_checked_the_way_it_is_built():
     check, dockerfile = (ROOT / "tests/image/check").read_text(), (ROOT / "Dockerfile").read_text()
     arguments = set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
     assert arguments == {"BASE", "VERSION", "REVISION"}

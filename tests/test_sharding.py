@@ -20,13 +20,13 @@ def test_exactly_one_shard_reads_a_cluster(name, total):
 
 
 @given(name=names, total=totals)
-def test_one_more_shard_moves_clusters_only_to_itself(name, total):
+def test_an_added_shard_only_takes_clusters_for_itself(name, total):
     before, after = shard_of(name, total), shard_of(name, total + 1)
     assert after in (before, total)
 
 
 @given(name=names, fewer=totals, more=totals)
-def test_a_cluster_whose_shard_stays_does_not_move_to_another_that_was_there(name, fewer, more):
+def test_clusters_never_move_between_remaining_shards(name, fewer, more):
     fewer, more = sorted((fewer, more))
     if shard_of(name, more) < fewer:
         assert shard_of(name, fewer) == shard_of(name, more)
@@ -61,7 +61,7 @@ def test_the_shard_of_a_name_never_changes_between_versions():
     assert [shard_of(cluster, 100) for cluster in clusters] == [65, 35, 26, 85, 33, 31, 38]
 
 
-def test_the_seed_of_python_hashes_does_not_matter():
+def test_the_hash_seed_of_python_does_not_matter():
     program = "from collector.sharding import shard_of; print([shard_of(f'c{n}', 7) for n in range(50)])"
     outputs = {
         subprocess.run(
@@ -86,7 +86,7 @@ def test_the_seed_of_python_hashes_does_not_matter():
         ("10-gpuid-999", 999),
     ],
 )
-def test_the_ordinal_of_a_stateful_sets_pod_is_that_of_its_host_name(host_name, ordinal):
+def test_the_ordinal_comes_from_the_host_name(host_name, ordinal):
     assert pod_ordinal(host_name) == ordinal
 
 
@@ -113,7 +113,7 @@ def test_the_ordinal_is_read_back_from_any_name_of_a_stateful_set(name, ordinal)
         (-1, 3, "expected one of shards 0 to 2, got -1"),
     ],
 )
-def test_what_is_no_shard_is_refused(index, total, message):
+def test_an_invalid_shard_is_refused(index, total, message):
     with pytest.raises(ValueError) as raised:  # noqa: PT011  the text is compared whole
         Shard(index, total)
     assert str(raised.value) == message

@@ -41,18 +41,18 @@ def test_whitespace_is_folded_and_unprintable_characters_are_dropped(value: obje
 
 
 @given(st.text(st.sampled_from("aé  \t\n\u00a0\u202e\x1b界")))
-def test_one_line_is_what_prints_with_single_blanks(text: str) -> None:
+def test_one_line_is_printable_text_with_single_spaces(text: str) -> None:
     prints = "".join(letter for letter in text if letter.isprintable() or letter.isspace())
     assert one_line(text) == " ".join(prints.split())
 
 
-def test_what_is_longer_than_the_limit_is_cut() -> None:
+def test_text_longer_than_the_limit_is_cut() -> None:
     assert one_line("just so", 7) == "just so"
     assert one_line("just so!", 7) == "just s…"
 
 
 @given(st.text(), st.integers(min_value=1, max_value=50))
-def test_any_text_fits_one_line_that_prints(text: str, limit: int) -> None:
+def test_any_text_becomes_one_printable_line(text: str, limit: int) -> None:
     line = one_line(text, limit)
     assert line.isprintable()
     assert len(line) <= limit
@@ -71,7 +71,7 @@ ANYTHING = st.text(st.characters(exclude_categories=[]), max_size=30)  # halves 
         ("é😀", "é😀"),
     ],
 )
-def test_an_escape_stands_for_what_does_not_print(text: str, shown: str) -> None:
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
@@ -92,12 +92,12 @@ def test_an_escape_stands_for_what_does_not_print(text: str, shown: str) -> None
         ("'=1", "'=1"),
     ],
 )
-def test_a_cell_of_csv_prints_and_is_no_formula(text: str, shown: str) -> None:
+def test_a_csv_cell_is_printable_and_never_a_formula(text: str, shown: str) -> None:
     assert csv_text(text) == shown
 
 
 @given(ANYTHING)
-def test_any_text_is_a_cell_and_a_line(text: str) -> None:
+def test_any_text_becomes_a_cell_and_a_line(text: str) -> None:
     assert csv_text(text).isprintable()
     assert not csv_text(text).lstrip().startswith(("=", "+", "-", "@"))
     assert escaped(text).isprintable()
@@ -126,12 +126,12 @@ def test_json_with_escapes_means_the_same(value: object) -> None:
         (f"http://{'x' * 300}/", f" to {'x' * 99}…"),
     ],
 )
-def test_a_redirect_names_the_host_alone(location: str | None, target: str) -> None:
+def test_a_redirect_names_only_the_host(location: str | None, target: str) -> None:
     assert describe_redirect(302, location, "url") == f"redirects (302){target}; set url to the final address"
 
 
 @pytest.mark.parametrize("text", ["prod", "a b", "a'b", "a\nb'\\c\x1b[31m", "\u202e\x85\U000e0001", ""])
-def test_a_shell_reads_a_word_as_the_text_that_it_was(text):
+def test_a_shell_reads_a_quoted_word_unchanged(text):
     word = shell_word(text)
     assert word.isprintable()
     bash = shutil.which("bash")
@@ -142,11 +142,11 @@ def test_a_shell_reads_a_word_as_the_text_that_it_was(text):
 
 
 @pytest.mark.parametrize(("names", "text"), [((), ""), (("a", "b"), "a, b"), (("a", "b", "c"), "a, b, …")])
-def test_names_in_a_row_are_not_many(names: tuple[str, ...], text: str) -> None:
+def test_lists_of_names_are_short(names: tuple[str, ...], text: str) -> None:
     assert enumerated(names, 2) == text
 
 
-def test_names_are_sorted_as_people_count() -> None:
+def test_names_are_in_natural_order() -> None:
     names = ["sim-10", "sim-2", "sim-02b", "b", "sim", "10", "9", ""]
     assert sorted(names, key=natural_key) == ["", "9", "10", "b", "sim", "sim-2", "sim-02b", "sim-10"]
 

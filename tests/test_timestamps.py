@@ -21,7 +21,7 @@ def test_a_record_has_whole_seconds_as_the_go_program_does() -> None:
     assert rfc3339(1780828245.999, "seconds") == "2026-06-07T10:30:45Z"
 
 
-def test_no_time_stays_none() -> None:
+def test_none_stays_none() -> None:
     assert rfc3339(None) is None
 
 
@@ -82,7 +82,7 @@ def test_a_time_is_read_as_people_write_it(text: str, expected: float) -> None:
         "now ago",
     ],
 )
-def test_what_is_no_time_is_refused_with_what_was_expected(text: str) -> None:
+def test_an_invalid_time_says_what_was_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time such as 2026-11-24T12:00:00Z") as refused:
         parse_time(text, NOW)
     assert str(refused.value).isprintable()
@@ -96,12 +96,12 @@ def test_a_time_before_1970_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["2026-06-07T10:32:00Z", "2026-06-08", "9999-12-31T23:59:59-23:59"])
-def test_who_looks_back_cannot_name_the_future(text: str) -> None:
+def test_a_time_in_the_past_cannot_be_future(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time in the past"):
         parse_time(text, NOW)
 
 
-def test_a_time_in_the_future_is_read_where_it_may_be_one() -> None:
+def test_a_future_time_is_read_where_allowed() -> None:
     assert parse_time("2026-06-08", NOW, future=True) == MIDNIGHT + DAY
     with pytest.raises(ValueError, match="years 1970 to 9999"):
         parse_time("9999-12-31T23:59:59-23:59", NOW, future=True)
@@ -110,12 +110,12 @@ def test_a_time_in_the_future_is_read_where_it_may_be_one() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("7d", NOW + 7 * DAY), ("2 weeks", NOW + 14 * DAY), ("2026-06-08", MIDNIGHT + DAY)]
 )
-def test_an_end_is_so_long_from_now_or_a_time(text: str, expected: float) -> None:
+def test_an_end_is_a_duration_or_a_time(text: str, expected: float) -> None:
     assert parse_end(text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["soon", "", "-7d", "7d ago", "yesterday"])
-def test_an_end_is_refused_with_what_was_expected(text: str) -> None:
+def test_an_invalid_end_says_what_was_expected(text: str) -> None:
     with pytest.raises(ValueError, match='expected a duration such as "7d", or a time such as'):
         parse_end(text, NOW)
 
@@ -127,7 +127,7 @@ def test_any_iso_time_is_read_as_the_moment_it_is(moment: datetime, offset: int)
 
 
 @given(st.floats(0, NOW))
-def test_what_rfc3339_writes_is_read_to_the_millisecond(time: float) -> None:
+def test_rfc3339_times_are_read_to_the_millisecond(time: float) -> None:
     assert parse_time(rfc3339(time), NOW) == pytest.approx(time, abs=0.0011)
 
 
@@ -141,7 +141,7 @@ def test_any_text_is_a_time_of_the_past_or_refused_in_one_line(text: str) -> Non
 
 
 @given(st.floats(min_value=1.5e9, max_value=NOW - 2))
-def test_what_is_there_since_a_printed_time_is_there_at_it(since: float) -> None:
+def test_a_placement_exists_at_its_printed_start_time(since: float) -> None:
     for text, cut in ((rfc3339(since), 0.001), (rfc3339(since, "seconds"), 1.0)):
         at = parse_time(text, NOW, latest=True)
         assert since <= at < since + cut
@@ -149,7 +149,7 @@ def test_what_is_there_since_a_printed_time_is_there_at_it(since: float) -> None
 
 
 @pytest.mark.parametrize("text", ["2026-06-07T10:30:45Z", "2026-06-07T10:30:45.490Z", "2026-06-07T10:30:44.000Z"])
-def test_a_time_of_looking_back_is_shown_as_it_was_asked_for(text: str) -> None:
+def test_a_requested_time_is_shown_as_entered(text: str) -> None:
     assert as_of(parse_time(text, NOW + 2, latest=True)) == text
     assert parse_time("2026-06-07", NOW, latest=True) == pytest.approx(MIDNIGHT, abs=1e-6)
     assert parse_time(text, parse_time(text, NOW), latest=True) == parse_time(text, NOW)  # not later than now

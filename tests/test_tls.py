@@ -49,7 +49,7 @@ class TestWhatIsTaken:
         assert [ssl.DER_cert_to_PEM_cert(der) for der in found.certificates] == [one, two]
         assert found.skipped == ()
 
-    def test_bytes_that_are_no_text_do_not_matter(self, pems: tuple[str, str]):
+    def test_undecodable_bytes_do_not_matter(self, pems: tuple[str, str]):
         found = read_authorities(b"\xff\xfe\x00 Latin-1: \xe4\n" + pems[0].encode())
         assert len(found.certificates) == 1
 
@@ -81,13 +81,13 @@ class TestWhatIsTaken:
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n", "expected PEM certificates, found PRIVATE KEY"),
     ],
 )
-def test_a_bundle_without_any_is_one_clear_line(content: bytes, message: str):
+def test_a_bundle_without_certificates_is_one_clear_line(content: bytes, message: str):
     with pytest.raises(TlsFileError) as caught:
         read_authorities(content)
     assert str(caught.value) == message
 
 
-def test_der_is_told_how_to_convert(pems: tuple[str, str]):
+def test_der_gets_conversion_instructions(pems: tuple[str, str]):
     with pytest.raises(TlsFileError) as caught:
         read_authorities(ssl.PEM_cert_to_DER_cert(pems[0]))
     assert str(caught.value) == (
@@ -123,7 +123,7 @@ class TestContexts:
         assert len(context.get_ca_certs()) == 1
         assert caplog.messages == [f"{bundle}: certificate 1 of 2 (line 2) is broken; skipped"]
 
-    def test_a_server_s_client_ca_is_taken_alike(self, bundle: Path, tmp_path: Path):
+    def test_a_servers_client_ca_is_read_the_same_way(self, bundle: Path, tmp_path: Path):
         pair = Authority(tmp_path, "server-ca").issue("server", "127.0.0.1")
         context = server_context(pair.chain, pair.key, client_ca=bundle)
         assert len(context.get_ca_certs()) == 1
@@ -140,7 +140,7 @@ class TestContexts:
         connect(client_context(ca=served.chain), server_context(served.chain, served.key))
 
     @pytest.mark.parametrize(("content", "message"), [(None, "no such file or directory"), ("x", "expected PEM cert")])
-    def test_an_unusable_file_is_an_error_of_ours(self, tmp_path: Path, content: str | None, message: str):
+    def test_an_unusable_file_raises_our_error(self, tmp_path: Path, content: str | None, message: str):
         path = tmp_path / "ca.crt"
         if content is not None:
             path.write_text(content)

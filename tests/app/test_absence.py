@@ -182,7 +182,7 @@ async def test_clusters_without_gpu_nodes_say_so_and_have_no_problem(opened: Ope
         await world.logs("no GPU nodes among 2 nodes", cluster="sim-0")
 
 
-async def test_pods_without_the_container_are_no_candidates(world: World) -> None:
+async def test_pods_without_the_container_are_ignored(world: World) -> None:
     world.sim.rename_container("gpu-0000", "gpu-feature-discovery")
     await world.start()
     await world.eventually(world.unread, {"no_container": 1.0})
@@ -198,7 +198,7 @@ async def test_pods_without_the_container_are_no_candidates(world: World) -> Non
     ],
     ids=["container", "kubelet"],
 )
-async def test_a_pod_that_is_no_longer_ready_says_that_its_node_cannot_be_read_now(
+async def test_a_pod_that_becomes_unready_makes_its_node_unreadable(
     world: World, stop: Callable[[SimulatedCluster], object], start: Callable[[SimulatedCluster], object]
 ) -> None:
     await world.start()
@@ -213,7 +213,7 @@ async def test_a_pod_that_is_no_longer_ready_says_that_its_node_cannot_be_read_n
     await world.eventually(world.unread, {})
 
 
-async def test_after_the_grace_the_gpus_of_a_node_without_a_pod_end_and_the_node_stays_unread(world: World) -> None:
+async def test_gpus_of_a_node_without_a_pod_end_after_the_grace(world: World) -> None:
     await world.start('grace = "1s"')
     await world.eventually(world.collector.gpus, world.simulator.fleet.expected())
     world.sim.remove_pod("gpu-0000")
@@ -265,7 +265,7 @@ async def test_shares_are_counted_as_gpus_and_a_lost_one_is_missing(
     await world.says("/", "All good")
 
 
-async def test_each_reason_has_a_series_that_is_0_without_trouble(world: World) -> None:
+async def test_each_reason_has_a_series_that_is_0_when_all_is_well(world: World) -> None:
     await world.start()
     await world.eventually(world.collector.gpus, world.simulator.fleet.expected())
     samples = world.collector.samples("gpuid_unread_nodes")

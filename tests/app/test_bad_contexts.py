@@ -48,7 +48,7 @@ def states(service: Service) -> dict[str, ClusterState]:
     return {name: status.state for name, status in service.clusters.statuses.items()}
 
 
-async def test_bad_contexts_leave_the_others_alone_until_they_are_repaired(world: World) -> None:
+async def test_bad_contexts_do_not_affect_others_and_can_be_repaired(world: World) -> None:
     broken = world.bad("broken", "clusters: [")
     entry = world.bad("entry", "contexts: [{name: x, context: {namespace: 5}}]")
     world.write(
@@ -77,7 +77,7 @@ async def test_bad_contexts_leave_the_others_alone_until_they_are_repaired(world
         await eventually(lambda: states(service)["broken"] is ClusterState.UP)
 
 
-async def test_pipes_in_place_of_files_leave_the_others_alone(world: World) -> None:
+async def test_pipes_in_place_of_files_do_not_affect_other_clusters(world: World) -> None:
     pipe = world.folder / "pipe"
     os.mkfifo(pipe)
     server = "cluster: {server: 'https://127.0.0.1:1', certificate-authority: pipe}"
@@ -99,7 +99,7 @@ async def test_pipes_in_place_of_files_leave_the_others_alone(world: World) -> N
             assert service.clusters.statuses[name].message.endswith(f"{pipe}: not a regular file")
 
 
-async def test_a_reload_with_a_bad_context_is_put_in_force(world: World) -> None:
+async def test_a_reload_with_a_bad_context_takes_effect(world: World) -> None:
     world.write(("good", "sim-0", world.good))
     service = Service(load(world.config))
     async with world.running(service):
@@ -109,7 +109,7 @@ async def test_a_reload_with_a_bad_context_is_put_in_force(world: World) -> None
         assert states(service)["good"] is ClusterState.UP
 
 
-async def test_when_credentials_end_is_published(world: World) -> None:
+async def test_the_expiry_of_credentials_is_published(world: World) -> None:
     world.write(("good", "sim-0", world.good))
     service = Service(load(world.config))
     series = 'gpuid_credential_expiry_timestamp_seconds{cluster="good"}'

@@ -57,7 +57,7 @@ class Running:
         self.observer.on_survey(cluster, Survey(nodes=1, pods=(1,)))
 
 
-async def test_a_node_may_go_while_its_duplicate_and_another_cluster_are_removed(
+async def test_a_node_can_be_deleted_while_two_clusters_are_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = Running(monkeypatch)
@@ -75,7 +75,7 @@ async def test_a_node_may_go_while_its_duplicate_and_another_cluster_are_removed
         tasks.cancel_scope.cancel()
 
 
-async def test_a_cluster_that_is_leaving_skips_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_removing_a_cluster_does_not_skip_another(monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(monkeypatch)
     settings = [ClusterSettings(context=name) for name in ("a", "b")]
     async with anyio.create_task_group() as tasks:

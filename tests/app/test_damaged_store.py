@@ -62,7 +62,7 @@ def spoil(path: Path) -> None:
         file.write(b"\xa5" * (path.stat().st_size - 4096))
 
 
-async def test_damage_at_the_start_and_while_running(
+async def test_a_damaged_store_is_replaced_at_start_and_while_running(
     collector: CollectorProcess, simulator: Simulator, tmp_path: Path
 ) -> None:
     path, expected = tmp_path / "gpuid.db", simulator.fleet.expected
@@ -94,7 +94,9 @@ async def test_damage_at_the_start_and_while_running(
     await eventually(lambda: {record["uuid"] for record in collector.records()}, set(uuids))
 
 
-async def test_a_strict_store_ends_it(collector: CollectorProcess, simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_damaged_strict_store_stops_the_collector(
+    collector: CollectorProcess, simulator: Simulator, tmp_path: Path
+) -> None:
     configure(collector, simulator, tmp_path, "strict = true\n")
     (tmp_path / "gpuid.db").write_bytes(b"no database at all\n" * 1000)
     collector.start()
@@ -103,7 +105,7 @@ async def test_a_strict_store_ends_it(collector: CollectorProcess, simulator: Si
     assert "not a database; move it away (with its -wal and -shm) to start afresh" in collector.tail()
 
 
-async def test_a_read_only_disk_stops_the_recording_alone(simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_read_only_disk_stops_only_recording(simulator: Simulator, tmp_path: Path) -> None:
     collector, expected = CollectorProcess(tmp_path), simulator.fleet.expected
     with small_disk(tmp_path / "disk", megabytes=4) as disk:
         configure(collector, simulator, disk.path)

@@ -73,7 +73,7 @@ def settled(service: Service, **states: ClusterState) -> bool:
 
 
 @pytest.mark.parametrize("labelled", ["admin", "dev"])
-async def test_labels_that_only_the_duplicate_asks_for_are_spoken_of(world: World, labelled: str) -> None:
+async def test_labels_configured_only_for_the_duplicate_are_reported(world: World, labelled: str) -> None:
     world.write("admin", "dev", labelled=labelled)
     async with world.collecting() as service:
         await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
@@ -108,7 +108,7 @@ async def test_the_fleet_is_published_once_and_the_duplicate_explained(
     ]
 
 
-async def test_a_restart_publishes_what_was_published_and_changes_nothing(world: World) -> None:
+async def test_a_restart_publishes_the_same_and_records_nothing(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
         await eventually(lambda: world.published_as(service, "admin"))
@@ -118,7 +118,7 @@ async def test_a_restart_publishes_what_was_published_and_changes_nothing(world:
     assert world.changes == []
 
 
-async def test_the_second_replaces_the_first_until_it_is_back(
+async def test_the_second_replaces_the_first_until_the_first_returns(
     world: World,
 ) -> None:
     world.write("admin", "dev")
@@ -134,7 +134,7 @@ async def test_the_second_replaces_the_first_until_it_is_back(
     assert world.moves == []
 
 
-async def test_the_second_can_be_removed_and_leaves_the_first_alone(world: World) -> None:
+async def test_removing_the_second_does_not_affect_the_first(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
         await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))

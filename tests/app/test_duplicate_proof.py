@@ -149,7 +149,7 @@ def resemblances(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("order", [["hostile", "honest"], ["honest", "hostile"]])
 @pytest.mark.parametrize("way", ["own authority", "insecure", "plain"])
-async def test_a_copy_of_a_cluster_silences_nobody(
+async def test_a_copy_of_a_cluster_does_not_silence_the_original(
     world: World, caplog: pytest.LogCaptureFixture, order: list[str], way: str
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
@@ -191,7 +191,7 @@ async def test_two_insecure_contexts_of_one_cluster_only_resemble_each_other(wor
         await eventually(lambda: states(service) == {"admin": UP, "dev": UP})
 
 
-async def test_a_proxy_that_ends_tls_proves_nothing_of_the_server_behind_it(world: World, authority: Authority) -> None:
+async def test_a_tls_terminating_proxy_proves_nothing_about_its_backend(world: World, authority: Authority) -> None:
     async with front(world.simulator, authority.issue("rancher", "127.0.0.1")) as url:
         world.add("direct", world.simulator)
         world.add("proxied", world.simulator, server=url, **{"certificate-authority-data": authority.data})
@@ -209,7 +209,7 @@ async def test_two_names_of_one_server_are_one_cluster(world: World) -> None:
         await eventually(lambda: counts(service) == {"admin": GPUS, "dev": 0})
 
 
-async def test_api_servers_with_keys_of_their_own_below_one_authority_only_resemble_each_other(
+async def test_servers_with_different_keys_under_one_ca_only_resemble(
     world: World, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
@@ -227,9 +227,7 @@ async def test_api_servers_with_keys_of_their_own_below_one_authority_only_resem
     assert "have both verify the API server at the same address" in warning
 
 
-async def test_after_a_restart_the_second_stands_in_for_the_first_until_that_is_back(
-    world: World, authority: Authority
-) -> None:
+async def test_after_a_restart_the_second_replaces_an_unreachable_first(world: World, authority: Authority) -> None:
     is_open, pair = True, authority.issue("one", "127.0.0.1")
     async with front(world.simulator, pair, lambda: is_open) as url:
         trust = {"certificate-authority-data": authority.data}
@@ -250,7 +248,7 @@ async def test_after_a_restart_the_second_stands_in_for_the_first_until_that_is_
     assert world.changes == []
 
 
-async def test_a_copy_beside_a_real_duplicate_changes_nothing_about_it(world: World) -> None:
+async def test_a_copy_does_not_change_how_a_real_duplicate_is_treated(world: World) -> None:
     world.add("hostile", world.mirror)
     world.add("admin", world.simulator)
     world.add("dev", world.simulator)

@@ -43,9 +43,7 @@ def kubeconfig(path: Path, server: str) -> Path:
     return path
 
 
-def test_neither_a_token_nor_a_control_character_leaves_the_collector(
-    collector: CollectorProcess, tmp_path: Path
-) -> None:
+def test_tokens_and_control_characters_never_leave_the_collector(collector: CollectorProcess, tmp_path: Path) -> None:
     def echoes(name: str) -> Answer:
         def answer(headers: Mapping[str, str], _body: bytes) -> tuple[int, bytes]:
             message = CONTROL + MESSAGES[name](headers["Authorization"])
@@ -70,7 +68,7 @@ def test_neither_a_token_nor_a_control_character_leaves_the_collector(
         assert "***" in cluster["message"]
 
 
-def test_an_answer_in_no_encoding_ends_no_task(collector: CollectorProcess, tmp_path: Path) -> None:
+def test_an_undecodable_answer_does_not_stop_a_task(collector: CollectorProcess, tmp_path: Path) -> None:
     bodies = {
         "latin": '{"kind": "Status", "message": "é"}'.encode("latin-1"),
         "deep": b'{"message": ' + b"[" * 100_000,

@@ -38,7 +38,7 @@ def token(**claims: Any) -> str:
     return f"e30.{payload}.c2ln"
 
 
-async def test_of_every_sink_what_ends_first_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_earliest_expiry_of_each_sink_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority(tmp_path, "ca")
     pair = authority.issue("a", days=(-1, 3))
     (tmp_path / "a.pem").write_text(pair.pem["chain"] + pair.pem["key"])

@@ -98,7 +98,7 @@ def identities(placed: Sequence[Placed] | set[Placed]) -> list[tuple[str, str, s
     return sorted((one.cluster, one.node, one.uuid) for one in placed)
 
 
-async def test_all_is_published_and_recorded_in_the_end(site: Site, tmp_path: Path) -> None:
+async def test_everything_is_eventually_published_and_recorded(site: Site, tmp_path: Path) -> None:
     async with Simulator(
         clusters=3, nodes=NODES, gpus=GPUS, latency=0.01, directory=tmp_path / "simulator"
     ) as simulator:

@@ -127,7 +127,7 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield Fleet(tmp_path, simulator)
 
 
-async def test_each_node_gets_its_labels_by_one_patch_that_causes_nothing_else(fleet: Fleet) -> None:
+async def test_each_node_gets_its_labels_in_one_patch(fleet: Fleet) -> None:
     async with fleet.running():
         for name in fleet.clusters:
             await fleet.labelled(name)
@@ -146,7 +146,7 @@ async def test_each_node_gets_its_labels_by_one_patch_that_causes_nothing_else(f
         assert (fleet.patches("sim-0"), fleet.execs("sim-0")) == (3, 3)
 
 
-async def test_a_restart_writes_nothing_where_nothing_differs(fleet: Fleet) -> None:
+async def test_a_restart_writes_nothing_if_labels_are_current(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
         await fleet.service._store.history_writer.flushed(60.0)  # type: ignore[union-attr]
@@ -159,7 +159,7 @@ async def test_a_restart_writes_nothing_where_nothing_differs(fleet: Fleet) -> N
         assert fleet.patches() == before + 1
 
 
-async def test_without_labels_nothing_is_written_and_what_was_stays(fleet: Fleet) -> None:
+async def test_with_labels_off_nothing_is_written_or_removed(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
         before, nodes = fleet.patches(), fleet.labels()
@@ -211,7 +211,7 @@ async def test_labels_follow_a_gpu_into_another_cluster(fleet: Fleet) -> None:
         await fleet.labelled("sim-1")
 
 
-async def test_nothing_is_written_while_a_claim_is_open(fleet: Fleet) -> None:
+async def test_nothing_is_written_while_a_claim_is_unsettled(fleet: Fleet) -> None:
     east = fleet.clusters["sim-0"]
     first, second, _ = east.nodes
     async with fleet.running():
@@ -245,7 +245,7 @@ async def test_a_node_that_cannot_be_read_keeps_its_labels(fleet: Fleet) -> None
         await fleet.labelled()
 
 
-async def test_gpus_that_do_not_answer_keep_their_labels(fleet: Fleet) -> None:
+async def test_unresponsive_gpus_keep_their_labels(fleet: Fleet) -> None:
     east = fleet.clusters["sim-0"]
     first = east.nodes[0]
     async with fleet.running():
@@ -256,7 +256,7 @@ async def test_gpus_that_do_not_answer_keep_their_labels(fleet: Fleet) -> None:
         await fleet.stays(before)
 
 
-async def test_a_reading_that_finds_no_gpu_removes_the_labels_unless_it_is_partial(fleet: Fleet) -> None:
+async def test_a_complete_reading_without_gpus_removes_the_labels(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
         before = fleet.labels()
@@ -317,9 +317,7 @@ async def test_a_new_machine_under_an_old_name_gets_its_own_labels(fleet: Fleet)
         await fleet.labelled()
 
 
-async def test_without_the_right_there_is_one_problem_until_it_is_given(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_missing_right_is_one_problem_until_granted(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     east = fleet.clusters["sim-0"]
     east.deny("patch", "nodes")
     async with fleet.running():
@@ -336,7 +334,7 @@ async def test_without_the_right_there_is_one_problem_until_it_is_given(
         await eventually(lambda: fleet.service._view().label_trouble("sim-0") is None)
 
 
-async def test_a_server_that_fails_is_asked_again(fleet: Fleet) -> None:
+async def test_a_failing_server_is_retried(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
         fleet.clusters["sim-0"].throttle(3, retry_after=0)
@@ -344,7 +342,7 @@ async def test_a_server_that_fails_is_asked_again(fleet: Fleet) -> None:
         await fleet.labelled()
 
 
-async def test_what_another_client_changes_is_written_again_once_and_then_later(fleet: Fleet) -> None:
+async def test_labels_changed_by_another_client_are_rewritten_then_delayed(fleet: Fleet) -> None:
     east = fleet.clusters["sim-0"]
     first = east.nodes[0]
     async with fleet.running():

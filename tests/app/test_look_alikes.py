@@ -37,14 +37,14 @@ def test_two_clusters_of_different_shards_that_show_a_node_resemble_each_other(c
     )
 
 
-def test_it_ends_with_the_last_common_node() -> None:
+def test_the_resemblance_ends_with_the_last_common_node() -> None:
     steps = [node("own", "n1", "u1"), node("far", "n1", "u1"), node("own", "n2", "u2"), node("far", "n2", "u2")]
     assert made(*steps, gone("far", "n1")).of("own") == {"far"}
     assert made(*steps, gone("far", "n1"), gone("own", "n2")).of("own") == set()
     assert made(*steps, gone("far", "n1"), node("far", "n2", "u3")).of("far") == set()
 
 
-def test_what_this_shard_reads_both_of_is_for_the_proof_to_say() -> None:
+def test_clusters_of_the_same_shard_are_left_to_the_proof() -> None:
     steps = [node("own", "n1", "u1"), node("mine", "n1", "u1"), node("far", "n1", "u1"), node("away", "n1", "u1")]
     found = made(*steps)
     assert found.of("own") == {"far", "away"}
@@ -59,7 +59,7 @@ places = st.tuples(st.sampled_from(["own", "far", "away"]), st.sampled_from(["n1
 
 
 @given(st.lists(st.tuples(places, st.sampled_from(["", "u1", "u2", None])), max_size=40))
-def test_they_are_what_the_nodes_of_now_have_in_common(acts: list[tuple[tuple[str, str], str | None]]) -> None:
+def test_look_alikes_are_computed_from_current_nodes(acts: list[tuple[tuple[str, str], str | None]]) -> None:
     found, now = made(), dict[tuple[str, str], str]()
     for (cluster, name), uid in acts:
         found.on_step(gone(cluster, name) if uid is None else node(cluster, name, uid))

@@ -26,7 +26,7 @@ def settings(tmp_path: Path) -> StoreSettings:
     return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
 
 
-async def test_what_another_process_writes_is_known_soon(settings):
+async def test_marks_from_another_process_are_seen_soon(settings):
     marks = Marks()
     async with (
         Store.open(settings) as store,
@@ -52,7 +52,7 @@ async def test_marks_are_read_only_when_they_have_changed(settings, monkeypatch)
         await follower.refresh()
 
 
-async def test_a_store_that_fails_leaves_the_marks_that_were_known(settings):
+async def test_a_failing_store_keeps_the_known_marks(settings):
     marks = Marks()
     async with Store.open(settings) as store:
         follower = MarkFollower(store, marks)
@@ -67,7 +67,7 @@ async def test_a_store_that_fails_leaves_the_marks_that_were_known(settings):
         assert store.health.status.up
 
 
-async def test_a_store_that_replaces_a_damaged_one_gets_the_marks(settings):
+async def test_a_store_replacing_a_damaged_one_gets_the_marks(settings):
     marks = Marks()
     async with Store.open(settings) as store:
         follower = MarkFollower(store, marks)
@@ -81,7 +81,7 @@ async def test_a_store_that_replaces_a_damaged_one_gets_the_marks(settings):
         assert marks.of("GPU-1", None, 0.0) is not None
 
 
-async def test_a_mark_that_ends_by_itself_needs_no_write(settings):
+async def test_a_mark_expires_without_a_write(settings):
     marks = Marks()
     async with Store.open(settings, clock=lambda: 1000.0) as store:
         await store.marks.set(["GPU-1"], NewMark(kind=MarkKind.WATCH, until=2000.0), by="ops")
@@ -99,7 +99,7 @@ class TestTheMetric:
         lines = metrics.render(clusters=(), with_process=True, openmetrics=False).decode().splitlines()
         return [line for line in lines if line.startswith("gpuid_gpu_mark_info")]
 
-    def test_each_marked_gpu_has_one_series_with_what_is_known_of_it(self):
+    def test_each_marked_gpu_has_one_series_with_its_details(self):
         inventory = Inventory()
         inventory.apply(reading("n1", Gpu(uuid="GPU-1", serial="S1"), Gpu(uuid="GPU-2", serial="S2")))
         inventory.apply(reading("n2", Gpu(uuid="GPU-3", serial="S3")))
@@ -122,7 +122,7 @@ class TestTheMetric:
             'gpuid_gpu_mark_info{mark="rma",serial="S9",ticket="",uuid=""} 1.0',
         ]
 
-    def test_it_ends_with_the_mark(self):
+    def test_the_series_ends_with_the_mark(self):
         marks = Marks([mark(uuid="GPU-1", until=50.0)])
         assert len(self.text(Inventory(), marks, 49.0)) == 1
         assert self.text(Inventory(), marks, 50.0) == []

@@ -151,7 +151,9 @@ class TestAGpuThatDoesNotAnswer:
         assert node["failing_reason"] == "exit_status"
         assert "Unable to determine the device handle for GPU0" in node["failing_message"]
 
-    async def test_is_named_without_single_readings_too(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_is_named_even_without_single_gpu_readings(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("collector.collect.smi_command.command_for_one", lambda _command, _target: None)
         (lost, *_) = await world.gpus(node=NODE)
         world.cluster.lose_gpu(NODE, lost["uuid"], silent=True)
@@ -168,7 +170,7 @@ class TestAGpuThatWasNeverRead:
 
     @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
     @pytest.mark.parametrize("mig", [False, True])
-    async def test_is_lost_by_its_address_also_after_a_restart(
+    async def test_is_lost_by_its_address_even_after_a_restart(
         self, blank: Blank, caplog: pytest.LogCaptureFixture, how: dict[str, bool], mig: bool
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -230,7 +232,7 @@ class TestOddDocuments:
             ("</processes></gpu><gpu><uuid>GPU-evil</uuid></gpu>", "utf-8"),
         ],
     )
-    async def test_the_name_of_a_process_spoils_nothing(self, world: World, name: str, encoding: Any) -> None:
+    async def test_a_process_name_does_not_affect_the_reading(self, world: World, name: str, encoding: Any) -> None:
         before = await world.gpus(node=NODE)
         world.cluster.run_process(name, NODE, encoding)
         world.cluster.restart_container(NODE)
@@ -245,7 +247,7 @@ class TestOddDocuments:
         assert (await world.node())["failing_reason"] is None
 
     @pytest.mark.parametrize("status", [14, 15, 255])
-    async def test_a_whole_document_counts_whatever_the_exit_status(
+    async def test_a_complete_document_is_used_despite_its_exit_status(
         self, world: World, caplog: pytest.LogCaptureFixture, status: int
     ) -> None:
         world.cluster.fail_exec(ExecFaultKind.WHOLE_OUTPUT, NODE, exit_status=status)
@@ -256,7 +258,7 @@ class TestOddDocuments:
         assert (node["found"], node["lost"], node["failing_reason"]) == (4, 0, None)
 
     @pytest.mark.parametrize("how", [ExecFaultKind.ERROR_TEXT, ExecFaultKind.EXIT_STATUS])
-    async def test_the_commands_own_words_are_the_error(self, world: World, how: ExecFaultKind) -> None:
+    async def test_the_error_quotes_the_command(self, world: World, how: ExecFaultKind) -> None:
         words = "Failed to initialize NVML: Driver/library version mismatch"
         world.cluster.fail_exec(how, NODE, stderr=words)
         world.cluster.restart_container(NODE)

@@ -90,7 +90,7 @@ async def test_each_round_reads_every_node_and_delivers_every_change(rounds: Rou
         assert len([node async for part in store.nodes() for node in part]) == 3
 
 
-async def test_what_cannot_be_read_fails_the_round_and_nothing_else(rounds: Rounds) -> None:
+async def test_an_unreadable_node_only_fails_the_round(rounds: Rounds) -> None:
     broken, starting = sorted(rounds.simulator.clusters["sim-0"].nodes)
     rounds.simulator.clusters["sim-0"].fail_exec(ExecFaultKind.EXIT_STATUS, broken)
     rounds.simulator.clusters["sim-0"].set_ready(starting, ready=False)
@@ -114,7 +114,7 @@ async def test_what_cannot_be_read_fails_the_round_and_nothing_else(rounds: Roun
     assert outcome.sinks[0].delivered == 4
 
 
-async def test_a_cluster_that_comes_back_is_read(rounds: Rounds) -> None:
+async def test_a_recovered_cluster_is_read(rounds: Rounds) -> None:
     rounds.sink = ""  # and no store
     cluster = rounds.simulator.clusters["sim-1"]
     await cluster.stop()
@@ -130,7 +130,7 @@ async def test_a_cluster_that_comes_back_is_read(rounds: Rounds) -> None:
     assert sum(one.gpus for one in outcome.clusters) == 8
 
 
-async def test_what_a_sink_does_not_take_waits_for_the_next_round(rounds: Rounds) -> None:
+async def test_undelivered_records_wait_for_the_next_round(rounds: Rounds) -> None:
     rounds.receiver.respond(503, "maintenance")
     outcome = await rounds.run()
     (sink,) = outcome.sinks

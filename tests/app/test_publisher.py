@@ -57,19 +57,21 @@ async def test_every_change_reaches_the_page_and_the_listeners(published: Publis
     assert [change.event for change in published.recent.newest()] == [Event.MOVED, Event.APPEARED]
 
 
-async def test_only_moves_are_counted_as_such(published: Published) -> None:
+async def test_only_moves_count_as_moves(published: Published) -> None:
     published.publisher.publish(Step(changes=(APPEARED,), nodes={HERE: STATE}))
     assert await published.samples("gpuid_gpu_moves_total") == {"prod": 0.0}
     published.publisher.publish(Step(changes=(MOVED,), nodes={HERE: STATE}))
     assert await published.samples("gpuid_gpu_moves_total") == {"prod": 1.0}
 
 
-async def test_nodes_to_verify_are_handed_on(published: Published) -> None:
+async def test_nodes_to_verify_are_passed_on(published: Published) -> None:
     published.publisher.publish(Step(verify=(BEFORE,), verify_later={HERE: 30.0}))
     assert published.verified == [(BEFORE, 0.0), (HERE, 30.0)]
 
 
-async def test_an_alteration_is_logged_with_what_it_was(published: Published, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_alteration_is_logged_with_the_old_value(
+    published: Published, caplog: pytest.LogCaptureFixture
+) -> None:
     changes = (FieldChange("serial", "1", None), FieldChange("mig", False, True))
     altered = Change.of(STATE, Event.ALTERED, 2.0, GPU, changes=changes)
     with caplog.at_level("INFO"):
@@ -105,7 +107,7 @@ def health(*changes: FieldChange, gpu: Gpu = PENDING) -> Change:
         ),
     ],
 )
-async def test_a_change_of_health_is_logged_with_what_it_means(
+async def test_a_change_of_health_is_logged_with_its_meaning(
     published: Published, caplog: pytest.LogCaptureFixture, change: Change, expected: tuple[str, str, str]
 ) -> None:
     with caplog.at_level("INFO"):
@@ -114,7 +116,7 @@ async def test_a_change_of_health_is_logged_with_what_it_means(
     assert (record.levelname, record.getMessage(), vars(record)["changes"]) == expected
 
 
-async def test_what_is_lost_is_not_logged_twice(published: Published, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_gpu_is_not_logged_twice(published: Published, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever notices it logs it, with how it was noticed."""
     with caplog.at_level("INFO"):
         lost = health(FieldChange("lost", False, True))

@@ -66,7 +66,7 @@ async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) ->
         assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
 
 
-async def test_a_renewed_token_goes_on_to_count_after_an_edit(world: World) -> None:
+async def test_a_renewed_token_stays_valid_after_an_edit(world: World) -> None:
     server = world.bind_inline_token("sim-0", lifetime=3600, age=3500)
     service = Service(load(world.config))
     async with world.running(service):
@@ -174,7 +174,7 @@ class TestReported:
         assert await self.reported(world) == Reported(1, 0, [], [])
         assert abs(await self.loaded(world) - time.time()) < 300
 
-    async def test_a_rejected_file_is_reported_until_it_is_right(self, world: World, service: Service) -> None:
+    async def test_a_rejected_file_is_reported_until_corrected(self, world: World, service: Service) -> None:
         before = await self.loaded(world)
         world.write("sim-0", more='[sinks.bad]\ntype = "webhok"\n')
         error = 'sinks.bad.type: expected one of stdout, webhook, s3, postgres, got "webhok"; did you mean "webhook"?'
@@ -193,7 +193,7 @@ class TestReported:
         await service.reload(world.config)
         assert await self.reported(world) == Reported(1, 0, [], [])
 
-    async def test_a_missing_file_is_reported_until_it_is_back(self, world: World, service: Service) -> None:
+    async def test_a_missing_file_is_reported_until_it_returns(self, world: World, service: Service) -> None:
         content = world.config.read_text()
         world.config.unlink()
         missing = Reported(
@@ -205,9 +205,7 @@ class TestReported:
         world.replace_config(content)
         await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
 
-    async def test_a_directory_that_is_replaced_by_another_one_is_followed(
-        self, world: World, service: Service
-    ) -> None:
+    async def test_a_replaced_directory_is_followed(self, world: World, service: Service) -> None:
         content, folder = world.config.read_text(), world.config.parent
         world.config.rename(folder.parent / "aside.toml")
         await eventually(lambda: self.reported_page(world), ["The configuration file is unreadable"])
@@ -218,7 +216,7 @@ class TestReported:
         world.config.write_text("[[clusters")
         await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
 
-    async def test_what_is_unreadable_in_another_way_is_reported(self, world: World, service: Service) -> None:
+    async def test_other_read_errors_are_reported(self, world: World, service: Service) -> None:
         world.config.unlink()
         world.config.mkdir()
         expected = Reported(
@@ -226,7 +224,7 @@ class TestReported:
         )
         await eventually(lambda: self.reported(world), expected)
 
-    async def test_a_pipe_in_its_place_is_reported_until_a_file_is_back(self, world: World, service: Service) -> None:
+    async def test_a_pipe_in_place_of_the_file_is_reported(self, world: World, service: Service) -> None:
         content = world.config.read_text()
         world.config.unlink()
         os.mkfifo(world.config)
@@ -242,7 +240,7 @@ class TestReported:
             page = (await client.get("/", headers={"Accept": "text/html"})).text
         return page.partition("<strong>The configuration file")[2].partition('<time datetime="')[2].partition('"')[0]
 
-    async def test_unreadable_is_since_when_it_is(self, world: World, service: Service) -> None:
+    async def test_unreadable_says_since_when(self, world: World, service: Service) -> None:
         world.write("sim-0", more="[[clusters")
         await eventually(lambda: self.reported_page(world), ["The configuration file was rejected"])
         rejected = await self.page_time(world)
@@ -264,7 +262,7 @@ class TestReported:
     async def reported_page(self, world: World) -> list[str]:
         return (await self.reported(world)).page
 
-    async def test_what_takes_effect_at_the_next_start_is_reported_apart(self, world: World, service: Service) -> None:
+    async def test_settings_that_need_a_restart_are_reported_separately(self, world: World, service: Service) -> None:
         world.write("sim-0", "sim-1", listen="127.0.0.1:1")
         lines = ["restart required: changes to [server] take effect after a restart"]
         await eventually(
@@ -283,7 +281,7 @@ class TestReported:
                 assert secret not in (await client.get(path)).text
 
 
-async def test_a_file_whose_directory_cannot_be_watched_is_looked_at_now_and_then(
+async def test_an_unwatchable_directory_is_polled(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def awatch(*_paths: Path, **_options: object) -> AsyncIterator[set[object]]:

@@ -165,7 +165,7 @@ def test_when_the_leader_is_killed_the_standby_takes_over(site: Site) -> None:
     all_is_told_once(site, moves=3)
 
 
-def test_a_frozen_leader_is_followed_and_changes_nothing_when_it_thaws(site: Site) -> None:
+def test_a_frozen_leader_is_replaced_and_writes_nothing_on_resuming(site: Site) -> None:
     first = site.start("first")
     until(first.published, (1.0, 2.0, GPUS))
     second = site.start("second")
@@ -225,7 +225,7 @@ def test_killed_leaders_lose_and_duplicate_nothing(site: Site) -> None:
     all_is_told_once(site, moves=6)
 
 
-def test_a_standby_with_other_clusters_erases_nothing_until_it_leads(site: Site) -> None:
+def test_a_standby_with_other_clusters_erases_nothing_before_leading(site: Site) -> None:
     first = site.start("first")
     until(first.published, (1.0, 2.0, GPUS))
     fewer = site.start("fewer", CLUSTERS[:1])

@@ -131,7 +131,7 @@ async def break_rights(_collector: Collector, simulator: Simulator) -> Callable[
 @pytest.mark.parametrize(
     ("harm", "state"), [(break_token, "unauthorized"), (break_server, "unreachable"), (break_rights, "forbidden")]
 )
-async def test_an_unreachable_cluster_recovers_and_never_affects_the_others(
+async def test_an_unreachable_cluster_recovers_without_affecting_others(
     collector: Collector,
     simulator: Simulator,
     harm: Callable[..., Awaitable[Callable[[], Awaitable[object]]]],
@@ -184,7 +184,7 @@ async def test_an_unreachable_cluster_keeps_its_series(complete: Collector, simu
 # A configuration that changes
 
 
-async def test_an_edit_changes_only_the_clusters_that_it_touches(collector: Collector, simulator: Simulator) -> None:
+async def test_an_edit_affects_only_the_clusters_it_changes(collector: Collector, simulator: Simulator) -> None:
     collector.write(["sim-0", "sim-1"])
     collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-1"))
@@ -217,7 +217,7 @@ async def test_sighup_reads_the_configuration_again(collector: Collector, simula
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
 
 
-async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Collector, simulator: Simulator) -> None:
+async def test_a_removed_cluster_leaves_no_series(complete: Collector, simulator: Simulator) -> None:
     complete.write(["sim-0", "sim-2"])
     await logs(complete, "configuration reloaded")
     assert complete.labelled() == {"sim-0", "sim-2"}
@@ -270,7 +270,7 @@ async def test_an_edit_and_a_signal_together_are_harmless(complete: Collector, s
 # The end
 
 
-async def test_sigterm_during_execs_ends_it_in_time(collector: Collector, simulator: Simulator) -> None:
+async def test_sigterm_during_execs_stops_it_in_time(collector: Collector, simulator: Simulator) -> None:
     for cluster in simulator.clusters.values():
         cluster.hang_exec()
     collector.start()
@@ -283,7 +283,7 @@ async def test_sigterm_during_execs_ends_it_in_time(collector: Collector, simula
     await waiting.eventually(open_execs, 0)
 
 
-async def test_the_log_is_json_with_clusters_and_without_tokens(complete: Collector, simulator: Simulator) -> None:
+async def test_the_log_is_json_with_cluster_names_and_no_tokens(complete: Collector, simulator: Simulator) -> None:
     tokens = [cluster.token for cluster in simulator.clusters.values()]
     simulator.clusters["sim-1"].refuse_tokens()
     simulator.clusters["sim-1"].drop_connections()
@@ -324,7 +324,7 @@ async def test_a_new_container_is_read_again(complete: Collector, simulator: Sim
 # With a store
 
 
-async def test_after_a_kill_it_takes_up_where_it_was(collector: Collector, simulator: Simulator) -> None:
+async def test_after_a_kill_it_resumes_where_it_was(collector: Collector, simulator: Simulator) -> None:
     collector.write(more=STORED.format(folder=collector.folder))
     collector.start()
     await eventually(collector.gpus, simulator.fleet.expected())

@@ -360,7 +360,7 @@ def check(world: World) -> None:
 
 @given(st.lists(acts, max_size=40))
 @settings(max_examples=300)
-def test_all_agree_on_where_the_gpus_are_and_so_does_the_history(what: list[tuple[Any, ...]]) -> None:
+def test_all_shards_and_the_history_agree_on_placements(what: list[tuple[Any, ...]]) -> None:
     note(str(what))
     world = furnished()
     for one in what:
@@ -393,7 +393,7 @@ def test_each_move_is_recorded_once(moves: list[tuple[str, Place]], data: st.Dat
     check(world)
 
 
-def test_what_a_mirrored_node_claims_is_not_settled_here() -> None:
+def test_a_claim_of_a_mirrored_node_is_settled_elsewhere() -> None:
     world = furnished()
     act(world, "move", "GPU-1", Place("b", "1"), False)
     world.shards[1].read(Place("b", "1"))
@@ -403,7 +403,7 @@ def test_what_a_mirrored_node_claims_is_not_settled_here() -> None:
     assert found == {Place("a", "1"): False, Place("b", "1"): True}
 
 
-def test_a_claim_whose_home_is_gone_is_settled_after_a_restart() -> None:
+def test_a_claim_on_a_deleted_node_is_settled_after_a_restart() -> None:
     world = furnished()
     claimant, home = Place("b", "1"), Place("a", "1")
     act(world, "move", "GPU-1", claimant, False)
@@ -418,7 +418,7 @@ def test_a_claim_whose_home_is_gone_is_settled_after_a_restart() -> None:
     assert [(one.event, one.previous) for one in world.database.changes][-1] == (Event.MOVED, home)
 
 
-def test_a_claim_is_settled_whose_home_changes_hands() -> None:
+def test_a_claim_is_settled_when_its_cluster_changes_shards() -> None:
     world = furnished()
     act(world, "move", "GPU-1", Place("c", "1"), False)
     act(world, "read", Place("c", "1"))  # which claims it

@@ -170,7 +170,7 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
         assert owner.shard is None
 
 
-async def test_a_cluster_that_is_not_configured_any_more_is_ended_by_the_next_process_of_its_shard(site: Site):
+async def test_a_restarted_shard_ends_clusters_no_longer_configured(site: Site):
     ends = anyio.CancelScope()
     async with site.running(Shard(1, 2), ends) as first:
         await eventually(lambda: len(fleet(first)), GPUS // 2, seconds=SECONDS)
@@ -183,9 +183,7 @@ async def test_a_cluster_that_is_not_configured_any_more_is_ended_by_the_next_pr
             await eventually(site.present, [], seconds=SECONDS)
 
 
-async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
-    site: Site, two: tuple[Service, Service]
-):
+async def test_a_cluster_taken_over_is_recorded_only_by_its_new_shard(site: Site, two: tuple[Service, Service]):
     before = len(await site.recorded())
     settings = StoreSettings(url=site.url)
     async with Store.open(settings, shard=Shard(2, 3)) as thief:
@@ -208,7 +206,7 @@ async def test_a_cluster_that_another_shard_took_is_recorded_by_that_one_alone(
     assert {event for event, _, _ in await site.events()} <= {"moved", "vanished"}
 
 
-async def test_shards_follow_a_collector_without_shards_and_the_other_way_round(site: Site):
+async def test_a_collector_can_become_sharded_and_unsharded(site: Site):
     ends = anyio.CancelScope()
     async with site.running(UNSHARDED, ends) as alone:
         await eventually(lambda: fleet(alone), site.expected(), seconds=SECONDS)

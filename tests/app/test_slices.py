@@ -60,7 +60,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await anyio.to_thread.run_sync(made.collector.stop, signal.SIGKILL)
 
 
-async def test_a_gpu_that_is_no_longer_listed_is_lost_with_that_reason_also_after_a_restart(world: World) -> None:
+async def test_an_unlisted_gpu_is_lost_even_after_a_restart(world: World) -> None:
     await world.has(found=4, capacity=4, allocatable=4)
     world.sim.remove_pod(NODE)
     await world.total("gpuid_unread_nodes", 1, reason="no_pod")
@@ -82,7 +82,7 @@ async def test_a_gpu_that_is_no_longer_listed_is_lost_with_that_reason_also_afte
     assert world.sim.counters.execs.total() == 1
 
 
-async def test_a_gpu_that_a_reading_finds_missing_is_missing_of_the_capacity(world: World) -> None:
+async def test_a_gpu_missing_from_a_reading_lowers_the_count(world: World) -> None:
     await world.has(found=4, capacity=4, allocatable=4)
     world.sim.lose_gpu(NODE)
     await world.has(found=3, capacity=4, allocatable=3)
@@ -93,7 +93,7 @@ async def test_a_gpu_that_a_reading_finds_missing_is_missing_of_the_capacity(wor
     await world.has(found=4, capacity=4, allocatable=4)
 
 
-async def test_a_gpu_that_was_listed_again_while_nobody_watched_is_back(world: World) -> None:
+async def test_a_gpu_relisted_while_unwatched_is_found_again(world: World) -> None:
     await world.has(found=4, capacity=4, allocatable=4)
     world.sim.remove_pod(NODE)
     await world.total("gpuid_unread_nodes", 1, reason="no_pod")

@@ -30,7 +30,7 @@ def neighbourhood(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbou
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_healthy_clusters_do_not_notice(neighbourhood: Neighbourhood, group: int) -> None:
+def test_hostile_clusters_do_not_affect_healthy_ones(neighbourhood: Neighbourhood, group: int) -> None:
     kinds, healthy, alone = list(KINDS)[group::GROUPS], neighbourhood.neighbours, neighbourhood.alone
     faults: list[list[str]] = []
     while len(faults) < ATTEMPTS:

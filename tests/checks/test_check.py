@@ -62,7 +62,7 @@ async def test_no_checks_have_no_findings():
         ),
     ],
 )
-async def test_an_error_is_a_problem_and_stops_no_other_check(error: Exception, problem: Problem):
+async def test_an_error_is_a_problem_and_other_checks_continue(error: Exception, problem: Problem):
     bad, good = await run_checks(
         [Scripted("bad", lambda: fail(error), step="listing its nodes"), Scripted("good", fine)], 10
     )

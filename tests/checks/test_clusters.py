@@ -131,7 +131,7 @@ class TestReading:
         assert [clusters[name].counters.execs.total() for name in ("sim-0", "sim-1")] == [1, 1]
 
     @pytest.mark.parametrize("node", ["gpu-0000", "gpu-0002"])
-    async def test_the_newest_pod_is_read_as_by_a_collector(self, clusters: Clusters, node: str):
+    async def test_the_newest_pod_is_read_as_in_a_collector(self, clusters: Clusters, node: str):
         clusters["sim-0"].replace_pod(node)
         for _ in range(200):
             details = await clusters.details("sim-0")
@@ -165,7 +165,7 @@ class TestReading:
             ('admission webhook "guard.corp" denied the request: no', "the cluster's admission control denies it"),
         ],
     )
-    async def test_what_admission_denies_is_no_missing_right(
+    async def test_a_denial_by_admission_is_not_a_missing_right(
         self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, denial: str, hint: str
     ):
         def refuse(*_: object) -> None:
@@ -183,9 +183,7 @@ class TestReading:
             ("gke", ""),  # the preset, and a command for all clusters
         ],
     )
-    async def test_pods_of_a_preset_with_another_command_name_the_one_that_fits(
-        self, tmp_path: Path, shape: str, setting: str
-    ):
+    async def test_pods_of_another_preset_suggest_that_preset(self, tmp_path: Path, shape: str, setting: str):
         (preset,) = config.PRESETS[shape]
         (tmp_path / "simulator").mkdir()
         async with Simulator(
@@ -207,7 +205,7 @@ class TestReading:
         assert re.fullmatch(r".*: the GPU at 0{8}:[0-9A-F]{2}:00\.0 does not respond", text)
         assert hint == "reset it, or replace the card"
 
-    async def test_the_gpus_of_a_node_of_which_none_answers_are_problems(self, clusters: Clusters):
+    async def test_a_node_where_no_gpu_answers_is_a_problem(self, clusters: Clusters):
         cluster = clusters["sim-0"]
         for node, cards in [(node, clusters.cards("sim-0", node)) for node in cluster.nodes]:
             for card in cards:
@@ -217,7 +215,7 @@ class TestReading:
         assert len(texts) > 2
         assert all(re.fullmatch(r"the GPU at [0-9A-F:.]{16} does not respond", text) for text in texts[1:])
 
-    async def test_a_container_that_the_pod_lacks_is_a_problem(self, clusters: Clusters):
+    async def test_a_missing_container_is_a_problem(self, clusters: Clusters):
         source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-1"\nsources = [{source}]')
         (text, hint), *_duplicate = await clusters.problems("x")
@@ -230,7 +228,7 @@ class TestReading:
 
 
 class TestConnection:
-    async def test_one_cluster_that_is_down_leaves_others_alone(self, clusters: Clusters):
+    async def test_a_cluster_that_is_down_does_not_affect_others(self, clusters: Clusters):
         await clusters["sim-0"].stop()
         findings = await clusters.check()
         assert findings["sim-0"].text == (
@@ -238,13 +236,13 @@ class TestConnection:
         )
         assert findings["sim-1"].ok
 
-    async def test_an_unknown_context_names_those_that_exist(self, clusters: Clusters):
+    async def test_an_unknown_context_lists_the_known_ones(self, clusters: Clusters):
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-9"')
         ((text, _hint),) = await clusters.problems("x")
         assert text.startswith('no context "sim-9" in ')
         assert "sim-0" in text
 
-    async def test_refused_credentials_name_the_login_to_renew(self, clusters: Clusters):
+    async def test_rejected_credentials_name_the_login_to_renew(self, clusters: Clusters):
         clusters["sim-0"].refuse_tokens()
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.startswith(f"{clusters['sim-0'].url}: unauthorized")
@@ -265,7 +263,7 @@ class TestConnection:
         settings = ClusterSettings(name="x", context=context, kubeconfig=kubeconfig)
         assert ClusterCheck(settings, 1).hint(UnauthorizedError("")) == f"log in again; `{command}` fails the same way"
 
-    async def test_an_issuer_that_cannot_be_reached_is_no_plugin(self, clusters: Clusters):
+    async def test_an_unreachable_issuer_is_not_reported_as_a_plugin(self, clusters: Clusters):
         clusters.log_in_at("https://127.0.0.1:1")
         ((text, hint),) = await clusters.problems("sim-0")
         assert "oidc: issuer https://127.0.0.1:1: " in text
@@ -273,7 +271,9 @@ class TestConnection:
             "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
         )
 
-    async def test_outside_of_a_pod_no_kubeconfig_is_blamed(self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch):
+    async def test_outside_a_pod_the_error_does_not_blame_the_kubeconfig(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+    ):
         for variable in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
             monkeypatch.delenv(variable, raising=False)
         clusters.configure('[[clusters]]\nname = "x"\nin_cluster = true')
@@ -287,7 +287,7 @@ class TestConnection:
         assert text.startswith(f"{clusters['sim-0'].url}: certificate verify failed: ")
         assert hint == "check certificate-authority and tls-server-name in the kubeconfig"
 
-    async def test_what_is_no_api_server_is_named_as_such(self, clusters: Clusters):
+    async def test_a_server_without_the_kubernetes_api_is_named(self, clusters: Clusters):
         async def answer(_request: web.Request) -> web.Response:
             return web.Response(text="<html>Log in</html>", content_type="text/html")
 
@@ -332,7 +332,7 @@ class TestKubeconfig:
             ("kind: Deployment", "not a kubeconfig: it is a Deployment; expected kind: Config"),
         ],
     )
-    async def test_a_file_is_named_with_what_is_wrong(
+    async def test_an_error_names_the_file_and_the_cause(
         self, clusters: Clusters, tmp_path: Path, text: str, problem: str
     ):
         path = tmp_path / "bad"
@@ -342,7 +342,7 @@ class TestKubeconfig:
         assert [finding.ok for finding in findings.values()] == [True, True, False]
         assert findings["x"].problems[0].text == f"{path}: {problem}"
 
-    async def test_a_user_without_credentials_is_told_to_get_some(self, clusters: Clusters):
+    async def test_a_user_without_credentials_gets_a_remedy(self, clusters: Clusters):
         clusters.without_credentials()
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.endswith('; user "sim-0" of the kubeconfig has no credentials')
@@ -359,7 +359,9 @@ class TestOtherServers:
             '{"kind":null,"metadata":null,"items":null}',
         ],
     )
-    async def test_what_is_no_api_server_is_named_with_its_address(self, clusters: Clusters, tmp_path: Path, body: str):
+    async def test_a_server_without_the_kubernetes_api_is_named_with_its_address(
+        self, clusters: Clusters, tmp_path: Path, body: str
+    ):
         async def answer(_request: web.Request) -> web.Response:
             return web.Response(text=body)
 
@@ -409,14 +411,14 @@ class TestRights:
             )
         ]
 
-    async def test_without_the_right_to_list_pods_none_are_missed(self, clusters: Clusters):
+    async def test_without_the_right_to_list_pods_none_are_reported_missing(self, clusters: Clusters):
         clusters["sim-0"].deny("list", "pods")
         finding = (await clusters.check())["sim-0"]
         assert [problem.text for problem in finding.problems] == ["may not list pods in namespace gpu-operator"]
         assert finding.details is not None
         assert finding.details.pods == []
 
-    async def test_without_it_a_preset_whose_pods_may_be_listed_is_named(self, clusters: Clusters):
+    async def test_without_it_a_preset_with_listable_pods_is_suggested(self, clusters: Clusters):
         for namespace in ("", "kube-system"):
             clusters["sim-0"].deny("list", "pods", namespace)
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
@@ -451,7 +453,7 @@ class TestDuplicates:
             ('preset = "gke"', False, "no pods match "),  # without a pod, the collector reads no node there
         ],
     )
-    async def test_parts_of_a_cluster_may_not_share_a_gpu_node(
+    async def test_parts_of_a_cluster_must_not_share_a_gpu_node(
         self, clusters: Clusters, more: str, ok: bool, problem: str
     ):
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{more}')
@@ -485,7 +487,7 @@ class TestPods:
             namespaces=None,
         )
 
-    async def test_where_pods_were_looked_for_is_told_if_none_was_found(self, clusters: Clusters):
+    async def test_the_namespaces_searched_are_named_if_no_pod_matches(self, clusters: Clusters):
         for node in clusters["sim-0"].nodes:
             clusters["sim-0"].remove_pod(node)
         clusters["sim-0"].deny("list", "pods", "")
@@ -499,7 +501,7 @@ class TestPods:
         )
         assert "kube-system" not in hint
 
-    async def test_a_preset_that_covers_more_nodes_is_named(self, clusters: Clusters):
+    async def test_a_preset_that_covers_more_nodes_is_suggested(self, clusters: Clusters):
         cluster = clusters["sim-0"]
         chart = SHAPES["helm"]._replace(namespace="nvidia")
         cluster.remove_pod("gpu-0002")
@@ -517,7 +519,7 @@ class TestPods:
         ((text, _hint),) = await clusters.problems("x")
         assert text.startswith('it is the same cluster as "sim-0"')
 
-    async def test_for_a_pod_that_is_not_ready_a_preset_with_a_ready_one_is_named(self, clusters: Clusters):
+    async def test_a_preset_with_ready_pods_is_suggested(self, clusters: Clusters):
         cluster = clusters["sim-0"]
         cluster.set_ready("gpu-0002", False)
         finding = (await clusters.check())["sim-0"]
@@ -535,7 +537,7 @@ class TestPods:
             (None, "set `preset` or `sources` to the pods that can run nvidia-smi"),
         ],
     )
-    async def test_the_problem_stays_when_other_presets_cannot_be_looked_for(
+    async def test_the_problem_remains_if_other_presets_cannot_be_tried(
         self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, error: Exception | None, hint: str
     ):
         async def look(*_: object) -> None:
@@ -552,7 +554,7 @@ class TestPods:
             [] if error else ["no answer within 3 s while looking for pods of other presets"]
         )
 
-    async def test_pods_of_which_none_is_ready_are_counted(self, clusters: Clusters):
+    async def test_pods_are_counted_if_none_is_ready(self, clusters: Clusters):
         for node in clusters["sim-0"].nodes:
             clusters["sim-0"].set_ready(node, False)
         finding = (await clusters.check())["sim-0"]
@@ -560,7 +562,7 @@ class TestPods:
         assert (finding.details.pods[0].ready, finding.details.pods[0].total) == (0, 3)
         assert finding.text == "no pod is ready (see `kubectl describe pod`)"
 
-    async def test_gpu_nodes_without_a_ready_pod_are_named_but_new_ones(self, clusters: Clusters):
+    async def test_gpu_nodes_without_a_ready_pod_are_named_unless_new(self, clusters: Clusters):
         clusters["sim-0"].remove_pod("gpu-0000")
         clusters["sim-0"].rename_container("gpu-0001", "gpu-feature-discovery")
         clusters["sim-0"].add_node("gpu-0009")
@@ -569,7 +571,7 @@ class TestPods:
         assert text == "2 of 4 GPU nodes without a ready GPU pod: gpu-0000, gpu-0001"
         assert "node_selector" in hint
 
-    async def test_pods_of_another_kind_under_the_same_label_are_not_read(self, clusters: Clusters):
+    async def test_other_pods_with_the_same_label_are_not_read(self, clusters: Clusters):
         for node in ("gpu-0000", "gpu-0001"):
             clusters["sim-0"].rename_container(node, "gpu-feature-discovery")
         details = await clusters.details("sim-0")
@@ -613,14 +615,14 @@ class TestLogs:
             (LogFaultKind.OLD, "was printed 120 min ago", "kubectl logs shows whether the pod still prints"),
         ],
     )
-    async def test_a_log_of_no_use_names_a_remedy(self, logs: Clusters, how: LogFaultKind, text: str, hint: str):
+    async def test_an_unusable_log_names_a_remedy(self, logs: Clusters, how: LogFaultKind, text: str, hint: str):
         logs["sim-1"].fail_log(how, seconds=7200)
         ((problem, remedy),) = await self.problems(logs)
         assert text in problem
         assert hint in remedy
         assert "running" not in problem
 
-    async def test_a_clock_that_is_behind_is_no_old_document(self, logs: Clusters):
+    async def test_a_slow_clock_does_not_make_a_document_old(self, logs: Clusters):
         logs["sim-1"].add_readers()
         logs["sim-1"].fail_log(LogFaultKind.CLOCK, seconds=-7200)
         assert await self.problems(logs) == []
@@ -635,7 +637,7 @@ class TestResourceSlices:
         assert finding.details.resource_slices == "ResourceSlices list 12 GPUs on 3 nodes"
         assert [problem.text for problem in finding.problems] == ["1 of 3 GPU nodes without a ready GPU pod: gpu-0001"]
 
-    async def test_they_are_spoken_of_where_no_pod_matches(self, clusters: Clusters):
+    async def test_they_are_mentioned_if_no_pod_matches(self, clusters: Clusters):
         clusters["sim-0"].publish_slices()
         for node in clusters["sim-0"].nodes:
             clusters["sim-0"].remove_pod(node)
@@ -647,7 +649,7 @@ class TestResourceSlices:
         assert "; ResourceSlices are not visible: may not list" in problem.text
 
     @pytest.mark.parametrize("verb", ["list", "watch"])
-    async def test_a_missing_right_is_said_and_no_problem(self, clusters: Clusters, verb: str):
+    async def test_a_missing_right_is_reported_but_not_as_a_problem(self, clusters: Clusters, verb: str):
         clusters["sim-0"].publish_slices()
         clusters["sim-0"].deny(verb, "resourceslices")
         finding = (await clusters.check())["sim-0"]
@@ -655,14 +657,14 @@ class TestResourceSlices:
         assert finding.ok
         assert finding.text.startswith(text)
 
-    async def test_a_server_without_them_has_none(self, clusters: Clusters):
+    async def test_a_server_without_the_api_lists_none(self, clusters: Clusters):
         finding = (await clusters.check())["sim-0"]
         assert finding.details is not None
         assert (finding.text, finding.details.resource_slices) == ("", "the API server has no ResourceSlices")
 
 
 class TestServiceAccountTokens:
-    async def test_what_is_said_of_the_token_and_of_slices_stands_side_by_side(self, clusters: Clusters):
+    async def test_notes_on_the_token_and_slices_are_both_shown(self, clusters: Clusters):
         clusters["sim-0"].publish_slices()
         clusters["sim-0"].deny("list", "resourceslices")
         clusters["sim-0"].bind_token(3600)
@@ -671,7 +673,7 @@ class TestServiceAccountTokens:
         token, slices, *_ = finding.text.split("; ResourceSlices ")
         assert (finding.ok, "its token expires on " in token, "not visible" in slices) == (True, True, True)
 
-    async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
+    async def test_a_self_renewing_token_is_named_with_its_expiry(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         clusters.name_token_file()
         finding = (await clusters.check())["sim-0"]
@@ -683,7 +685,7 @@ class TestServiceAccountTokens:
         assert finding.text == f"its token expires on {token.expiry}; gpuid renews it; {NOT_IN_FORCE}"
         assert finding.details.credential_expiry is None
 
-    async def test_one_in_the_kubeconfig_is_renewed_in_memory_alone(self, clusters: Clusters):
+    async def test_a_token_in_the_kubeconfig_is_renewed_only_in_memory(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         finding = (await clusters.check())["sim-0"]
         assert finding.details is not None
@@ -692,7 +694,7 @@ class TestServiceAccountTokens:
         assert "; gpuid renews it only in memory: the kubeconfig: it is inline in the kubeconfig" in finding.text
         assert finding.details.credential_expiry == finding.details.token.expiry
 
-    async def test_one_without_the_right_says_so(self, clusters: Clusters):
+    async def test_a_token_without_the_right_says_so(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         clusters["sim-0"].deny("create", "serviceaccounts/token")
         clusters.name_token_file()
@@ -704,7 +706,7 @@ class TestServiceAccountTokens:
         assert "; gpuid cannot renew it: it may not create serviceaccounts/token for itself" in finding.text
         assert finding.details.credential_expiry == finding.details.token.expiry
 
-    async def test_it_is_said_beside_what_else_there_is_to_say(self, clusters: Clusters):
+    async def test_it_is_shown_in_addition_to_other_notes(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         clusters["sim-0"].publish_slices()
         clusters["sim-0"].deny("list", "resourceslices")
@@ -712,13 +714,13 @@ class TestServiceAccountTokens:
         assert token.startswith("its token expires on ")
         assert slices.startswith("are not visible")
 
-    async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
+    async def test_an_expired_token_says_how_to_get_another(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600, age=7200)
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.endswith(" and gpuid cannot renew it; replace it")
         assert hint == "create a new one with `gpuid grant CLUSTER --kubeconfig FILE`"
 
-    async def test_a_token_without_an_end_is_not_spoken_of(self, clusters: Clusters):
+    async def test_a_token_without_an_expiry_is_not_mentioned(self, clusters: Clusters):
         finding = (await clusters.check())["sim-0"]
         assert finding.details is not None
         assert (finding.details.token, finding.text) == (None, "")

@@ -14,7 +14,7 @@ from collector.store import StoreSettings
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_store_gives_its_engine_and_its_state(tmp_path: Path):
+async def test_a_store_reports_its_engine_and_state(tmp_path: Path):
     (finding,) = await run_checks([StoreCheck(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"))], 10)
     assert (finding.subject, finding.name, finding.type, finding.ok) == (Subject.STORE, "store", "sqlite", True)
     assert finding.summary
@@ -27,12 +27,12 @@ async def test_a_store_that_cannot_be_used_is_a_problem(tmp_path: Path):
     assert f"{tmp_path}/absent" in finding.text
 
 
-async def test_postgresql_is_known_by_its_url():
+async def test_postgresql_is_recognised_by_its_url():
     check = StoreCheck(StoreSettings(url="postgresql://127.0.0.1:1/gpuid"))
     assert check.finding.type == "postgresql"
 
 
-async def test_a_sink_gives_its_type_and_its_state():
+async def test_a_sink_reports_its_type_and_state():
     (finding,) = await run_checks([SinkCheck("log", StdoutSettings())], 10)
     assert finding == Finding(subject=Subject.SINK, name="log", type="stdout", summary=finding.summary)
     assert finding.summary

@@ -3,7 +3,7 @@
 from collector.checks.finding import Finding, Problem, Subject
 
 
-def test_without_problems_it_is_ok_and_gives_its_summary():
+def test_without_problems_it_is_ok_with_a_summary():
     finding = Finding(subject=Subject.STORE, name="store", summary="ready")
     assert (finding.ok, finding.text) == (True, "ready")
 

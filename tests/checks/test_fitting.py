@@ -59,13 +59,13 @@ def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str,
         ([], 'preset = "reader"', 0, "abc"),
     ],
 )
-def test_what_covers_most_gpu_nodes_fits(groups: list[PodGroup], setting: str, covered: int, uncovered: str):
+def test_the_preset_covering_most_gpu_nodes_fits(groups: list[PodGroup], setting: str, covered: int, uncovered: str):
     found = fit(*groups)
     assert found.setting.startswith(setting)
     assert (found.covered, "".join(found.uncovered)) == (covered, uncovered)
 
 
-def test_a_first_choice_that_the_next_ones_replace_is_dropped():
+def test_a_first_choice_made_redundant_by_later_ones_is_dropped():
     found = fit(group(OPERATOR, "bcde"), group(GKE, "abc"), group(HELM, "def"), gpu_nodes="abcdef")
     assert (found.presets, found.covered) == (("helm", "gke"), 6)
 
@@ -80,7 +80,7 @@ def test_pods_in_another_namespace_are_written_as_sources():
     assert found.seen == "3 of 3 GPU nodes covered by pods of nvidia-device-plugin-ctr in namespace nvidia"
 
 
-def test_pods_in_another_namespace_replace_none_of_a_preset():
+def test_pods_in_another_namespace_do_not_replace_a_preset():
     found = fit(
         group(OPERATOR, "ab"), group(PLUGIN, "abc", namespace="other"), group(READER, "abc", namespace="tenant")
     )
@@ -96,13 +96,13 @@ def test_pods_in_another_namespace_replace_none_of_a_preset():
     assert find_fit(survey, sources=[CUSTOM]).caution == ""
 
 
-def test_in_another_namespace_too_the_first_preset_goes_first():
+def test_the_first_preset_also_comes_first_in_another_namespace():
     driver = PRESETS["driver"][0]
     groups = [group(source, "abc", namespace="gpu-operator-resources") for source in (OPERATOR, driver)]
     assert [source.container for source in fit(*groups).sources] == [OPERATOR.container]
 
 
-def test_with_such_ones_presets_are_written_as_sources_too():
+def test_presets_next_to_sources_are_written_as_sources():
     found = fit(group(GKE, "a"), group(READER, "bc", namespace="ops"))
     (gke, reader) = tomllib.loads(found.setting)["sources"]
     assert (reader["namespace"], reader["method"], "command" in reader) == ("ops", "log", False)
@@ -116,7 +116,7 @@ def test_a_preset_is_named_by_its_own_namespace():
     assert fit(moved).setting == 'preset = "openshift"'
 
 
-def test_what_is_configured_goes_first_among_equals():
+def test_the_configured_preset_comes_first_among_equals():
     survey = PodSurvey(
         groups=(group(OPERATOR, "ab"), group(CUSTOM, "ab"), group(GKE, "abc")), gpu_nodes=frozenset("ab")
     )
@@ -125,7 +125,7 @@ def test_what_is_configured_goes_first_among_equals():
     assert find_fit(survey).presets == ("gpu-operator",)
 
 
-def test_what_is_added_to_own_sources_is_written_with_them():
+def test_additions_to_custom_sources_are_written_with_them():
     survey = PodSurvey(groups=(group(CUSTOM, "ab"), group(GKE, "c")), gpu_nodes=frozenset("abc"))
     assert find_fit(survey, sources=[CUSTOM]).sources == (CUSTOM, GKE)
 
@@ -218,11 +218,11 @@ def test_what_is_added_to_own_sources_is_written_with_them():
         ),
     ],
 )
-def test_it_says_what_was_seen_and_what_was_not(found: Fit, texts: tuple[str, str, str, str]):
+def test_it_says_what_was_and_was_not_seen(found: Fit, texts: tuple[str, str, str, str]):
     assert (found.seen, found.lacking, found.remedy, found.survey.limits) == texts
 
 
-def test_where_not_all_could_be_looked_at_the_default_is_kept():
+def test_the_default_is_kept_after_an_incomplete_search():
     assert fit(namespaces=("kube-system",)).setting == ""
     assert fit(gpu_nodes=None).setting == ""
     assert fit(gpu_nodes="").setting == ""
@@ -237,7 +237,7 @@ SOURCES = st.sampled_from([source for preset in PRESETS.values() for source in p
     st.none() | NODES,
     st.randoms(use_true_random=False),
 )
-def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, random):
+def test_no_single_source_covers_more_and_none_is_redundant(found, gpu_nodes, random):
     groups = {
         one.source: one
         for source, nodes, is_ready, namespace in found

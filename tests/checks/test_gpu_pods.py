@@ -141,7 +141,7 @@ async def test_a_pod_that_is_not_ready_leaves_its_node_to_another(simulator: Sim
     assert (await fit(simulator, "gke")).presets == ("gke", "reader")
 
 
-async def test_a_pod_that_was_evicted_covers_nothing(simulator: Simulator):
+async def test_an_evicted_pod_covers_nothing(simulator: Simulator):
     cluster = named(simulator, "aks")
     cluster.objects.edit(PODS, cluster.pod("gpu-0001"), lambda pod: pod["status"].update(phase="Failed"))
     found = await fit(simulator, "aks")
@@ -159,7 +159,7 @@ async def test_gpu_nodes_that_only_slices_name_are_counted(simulator: Simulator)
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
-async def test_slices_that_a_collector_would_not_see_are_not_asked_for(simulator: Simulator, verb: str):
+async def test_slices_a_collector_would_not_see_are_not_listed(simulator: Simulator, verb: str):
     cluster = named(simulator, "device-plugin")
     cluster.publish_slices()
     cluster.deny(verb, "resourceslices")
@@ -168,14 +168,14 @@ async def test_slices_that_a_collector_would_not_see_are_not_asked_for(simulator
     assert cluster.counters.responses[403] == 0
 
 
-async def test_of_a_cluster_that_cannot_be_asked_the_reason_is_known(simulator: Simulator):
+async def test_a_failed_search_has_a_reason(simulator: Simulator):
     cluster = named(simulator, "gke")
     await cluster.stop()
     check = await ask(simulator, "gke")
     assert (check.fit, check.finding.text) == (None, f"{cluster.url}: connection refused")
 
 
-async def test_a_cluster_that_does_not_answer_costs_its_time_alone(simulator: Simulator):
+async def test_an_unresponsive_cluster_delays_only_itself(simulator: Simulator):
     named(simulator, "gke").freeze_connections(new=True)
     clusters = [
         ClusterSettings(context=named(simulator, shape).name, kubeconfig=str(simulator.kubeconfig))

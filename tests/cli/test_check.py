@@ -171,7 +171,7 @@ class TestDestinations:
 
 
 class TestTables:
-    def test_long_names_fit_and_problems_stand_whole_below(self, clusters: Clusters, tmp_path: Path):
+    def test_long_names_fit_and_problems_are_shown_in_full(self, clusters: Clusters, tmp_path: Path):
         name = "arn:aws:eks:us-east-1:123456789012:cluster/gpu-prod-training-クラスタ"
         config = tmp_path / "gpuid.toml"
         config.write_text(config.read_text().replace('context = "sim-1"', f'context = "sim-1"\nname = "{name}"'))
@@ -186,7 +186,7 @@ class TestTables:
 
 
 class TestOnATerminal:
-    def test_problems_stand_whole_below_the_table(self, clusters: Clusters, tmp_path: Path):
+    def test_problems_are_shown_in_full_below_the_table(self, clusters: Clusters, tmp_path: Path):
         clusters.act("sim-0", "deny", "create", "pods/exec")
         config = tmp_path / "gpuid.toml"
         with Terminal("check", "-c", config, columns=80, env={"NO_COLOR": "1"}) as terminal:

@@ -43,7 +43,7 @@ def test_filters_may_have_several_values(serving: Serving):
     assert [gpu["uuid"] for gpu in page] == ["GPU-b1", "GPU-b2"]
 
 
-def test_the_reason_of_the_api_is_the_error(serving: Serving):
+def test_the_error_is_the_reason_from_the_api(serving: Serving):
     with serving() as url, client(url) as asked, pytest.raises(CommandError) as raised:
         asked.get("/api/v1/gpus", {"limit": "0"}, dict[str, Any])
     assert raised.value.message.startswith(f"{url}: limit: ")

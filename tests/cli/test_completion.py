@@ -84,9 +84,7 @@ def test_values_come_from_the_configuration(here: Path, line: str, expected: lis
 
 
 @pytest.mark.parametrize("line", ["ls --cluster ", "ls --node ", "ls 10", "nodes ", "history n", "grant "])
-def test_what_cannot_be_reached_completes_nothing_and_says_nothing(
-    here: Path, line: str, capfd: pytest.CaptureFixture[str]
-):
+def test_an_unreachable_collector_completes_nothing_silently(here: Path, line: str, capfd: pytest.CaptureFixture[str]):
     command, _, rest = line.partition(" ")
     url = "" if command == "grant" else " --url http://127.0.0.1:1"
     assert values(f"{command}{url} {rest}") == []
@@ -104,7 +102,7 @@ def test_a_collector_that_hangs_is_not_waited_for(here: Path):
         assert time.monotonic() - started < 20
 
 
-def test_it_knows_from_which_length_on_a_collector_suggests():
+def test_it_knows_the_minimum_prefix_for_suggestions():
     assert (completion.MIN_NAME_LENGTH, completion.MIN_GPU_LENGTH) == (
         suggestions.MIN_NAME_LENGTH,
         suggestions.MIN_GPU_LENGTH,

@@ -28,7 +28,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_every_key_of_the_example_loads_back_as_the_same(tmp_path: Path):
+def test_every_key_of_the_example_round_trips(tmp_path: Path):
     example = CONFIG / "gpuid.full.toml"
     text = shown(example)
     assert load(
@@ -56,7 +56,7 @@ def test_every_key_of_the_example_loads_back_as_the_same(tmp_path: Path):
         'refresh = "1h30m1.5s"\ncommand = ["a b", "-q"]\n',
     ],
 )
-def test_what_is_printed_loads_as_the_same(tmp_path: Path, clusters: str):
+def test_printed_configuration_loads_unchanged(tmp_path: Path, clusters: str):
     path = written(tmp_path, clusters)
     (tmp_path / "other").mkdir()
     assert load(written(tmp_path / "other", shown(path))) == load(path)
@@ -102,5 +102,5 @@ def test_durations_are_written_as_people_write_them(duration: float, text: str):
 
 
 @given(st.floats(0, 1e8).map(lambda value: round(value, 6)))
-def test_a_duration_is_parsed_as_the_same(duration: float):
+def test_a_duration_round_trips(duration: float):
     assert Duration.parse(duration_text(duration)) == duration

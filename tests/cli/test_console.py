@@ -9,7 +9,7 @@ from collector.cli.console import error_console, output_console
 
 
 @pytest.mark.parametrize("make", [output_console, error_console])
-def test_no_color_takes_all_styles_away(make: Callable[[], Console], monkeypatch: pytest.MonkeyPatch):
+def test_no_color_removes_all_styles(make: Callable[[], Console], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)

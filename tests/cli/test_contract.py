@@ -51,7 +51,7 @@ def run(*args: str) -> Result:
 
 
 class TestOptions:
-    def test_the_lists_and_reports_are_those_that_take_a_format(self):
+    def test_only_lists_and_reports_take_a_format(self):
         takes_format = {name for name, command in COMMANDS.items() if "--no-headers" in options(command)}
         assert takes_format == LISTS
         assert COMMANDS.keys() >= LISTS | REPORTS
@@ -64,7 +64,7 @@ class TestOptions:
         assert tuple(found["-o"].type.choices) in (FORMATS, tuple(one for one in FORMATS if one != "wide"))
 
     @pytest.mark.parametrize("name", sorted(COMMANDS))
-    def test_o_is_a_format_and_json_is_one(self, name: str):
+    def test_o_takes_a_format_and_json_is_one(self, name: str):
         found = options(COMMANDS[name])
         if "-o" in found:
             assert isinstance(found["-o"].type, click.Choice) or found["-o"].hidden
@@ -73,7 +73,7 @@ class TestOptions:
             assert "-o" in found
 
     @pytest.mark.parametrize("name", sorted(COMMANDS))
-    def test_what_names_a_cluster_or_a_sink_is_completed(self, name: str):
+    def test_cluster_and_sink_names_are_completed(self, name: str):
         for option in options(COMMANDS[name]).values():
             if option.opts[0] in ("--cluster", "--sink", "--node"):
                 assert option._custom_shell_complete is not None, option.opts
@@ -143,7 +143,7 @@ class TestLongNames:
         ],
         ids=" ".join,
     )
-    def test_what_a_collector_answers_fits(self, url: str, words: list[str]):
+    def test_answers_of_a_collector_fit(self, url: str, words: list[str]):
         self.fits(run(*words, "--url", url), 1 if words == ["status"] else 0)
 
     @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ class TestLongNames:
         [["marks"], ["marks", "--all"], ["diff"], ["where", str(GPU.serial)], ["history", NODE], ["outbox", "ls"]],
         ids=" ".join,
     )
-    def test_what_a_store_answers_fits(self, config: Path, words: list[str]):
+    def test_answers_of_a_store_fit(self, config: Path, words: list[str]):
         self.fits(run(*words, "-c", str(config)), 1 if words == ["outbox", "ls"] else 0)
 
     def fits(self, result: Result, expected: int) -> None:
@@ -159,7 +159,7 @@ class TestLongNames:
         assert [line for line in result.stdout.splitlines() if cell_width(line) > 80] == []
 
     @pytest.mark.parametrize("name", sorted(LISTS - {"outbox ls", "outbox letters"}))
-    def test_programs_get_names_whole_and_the_columns_of_the_table(self, config: Path, url: str, name: str):
+    def test_programs_get_full_names_and_the_columns_of_the_table(self, config: Path, url: str, name: str):
         place = ["-c", str(config)] if name.startswith("outbox") else ["--url", url]
         words = [*name.split(), *{"where": [str(GPU.serial)], "history": [NODE]}.get(name, []), *place]
         rows = json.loads(run(*words, "-o", "json").stdout)

@@ -48,7 +48,7 @@ def read_until(process, pattern: str) -> str:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [(3, 20, 8), (1, 1, 1)])
-async def test_no_event_ends_it(size, monkeypatch, capsys, tmp_path) -> None:
+async def test_no_event_stops_it(size, monkeypatch, capsys, tmp_path) -> None:
     """Neither with the fleet as its past left it, nor with what users do to it, as here with the only cluster."""
     monkeypatch.setattr(demo_command, "_EVENT_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(demo_command, "_OUTAGE_SECONDS", 0.0)
@@ -94,7 +94,7 @@ def test_it_shows_events_until_ctrl_c(demo) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
-def test_it_has_a_past_that_its_first_readings_confirm(demo) -> None:
+def test_its_first_readings_confirm_its_made_up_past(demo) -> None:
     process, url = demo
     said = read_until(process, r"the collector started\n.* gpuid noticed ")
     changes = get(url, "changes?limit=1000")["changes"]
@@ -140,7 +140,7 @@ def test_a_taken_port_is_one_line(demo) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_taken_port_is_said_before_the_past_is_made_up(monkeypatch) -> None:
+async def test_a_taken_port_is_reported_before_the_past_is_generated(monkeypatch) -> None:
     monkeypatch.setattr(demo_command, "tell", lambda *_args: pytest.fail("made up a past"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = Listen(f"127.0.0.1:{taken.getsockname()[1]}")

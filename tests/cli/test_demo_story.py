@@ -42,7 +42,7 @@ def test_a_fleet_of_any_size_has_a_past_in_order(size: tuple[int, int, int]) -> 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_fleet_ends_as_it_was_read_last(size: tuple[int, int, int]) -> None:
+def test_the_history_ends_with_the_last_reading(size: tuple[int, int, int]) -> None:
     story, simulator = told(*size)
     last = {seen.place: seen.report for seen in story.seen}
     found = {(place, gpu.uuid) for place, report in last.items() for gpu in report.gpus}
@@ -58,7 +58,7 @@ def test_there_is_one_fault_of_each_kind_and_a_page_for_three() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_unreadable_node_names_a_gpu_of_its_own(size: tuple[int, int, int]) -> None:
+def test_an_unreadable_node_names_its_own_gpu(size: tuple[int, int, int]) -> None:
     story, _ = told(*size)
     buses = {seen.place: {gpu.pci_bus_id for gpu in seen.report.gpus} for seen in story.seen}
     for place, said in story.unreadable:

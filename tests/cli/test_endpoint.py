@@ -34,7 +34,7 @@ def encrypted_key(certificate: tuple[Path, Path], tmp_path: Path) -> Path:
         ("10.0.0.1:80", "http://10.0.0.1:80"),
     ],
 )
-def test_every_interface_is_reached_by_loopback(listen: str, url: str):
+def test_a_wildcard_address_is_reached_by_loopback(listen: str, url: str):
     assert server_endpoint(ServerSettings(listen=Listen(listen))) == (url, None, None)
 
 
@@ -86,7 +86,7 @@ def test_an_unusable_file_names_its_option(certificate: tuple[Path, Path], encry
 
 
 @pytest.mark.parametrize("configured", [False, True])
-def test_the_password_of_a_key_is_never_asked_for(
+def test_a_key_password_is_never_prompted_for(
     gpuid: Run, certificate: tuple[Path, Path], encrypted_key: Path, tmp_path: Path, configured: bool
 ):
     cert, _ = certificate

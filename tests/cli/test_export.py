@@ -91,7 +91,7 @@ FINE = Health(remapped_rows_uncorrectable=0, row_remap_failure=False)
 MARKS = [Mark(uuid="GPU-a1", kind=MarkKind.RMA, set_at=1764000000.0, set_by="ann", ticket="https://t/1")]
 
 
-def test_condition_mark_and_health_have_a_typed_column_each(
+def test_condition_mark_and_health_each_have_a_typed_column(
     serving: Serving, alter: Callable[..., None], tmp_path: Path
 ) -> None:
     alter("prod-a", lambda gpu: replace(gpu, vbios="1", health=WORN if gpu.uuid == "GPU-a1" else FINE))
@@ -140,7 +140,7 @@ HOSTILE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_health_that_is_none_is_left_out(form: str, tmp_path: Path) -> None:
+def test_absent_health_is_omitted(form: str, tmp_path: Path) -> None:
     gpu = {"cluster": "c", "node": "n", "uuid": "GPU-1", "serial": "1", "confirmed_at": TIME, "since": TIME}
     body = {"next": None, "total": 1, "gpus": [gpu | {"health": HOSTILE}], "clusters": [CLUSTER]}
     with served(lambda _headers, _body: (200, json.dumps(body).encode()), "application/json") as address:
@@ -160,7 +160,7 @@ CLUSTER = {"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1}
 
 
 @pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
-def test_a_fleet_without_gpus_is_an_empty_file(file_format: str, inventory: Any, serving: Serving, tmp_path: Path):
+def test_a_fleet_without_gpus_gives_an_empty_file(file_format: str, inventory: Any, serving: Serving, tmp_path: Path):
     for cluster in ("prod-a", "prod-b"):
         inventory.remove_cluster(cluster, 1764000001.0)
     with serving() as url:

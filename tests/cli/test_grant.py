@@ -49,7 +49,7 @@ def kinds(output: str) -> list[str]:
 
 
 class TestPrinting:
-    def test_nobody_is_asked(self, grant: Grant):
+    def test_no_cluster_is_contacted(self, grant: Grant):
         result = grant(clusters("prod"))
         assert result.exit_code == 0
         assert kinds(result.stdout).count("Role") == 2
@@ -63,12 +63,12 @@ class TestPrinting:
         assert result.stdout.startswith("# The rights of gpuid in dev, prod.\n")
         assert kinds(result.stdout).count("Namespace") == 1
 
-    def test_clusters_with_other_rights_have_to_be_named(self, grant: Grant):
+    def test_clusters_with_different_rights_must_be_named(self, grant: Grant):
         result = grant(clusters("dev") + clusters("prod", more='preset = "gke"\n'))
         assert result.exit_code == 2
         assert result.stderr == ("gpuid: dev and prod need different rights; name one cluster, or use --apply\n")
 
-    def test_a_right_can_be_left_out(self, grant: Grant):
+    def test_a_right_can_be_omitted(self, grant: Grant):
         printed = kinds(grant(clusters("prod"), "--no-renewal", "--without-policy").stdout)
         assert printed == ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
 
@@ -109,7 +109,7 @@ def test_two_clusters_of_one_context_have_one_set_of_rights(grant: Grant):
     assert "a and b have the same context" in result.stderr
 
 
-def test_contexts_of_one_name_are_refused_before_anybody_is_asked(grant: Grant, tmp_path: Path):
+def test_duplicate_context_names_are_refused_before_any_request(grant: Grant, tmp_path: Path):
     toml = "".join(
         f'[[clusters]]\ncontext = "x"\nname = "{name}"\nkubeconfig = "{tmp_path / name}"\n' for name in ("a", "b")
     )
@@ -127,7 +127,7 @@ def test_a_secret_that_kubernetes_would_not_store_is_not_printed(capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
-def test_what_limits_the_rights_is_said_where_they_are_printed(grant: Grant):
+def test_the_printed_rights_name_their_limits(grant: Grant):
     printed = grant(clusters("prod")).stdout
     assert "If kubectl rejects them, nothing limits pods/exec" in printed
     assert "For others (such as GKE), pass --audience" in printed
@@ -145,7 +145,7 @@ def test_a_context_that_cannot_be_used_is_one_line(grant: Grant):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_is_known_before_anybody_is_asked(grant: Grant, tmp_path: Path):
+def test_an_unwritable_file_is_reported_before_any_request(grant: Grant, tmp_path: Path):
     (tmp_path / "kubeconfig").write_text("[]")
     result = grant(clusters("prod"), "--apply", "--kubeconfig", tmp_path / "kubeconfig")
     assert result.exit_code == 2

@@ -63,7 +63,7 @@ def test_a_collector_that_hangs_times_out():
     assert (result.exit_code, result.output) == (1, f"gpuid: {url}: no answer within 0.1 s\n")
 
 
-def test_another_status_than_200_is_exit_1(serving: Serving):
+def test_a_status_other_than_200_is_exit_1(serving: Serving):
     with serving() as url:
         result = CliRunner().invoke(gpuid, ["health", "--url", f"{url}/elsewhere"])
     assert (result.exit_code, result.output) == (1, f"gpuid: {url}/elsewhere: /healthz responds with 404\n")

@@ -24,7 +24,7 @@ def test_nothing_found_is_exit_1_and_a_note(history_config: Path, args: tuple[st
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No GPUs found.\n")
 
 
-def test_a_time_range_has_the_gpus_that_were_there_then(history_config: Path):
+def test_a_time_range_lists_the_gpus_present_in_it(history_config: Path):
     def count(*args: str) -> int:
         return len(json.loads(history("n1", *args, "-o", "json", "--config", history_config).stdout))
 
@@ -34,7 +34,7 @@ def test_a_time_range_has_the_gpus_that_were_there_then(history_config: Path):
     assert "expected a time such as" in history("n1", "--since", "soon").stderr
 
 
-def test_with_events_it_lists_what_was_altered(altered_config: Path):
+def test_with_events_it_lists_alterations(altered_config: Path):
     *_, line, _, summary = history(
         "n1", "--event", "altered", "-o", "wide", "--config", altered_config
     ).stdout.splitlines()
@@ -42,7 +42,7 @@ def test_with_events_it_lists_what_was_altered(altered_config: Path):
     assert summary == "1 altered"
 
 
-def test_with_events_it_lists_what_led_out_of_the_node(history_config: Path):
+def test_with_events_it_lists_departures_from_the_node(history_config: Path):
     moved = json.loads(history("n1", "--event", "moved", "-o", "json", "--config", history_config).stdout)
     assert [(row["node"], row["previous_node"]) for row in moved] == [("n2", "n1")]
     result = history("n1", "--event", "health", "--config", history_config)

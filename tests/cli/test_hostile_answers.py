@@ -73,7 +73,7 @@ def printable(text: str) -> bool:
 
 
 @pytest.mark.parametrize("output", ["table", "wide", "json", "csv"])
-def test_ls_prints_what_prints(url: str, output: str) -> None:
+def test_ls_prints_only_printable_text(url: str, output: str) -> None:
     result = run("ls", "--url", url, "-o", output)
     assert (result.exit_code, result.stderr) == (0, "")
     assert printable(result.stdout)
@@ -83,7 +83,7 @@ def test_ls_prints_what_prints(url: str, output: str) -> None:
     "command",
     [("where", "x"), ("history", "n"), ("diff",), ("where", "x", "--json"), ("diff", "--json"), ("top",)],
 )
-def test_every_command_prints_what_prints(url: str, command: tuple[str, ...]) -> None:
+def test_every_command_prints_only_printable_text(url: str, command: tuple[str, ...]) -> None:
     result = run(*command, "--url", url)
     assert result.exit_code == 0, result.stderr
     assert printable(result.stdout)
@@ -94,7 +94,7 @@ def test_every_command_prints_what_prints(url: str, command: tuple[str, ...]) ->
     "command",
     [("ls",), ("ls", "--degraded"), ("ls", "-o", "csv"), ("where", "x"), ("history", "n"), ("diff",)],
 )
-def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -> None:
+def test_a_change_may_hold_any_value(command: tuple[str, ...], value: object) -> None:
     odd = {"changes": value, "last_known": value, "altered": value, "health_changes": value}
     odd |= {"degraded": value, "level": value, "health": value, "mark": value}
     rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
@@ -110,7 +110,7 @@ def test_json_keeps_every_character(url: str) -> None:
 
 
 @pytest.mark.parametrize("command", [("ls", "-o", "csv"), ("export", "-o", "csv")])
-def test_csv_holds_no_formula(url: str, command: tuple[str, ...]) -> None:
+def test_csv_contains_no_formula(url: str, command: tuple[str, ...]) -> None:
     result = run(*command, "--url", url)
     (row,) = csv.DictReader(io.StringIO(result.stdout))
     assert row["cluster"] == "'=1+a[31m2J z"
@@ -122,7 +122,7 @@ def test_csv_holds_no_formula(url: str, command: tuple[str, ...]) -> None:
         assert (row["minor_number"], row["mig"]) == ("-1", "true"), "a number is no formula"
 
 
-def test_exported_lines_escape_what_does_not_print(url: str) -> None:
+def test_exported_lines_escape_unprintable_characters(url: str) -> None:
     result = run("export", "--format", "jsonl", "--url", url)
     assert printable(result.stdout)
     assert json.loads(result.stdout)["chassis"] == ODD
@@ -144,7 +144,7 @@ BODIES = {
 @pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("export", "-o", "csv"), ("top",)])
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize("body", BODIES)
-def test_what_is_no_answer_of_a_collector_is_one_line(command: tuple[str, ...], status: int, body: str) -> None:
+def test_an_answer_from_another_server_is_one_line(command: tuple[str, ...], status: int, body: str) -> None:
     with served(lambda _headers, _body: (status, BODIES[body]), "application/json") as address:
         result = run(*command, "--url", f"http://{address}")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -153,7 +153,7 @@ def test_what_is_no_answer_of_a_collector_is_one_line(command: tuple[str, ...], 
     assert printable(result.stderr)
 
 
-def test_a_token_that_is_echoed_is_not_printed(tmp_path: Path) -> None:
+def test_an_echoed_token_is_not_printed(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-bearer-token")
 
     def echo(headers: Mapping[str, str], _body: bytes) -> tuple[int, bytes]:
@@ -210,14 +210,14 @@ def redirecting() -> Callable[[int, str], Any]:
         ("http://x/", {"NO_PROXY": "fd00::/8"}, "invalid proxy in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"),
     ],
 )
-def test_a_url_that_no_client_takes_is_one_line(url: str, environment: dict[str, str], text: str) -> None:
+def test_an_unusable_url_is_one_line(url: str, environment: dict[str, str], text: str) -> None:
     result = run("ls", "--url", url, env=environment)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
     assert result.stderr.startswith(f"gpuid: {text}")
 
 
-def test_arguments_that_are_not_utf8_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_that_are_not_utf8_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gpuid", "ls", "--node", "\udcff"])
     result = run("ls", "--url", "http://127.0.0.1:1", "--node", "\udcff")
     assert (result.exit_code, result.stderr) == (2, "gpuid: expected arguments in UTF-8\n")

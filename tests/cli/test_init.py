@@ -109,7 +109,7 @@ class TestFile:
         ):
             assert line in text
 
-    def test_commented_out_settings_are_valid_too(self):
+    def test_commented_out_settings_are_valid(self):
         settings = [
             line.removeprefix("# ")
             for line in render(["a"], kubeconfig=None).splitlines()
@@ -134,7 +134,7 @@ class TestFile:
         )
 
     @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), st.text(min_size=1))
-    def test_any_name_survives(self, names: list[str], path: str):
+    def test_any_name_is_preserved(self, names: list[str], path: str):
         text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}")
         loaded = config.parse(text, Path("gpuid.toml"))
         assert [cluster.context for cluster in loaded.clusters] == names
@@ -142,7 +142,7 @@ class TestFile:
         assert [cluster.name for cluster in loaded.clusters if cluster.context in printable] == printable
 
     @given(st.lists(st.text(min_size=1), max_size=6, unique=True), st.lists(st.text(min_size=1), max_size=6))
-    def test_no_name_is_given_twice_or_taken(self, contexts: list[str], taken: list[str]):
+    def test_names_are_unique(self, contexts: list[str], taken: list[str]):
         names = cluster_names(contexts, taken)
         assert list(names) == contexts
         assert len({*names.values(), *taken}) == len(names) + len(set(taken))
@@ -174,7 +174,7 @@ class TestOutput:
         assert result.stderr.startswith("Found 5 contexts:\n")
         assert list(here.iterdir()) == []
 
-    def test_names_that_would_steer_a_terminal_are_escaped(self, here: Path):
+    def test_terminal_control_characters_in_names_are_escaped(self, here: Path):
         names = ["\x1b[31mred", "a\nb", "\u202eevil", "\x9b2J", "\U000e0001tag"]
         kubeconfig(here / "hostile", names)
         for output in ("-", "x.toml", "\x1b[31m.toml"):
@@ -211,7 +211,7 @@ class TestRefusals:
         assert ARN in result.stderr
         assert list(here.iterdir()) == []
 
-    def test_contexts_with_mistakes_are_left_out_with_the_reason(self, here: Path):
+    def test_invalid_contexts_are_omitted_with_the_reason(self, here: Path):
         (here / "mixed").write_text(
             "clusters: [{name: c, cluster: {server: https://c}}]\n"
             "contexts: [{name: good, context: {cluster: c}}, {name: bad, context: {cluster: 5}}]\n"
@@ -234,7 +234,7 @@ class TestRefusals:
             assert result.stderr.count("\n") == 1
         assert not (here / "gpuid.toml").exists()
 
-    def test_an_absent_folder_is_one_line_and_exit_2(self, here: Path):
+    def test_a_missing_folder_is_one_line_and_exit_2(self, here: Path):
         result = init("-f", "absent/gpuid.toml")
         assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: no such file or directory\n")
 
@@ -271,7 +271,7 @@ def fleet(tmp_path: Path, gpuid: Run, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 class TestAsking:
-    def test_each_cluster_gets_what_fits_and_can_be_run_at_once(self, fleet: Fleet):
+    def test_each_cluster_gets_fitting_settings_ready_to_run(self, fleet: Fleet):
         result = fleet.init()
         assert (result.returncode, result.stderr) == (0, "")
         sources = (
@@ -296,7 +296,7 @@ class TestAsking:
         assert checked.returncode == 0, checked.stdout
         assert "3 of 3 clusters are ready." in checked.stdout
 
-    def test_what_cannot_be_asked_keeps_the_default_and_says_why(self, fleet: Fleet):
+    def test_an_unreachable_cluster_keeps_the_default_with_a_reason(self, fleet: Fleet):
         fleet.act("sim-0", "stop")
         fleet.act("sim-2", "freeze_connections", True)
         result = fleet.init("--timeout", "3s", "--context", "sim-0", "--context", "sim-2")
@@ -332,13 +332,13 @@ class TestAsking:
         )
         assert "1 GPU node without a known GPU pod seen: gpu-0001; may not list pods in all namespaces" in result.stdout
 
-    def test_no_cluster_is_asked_offline(self, fleet: Fleet):
+    def test_offline_no_cluster_is_contacted(self, fleet: Fleet):
         result = fleet.init("--offline")
         assert result.stdout.startswith("Found 3 contexts:\n  sim-0\n  sim-1\n  sim-2\nWrote ")
         assert not any(sum(one.counters.responses.values()) for one in fleet._simulator.clusters.values())
         assert "\n\n[[clusters]]\n" in fleet.config.read_text()
 
-    def test_credentials_are_in_no_comment(self, fleet: Fleet):
+    def test_comments_contain_no_credentials(self, fleet: Fleet):
         for name in ("sim-0", "sim-1", "sim-2"):
             fleet.act(name, "refuse_tokens")
         result = fleet.init()
@@ -346,7 +346,7 @@ class TestAsking:
         for entry in yaml.safe_load(fleet.kubeconfig.read_text())["users"]:
             assert entry["user"]["token"] not in fleet.config.read_text() + result.stdout
 
-    def test_what_is_wrong_with_the_output_is_known_before_anybody_is_asked(self, fleet: Fleet):
+    def test_an_output_error_is_reported_before_any_request(self, fleet: Fleet):
         fleet.config.write_text("mine")
         assert fleet.init().returncode == 2
         assert fleet.init("-f", fleet.config.with_name("absent") / "x.toml").returncode == 2
@@ -363,7 +363,7 @@ class TestAsking:
         assert "Wrote" not in terminal.text
         assert not fleet.config.exists()
 
-    def test_the_bar_is_gone_at_the_end(self, fleet: Fleet):
+    def test_the_progress_bar_disappears_at_the_end(self, fleet: Fleet):
         with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-f", fleet.config, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
         assert "3/3 " in terminal.text
@@ -401,7 +401,7 @@ class TestAdding:
         assert result.exit_code == 0, result.output
         assert [cluster.context for cluster in config.load(file).clusters] == ["c00", "c01", "c02"]
 
-    def test_what_is_not_there_is_added_and_the_rest_stays(self, file: Path, tmp_path: Path):
+    def test_missing_clusters_are_added_and_the_rest_is_kept(self, file: Path, tmp_path: Path):
         before = file.read_bytes()
         file.chmod(0o640)
         result = init("--add")
@@ -423,7 +423,7 @@ class TestAdding:
         assert init("--add").output == "Nothing to add: gpuid.toml already has all of these contexts.\n"
         assert file.read_bytes() == after
 
-    def test_the_kubeconfig_of_the_defaults_is_not_repeated(self, here: Path, tmp_path: Path):
+    def test_the_default_kubeconfig_is_not_repeated(self, here: Path, tmp_path: Path):
         init("--context", ARN)
         before = (here / "gpuid.toml").read_text()
         assert init("--add", "--context", "g*").exit_code == 0
@@ -432,7 +432,7 @@ class TestAdding:
             f'{before}\n[[clusters]]\nname = "{context}"\ncontext = "{context}"\n'
         )
 
-    def test_without_any_other_that_of_the_defaults_is_read(
+    def test_without_another_the_default_kubeconfig_is_read(
         self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         init("--context", ARN)
@@ -441,13 +441,13 @@ class TestAdding:
         assert init("--add").exit_code == 0
         assert set(contexts(here / "gpuid.toml")) == set(ODD)
 
-    def test_one_context_of_two_kubeconfigs_is_two_clusters(self, file: Path, here: Path):
+    def test_the_same_context_in_two_kubeconfigs_is_two_clusters(self, file: Path, here: Path):
         kubeconfig(here / "other", ["c01"])
         assert init("--add", "--kubeconfig", "other").exit_code == 0
         clusters = [(cluster.name, cluster.kubeconfig) for cluster in config.load(file).clusters]
         assert clusters[1] == ("c01-2", str(here / "other"))
 
-    def test_a_link_stays_one_and_line_ends_stay_as_they_are(self, file: Path, here: Path):
+    def test_symbolic_links_and_line_endings_are_preserved(self, file: Path, here: Path):
         real = here / "real.toml"
         real.write_bytes(file.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
         file.unlink()
@@ -468,7 +468,7 @@ class TestAdding:
             (None, "gpuid.toml: no such file or directory"),
         ],
     )
-    def test_what_it_cannot_be_added_to_is_one_line_and_stays(self, file: Path, text: str | None, message: str):
+    def test_an_unusable_file_is_one_line_and_unchanged(self, file: Path, text: str | None, message: str):
         file.unlink()
         if text is not None:
             file.write_text(text)
@@ -479,12 +479,12 @@ class TestAdding:
         assert (file.read_text() if file.exists() else None) == text
 
     @pytest.mark.parametrize("other", [["--force"], ["--listen", ":1"], ["-f", "-"]])
-    def test_other_options_that_make_no_sense_with_it_are_refused(self, file: Path, other: list[str]):
+    def test_conflicting_options_are_refused(self, file: Path, other: list[str]):
         result = init("--add", *other)
         assert (result.exit_code, result.stdout) == (2, "")
         assert f"--add cannot be used with {'-f -' if other[0] == '-f' else other[0]}" in result.stderr
 
-    def test_a_file_that_changed_while_asking_is_left_alone(self, file: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_file_that_changed_meanwhile_is_not_overwritten(self, file: Path, monkeypatch: pytest.MonkeyPatch):
         def ask(*_: object) -> dict[str, object]:
             file.write_bytes(file.read_bytes() + b"\n# by somebody else\n")
             return {}
@@ -497,7 +497,7 @@ class TestAdding:
         )
         assert file.read_text().endswith("# by somebody else\n")
 
-    def test_the_same_settings_are_asked_with_and_clusters_get_what_fits(self, fleet: Fleet):
+    def test_existing_settings_are_used_and_clusters_get_fitting_ones(self, fleet: Fleet):
         fleet.init("--context", "sim-0", "--offline")
         text = fleet.config.read_text().replace('# node_selector = ""', 'node_selector = "kubernetes.io/os=linux"')
         fleet.config.write_text(text)
@@ -509,7 +509,7 @@ class TestAdding:
 
 
 class TestWriting:
-    def test_a_file_keeps_its_mode_and_what_fails_leaves_nothing(self, here: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_file_keeps_its_mode_and_failures_leave_nothing(self, here: Path, monkeypatch: pytest.MonkeyPatch):
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -521,7 +521,7 @@ class TestWriting:
         assert init("--force").exit_code == 2
         assert [path.read_text() for path in here.iterdir()] == ["mine"]
 
-    def test_what_is_no_file_is_written_to(self, here: Path):
+    def test_special_files_are_written_to(self, here: Path):
         os.mkfifo(here / "pipe")
         read = os.open(here / "pipe", os.O_RDONLY | os.O_NONBLOCK)
         assert init("--force", "-f", "pipe").exit_code == 0
@@ -532,7 +532,7 @@ class TestWriting:
         ("output", "store"),
         [("eu.toml", "eu.db"), ("a b%?.toml", "a b%25%3F.db"), ("-", "gpuid.db"), ("x/gpuid.toml", "x/gpuid.db")],
     )
-    def test_each_configuration_has_a_store_of_its_own_beside_it(self, here: Path, output: str, store: str):
+    def test_each_configuration_has_its_own_store_next_to_it(self, here: Path, output: str, store: str):
         (here / "x").mkdir()
         result = init("-f", output)
         text = result.stdout if output == "-" else (here / output).read_text()
@@ -541,11 +541,11 @@ class TestWriting:
         assert settings.url == f"sqlite://{here}/{store}"
         assert locate(settings.url) == (here / store.replace("%25", "%").replace("%3F", "?"),)
 
-    def test_below_etc_the_store_is_in_the_folder_for_data(self):
+    def test_under_etc_the_store_is_in_the_data_folder(self):
         assert store_url(Path("/etc/gpuid/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
         assert store_url(Path("/nowhere/../etc/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
         assert store_url(Path("/nowhere/x/../eu.toml")) == "sqlite:///nowhere/eu.db"
 
-    def test_it_listens_where_told(self, here: Path):
+    def test_it_listens_on_the_given_address(self, here: Path):
         init("--listen", "[::1]:9")
         assert str(config.load(here / "gpuid.toml").server.listen) == "[::1]:9"

@@ -20,7 +20,7 @@ from collector.cli.keys import keys_in
         (b"", []),
     ],
 )
-def test_what_a_terminal_sends_is_keys(sent: bytes, keys: list[str]) -> None:
+def test_terminal_input_is_decoded_into_keys(sent: bytes, keys: list[str]) -> None:
     assert keys_in(sent) == (keys, b"")
 
 
@@ -36,7 +36,7 @@ def test_a_sequence_may_come_in_two_parts(sent: list[bytes], cut: int) -> None:
 
 
 @given(sent=st.binary(max_size=60))
-def test_anything_may_be_sent(sent: bytes) -> None:
+def test_any_input_is_accepted(sent: bytes) -> None:
     keys, rest = keys_in(sent)
     assert len(keys) <= len(sent)
     assert sent.endswith(rest)

@@ -28,14 +28,14 @@ def record(message: str, error: BaseException | None = None, **fields: Any) -> l
     return made
 
 
-def test_a_line_of_text_escapes_what_does_not_print() -> None:
+def test_text_lines_escape_unprintable_characters() -> None:
     line = TextFormatter().format(record(HOSTILE, node=HOSTILE))
     assert line.isprintable()
     assert "\\x1b[2J\\r\\n2026" in line
     assert "\\u2028\\u202eevil\\u2066\\x00" in line
 
 
-def test_a_line_of_json_escapes_what_does_not_print() -> None:
+def test_json_lines_escape_unprintable_characters() -> None:
     line = JsonFormatter().format(record(HOSTILE, node=HOSTILE))
     assert line.isprintable()
     event = json.loads(line)
@@ -43,7 +43,7 @@ def test_a_line_of_json_escapes_what_does_not_print() -> None:
     assert event["node"] == HOSTILE
 
 
-def test_colours_are_around_what_is_escaped() -> None:
+def test_colours_surround_escaped_text() -> None:
     line = TextFormatter(colours=True).format(record(HOSTILE, node=HOSTILE))
     assert line.count("\x1b[") == 6
     assert "\x1b[33mWARNING\x1b[0m  said: \\x1b[2J" in line
@@ -62,7 +62,7 @@ def test_colours_are_around_what_is_escaped() -> None:
         ("text", False, {}, "2"),
     ],
 )
-def test_a_terminal_gets_text_and_all_else_json(
+def test_a_terminal_gets_text_and_everything_else_json(
     monkeypatch: pytest.MonkeyPatch, log_format: str, terminal: bool, environment: dict[str, str], expected: str
 ) -> None:
     stderr = io.StringIO()
@@ -93,7 +93,7 @@ def test_a_shortage_is_one_line_without_a_traceback(formatter: logging.Formatter
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_a_traceback_repeats_nothing_that_looks_like_a_secret(formatter: logging.Formatter) -> None:
+def test_a_traceback_contains_no_secrets(formatter: logging.Formatter) -> None:
     key = "-----BEGIN EC PRIVATE KEY-----\nhunter2key\n-----END EC PRIVATE KEY-----"
     error = RuntimeError(f"headers: {{'Authorization': 'Bearer hunter2.abc'}} {key}")
     text = formatter.format(record("x", error))
@@ -112,7 +112,7 @@ def test_any_event_is_one_line(formatter: logging.Formatter, message: str, field
         json.loads(line)
 
 
-def test_numbers_and_truths_stay_what_they_are_in_json() -> None:
+def test_numbers_and_booleans_keep_their_type_in_json() -> None:
     event = json.loads(JsonFormatter().format(record("x", count=3, seconds=0.5, ok=True, large=1 << 70)))
     assert (event["count"], event["seconds"], event["ok"], event["large"]) == (3, 0.5, True, str(1 << 70))
 
@@ -126,7 +126,7 @@ def test_an_event_reaches_its_stream_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("library", ["aiosqlite", "sqlalchemy.engine.Engine", "asyncpg", "aiohttp.client", "botocore"])
-def test_libraries_log_no_steps_with_their_values(
+def test_libraries_do_not_log_values_in_their_steps(
     library: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, own, other = (logging.getLogger(name) for name in ("", "collector", library))

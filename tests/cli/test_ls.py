@@ -68,7 +68,7 @@ class TestTable:
             assert terminal.end() == 0
             assert terminal.text.startswith("\x1b[1mCLUSTER")
 
-    def test_no_color_is_obeyed(self, url: str):
+    def test_no_color_is_respected(self, url: str):
         with Terminal("ls", "--url", url, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
             assert "\x1b" not in terminal.text
@@ -90,7 +90,7 @@ class TestTable:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == 'gpuid: no cluster "prod-c"; did you mean "prod-b"?\n'
 
-    def test_who_expects_a_kind_is_told_the_command(self, url: str):
+    def test_a_resource_kind_suggests_its_command(self, url: str):
         assert ls("--url", url, "nodes").stderr == "No GPUs found; `gpuid nodes` lists nodes.\n"
 
     def test_it_is_sorted_and_limited(self, url: str):
@@ -141,7 +141,7 @@ class TestConditions:
         with serving(marks=MARKS) as url:
             yield url
 
-    def test_degraded_ones_are_listed_worst_first_and_narrow(self, url: str) -> None:
+    def test_degraded_gpus_are_listed_worst_first(self, url: str) -> None:
         result = ls("--url", url, "--degraded")
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout == (
@@ -187,7 +187,7 @@ class TestConditions:
             "health.row_remap_failure": "true",
         }
 
-    def test_values_are_checked_and_named(self, url: str) -> None:
+    def test_invalid_values_are_refused_with_the_valid_ones(self, url: str) -> None:
         result = ls("--url", url, "--mark", "hot")
         assert result.exit_code == 2
         assert "'hot' is not one of 'rma', 'quarantine', 'watch'" in result.stderr

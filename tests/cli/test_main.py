@@ -91,7 +91,7 @@ class TestHelp:
 
 
 class TestVersion:
-    def test_it_is_the_distributions(self, gpuid: Run):
+    def test_it_is_the_version_of_the_distribution(self, gpuid: Run):
         result = gpuid("--version")
         assert (result.returncode, result.stdout) == (0, f"gpuid {importlib.metadata.version('gpuid-collector')}\n")
 
@@ -198,14 +198,14 @@ class TestConfiguration:
         monkeypatch.setattr(command, "get_command", lambda _ctx, _name: parse)
         return lambda *args, env=None: CliRunner().invoke(command, ["parse", *args], env=env).output
 
-    def test_the_option_wins_over_environment_and_folder(self, shown: Callable[..., str], tmp_path: Path):
+    def test_the_option_takes_precedence_over_environment_and_folder(self, shown: Callable[..., str], tmp_path: Path):
         (tmp_path / "gpuid.toml").touch()
         assert shown("-c", "a.toml", env={"GPUID_CONFIG": "b.toml"}) == "a.toml\n"
         assert shown(env={"GPUID_CONFIG": "b.toml"}) == "b.toml\n"
         assert shown(env={"GPUID_CONFIG": None}) == "gpuid.toml\n"
 
     @pytest.mark.skipif(Path("/etc/gpuid/gpuid.toml").exists(), reason="this machine has a configuration of its own")
-    def test_without_any_the_places_are_listed(self, shown: Callable[..., str]):
+    def test_without_a_configuration_the_search_path_is_listed(self, shown: Callable[..., str]):
         assert shown(env={"GPUID_CONFIG": None}) == (
             "gpuid: no configuration: expected --config FILE, $GPUID_CONFIG, ./gpuid.toml or /etc/gpuid/gpuid.toml;"
             " create one with `gpuid init`\n"
@@ -289,7 +289,7 @@ class TestCompletion:
         env = {"_GPUID_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         assert gpuid(env=env).stdout == expected
 
-    def test_completing_names_imports_no_command(self):
+    def test_completing_names_does_not_import_commands(self):
         assert {place.partition(":")[0] for place, _ in collector.cli._COMMANDS.values()} == {
             f"collector.cli.{name}"
             for name in NAMES

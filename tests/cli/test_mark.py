@@ -56,7 +56,7 @@ def test_a_mark_is_set_listed_and_removed(gpuid: Any, config: Path) -> None:
     assert row["removed_at"] is not None
 
 
-def test_many_come_from_a_file_and_a_bad_line_marks_none(gpuid: Any, config: Path, tmp_path: Path) -> None:
+def test_a_file_marks_many_unless_a_line_is_bad(gpuid: Any, config: Path, tmp_path: Path) -> None:
     file = tmp_path / "serials.txt"
     file.write_text("# to be replaced\nS1\n\nS2  # board\na b\n" + "x" * 200 + "\n")
     bad = gpuid("mark", "-f", file, "--as", "rma", "-c", config)
@@ -70,27 +70,27 @@ def test_many_come_from_a_file_and_a_bad_line_marks_none(gpuid: Any, config: Pat
     assert len(json.loads(gpuid("marks", "--json", "-c", config).stdout)) == 2
 
 
-def test_whose_mark_is_replaced_is_said(gpuid: Any, config: Path) -> None:
+def test_the_author_of_a_replaced_mark_is_named(gpuid: Any, config: Path) -> None:
     gpuid("mark", "S1", "--as", "rma", "--ticket", "OPS-1", "--by", "ann", "-c", config)
     done = gpuid("mark", "S1", "--as", "watch", "--by", "bob", "-c", config)
     assert done.stdout == "S1: marked watch, no longer rma (set by ann, ticket OPS-1)\n"
 
 
-def test_a_uuid_may_lack_its_prefix(gpuid: Any, config: Path) -> None:
+def test_the_prefix_of_a_uuid_is_optional(gpuid: Any, config: Path) -> None:
     bare = "474AAACC-7b47-d376-efff-a258fbcc8ff4"
     assert gpuid("mark", bare, "--as", "rma", "-c", config).returncode == 0
     (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
     assert (row["uuid"], row["serial"]) == (f"GPU-{bare.lower()}", None)
 
 
-def test_a_long_note_is_cut_in_the_table_alone(gpuid: Any, config: Path) -> None:
+def test_a_long_note_is_cut_only_in_the_table(gpuid: Any, config: Path) -> None:
     gpuid("mark", "S1", "--as", "rma", "--note", "long " * 50, "-c", config)
     assert max(map(len, gpuid("marks", "-c", config).stdout.splitlines())) < 160
     (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
     assert len(row["note"]) == 250
 
 
-def test_an_until_is_repeated_with_its_zone(gpuid: Any, config: Path) -> None:
+def test_until_is_printed_with_its_time_zone(gpuid: Any, config: Path) -> None:
     done = gpuid("mark", "S1", "--as", "watch", "--until", "2099-01-01 10:00", "-c", config)
     assert done.stdout == "S1: marked watch until 2099-01-01T10:00:00.000Z\n"
 
@@ -111,7 +111,7 @@ class TestThroughACollector:
         with served(answer, "application/json") as address:
             return gpuid(*arguments, "S1", "S2", "--url", f"http://{address}"), len(asked)
 
-    def test_what_it_did_is_printed_as_by_a_store(self, gpuid: Any) -> None:
+    def test_the_output_is_the_same_as_with_a_store(self, gpuid: Any) -> None:
         mark, former = {"kind": "watch"}, {"kind": "rma", "set_by": "ann", "ticket": "OPS-1"}
         done, _ = self.mark(gpuid, 200, {"mark": mark, "former": former}, "mark", "--as", "watch")
         assert done.stdout.splitlines()[0] == "S1: marked watch, no longer rma (set by ann, ticket OPS-1)"
@@ -120,18 +120,18 @@ class TestThroughACollector:
         assert done.stdout.splitlines()[0] == line
 
     @pytest.mark.parametrize("status", [400, 404, 409])
-    def test_a_gpu_that_it_refuses_stops_no_other(self, gpuid: Any, status: int) -> None:
+    def test_a_refused_gpu_does_not_stop_the_others(self, gpuid: Any, status: int) -> None:
         done, asked = self.mark(gpuid, status, {"detail": "not this one"}, "mark", "--as", "rma")
         assert (done.returncode, asked, done.stderr.count("not this one")) == (1, 2, 2)
 
     @pytest.mark.parametrize("status", [401, 403, 500, 503])
-    def test_one_that_takes_nothing_is_asked_once(self, gpuid: Any, status: int) -> None:
+    def test_a_collector_that_refuses_all_is_asked_once(self, gpuid: Any, status: int) -> None:
         done, asked = self.mark(gpuid, status, {"detail": "no"}, "mark", "--as", "rma")
         assert (done.returncode, asked, done.stderr.count("\n")) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["GPU-", "..", f"MIG-{'0' * 8}-0000-0000-0000-{'0' * 12}"])
-def test_what_is_no_gpu_is_refused(gpuid: Any, config: Path, name: str) -> None:
+def test_an_invalid_gpu_id_is_refused(gpuid: Any, config: Path, name: str) -> None:
     done = gpuid("mark", name, "--as", "rma", "-c", config)
     assert (done.returncode, done.stderr) == (2, f'gpuid: "{name}": expected a GPU\'s serial or UUID\n')
 

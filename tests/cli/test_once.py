@@ -32,7 +32,7 @@ def config(tmp_path: Path, simulator: Simulator) -> Path:
     return config
 
 
-def test_the_summary_and_the_exit_code(gpuid: Run, config: Path, tmp_path: Path):
+def test_it_prints_a_summary_and_sets_the_exit_code(gpuid: Run, config: Path, tmp_path: Path):
     result = gpuid("run", "--once", "-c", config, "--log-level", "error")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
@@ -83,7 +83,7 @@ def test_an_interrupted_round_is_a_failure_and_its_store_is_in_use(
         ),
     ],
 )
-def test_options_that_contradict_each_other(gpuid: Run, arguments: str, why: str):
+def test_contradicting_options_are_refused(gpuid: Run, arguments: str, why: str):
     result = gpuid("run", "-c", "/dev/null", *arguments.split())
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"gpuid: run: {why}; see `gpuid run --help`\n"

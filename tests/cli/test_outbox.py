@@ -188,7 +188,7 @@ def test_without_a_store_there_is_no_outbox(tmp_path: Path, command: tuple[str, 
     assert result.stderr == f"gpuid: {config}: store: expected a [store] table, which holds the outbox\n"
 
 
-def test_it_works_beside_a_collector(config: Path):
+def test_it_works_while_a_collector_runs(config: Path):
     async def concurrently(act: Callable[[], None]) -> None:
         async with Store.open(StoreSettings(url=f"sqlite://{config.parent}/gpuid.db"), OpenMode.COLLECTOR):
             await anyio.to_thread.run_sync(act)
@@ -201,7 +201,7 @@ def test_it_works_beside_a_collector(config: Path):
     anyio.run(concurrently, act)
 
 
-def test_commands_are_in_the_order_of_need():
+def test_commands_are_in_the_order_of_use():
     listed = outbox("--help").stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == ["ls", "letters", "show", "replay", "drop"]
 

@@ -92,7 +92,7 @@ class TestFormats:
         assert CliRunner().invoke(command, []).stdout == "SEEN_AT\n121m\n"
         assert "wide" not in CliRunner().invoke(command, ["--help"]).output
 
-    def test_tables_may_say_it_in_other_words(self):
+    def test_tables_may_use_different_wording(self):
         options: dict[str, Any] = {"cells": lambda row: {"state": row["state"].upper()}}
         assert "LOST" in run(**options).stdout
         assert "LOST" not in run("-o", "csv", **options).stdout
@@ -175,7 +175,7 @@ def test_ages_are_short(seconds: float, text: str):
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", 7])
-def test_what_is_no_time_stays_as_it_is(value: object):
+def test_an_invalid_time_is_left_unchanged(value: object):
     assert age(value, 0.0) == value
 
 
@@ -212,7 +212,7 @@ class TestWatching:
 
         return CliRunner().invoke(command, ["--watch", *args])
 
-    def test_elsewhere_new_and_changed_rows_are_appended(self, looks: Callable[[int], None]):
+    def test_without_a_terminal_new_and_changed_rows_are_appended(self, looks: Callable[[int], None]):
         looks(4)
         n10, n2, n1 = ROWS
         result = self.watch(answers=[[n10], [n10, n2], [n10, n2], [n10 | {"state": "found"}, n2, n1]])
@@ -226,14 +226,14 @@ class TestWatching:
         result = self.watch("-o", "json", answers=[ROWS[:2], ROWS])
         assert list(map(json.loads, result.stdout.splitlines())) == ROWS
 
-    def test_a_failure_is_said_once_and_tried_again(self, looks: Callable[[int], None]):
+    def test_a_failure_is_reported_once_and_retried(self, looks: Callable[[int], None]):
         looks(4)
         gone = CommandError("no answer")
         result = self.watch(answers=[ROWS[:1], gone, gone, ROWS[:2]])
         assert result.stderr == "gpuid: no answer\n"
         assert result.stdout.endswith("n2    found\n")
 
-    def test_the_first_look_has_to_succeed(self):
+    def test_the_first_request_must_succeed(self):
         result = self.watch(answers=[CommandError("no answer")])
         assert (result.exit_code, result.stdout) == (1, "")
 

@@ -54,7 +54,7 @@ EXPECTED = {
 }
 
 
-def test_unknown_values_of_standard_input_are_null():
+def test_unknown_values_are_null():
     result = CliRunner().invoke(gpuid, ["parse"], input=XML)
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (0, EXPECTED, "")
     assert result.stdout.startswith('{\n  "driver_version": "570.148.08",\n')
@@ -108,7 +108,7 @@ def test_an_unreadable_file_is_one_line_and_exit_2(tmp_path: Path):
     assert (result.exit_code, result.stderr) == (2, f"gpuid: {tmp_path}: is a directory\n")
 
 
-def test_health_has_only_what_is_reported():
+def test_health_contains_only_reported_values():
     block = """<remapped_rows><remapped_row_corr>3</remapped_row_corr><remapped_row_unc>N/A</remapped_row_unc>
       <remapped_row_pending>Yes</remapped_row_pending></remapped_rows><gpu_recovery_action>None</gpu_recovery_action>"""
     result = CliRunner().invoke(gpuid, ["parse"], input=XML.replace("</gpu>", f"{block}</gpu>"))

@@ -50,7 +50,7 @@ def words(value: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("command", FILES)
-def test_the_usual_label_gives_the_file_as_it_is(command: str) -> None:
+def test_the_default_label_prints_the_file_unchanged(command: str) -> None:
     assert run(*command.split()) == (ROOT / FILES[command]).read_text(encoding="utf-8")
 
 
@@ -109,7 +109,7 @@ def test_no_label_of_any_family_or_rule_can_be_the_clusters() -> None:
 
 
 class TestAnotherLabel:
-    def test_annotations_name_the_cluster_and_keep_their_words(self) -> None:
+    def test_annotations_use_the_label_and_keep_their_text(self) -> None:
         alerts = {
             rule["alert"]: rule
             for group in yaml.safe_load(run("rules", "alerts", "--cluster-label", "k8s"))["groups"]
@@ -120,21 +120,21 @@ class TestAnotherLabel:
         assert down["annotations"]["summary"] == "gpuid cannot watch cluster {{ $labels.k8s }}."
         assert down["expr"].startswith("max by (k8s) (gpuid_cluster_up) == 0\n")
 
-    def test_comments_stay_and_follow(self) -> None:
+    def test_comments_are_kept_and_adapted(self) -> None:
         text = run("rules", "recording", "--cluster-label", "k8s")
         assert (
             '# Which serial was on this node at time T: cluster_node_uuid:gpuid_gpu_info:max{k8s="…",node="…"}' in text
         )
         assert "- record: cluster_node_uuid:gpuid_gpu_info:max\n" in text
 
-    def test_the_runbook_s_rules_and_words_follow(self) -> None:
+    def test_the_runbook_uses_the_label(self) -> None:
         text = run("runbook", "--cluster-label", "k8s")
         assert "          k8s: prod-us-east\n" in text
         assert 'max by (k8s, serial) (gpuid_gpu_info{k8s="research",serial!=""} @ 1764000000)' in text
         assert "the labels `k8s` and `serial`" in text
         assert "## GpuidClusterDown" in text
 
-    def test_the_recipes_words_follow(self) -> None:
+    def test_the_recipes_use_the_label(self) -> None:
         text = run("recipes", "--cluster-label", "k8s")
         assert "have no `k8s` label" in text
         assert "joins on `k8s, node` work across clusters" in text

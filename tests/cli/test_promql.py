@@ -58,6 +58,6 @@ from collector.cli.promql import rename_label
         ("", ""),
     ],
 )  # fmt: skip
-def test_a_label_is_renamed_where_it_is_one(before: str, after: str) -> None:
+def test_only_labels_are_renamed(before: str, after: str) -> None:
     assert rename_label(before, "cluster", "k8s") == after
     assert rename_label(before, "cluster", "cluster") == before

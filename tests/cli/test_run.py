@@ -37,25 +37,25 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_taken_port(refusal: Callable[..., str], taken: str):
+def test_a_taken_port_is_refused(refusal: Callable[..., str], taken: str):
     assert refusal(f'[server]\nlisten = "{taken}"\n') == (
         f"FILE: server.listen: cannot listen on {taken}: the address is already in use"
     )
 
 
-def test_an_absent_certificate(refusal: Callable[..., str], tmp_path: Path):
+def test_a_missing_certificate_is_refused(refusal: Callable[..., str], tmp_path: Path):
     assert refusal('[server]\nlisten = "127.0.0.1:0"\ncert_file = "no.crt"\nkey_file = "no.key"\n') == (
         f"FILE: server.cert_file: cannot use {tmp_path}/no.crt with its key: no such file or directory"
     )
 
 
-def test_an_absent_token_file(refusal: Callable[..., str], tmp_path: Path):
+def test_a_missing_token_file_is_refused(refusal: Callable[..., str], tmp_path: Path):
     assert refusal('[server]\nlisten = "127.0.0.1:0"\nbearer_token_file = "token"\n') == (
         f"FILE: server.bearer_token_file: cannot read {tmp_path}/token: no such file or directory"
     )
 
 
-def test_a_store_in_an_absent_folder(refusal: Callable[..., str], tmp_path: Path):
+def test_a_store_in_a_missing_folder_is_refused(refusal: Callable[..., str], tmp_path: Path):
     assert refusal(f'[store]\nurl = "sqlite://{tmp_path}/vra/gpuid.db"\n') == (
         f"FILE: store {tmp_path}/vra/gpuid.db: the directory {tmp_path}/vra does not exist; create it or fix store.url"
     )
@@ -76,29 +76,29 @@ def test_a_store_in_an_absent_folder(refusal: Callable[..., str], tmp_path: Path
         ),
     ],
 )
-def test_shards_that_cannot_be(refusal: Callable[..., str], options: tuple[str, ...], message: str):
+def test_invalid_shards_are_refused(refusal: Callable[..., str], options: tuple[str, ...], message: str):
     assert refusal("", *options) == f"run: {message}; see `gpuid run --help`"
 
 
-def test_a_shard_of_the_environment_that_cannot_be(refusal: Callable[..., str]):
+def test_an_invalid_shard_in_the_environment_is_refused(refusal: Callable[..., str]):
     assert refusal("", GPUID_SHARD="3", GPUID_TOTAL_SHARDS="3").startswith(
         "run: --shard: expected one of shards 0 to 2"
     )
 
 
-def test_the_shard_of_a_host_name_without_an_ordinal(refusal: Callable[..., str]):
+def test_a_host_name_without_an_ordinal_is_refused(refusal: Callable[..., str]):
     assert refusal("", "--shard", "auto", "--total-shards", "3").startswith(
         "run: --shard: expected a host name that ends in an ordinal"
     )
 
 
-def test_shards_without_a_store(refusal: Callable[..., str]):
+def test_shards_without_a_store_are_refused(refusal: Callable[..., str]):
     assert refusal("", "--shard", "0", "--total-shards", "2") == (
         "FILE: store: expected a PostgreSQL store, which all shards share; see [store] and --total-shards"
     )
 
 
-def test_shards_with_an_sqlite_file(refusal: Callable[..., str], tmp_path: Path):
+def test_shards_with_an_sqlite_file_are_refused(refusal: Callable[..., str], tmp_path: Path):
     store = f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n'
     assert refusal(store, "--shard", "0", "--total-shards", "2") == (
         "FILE: store.url: expected a postgresql:// URL, which all shards share, got an SQLite file"

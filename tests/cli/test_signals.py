@@ -66,17 +66,17 @@ class Ended(NamedTuple):
 class TestWhileItStarts:
     """Each command gets signals at many moments of its start; they are given in parallel."""
 
-    def test_a_hangup_does_not_end_run_and_sigterm_ends_it_in_order(self, tmp_path: Path):
+    def test_run_ignores_a_hangup_and_sigterm_stops_it_cleanly(self, tmp_path: Path):
         self._check(tmp_path, self._run, MOMENTS, (signal.SIGHUP, signal.SIGTERM))
 
-    def test_an_interrupt_ends_run_in_order(self, tmp_path: Path):
+    def test_an_interrupt_stops_run_cleanly(self, tmp_path: Path):
         self._check(tmp_path, self._run, MOMENTS[::3], (signal.SIGINT,))
 
-    def test_sigterm_ends_demo_in_order(self, tmp_path: Path):
+    def test_sigterm_stops_demo_cleanly(self, tmp_path: Path):
         self._check(tmp_path, self._demo, MOMENTS[1::2], (signal.SIGTERM,))
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-    def test_other_commands_end_as_usual(self, tmp_path: Path, number: signal.Signals, code: int):
+    def test_other_commands_keep_the_default_signal_handling(self, tmp_path: Path, number: signal.Signals, code: int):
         process = self._start(tmp_path, "ls", "--url", self._silent_url())
         connection, _ = self._listener.accept()
         with connection:

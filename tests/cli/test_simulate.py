@@ -80,7 +80,7 @@ class TestRunning:
         assert curl
         assert httpx.post(curl[1]).raise_for_status().json()["cluster"] == "sim-0"
 
-    def test_size_and_seed_make_the_fleet(self, start: Callable[..., Simulation]):
+    def test_size_and_seed_determine_the_fleet(self, start: Callable[..., Simulation]):
         fleets = [
             httpx.get(f"{start('--gpus', '4', '--nodes', '3', '--seed', seed).control}/expected").json()
             for seed in ("7", "7", "8")
@@ -94,7 +94,7 @@ class TestRunning:
         clusters = httpx.get(f"{simulation.control}/clusters").json().values()
         assert [cluster["shape"] for cluster in clusters] == ["gke", "helm", "gke"]
 
-    def test_there_is_a_cluster_of_each_shape_unless_their_number_is_given(self, gpuid: Run):
+    def test_by_default_there_is_one_cluster_of_each_shape(self, gpuid: Run):
         result = gpuid("simulate", "--shape", "all", "--nodes", "1", "--gpus", "1", "--for", "100ms")
         assert result.stdout.startswith(f"Simulating {len(SHAPES)} clusters, ")
 
@@ -134,7 +134,7 @@ class TestRunning:
 
 
 class TestKubeconfig:
-    def test_it_is_written_for_its_owner_alone_and_stays(self, start: Callable[..., Simulation], tmp_path: Path):
+    def test_it_is_private_to_its_owner_and_kept(self, start: Callable[..., Simulation], tmp_path: Path):
         out = tmp_path / "a folder" / "out"
         out.parent.mkdir()
         simulation = start("--kubeconfig", out)
@@ -154,7 +154,7 @@ class TestKubeconfig:
             time.sleep(0.2)
         assert out.read_text() != before
 
-    def test_another_file_is_replaced_only_by_force(self, gpuid: Run, tmp_path: Path):
+    def test_another_file_is_replaced_only_with_force(self, gpuid: Run, tmp_path: Path):
         out = tmp_path / "out"
         args = ("simulate", "--clusters", "1", "--nodes", "1", "--for", "50ms", "--kubeconfig", out)
         assert gpuid(*args).returncode == 0

@@ -61,7 +61,7 @@ def test_wide_and_csv_have_the_columns_of_the_api(serving: Serving) -> None:
     assert csv.stdout.split("\n")[0].startswith("id,severity,kind,title,")
 
 
-def test_a_cluster_chooses_its_own(serving: Serving) -> None:
+def test_a_cluster_filters_its_problems(serving: Serving) -> None:
     with serving() as url:
         rows = json.loads(status("--url", url, "--json", "--cluster", "prod-b").stdout)
     assert [row["clusters"] for row in rows] == [["prod-b"]]
@@ -116,7 +116,7 @@ def test_nothing_wrong_is_exit_0(serving: Serving, inventory: Inventory, args: t
         ((503, b""), "responds with 503 Service Unavailable"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line_and_exit_2(answer: tuple[int, bytes], text: str) -> None:
+def test_an_invalid_request_is_one_line_and_exit_2(answer: tuple[int, bytes], text: str) -> None:
     with served(lambda _headers, _body: answer, "application/json") as address:
         result = status("--url", f"http://{address}")
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"gpuid: http://{address}: {text}\n")
@@ -181,7 +181,7 @@ def told(problem: Mapping[str, Any], *args: str) -> str:
         return status("--url", f"http://{address}", *args).stdout
 
 
-def test_clusters_that_the_title_counts_are_named() -> None:
+def test_clusters_counted_in_the_title_are_named() -> None:
     clusters = [f"sim-{number}" for number in range(12)]
     problem = {
         "severity": "critical",
@@ -213,7 +213,7 @@ def test_names_longer_than_a_line_are_cut() -> None:
     assert max(map(len, told(problem).splitlines())) <= 80
 
 
-def test_without_a_standard_output_the_exit_code_says_it(serving: Serving) -> None:
+def test_without_standard_output_the_exit_code_still_tells(serving: Serving) -> None:
     with serving() as url:
         command = [sys.executable, "-m", "collector", "status", "--url", url]
         result = subprocess.run(

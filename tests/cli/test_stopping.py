@@ -127,7 +127,7 @@ batch_age = "50ms"
 
 
 class TestDeadline:
-    def test_sinks_store_clients_and_plugins_hang(self, site: Site, silent: str) -> None:
+    def test_it_stops_although_sinks_store_clients_and_plugins_hang(self, site: Site, silent: str) -> None:
         plugin = site.folder / "plugin"
         plugin.write_text("#!/bin/sh\ntrap '' TERM INT HUP\nsleep 60\nsleep 60\n")
         plugin.chmod(0o755)
@@ -147,7 +147,7 @@ class TestDeadline:
         (line,) = site.lost()
         assert line["changes"] >= 2
 
-    def test_a_second_signal_ends_it_at_once(self, site: Site, silent: str) -> None:
+    def test_a_second_signal_stops_it_immediately(self, site: Site, silent: str) -> None:
         site.start(sinks=hanging_sinks(silent))
         with site.locked():
             site.move_gpus()
@@ -156,7 +156,7 @@ class TestDeadline:
         assert seconds < PROMPT_SECONDS
         assert len(site.lost()) == 1
 
-    def test_postgres_is_frozen(self, site: Site, postgres_server: PostgresServer) -> None:
+    def test_it_stops_although_postgres_is_frozen(self, site: Site, postgres_server: PostgresServer) -> None:
         site.start(store=postgres_server.new_database())
         starting = CollectorProcess(site.folder, "starting")
         starting.configure(
@@ -175,7 +175,7 @@ class TestDeadline:
         assert "Traceback" not in site.collector.log.read_text() + starting.log.read_text()
 
     @pytest.mark.parametrize("file", ["kubeconfig", "gpuid.toml", "gpuid.db.lock"])
-    def test_a_file_system_hangs(self, site: Site, file: str) -> None:
+    def test_it_stops_although_a_file_system_hangs(self, site: Site, file: str) -> None:
         (site.folder / "sitecustomize.py").write_text(HANGING_FILES)
         site.configure()
         site.collector.env |= {"PYTHONPATH": f"{site.folder}:{Path.cwd()}", "HANGING_FILE": file}
@@ -186,7 +186,7 @@ class TestDeadline:
         assert seconds < LIMIT_SECONDS
         assert "Traceback" not in site.collector.tail()
 
-    def test_the_loop_itself_and_the_log_hang(self, tmp_path: Path) -> None:
+    def test_it_stops_although_the_event_loop_and_log_hang(self, tmp_path: Path) -> None:
         """The unforeseen: the main thread is stuck, and nothing reads the log any more."""
         reading, writing = os.pipe()
         process = subprocess.Popen([sys.executable, "-c", HANGING_PROCESS], stderr=writing, stdout=subprocess.PIPE)
@@ -202,7 +202,7 @@ class TestDeadline:
 
 
 class TestWhatIsNotStored:
-    def test_the_disk_is_full(self, site: Site) -> None:
+    def test_unstored_changes_are_reported_when_the_disk_is_full(self, site: Site) -> None:
         site.start(sinks='[sinks.readings]\ntype = "stdout"\nemit = "readings"\n')
         log, journal = (path.stat().st_size for path in (site.collector.log, Path(f"{site.database}-wal")))
         assert log + 20_000 < journal, "no limit lets only the log grow"
@@ -216,7 +216,7 @@ class TestWhatIsNotStored:
         assert line["records"] >= 2
         assert str(site.database) in line["reason"]
 
-    def test_what_waits_for_a_sink_is_not_lost(self, site: Site) -> None:
+    def test_records_waiting_for_a_sink_are_not_lost(self, site: Site) -> None:
         with receiving() as receiver:
             receiver.respond(503)
             site.start(sinks=f'[sinks.hook]\ntype = "webhook"\nurl = "{receiver.url}"\nbatch_age = "50ms"\n')

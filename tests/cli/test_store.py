@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> Path:
     return config
 
 
-def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
+def test_a_store_is_backed_up_and_downgraded(gpuid: Run, config: Path, tmp_path: Path):
     copy = tmp_path / "copy.db"
     result = gpuid("store", "backup", copy, "-c", config)
     assert (result.returncode, result.stderr) == (0, "")
@@ -47,7 +47,7 @@ def test_a_backup_and_a_downgrade(gpuid: Run, config: Path, tmp_path: Path):
     assert result.stderr.endswith(": created by an older gpuid; start this version's collector once to update it\n")
 
 
-def test_a_backup_onto_a_full_disk_names_that_one(config: Path, tmp_path: Path):
+def test_a_backup_to_a_full_disk_names_that_disk(config: Path, tmp_path: Path):
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
         disk.fill()
         with (disk.seen_from_outside / "filler").open("ab") as filler:
@@ -60,7 +60,7 @@ def test_a_backup_onto_a_full_disk_names_that_one(config: Path, tmp_path: Path):
         assert sorted(file.name for file in disk.seen_from_outside.iterdir()) == [".mounted", "filler"]
 
 
-def test_a_schema_that_nobody_knows(gpuid: Run, config: Path):
+def test_an_unknown_schema_is_refused(gpuid: Run, config: Path):
     result = gpuid("store", "downgrade", "--to", "9", "-c", config)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"gpuid: no schema 9: this gpuid knows 0001 to {schema.HEAD}\n"

@@ -17,7 +17,7 @@ def test_columns_are_aligned_and_absent_values_dashes(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "NODE    DRIVER_VERSION\nn1      -\nnode-2  580.1\n"
 
 
-def test_without_rows_the_heading_stands_alone(capsys: pytest.CaptureFixture[str]):
+def test_without_rows_only_the_heading_is_printed(capsys: pytest.CaptureFixture[str]):
     assert print_table(("node",), []) == 0
     assert capsys.readouterr().out == "NODE\n"
 
@@ -40,7 +40,7 @@ def test_the_widest_columns_are_cut_in_the_middle_until_lines_fit(capsys: pytest
 
 
 @pytest.mark.parametrize("id_", ["1657575353682", "S/N: 1657575353682", "GPU-5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11"])
-def test_what_one_looks_for_is_never_cut(capsys: pytest.CaptureFixture[str], id_: str) -> None:
+def test_identifiers_are_never_cut(capsys: pytest.CaptureFixture[str], id_: str) -> None:
     note = "serial and chassis are those that were reported last; virtual no → yes"
     row = (id_, "not_found", ARN, "ip-10-0-0-1.ec2.internal", "1657575353682", "20m", "5m", note)
     print_table(("id", "state", "cluster", "node", "serial", "since", "until", "note"), [row], width=80)
@@ -50,7 +50,7 @@ def test_what_one_looks_for_is_never_cut(capsys: pytest.CaptureFixture[str], id_
     assert len(line) <= 80 or len(id_) == 40, "the others give way"
 
 
-def test_no_headers_leave_only_rows(capsys: pytest.CaptureFixture[str]):
+def test_no_headers_leaves_only_rows(capsys: pytest.CaptureFixture[str]):
     assert print_table(("node",), [("n1",)], headers=False) == 1
     assert capsys.readouterr().out == "n1\n"
     assert print_table(("node",), [], headers=False) == 0

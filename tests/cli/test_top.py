@@ -21,7 +21,7 @@ def top(url: str) -> Result:
     return CliRunner().invoke(gpuid, ["top", "--url", url])
 
 
-def test_degraded_gpus_are_counted_by_what_they_need(serving: Serving, alter: Callable[..., None]) -> None:
+def test_degraded_gpus_are_counted_by_remedy(serving: Serving, alter: Callable[..., None]) -> None:
     alter("prod-a", lambda gpu: msgspec.structs.replace(gpu, health=WEAR.get(gpu.serial or "")))
     with serving() as url:
         heading, first, second = top(url).stdout.splitlines()
@@ -29,14 +29,14 @@ def test_degraded_gpus_are_counted_by_what_they_need(serving: Serving, alter: Ca
     assert [line[start:].strip() for line in (first, second)] == ["1 replace, 1 reset", "-"]
 
 
-def test_an_older_collector_counts_none() -> None:
+def test_degraded_gpus_of_an_older_collector_are_not_counted() -> None:
     cluster: dict[str, Any] = {"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1}
     body = json.dumps({"next": None, "total": 1, "clusters": [cluster]}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:
         assert top(f"http://{address}").stdout.splitlines()[1].split() == ["c", "-", "1", "-", "1", *["-"] * 3]
 
 
-def test_what_is_counted_may_be_anything() -> None:
+def test_counts_may_have_any_value() -> None:
     cluster = {"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1}
     odd = [7, "x", [], {"reset": "\x1b[31m"}, {"replace": {}, "reset": [1]}]
     body = json.dumps(

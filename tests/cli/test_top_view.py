@@ -40,7 +40,7 @@ def lines(seen: Seen, width: int = 80, height: int = 24, scroll: Scroll | None =
     return captured.get().splitlines()
 
 
-def test_all_of_a_row_is_seen_in_80_columns_beside_the_longest_name() -> None:
+def test_every_column_fits_80_columns_with_the_longest_name() -> None:
     shown = lines(Seen([cluster(f"{ARN}{number}") for number in range(3)]))
     heading = next(line for line in shown if line.startswith("CLUSTER"))
     assert heading.split() == ["CLUSTER", "STATE", "NODES", "UNREAD", "GPUS", "MISSING", "LOST", "DEGRADED"]
@@ -80,13 +80,13 @@ def test_the_worst_problems_are_above_the_clusters() -> None:
     ]
 
 
-def test_what_is_down_comes_first_and_names_are_in_natural_order() -> None:
+def test_clusters_that_are_down_come_first_in_natural_order() -> None:
     clusters = [cluster("sim-10"), cluster("sim-2"), cluster("sim-30", up=False, state="unreachable")]
     names = [line.split()[0] for line in lines(Seen(clusters)) if line.startswith("sim-")]
     assert names == ["sim-30", "sim-2", "sim-10"]
 
 
-def test_clusters_with_trouble_come_before_those_without() -> None:
+def test_clusters_with_problems_come_first() -> None:
     sound = {"nodes_unread": 0, "gpus_missing": 0, "gpus_lost": 0, "gpus_degraded": {"replace": 0}}
     clusters = [
         cluster("sim-1", **sound),
@@ -98,7 +98,7 @@ def test_clusters_with_trouble_come_before_those_without() -> None:
     assert names == ["sim-30", "sim-9", "sim-20", "sim-1"]
 
 
-def test_after_a_failure_the_clock_is_that_of_the_last_answer() -> None:
+def test_after_a_failure_times_are_those_of_the_last_answer() -> None:
     assert lines(Seen([cluster("c")], time=1764000011.0))[0].endswith("  16:00:11Z")
     failed = lines(Seen([cluster("c")], time=1764000011.0, failure="no answer"))
     assert failed[0] == "no answer"
@@ -132,7 +132,7 @@ def test_keys_scroll_within_the_list() -> None:
     height=st.integers(6, 60),
     keys=st.lists(st.sampled_from(["up", "down", "page down", "end", "home", "q"]), max_size=4),
 )
-def test_a_screen_fits_its_terminal_whatever_there_is(
+def test_any_screen_fits_its_terminal(
     clusters: int, changes: int, problems: int, width: int, height: int, keys: list[str]
 ) -> None:
     seen = Seen(
@@ -151,6 +151,6 @@ def test_a_screen_fits_its_terminal_whatever_there_is(
 
 
 @pytest.mark.parametrize("answer", [{}, {"gpus_degraded": 7, "gpus_missing": "x", "nodes_unread": []}])
-def test_an_older_collector_may_say_less(answer: dict[str, Any]) -> None:
+def test_answers_of_an_older_collector_may_lack_fields(answer: dict[str, Any]) -> None:
     shown = lines(Seen([{"cluster": "c", "up": True, "nodes": 1, "nodes_read": 1, "gpus": 1} | answer]))
     assert any(line.startswith("c ") for line in shown)

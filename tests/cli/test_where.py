@@ -44,7 +44,7 @@ def test_every_id_of_a_file_has_a_row_in_its_order(history_config: Path, tmp_pat
     assert (piped.stdout, piped.exit_code) == (result.stdout, 0)
 
 
-def test_several_that_are_not_found_are_told_together(history_config: Path):
+def test_ids_that_are_not_found_are_reported_together(history_config: Path):
     result = where("999", "998", "--config", history_config)
     assert result.exit_code == 1
     assert [line.split()[:2] for line in result.stdout.splitlines()[1:]] == [["999", "not_found"], ["998", "not_found"]]
@@ -67,7 +67,7 @@ def test_wrong_input_is_one_line_and_exit_2(history_config: Path, args: list[str
     assert text in result.stderr
 
 
-def test_a_running_collector_answers_the_same(serving: Any):
+def test_a_running_collector_gives_the_same_answer(serving: Any):
     with serving() as url:
         result = where("100", "102 103", "9999", "-o", "json", "--url", url)
     rows = json.loads(result.stdout)
@@ -198,7 +198,7 @@ def looked_up(found: list[dict[str, Any]], lives: Mapping[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("command", ["where", "history"])
-def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command: str) -> None:
+def test_health_changes_are_listed_among_placements_by_time(worn: str, command: str) -> None:
     lines = CliRunner().invoke(gpuid, [command, "100", "-o", "wide", "--url", worn]).stdout.splitlines()
     since = lines[0].index("SINCE")
     assert [line[since : since + 16] for line in lines[1:5]] == [
@@ -212,7 +212,7 @@ def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command:
 
 
 @pytest.mark.parametrize("command", ["where", "history"])
-def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
+def test_the_current_condition_of_a_gpu_comes_last(worn: str, command: str) -> None:
     assert CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()[-5:] == [
         "",
         "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma",

@@ -46,7 +46,7 @@ def test_the_last_time_of_each_name_counts(calls: list[tuple[str, int | None]]) 
     assert queue.pop_due(20) is None
 
 
-def test_names_that_are_scheduled_again_and_again_take_no_more_memory() -> None:
+def test_rescheduling_a_name_does_not_use_more_memory() -> None:
     queue = DelayQueue()
     for number in range(10_000):
         queue.schedule(str(number % 3), float(number))

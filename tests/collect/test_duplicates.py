@@ -43,7 +43,7 @@ NOTHING = Verdict()
 
 
 class TestProof:
-    def test_of_two_clusters_that_are_proven_the_same_the_later_is_the_duplicate(self, detector: Detector) -> None:
+    def test_the_later_of_two_identical_clusters_is_the_duplicate(self, detector: Detector) -> None:
         assert detector.show("admin", A) == NOTHING
         verdict = detector.show("dev", A)
         assert verdict == duplicate("dev", of="admin")
@@ -74,13 +74,13 @@ class TestProof:
         assert detector.claim("admin", A) == NOTHING
         assert detector.claim("dev", A) == duplicate("dev", of="admin")
 
-    def test_a_server_whose_second_key_is_seen_later_is_recognised_then(self, detector: Detector) -> None:
+    def test_a_server_is_recognised_when_its_second_key_appears(self, detector: Detector) -> None:
         detector.show("admin", A, proofs=frozenset({KEY}))
         assert detector.show("dev", A, proofs=frozenset({OTHER_KEY})) == resemblance("dev", to="admin")
         assert detector.prove("dev", frozenset({KEY})) == duplicate("dev", of="admin")
         assert detector.resemblances("admin") == []
 
-    def test_a_part_of_a_cluster_has_most_of_its_nodes_in_common_with_all_of_it(self, detector: Detector) -> None:
+    def test_a_part_of_a_cluster_is_recognised_by_its_nodes(self, detector: Detector) -> None:
         detector.add("admin", "all")
         detector.add("dev", "pool=x")
         detector.show("admin", A, B, C)
@@ -92,7 +92,7 @@ class TestProof:
         detector.show("admin", A)
         assert detector.show("dev", B) == NOTHING
 
-    def test_parts_that_share_half_of_the_smaller_one_or_less_are_both_read(self, detector: Detector) -> None:
+    def test_parts_sharing_at_most_half_their_nodes_are_both_read(self, detector: Detector) -> None:
         detector.add("admin", "pool=y")
         detector.add("dev", "pool=x")
         detector.show("admin", A, B, C)
@@ -120,7 +120,7 @@ class TestResemblance:
         detector.show("admin", A, proofs=frozenset({OTHER_KEY}))
         assert detector.show("dev", A) == resemblance("dev", to="admin")
 
-    def test_a_cluster_with_nodes_of_its_own_is_another_one_in_spite_of_proofs(self, detector: Detector) -> None:
+    def test_a_cluster_with_its_own_nodes_is_different_despite_proof(self, detector: Detector) -> None:
         detector.show("admin", A, B)
         assert detector.show("dev", B, C) == resemblance("dev", to="admin", node=B)
 
@@ -131,7 +131,7 @@ class TestResemblance:
         assert detector.show("dev", A) == NOTHING
         assert detector.resemblances("dev") == ["admin"]
 
-    def test_it_ends_with_the_last_common_node(self, detector: Detector) -> None:
+    def test_a_resemblance_ends_with_the_last_common_node(self, detector: Detector) -> None:
         detector.show("admin", A, B, proofs=frozenset())
         detector.show("dev", A, B)
         detector.release("dev", A)
@@ -139,7 +139,7 @@ class TestResemblance:
         detector.release("admin", B)
         assert detector.resemblances("dev") == detector.resemblances("admin") == []
 
-    def test_it_lasts_while_one_of_them_is_connected_to_anew(self, detector: Detector) -> None:
+    def test_a_resemblance_lasts_while_one_cluster_reconnects(self, detector: Detector) -> None:
         detector.show("admin", A, proofs=frozenset())
         detector.show("dev", A)
         detector.new_session("admin")
@@ -147,13 +147,13 @@ class TestResemblance:
         detector.show("admin", B)
         assert detector.resemblances("dev") == []
 
-    def test_it_ends_when_one_leaves_the_configuration(self, detector: Detector) -> None:
+    def test_a_resemblance_ends_when_a_cluster_is_removed(self, detector: Detector) -> None:
         detector.show("admin", A, proofs=frozenset())
         detector.show("dev", A)
         detector.set_order(["dev", "other"])
         assert detector.resemblances("dev") == []
 
-    def test_what_many_clusters_have_in_common_proves_nothing(self, detector: Detector) -> None:
+    def test_a_proof_shared_by_many_clusters_is_worthless(self, detector: Detector) -> None:
         detector.show("dev", A, proofs=frozenset({KEY}))
         detector.show("other", B, proofs=frozenset({KEY}))
         assert detector.show("admin", A, proofs=frozenset({KEY})) == resemblance("dev", to="admin")
@@ -172,7 +172,7 @@ class TestResemblance:
         assert detector.show("other", B) == Verdict(freed=["dev"])
         assert detector.show("dev", A) == resemblance("dev", to="admin")
 
-    def test_what_a_duplicate_had_shown_still_tells_that_its_proof_is_shared(self, detector: Detector) -> None:
+    def test_a_former_duplicate_still_shows_that_proof_is_shared(self, detector: Detector) -> None:
         detector.show("admin", A)
         assert detector.show("dev", A) == duplicate("dev", of="admin")
         detector.claim("admin", B)  # a copy of the third one's node: now the first has one in common with each
@@ -180,7 +180,7 @@ class TestResemblance:
             freed=["dev"], resemblances=[Resemblance("other", Place("admin", "b"), "2")]
         )
 
-    def test_duplicates_of_one_cluster_share_no_proof_however_its_nodes_have_changed(self, detector: Detector) -> None:
+    def test_duplicates_of_one_cluster_never_count_as_shared_proof(self, detector: Detector) -> None:
         detector.show("admin", A, B)
         detector.show("dev", A, B)
         detector.claim("admin", C)
@@ -196,7 +196,7 @@ class TestResemblance:
         assert detector.show("dev", A) == duplicate("dev", of="admin")
         assert detector.claim("other", B) == Verdict(freed=["dev"])
 
-    def test_the_first_node_of_an_empty_cluster_may_be_the_first_one_s(self, detector: Detector) -> None:
+    def test_the_first_node_of_an_empty_cluster_may_be_shared(self, detector: Detector) -> None:
         detector.show("admin", A)
         detector.show("other")
         assert detector.show("dev", A) == duplicate("dev", of="admin")
@@ -204,7 +204,7 @@ class TestResemblance:
 
     @pytest.mark.parametrize("scopes", [("s", "s"), ("s", "t")])
     @pytest.mark.parametrize("copied", [1, 2])
-    def test_a_copied_node_silences_no_larger_cluster(
+    def test_a_copied_node_does_not_silence_a_larger_cluster(
         self, detector: Detector, scopes: tuple[str, str], copied: int
     ) -> None:
         detector.add("admin", scopes[0])
@@ -220,7 +220,7 @@ class TestResemblance:
         detector.show("dev", A, proofs=frozenset({KEY}))
         assert detector.prove("admin", frozenset({OTHER_KEY})) == Verdict(freed=["dev"])
 
-    def test_what_was_shown_in_an_earlier_session_is_no_proof_with_this_one(self, detector: Detector) -> None:
+    def test_proof_from_an_earlier_session_does_not_count(self, detector: Detector) -> None:
         detector.show("admin", A, proofs=frozenset({OTHER_KEY}))
         detector.new_session("admin")
         detector.prove("admin", PROVEN)
@@ -266,12 +266,12 @@ class TestConfiguration:
         detector.show("dev", A)
         assert "dev" not in detector.duplicates
 
-    def test_a_cluster_removed_from_the_configuration_claims_nothing(self, detector: Detector) -> None:
+    def test_a_removed_cluster_claims_nothing(self, detector: Detector) -> None:
         detector.set_order(["dev"])
         assert detector.show("admin", A) == NOTHING
         assert detector.show("dev", A) == NOTHING
 
-    def test_a_duplicate_removed_from_the_configuration_is_forgotten(self, detector: Detector) -> None:
+    def test_a_removed_duplicate_is_forgotten(self, detector: Detector) -> None:
         detector.show("admin", A)
         detector.show("dev", A)
         assert list(detector.set_order(["admin", "other"])) == []

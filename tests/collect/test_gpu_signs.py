@@ -23,12 +23,12 @@ from tests.support.gpu_labels import GPU_LABELS
         ({}, ""),
     ],
 )
-def test_resources(capacity: dict[str, str], sign: str) -> None:
+def test_resources_are_a_sign(capacity: dict[str, str], sign: str) -> None:
     assert find_sign(capacity, {}) == sign
 
 
 @pytest.mark.parametrize("label", GPU_LABELS)
-def test_labels(label: tuple[str, str]) -> None:
+def test_labels_are_a_sign(label: tuple[str, str]) -> None:
     assert find_sign({"cpu": "8"}, dict([label, ("zone", "a")])) == label[0]
 
 
@@ -51,7 +51,7 @@ def test_labels(label: tuple[str, str]) -> None:
         {"node.kubernetes.io/instance-type": "p5.48xlarge"},
     ],
 )
-def test_no_labels_of_gpus_by_nvidia(labels: dict[str, str]) -> None:
+def test_other_labels_are_not_a_sign(labels: dict[str, str]) -> None:
     assert find_sign({}, labels) == ""
 
 
@@ -69,7 +69,7 @@ def test_the_resource_is_named_before_a_label() -> None:
         (None, "", None),
     ],
 )
-def test_an_amount_of_any_form_is_taken(amounts: Any, sign: str, advertised: int | None) -> None:
+def test_an_amount_in_any_form_is_accepted(amounts: Any, sign: str, advertised: int | None) -> None:
     raw = msgspec.Raw(json.dumps({"metadata": {"name": "n"}, "status": {"capacity": amounts}}).encode())
     facts = node_decoder()(raw).facts
     assert (facts.gpu_sign, facts.advertised[0]) == (sign, advertised)

@@ -150,7 +150,7 @@ def server_error(status: int, text: str = "said the server") -> ClusterError:
     return NotFoundError(text, status=404) if status == 404 else ServerError(text, status=status)
 
 
-async def test_only_what_differs_is_patched_for_this_uid_under_our_name(world: World) -> None:
+async def test_only_differences_are_patched_with_uid_and_field_manager(world: World) -> None:
     world.show(OTHER | {f"{LABEL_PREFIX}gpu-1": "2"})
     async with world.running():
         await eventually(lambda: world.labels == GPU)
@@ -160,7 +160,7 @@ async def test_only_what_differs_is_patched_for_this_uid_under_our_name(world: W
         assert world.written == 1
 
 
-async def test_nothing_is_written_where_nothing_differs(world: World) -> None:
+async def test_nothing_is_written_if_nothing_differs(world: World) -> None:
     world.show(GPU)
     async with world.running():
         await world.quiet(0)
@@ -170,7 +170,7 @@ async def test_nothing_is_written_where_nothing_differs(world: World) -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["standby", "view", "claim"])
-async def test_what_passes_by_itself_is_waited_for(world: World, obstacle: str) -> None:
+async def test_transient_failures_are_retried(world: World, obstacle: str) -> None:
     world.leads, world.paused, world.claimed = obstacle != "standby", obstacle == "view", obstacle == "claim"
     world.show({})
     async with world.running():
@@ -180,7 +180,7 @@ async def test_what_passes_by_itself_is_waited_for(world: World, obstacle: str) 
 
 
 @pytest.mark.parametrize("change", ["no pod", "reboot", "uid"])
-async def test_what_has_changed_since_the_reading_waits_for_the_next_one(world: World, change: str) -> None:
+async def test_changes_since_the_reading_wait_for_the_next_one(world: World, change: str) -> None:
     rebooted = msgspec.structs.replace(READ, boot_id="b2")
     world.read = {"no pod": None, "reboot": rebooted, "uid": READ}[change]
     world.show({}, uid="u2" if change == "uid" else "u")
@@ -207,7 +207,7 @@ async def test_what_has_changed_since_the_reading_waits_for_the_next_one(world: 
         ),
     ],
 )
-async def test_a_refusal_of_one_node_is_retried_and_concerns_no_other(
+async def test_a_refused_node_is_retried_without_affecting_others(
     world: World, error: ClusterError, reason: LabelFailure, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.errors = [error] * 2
@@ -218,7 +218,7 @@ async def test_a_refusal_of_one_node_is_retried_and_concerns_no_other(
         assert not any("gpuid grant" in text for text in caplog.messages)
 
 
-async def test_a_node_that_is_gone_is_not_tried_again(world: World) -> None:
+async def test_a_deleted_node_is_not_retried(world: World) -> None:
     world.errors = [server_error(404)]
     world.show({})
     async with world.running():
@@ -238,7 +238,7 @@ async def test_a_node_that_is_gone_is_not_tried_again(world: World) -> None:
         (server_error(500), LabelFailure.UNAVAILABLE),
     ],
 )
-async def test_a_failure_that_concerns_all_nodes_is_one_trouble(
+async def test_a_failure_for_all_nodes_is_one_problem(
     world: World, error: ClusterError, reason: LabelFailure, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.errors = [error] * 1000
@@ -254,7 +254,7 @@ async def test_a_failure_that_concerns_all_nodes_is_one_trouble(
         await eventually(lambda: world.writer.trouble is None)
 
 
-async def test_a_trouble_ends_when_there_is_nothing_left_to_write(world: World) -> None:
+async def test_a_problem_ends_when_nothing_is_left_to_write(world: World) -> None:
     world.errors = [ForbiddenError("no")] * 1000
     world.show({})
     async with world.running():
@@ -263,7 +263,7 @@ async def test_a_trouble_ends_when_there_is_nothing_left_to_write(world: World) 
         await eventually(lambda: world.writer.trouble is None)
 
 
-async def test_a_bug_in_the_comparison_ends_nothing_either(
+async def test_a_bug_in_the_comparison_does_not_stop_the_writer(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_gpus: object) -> dict[str, str]:
@@ -282,7 +282,7 @@ async def test_a_bug_in_the_comparison_ends_nothing_either(
     assert caplog.messages.count("unexpected error while writing labels") == 1
 
 
-async def test_a_bug_with_one_node_ends_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_with_one_node_does_not_stop_the_writer(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.errors = [ValueError("a bug")]
     world.show({})
     async with world.running():
@@ -291,7 +291,7 @@ async def test_a_bug_with_one_node_ends_nothing(world: World, caplog: pytest.Log
         assert "unexpected error while writing labels" in caplog.messages
 
 
-async def test_a_watch_that_is_behind_causes_no_second_patch(world: World) -> None:
+async def test_a_delayed_watch_does_not_cause_a_second_patch(world: World) -> None:
     world.echoes = False
     world.show({})
     async with world.running():
@@ -305,7 +305,7 @@ async def test_a_watch_that_is_behind_causes_no_second_patch(world: World) -> No
         assert not world.failures
 
 
-async def test_what_another_client_changes_is_written_again_once_and_then_reported(world: World) -> None:
+async def test_a_change_by_another_client_is_rewritten_once_then_reported(world: World) -> None:
     world.show({})
     async with world.running():
         await eventually(lambda: world.labels == GPU)
@@ -326,7 +326,7 @@ async def test_what_another_client_changes_is_written_again_once_and_then_report
         await eventually(lambda: world.writer.trouble is None)
 
 
-async def test_more_labels_than_are_kept_of_a_node_are_removed_in_turns_that_accuse_nobody(
+async def test_excess_labels_are_removed_in_rounds_without_a_problem(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = {f"{LABEL_PREFIX}gpu-{number}": "x" for number in range(10000, 11200)}

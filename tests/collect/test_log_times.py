@@ -21,51 +21,51 @@ def seen(stamp: str, time: float | None, at: float, *, newest: str = "") -> Prin
 
 
 class TestTimes:
-    def test_the_nodes_time_counts(self) -> None:
+    def test_the_time_of_the_node_is_used(self) -> None:
         dated = LogTimes(CREATED, 0.0).date(seen("a", CREATED + 100, at=150), CREATED + 151)
         assert (dated.time, dated.ahead) == (CREATED + 100, 0.0)
 
-    def test_none_is_in_the_future(self) -> None:
+    def test_no_time_is_in_the_future(self) -> None:
         dated = LogTimes(CREATED, 0.0).date(seen("a", CREATED + 4000, at=150), CREATED + 151)
         assert (dated.time, dated.ahead) == (CREATED + 151, 3849.0)
 
-    def test_none_is_from_before_the_pod(self) -> None:
+    def test_no_time_is_before_the_pod(self) -> None:
         dated = LogTimes(CREATED, 0.0).date(seen("a", CREATED - 4000, at=150), CREATED + 151)
         assert (dated.time, dated.ahead) == (CREATED, -4000.0)
 
-    def test_a_small_difference_is_no_wrong_clock(self) -> None:
+    def test_a_small_difference_is_not_a_wrong_clock(self) -> None:
         dated = LogTimes(CREATED, 0.0).date(seen("a", CREATED + 160, at=150), CREATED + 151)
         assert (dated.time, dated.ahead) == (CREATED + 151, 0.0)
 
-    def test_a_new_one_is_from_after_the_log_was_read_without_it(self) -> None:
+    def test_a_new_document_is_dated_after_the_previous_look(self) -> None:
         times = LogTimes(CREATED, 0.0)
         times.date(seen("a", CREATED - 4000, at=150), CREATED + 151)
         dated = times.date(seen("b", CREATED - 3700, at=450), CREATED + 451)
         assert (dated.time, dated.ahead) == (CREATED + 150, -3850.0)
 
-    def test_the_same_one_keeps_its_time(self) -> None:
+    def test_the_same_document_keeps_its_time(self) -> None:
         times = LogTimes(CREATED, 0.0)
         first = times.date(seen("a", CREATED + 4000, at=150), CREATED + 151)
         assert times.date(seen("a", CREATED + 4000, at=300), CREATED + 301) == first
 
-    def test_without_a_time_it_is_as_old_as_it_may_be(self) -> None:
+    def test_without_a_time_a_document_has_its_greatest_possible_age(self) -> None:
         assert LogTimes(CREATED, 0.0).date(seen("a", None, at=150), CREATED + 151).time == CREATED
 
-    def test_what_is_no_time_is_long_ago(self) -> None:
+    def test_an_invalid_time_is_long_ago(self) -> None:
         assert [moment_of("2001-09-09T01:46:40Z"), moment_of(""), moment_of("x")] == [1e9, 0.0, 0.0]
 
 
 class TestStarts:
-    def test_nothing_is_known_of_the_first_one(self) -> None:
+    def test_the_start_of_the_first_run_is_unknown(self) -> None:
         assert LogTimes(CREATED, 0.0).date(seen("a", CREATED + 100, at=150), CREATED + 151).started == NOT_KNOWN
 
-    def test_a_new_one_was_started_after_the_log_was_read_without_it(self) -> None:
+    def test_a_new_run_started_after_the_previous_look(self) -> None:
         times = LogTimes(CREATED, 0.0)
         times.date(seen("a", CREATED + 100, at=150), CREATED + 151)
         times.date(seen("a", CREATED + 100, at=250), CREATED + 251)
         assert times.date(seen("b", CREATED + 400, at=450), CREATED + 451).started == 250 - RUN_SECONDS
 
-    def test_one_that_had_begun_already_was_started_before_that(self) -> None:
+    def test_a_run_already_seen_started_before_that_look(self) -> None:
         times = LogTimes(CREATED, 0.0)
         times.date(seen("a", CREATED + 100, at=150), CREATED + 151)
         times.date(seen("a", CREATED + 100, at=400, newest="b"), CREATED + 401)
@@ -86,14 +86,14 @@ class TestNextLook:
         return times.next_look(Moment(CREATED + at, at), refresh, self.POLICY, random.Random(0))
 
     @pytest.mark.parametrize(("period", "usual"), [(None, 300), (600.0, 600), (60.0, 60), (30.0, 60), (9000.0, 3600)])
-    def test_it_is_soon_after_it_was_to_be_printed(self, period: float | None, usual: float) -> None:
+    def test_it_is_soon_after_the_document_is_due(self, period: float | None, usual: float) -> None:
         times = LogTimes(CREATED, 0.0)
         for stamp in "ab":
             times.date(seen(stamp, CREATED + 100, at=110)._replace(period=period), CREATED + 110)
         assert usual * 1.05 - 10 < self.look(times, 110, refresh=3600 * 1.2) <= usual * 1.2
 
     @pytest.mark.parametrize("before", [(), (300.0,), (300.0, 300.0)])
-    def test_a_gap_after_failed_runs_is_no_period(self, before: tuple[float, ...]) -> None:
+    def test_a_gap_after_failed_runs_is_not_a_period(self, before: tuple[float, ...]) -> None:
         times = LogTimes(CREATED, 0.0)
         for number, period in enumerate((*before, 3300.0)):
             times.date(seen(str(number), CREATED + 100, at=110)._replace(period=period), CREATED + 110)
@@ -106,7 +106,7 @@ class TestNextLook:
         times.date(seen("b", CREATED + 220, at=225), CREATED + 225)
         assert 115 <= self.look(times, 225) <= 138
 
-    def test_a_late_one_is_looked_for_at_growing_intervals(self) -> None:
+    def test_a_late_document_is_looked_for_at_growing_intervals(self) -> None:
         times, at, waits = LogTimes(CREATED, 0.0), 1.0, []
         times.date(seen("a", CREATED, at=1), CREATED + 1)
         for _ in range(8):
@@ -121,7 +121,7 @@ class TestNextLook:
         times.date(seen("a", CREATED, at=1), CREATED + 1)
         assert [self.look(times, at, refresh=10.0) for at in (1, 100, 5000)] == [10.0] * 3
 
-    def test_the_last_line_tells_only_until_then(self) -> None:
+    def test_the_last_line_is_valid_only_until_then(self) -> None:
         times = LogTimes(CREATED, 0.0)
         times.date(seen("a", CREATED, at=1)._replace(last_line=b"end"), CREATED + 1)
         wait = self.look(times, 1)
@@ -130,7 +130,7 @@ class TestNextLook:
         self.look(times, 1 + wait)  # it is late
         assert times.last_line("a", 2 + wait) == b"end"
 
-    def test_none_is_waited_for_before_it_can_be_there(self) -> None:
+    def test_no_look_happens_before_a_document_can_exist(self) -> None:
         times = LogTimes(CREATED, 0.0)
         assert times.earliest(CREATED) == 0
         times.date(seen("a", CREATED, at=1), CREATED + 1)
@@ -145,7 +145,7 @@ class TestChanges:
     BEFORE = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8, allocatable=8)
 
     @pytest.mark.parametrize("change", [{"capacity": 7}, {"allocatable": 7}, {"boot_id": "x"}, {"listed": ()}])
-    def test_a_change_of_the_node_does(self, change: dict[str, object]) -> None:
+    def test_a_change_of_the_node_requires_a_new_document(self, change: dict[str, object]) -> None:
         state = LogState()
         state.note(self.BEFORE, 10.0)
         assert state.unanswered(-1.0, 15.0, 900.0) is None
@@ -154,13 +154,13 @@ class TestChanges:
         state.note(after, 30.0)
         assert [state.unanswered(at, 40.0, 900.0) for at in (19.0, 19.0, 20.0, 19.0)] == [0, 1, None, None]
 
-    def test_one_since_the_reading_of_an_earlier_run_does(self) -> None:
+    def test_a_change_since_an_earlier_runs_reading_does_too(self) -> None:
         state = LogState()
         state.note_reading(self.BEFORE)
         state.note(msgspec.structs.replace(self.BEFORE, capacity=7), 20.0)
         assert state.unanswered(19.0, 40.0, 900.0) == 0
 
-    def test_another_container_does_not(self) -> None:
+    def test_another_container_does_not_require_one(self) -> None:
         state = LogState()
         state.note(self.BEFORE, 10.0)
         rebooted = msgspec.structs.replace(self.BEFORE, boot_id="x")
@@ -168,7 +168,7 @@ class TestChanges:
         state.note(msgspec.structs.replace(rebooted, restarts=1), 30.0)
         assert state.unanswered(-1.0, 40.0, 900.0) is None
 
-    def test_a_claim_is_not_settled_by_that(self) -> None:
+    def test_a_claim_is_not_settled_by_another_container(self) -> None:
         state = LogState()
         state.note(self.BEFORE, 10.0)
         state.ask(15.0)
@@ -179,7 +179,7 @@ class TestChanges:
 
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=12), st.sampled_from([0.0, 7200.0, -7200.0]))
-def test_no_clock_makes_a_document_newer_than_it_is(looks: list[tuple[int, bool]], skew: float) -> None:
+def test_no_clock_makes_a_document_look_newer(looks: list[tuple[int, bool]], skew: float) -> None:
     """A node prints before some of the readings; each document's start and time are never after the truth."""
     times, at, printed, number = LogTimes(CREATED, 0.0), 0.0, 1.0, 0
     assigned: dict[int, tuple[float, float]] = {}

@@ -128,7 +128,7 @@ def test_only_keys_of_the_scheme_are_ours(key: str, *, ours: bool) -> None:
     assert is_gpu_label(key) is ours
 
 
-def test_only_what_differs_is_changed() -> None:
+def test_only_differences_are_changed() -> None:
     present = {"a/gpu-0": "1", "a/gpu-1": "2", "a/gpu-2": "3"}
     assert label_changes(present, present) == {}
     assert label_changes(present, {"a/gpu-0": "1", "a/gpu-1": "9", "a/gpu-3": "4"}) == {

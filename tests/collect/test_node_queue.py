@@ -73,7 +73,7 @@ class TestGrace:
         assert world.gone_at(1_149) == []
         assert world.gone_at(1_150) == ["n"]
 
-    def test_no_node_is_given_up_while_paused(self, world: World) -> None:
+    def test_no_node_is_removed_while_paused(self, world: World) -> None:
         world.set_pod(POD, None)
         world.queue.pause()
         assert world.gone_at(10_000) == []
@@ -152,7 +152,7 @@ class TestHandingOut:
         assert world.queue.pop_due() is None
         self.read(world, 5.0)
 
-    def test_a_node_to_verify_later_waits_so_long(self, world: World) -> None:
+    def test_a_node_to_verify_later_waits_for_the_given_time(self, world: World) -> None:
         world.set_pod(POD, READY)
         self.read(world, 0.0)
         assert world.queue.verify("n", 300.0)
@@ -172,7 +172,7 @@ class TestHandingOut:
         world.now = 500.0
         assert world.queue.pop_due() is None
 
-    def test_what_is_to_be_verified_soon_does_not_wait_for_a_later_time(self, world: World) -> None:
+    def test_an_early_verification_is_not_postponed_by_a_later_one(self, world: World) -> None:
         world.set_pod(POD, READY)
         self.read(world, 0.0)
         assert world.queue.verify("n", 300.0)
@@ -189,7 +189,7 @@ class TestTargets:
         assert world.queue.select(node) is None
 
     @pytest.mark.parametrize("after", [None, msgspec.structs.replace(READY, uid="v")])
-    def test_a_pod_that_is_gone_or_replaced_tells_nothing(self, world: World, after: PodObject | None) -> None:
+    def test_a_deleted_or_replaced_pod_is_ignored(self, world: World, after: PodObject | None) -> None:
         world.set_pod(POD, READY)
         node = world.queue.pop_due()
         assert node is not None
@@ -199,7 +199,7 @@ class TestTargets:
         world.set_pod(READY, after)
         assert world.queue.current_info(target) is None
 
-    def test_a_node_that_is_gone_tells_nothing(self, world: World) -> None:
+    def test_a_deleted_node_is_ignored(self, world: World) -> None:
         world.set_pod(POD, READY)
         node = world.queue.pop_due()
         assert node is not None

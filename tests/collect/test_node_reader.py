@@ -72,7 +72,7 @@ class TestFailedReadings:
         assert len(warnings) == 1
         assert "get and create" in warnings[0]
 
-    async def test_a_node_with_more_gpus_than_the_cluster_may_have_is_a_failed_reading(
+    async def test_more_gpus_than_a_cluster_may_have_fail_the_reading(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with world.watched(max_gpus=5) as seen:
@@ -84,7 +84,7 @@ class TestFailedReadings:
             await eventually(lambda: len(seen.published) == 2 and gone not in seen.published)
         assert "with its GPUs the cluster would have more than 5 (max_gpus)" in caplog.text
 
-    async def test_a_pod_without_the_container_gets_no_exec(self, world: World) -> None:
+    async def test_a_pod_without_the_container_is_not_executed(self, world: World) -> None:
         source = msgspec.structs.replace(PRESETS["gpu-operator"][0], container="absent")
         async with world.watched(sources=(source,)) as seen:
             await eventually(lambda: seen.uncovered == dict.fromkeys(world.cluster.nodes, ReadFailure.NO_CONTAINER))
@@ -100,7 +100,7 @@ class TestFailedReadings:
             await eventually(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])
             await world.stays(lambda: len(seen.failures) == 1 and world.execs[world.first] == 1)
 
-    async def test_a_node_gone_during_its_reading_is_not_a_failure(self, world: World) -> None:
+    async def test_a_node_deleted_during_its_reading_is_not_a_failure(self, world: World) -> None:
         world.cluster.slow_exec(0.3, world.first)
         async with world.watched() as seen:
             await eventually(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)

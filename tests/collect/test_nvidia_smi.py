@@ -172,7 +172,7 @@ class TestBoards:
     """What the tool says of boards with several GPUs."""
 
     @pytest.mark.parametrize(("text", "several"), [("Yes", True), ("No", False), ("N/A", False)])
-    def test_the_tool_says_which_boards_carry_several(self, text: str, several: bool) -> None:
+    def test_boards_with_several_gpus_are_recognised(self, text: str, several: bool) -> None:
         assert one(f"<uuid>GPU-1</uuid><multigpu_board>{text}</multigpu_board>").multi_gpu_board is several
 
 
@@ -181,13 +181,13 @@ class TestLostGpus:
 
     LOST = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
 
-    def test_by_their_place_in_the_document(self) -> None:
+    def test_a_lost_gpu_is_found_by_its_place_in_the_document(self) -> None:
         output = document(H100, self.LOST).replace(
             b"\t<gpu><product_name>GPU", b'\t<gpu id="0000:19:00.0"><product_name>GPU'
         )
         assert parse(output).lost == (GpuRef(None, "00000000:19:00.0"),)
 
-    def test_by_their_uuid_where_only_other_values_are_lost(self) -> None:
+    def test_a_gpu_that_lost_other_values_is_found_by_uuid(self) -> None:
         inside = H100.replace("<processes>", "<fb_memory_usage><total>GPU is lost</total></fb_memory_usage><processes>")
         report = parse(document(inside, GB200.format(index=0)))
         assert report.lost == (GpuRef("GPU-11111111-aaaa-bbbb-cccc-000000000011", "00000000:04:00.0"),)
@@ -204,7 +204,7 @@ class TestLostGpus:
             "10:18:15 Unable to detect the device handle for GPU3: 0000:18:00.0: GPU requires reset",
         ],
     )
-    def test_by_a_message_in_any_of_its_forms(self, message: str) -> None:
+    def test_a_lost_gpu_is_found_by_any_form_of_message(self, message: str) -> None:
         whole, text = document(H100, attached=2), f"{message}\n".encode()
         for output in (text + whole, whole + text, whole.replace(b"\t<gpu>", text + b"\t<gpu>")):
             report = parse(output)
@@ -218,18 +218,18 @@ class TestLostGpus:
             "GPU is lost.  Reboot the system to recover this GPU",
         ],
     )
-    def test_a_message_without_an_address_makes_a_part(self, message: str) -> None:
+    def test_a_message_without_an_address_makes_the_reading_partial(self, message: str) -> None:
         report = parse(message.encode() + b"\n" + document(H100, attached=2))
         assert (report.lost, report.partial) == ((), True)
 
-    def test_a_gpu_that_is_listed_all_the_same_is_not_lost(self) -> None:
+    def test_a_gpu_that_is_still_listed_is_not_lost(self) -> None:
         text = b"Unable to determine the device handle for GPU0: 0000:04:00.0: Unknown Error\n"
         assert parse(text + document(H100)) == parse(document(H100))
 
-    def test_a_corrupted_inforom_is_no_loss(self) -> None:
+    def test_a_corrupted_inforom_is_not_a_lost_gpu(self) -> None:
         assert parse(b"WARNING: infoROM is corrupted at gpu 0000:B3:00.0\n" + document(H100)).lost == ()
 
-    def test_names_of_processes_say_nothing(self) -> None:
+    def test_process_names_are_ignored(self) -> None:
         name = "\nUnable to determine the device handle for GPU0: 0000:18:00.0: Unknown Error\nGPU is lost\n"
         inside = H100.replace("<processes>", f"<processes><process_name>GPU is lost</process_name>{name}")
         assert parse(document(inside)) == parse(document(H100))
@@ -247,7 +247,7 @@ class TestBrokenDocuments:
     @pytest.mark.parametrize(
         "broken", ["<fan_speed>1", "</fan_speed>", "<fan_speed>1 < 2</fan_speed>", "<5>", "<a b=>"]
     )
-    def test_markup_broken_elsewhere_costs_no_value(self, broken: str) -> None:
+    def test_markup_broken_elsewhere_does_not_lose_a_value(self, broken: str) -> None:
         warnings: list[str] = []
         report = parse(document(H100.replace("<processes>", f"{broken}<processes>"), GB200.format(index=0)), warnings)
         assert report == parse(document(H100, GB200.format(index=0)))
@@ -260,19 +260,19 @@ class TestBrokenDocuments:
         assert report.gpus == (msgspec.structs.replace(whole.gpus[0], serial=None), whole.gpus[1])
 
     @pytest.mark.parametrize("value", ["1650<b>000000011", "1650</x>000000011", "1650</serial>1</serial>"])
-    def test_broken_nesting_costs_a_value_or_its_gpu(self, value: str) -> None:
+    def test_broken_nesting_loses_at_most_its_gpu(self, value: str) -> None:
         report = parse(document(H100.replace("1650000000011", value), GB200.format(index=0)))
         whole = parse(document(H100, GB200.format(index=0)))
         assert report.gpus in (whole.gpus[1:], (msgspec.structs.replace(whole.gpus[0], serial=None), whole.gpus[1]))
         assert len(report.gpus) + len(report.unread) == 2
 
-    def test_a_gpu_without_an_end_is_unread(self) -> None:
+    def test_a_gpu_without_an_end_tag_is_unread(self) -> None:
         output = document(H100, GB200.format(index=0)).replace(b"</gpu>", b"", 1)
         report = parse(output)
         assert report.gpus == parse(document(GB200.format(index=0))).gpus
         assert report.unread == (GpuRef("GPU-11111111-aaaa-bbbb-cccc-000000000011", "00000000:04:00.0"),)
 
-    def test_a_document_in_which_no_gpu_is_whole_is_refused(self) -> None:
+    def test_a_document_without_a_complete_gpu_is_refused(self) -> None:
         with pytest.raises(BadOutputError, match=r"^not the XML of nvidia-smi: "):
             parse(document(H100).replace(b"</gpu>", b""))
 
@@ -370,7 +370,7 @@ class TestAbsentValues:
 class TestBrokenGpus:
     """One broken GPU does not spoil the others."""
 
-    def test_a_lost_gpu_is_unidentified_and_the_others_complete(self) -> None:
+    def test_a_lost_gpu_is_unidentified_and_the_others_are_complete(self) -> None:
         lost = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
         report = parse(document(H100, lost, GB200.format(index=0)))
         assert [gpu.uuid for gpu in report.gpus] == [
@@ -389,7 +389,7 @@ class TestBrokenGpus:
             ("x" * 1000, "", None),
         ],
     )
-    def test_the_id_attribute_stands_in_for_the_bus_address(self, id: str, inside: str, bus: str | None) -> None:  # noqa: A002
+    def test_the_id_attribute_replaces_a_missing_bus_address(self, id: str, inside: str, bus: str | None) -> None:  # noqa: A002
         (gpu,) = parse(document(inside).replace(b"<gpu>", f'<gpu id="{id}">'.encode())).unidentified
         assert gpu.pci_bus_id == bus
 
@@ -408,11 +408,11 @@ class TestBrokenGpus:
             ("Unable to determine the device handle for GPU 3: Unknown Error", [None]),
         ],
     )
-    def test_the_tools_words_name_the_gpus_that_do_not_answer(self, words: str, buses: list[str | None]) -> None:
+    def test_error_messages_name_the_gpus_that_do_not_answer(self, words: str, buses: list[str | None]) -> None:
         assert [ref.pci_bus_id for ref in lost_gpus(words.encode())] == buses
 
     @pytest.mark.parametrize("mode", ["VG\xffPU", "VGPU<x<", "\x00"])
-    def test_a_gpu_whose_mode_cannot_be_read_is_no_board(self, mode: str) -> None:
+    def test_a_gpu_with_an_unreadable_mode_is_not_a_board(self, mode: str) -> None:
         virtual = (
             f"<gpu_virtualization_mode><virtualization_mode>{mode}</virtualization_mode></gpu_virtualization_mode>"
         )
@@ -425,7 +425,7 @@ class TestBrokenGpus:
         lost = parse(document("<uuid>N/A</uuid>", "<uuid>N/A</uuid>"))
         assert (lost.gpus, lost.unidentified) == ((), (UnidentifiedGpu(), UnidentifiedGpu()))
 
-    def test_fewer_gpus_than_attached_are_a_part(self) -> None:
+    def test_fewer_gpus_than_attached_make_the_reading_partial(self) -> None:
         warnings: list[str] = []
         report = parse(document(H100, attached=8), warnings)
         assert (len(report.gpus), report.partial) == (1, True)
@@ -435,14 +435,14 @@ class TestBrokenGpus:
         with pytest.raises(BadOutputError, match="2 GPUs in the output, which reports 1 as attached"):
             parse(document(H100, GB200.format(index=0), attached=1))
 
-    def test_of_two_gpus_with_one_uuid_the_first_counts(self) -> None:
+    def test_the_first_of_two_gpus_with_one_uuid_is_used(self) -> None:
         report = parse(document("<uuid>GPU-1</uuid><serial>1</serial>", "<uuid>gpu-1</uuid><serial>2</serial>"))
         assert report.gpus == (Gpu(uuid="GPU-1", serial="1"),)
 
     def test_a_uuid_is_written_canonically(self) -> None:
         assert one("<uuid> gpu-ABCDEF </uuid>") == Gpu(uuid="GPU-abcdef")
 
-    def test_of_a_repeated_element_the_first_value_counts(self) -> None:
+    def test_the_first_value_of_a_repeated_element_is_used(self) -> None:
         assert one("<uuid>N/A</uuid><uuid>GPU-1</uuid><uuid>GPU-2</uuid>") == Gpu(uuid="GPU-1")
 
 
@@ -462,11 +462,11 @@ class TestEmptyOutput:
     @pytest.mark.parametrize(
         "output", [b"", b"  \n", b"No devices were found\n", b"\0\0\0", b"==NVSMI LOG==", b"<nvidia_smi_log>"]
     )
-    def test_what_is_not_xml_is_refused(self, output: bytes) -> None:
+    def test_output_that_is_not_xml_is_refused(self, output: bytes) -> None:
         with pytest.raises(BadOutputError, match=r"^not the XML of nvidia-smi: "):
             parse(output)
 
-    def test_the_rest_of_a_document_has_no_beginning(self) -> None:
+    def test_a_document_without_its_beginning_is_refused(self) -> None:
         whole = document(H100, GB200.format(index=0))
         root, end = whole.index(b"<nvidia_smi_log>"), whole.index(b"</nvidia_smi_log>")
         no_beginning = "^not the XML of nvidia-smi: the document has no beginning$"
@@ -508,7 +508,7 @@ class TestEmptyOutput:
         for output in (text + b"\n" + whole, text + whole, whole + text, whole + text + b"\n", whole.rstrip() + text):
             assert parse(output) == parse(whole)
 
-    def test_of_two_documents_the_first_counts(self) -> None:
+    def test_the_first_of_two_documents_is_used(self) -> None:
         first, second = document(H100), document(GB200.format(index=0))
         for output in (
             first + second,
@@ -575,7 +575,7 @@ class TestEncodings:
         assert parse(output).gpus == (Gpu(uuid="GPU-1", model="Grün £"),)
 
     @pytest.mark.parametrize("name", ["klingon", "shift_jis", "utf-7", "hex", "undefined", "x" * 1000, "gbk", ""])
-    def test_any_other_encoding_is_no_obstacle(self, name: str) -> None:
+    def test_other_encodings_are_read(self, name: str) -> None:
         output = document(H100, prolog=f'<?xml version="1.0" encoding="{name}"?>\n')
         assert parse(output) == parse(document(H100))
 
@@ -648,7 +648,7 @@ class TestHostileInput:
         "reference", ["&#xD800;", "&#xdfff;", "&#55296;", "&#x1;", "&#0;", "&#x110000;", "&#9999999999;"]
     )
     @pytest.mark.parametrize("element", ["serial", "ecc_mode"])
-    def test_a_reference_to_no_character_costs_its_own_value(self, element: str, reference: str) -> None:
+    def test_an_invalid_character_reference_loses_only_its_value(self, element: str, reference: str) -> None:
         blocks = (f"<uuid>GPU-1</uuid><{element}>1{reference}</{element}>", "<uuid>GPU-2</uuid><serial>2</serial>")
         broken, other = parse(document(*blocks)).gpus
         assert broken == Gpu(uuid="GPU-1")
@@ -725,7 +725,7 @@ names = st.one_of(
 @given(names, names)
 @example(b"</processes></gpu><gpu><uuid>GPU-99</uuid><processes>", b"</process_info></processes>")
 @example(b"</processes><accounted_processes>", b"</accounted_processes></gpu></nvidia_smi_log>")
-def test_what_processes_are_called_changes_nothing(first: bytes, second: bytes) -> None:
+def test_process_names_change_nothing(first: bytes, second: bytes) -> None:
     def running(*processes: bytes) -> bytes:
         listed = b"".join(
             b"<process_info><process_name>%b</process_name></process_info>\n" % name for name in processes
@@ -741,7 +741,7 @@ def test_what_processes_are_called_changes_nothing(first: bytes, second: bytes) 
 
 @given(st.binary(max_size=300))
 @example(b"process_name>")
-def test_what_supported_clocks_hold_changes_nothing(inside: bytes) -> None:
+def test_supported_clocks_change_nothing(inside: bytes) -> None:
     if b"processes" not in inside and b"<gpu" not in inside:
         clocks = (
             b"<supported_clocks>" + inside.replace(b"</supported_clocks>", b"") + b"</supported_clocks>\n<processes>"
@@ -764,7 +764,7 @@ IMITATED_GPU = f"""</process_name>
 <process_name>"""
 
 
-def test_a_process_that_imitates_a_gpu_makes_none() -> None:
+def test_a_process_imitating_a_gpu_does_not_create_one() -> None:
     warnings: list[str] = []
     report = parse(document(running(IMITATED_GPU), attached=1), warnings)
     assert [gpu.uuid for gpu in report.gpus] == ["GPU-11111111-aaaa-bbbb-cccc-000000000011"]
@@ -798,7 +798,7 @@ def test_a_name_with_line_breaks_leaves_the_first_gpu(name: str, listed: int) ->
     assert parse(output, first_only=True).gpus == report.gpus
 
 
-def test_a_process_that_imitates_a_document_makes_none() -> None:
+def test_a_process_imitating_a_document_does_not_create_one() -> None:
     fake = document(GB200.format(index=1), prolog="").decode().removesuffix("</gpu>\n</nvidia_smi_log>\n")
     imitation = f"</processes>\n</gpu>\n</nvidia_smi_log>\n{fake}"
     processes = f"<processes><process_name>{imitation}<processes><process_name></process_name></processes>"
@@ -811,7 +811,7 @@ def test_a_process_that_imitates_a_document_makes_none() -> None:
 @pytest.mark.parametrize(
     "filling", [b"<a/>", b'<a b="c">', b"<a>", b"x", b"&amp;", b"<gpu>", b"<processes>", b"\n\t<gpu "]
 )
-def test_no_output_takes_much_memory_or_time(filling: bytes) -> None:
+def test_any_output_is_parsed_with_little_memory_and_time(filling: bytes) -> None:
     inside = filling * ((4 << 20) // len(filling))
     tracemalloc.start()
     try:
@@ -879,7 +879,7 @@ gpus = st.builds(
         gpus=st.lists(gpus, max_size=8, unique_by=lambda gpu: gpu.uuid).map(tuple),
     )
 )
-def test_what_is_printed_is_read_back_equal(report: Report) -> None:
+def test_printed_reports_are_parsed_back_equal(report: Report) -> None:
     assert parse(render(report)) == report
 
 

@@ -169,7 +169,7 @@ class TestANode:
             "karpenter.azure.com/sku-gpu-count",
         ],
     )
-    def test_counts_the_gpus_of_its_type_of_machine_where_they_are_shared(self, label: str) -> None:
+    def test_counts_shared_gpus_by_its_machine_type(self, label: str) -> None:
         facts = node_decoder()(raw(advertising({label: "8"}, "32", "28"))).facts
         assert (facts.capacity, facts.allocatable) == (8, 7)
 
@@ -271,7 +271,7 @@ class TestANode:
 HOSTILE = "a\x1b[31m\x9b\u202e\u2028\x00b"
 
 
-def test_no_name_that_somebody_reads_holds_what_does_not_print() -> None:
+def test_names_contain_only_printable_characters() -> None:
     pod = decode_pod(raw({"metadata": {"name": HOSTILE, "namespace": HOSTILE}, "spec": {"nodeName": HOSTILE}}))
     assert (pod.key, pod.node) == ("a[31m b/a[31m b", "a[31m b")
     node = node_decoder(["pool"])(
@@ -282,7 +282,7 @@ def test_no_name_that_somebody_reads_holds_what_does_not_print() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"metadata": {"name": "\xff"}}', b'{"x": ' + b"[" * 100_000, b"9" * 5000, b""])
-def test_what_is_no_object_is_malformed(body: bytes) -> None:
+def test_a_value_other_than_an_object_is_malformed(body: bytes) -> None:
     for decode in (decode_pod, node_decoder()):
         with pytest.raises(MalformedError):
             decode(msgspec.Raw(body))
@@ -313,7 +313,7 @@ def test_a_node_with_a_name_that_is_too_long_is_malformed() -> None:
         decode(raw({"metadata": {"name": "a" * 254}}))
 
 
-def test_a_node_with_a_label_that_is_too_long_is_malformed_where_it_is_kept() -> None:
+def test_a_node_with_an_overlong_kept_label_is_malformed() -> None:
     node = raw({"metadata": {"name": "n", "labels": {"zone": "a" * 63, "pool": "a" * 64}}})
     assert node_decoder(["zone"])(node).facts.labels == (("zone", "a" * 63),)
     with pytest.raises(MalformedError, match=r"^the label pool is longer than 63 characters$"):

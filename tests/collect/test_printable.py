@@ -22,12 +22,12 @@ PLAIN = Report(
 TEXTS = st.text(st.characters(categories=["L", "Cc", "Cf", "Co", "Zl", "Zp"]), max_size=5)
 
 
-def test_a_report_that_prints_is_returned_as_it_is() -> None:
+def test_a_printable_report_is_returned_unchanged() -> None:
     assert printable_report(PLAIN) is PLAIN
 
 
 @pytest.mark.parametrize("letter", ["\x1b", "\x00", "\x7f", "\x9b", "\u2028", "\u202e", "\u200b", "\ud800"])
-def test_what_does_not_print_is_left_out(letter: str) -> None:
+def test_unprintable_characters_are_removed(letter: str) -> None:
     dirty = Report(
         driver_version=f"570{letter}",
         cuda_version=letter,
@@ -43,7 +43,7 @@ def test_what_does_not_print_is_left_out(letter: str) -> None:
     assert clean.unidentified[0].serial == "2"
 
 
-def test_of_gpus_that_print_alike_one_remains() -> None:
+def test_only_one_of_several_identical_gpus_remains() -> None:
     report = Report(
         driver_version=None,
         cuda_version=None,
@@ -61,7 +61,7 @@ def test_of_gpus_that_print_alike_one_remains() -> None:
         unique_by=lambda gpu: gpu.uuid,
     )
 )
-def test_every_text_of_any_report_prints(gpus: list[Gpu]) -> None:
+def test_every_text_of_any_report_is_printable(gpus: list[Gpu]) -> None:
     clean = printable_report(Report(driver_version=None, cuda_version=None, gpus=tuple(gpus)))
     texts = [text for gpu in clean.gpus for text in msgspec.structs.astuple(gpu) if isinstance(text, str)]
     assert all(text.isprintable() for text in texts)
@@ -92,7 +92,7 @@ def test_a_secret_in_a_gpu_s_health_is_left_out() -> None:
     assert gpu.health == Health(remapped_rows_correctable=1, recovery_action="Reset", inforom="G1")
 
 
-def test_every_text_of_health_is_looked_at() -> None:
+def test_every_text_of_health_is_checked() -> None:
     types = {field.name: field.type for field in msgspec.structs.fields(Health)}
     values: dict[str, Any] = {field: "\x1b" for field in HEALTH_FIELDS if types[field] == str | None}
     health = Health(**values)

@@ -43,18 +43,18 @@ def name_in(log: Log) -> str | None:
 
 
 class TestLastLines:
-    def test_it_is_told_from_others_by_its_time(self) -> None:
+    def test_a_last_line_is_identified_by_its_time(self) -> None:
         log = document(START, "a")
         assert last_line(log) == stamp(START + (len(lines_of("a")) - 1) * 1e-3) + b" </nvidia_smi_log>\n"
         assert last_line(log[:-1]) == last_line(log)[:-1]
 
     @pytest.mark.parametrize("log", [b"", b"\n", b"</nvidia_smi_log>\n", b"2026-11-26T05:00:00Z a\nb\n"])
-    def test_without_a_time_it_is_none(self, log: bytes) -> None:
+    def test_a_line_without_a_time_is_not_a_last_line(self, log: bytes) -> None:
         assert last_line(log) == b""
 
 
 class TestWholeLogs:
-    def test_the_last_document_counts(self) -> None:
+    def test_the_last_document_is_used(self) -> None:
         log = find_last(document(START, "a") + document(START + 300, "b"), complete=True)
         assert name_in(log) == "b"
         assert log.last is not None
@@ -62,7 +62,7 @@ class TestWholeLogs:
         assert log.last.stamp == log.newest
         assert log.last.period == pytest.approx(300, abs=1e-3)
 
-    def test_one_that_is_being_printed_does_not(self) -> None:
+    def test_an_incomplete_document_is_not_used(self) -> None:
         begun = document(START + 300, "b")
         log = find_last(document(START, "a") + begun[: len(begun) // 2], complete=True)
         assert name_in(log) == "a"
@@ -71,7 +71,7 @@ class TestWholeLogs:
         assert log.newest > log.last.stamp
         assert b"uuid" not in log.last.later
 
-    def test_lines_of_others_are_no_part_of_it(self) -> None:
+    def test_lines_of_other_programs_are_excluded(self) -> None:
         others = printed(START, b"sleeping", b"<html>", b"nothing")
         log = find_last(others + document(START + 300, "a") + printed(START + 400, b"bye"), complete=True)
         assert name_in(log) == "a"
@@ -79,7 +79,7 @@ class TestWholeLogs:
         assert log.last.later.strip() == b"bye"
         assert b"html" not in log.last.output
 
-    def test_warnings_of_its_run_are_part_of_it(self) -> None:
+    def test_warnings_of_the_same_run_are_included(self) -> None:
         lines = lines_of("a", around=(b"WARNING: infoROM is corrupted at gpu 0000:18:00.0",))
         lines.insert(5, b"WARNING: between")
         log = find_last(document(START, "z") + printed(START + 300, *lines, b"WARNING: after"), complete=True)
@@ -87,20 +87,20 @@ class TestWholeLogs:
         assert log.last.output.count(b"WARNING") == 3
         assert log.last.later == b""
 
-    def test_what_an_earlier_run_has_said_is_not(self) -> None:
+    def test_messages_of_an_earlier_run_are_excluded(self) -> None:
         failed = printed(START, b"Unable to determine the device handle for GPU0: 0000:18:00.0: Unknown Error")
         log = find_last(failed + document(START + 300, "a"), complete=True)
         assert log.last is not None
         assert b"Unable" not in log.last.output
 
-    def test_crlf_and_bytes_that_are_no_text_are_kept(self) -> None:
+    def test_crlf_and_undecodable_bytes_are_kept(self) -> None:
         lines = lines_of("a", process=b"\xff\xfe\x00")
         log = find_last(printed(START, *lines, end=b"\r\n"), complete=True)
         assert name_in(log) == "a"
         assert log.last is not None
         assert b"\xff\xfe\x00" in log.last.output
 
-    def test_a_document_in_one_line_counts(self) -> None:
+    def test_a_document_in_one_line_is_used(self) -> None:
         log = find_last(printed(START, b"".join(lines_of("a"))), complete=True)
         assert name_in(log) == "a"
 
@@ -115,10 +115,10 @@ class TestWholeLogs:
         assert (log.last.time, log.last.stamp) == (None, "")
 
     @pytest.mark.parametrize("log", [b"", b"\n\n", printed(START, b"waiting"), b"\x00\xff" * 100, b"</nvidia_smi_log>"])
-    def test_without_a_document_there_is_none(self, log: bytes) -> None:
+    def test_a_log_without_a_document_gives_none(self, log: bytes) -> None:
         assert find_last(log, complete=True).last is None
 
-    def test_the_words_of_a_command_that_failed_are_kept(self) -> None:
+    def test_the_message_of_a_failed_command_is_kept(self) -> None:
         log = find_last(printed(START, b"sh: nvidia-smi: not found"), complete=True)
         assert log.text.strip() == b"sh: nvidia-smi: not found"
 
@@ -129,19 +129,19 @@ class TestNamesOfProcesses:
     FAKE = b"\n".join([b"evil</process_name>", *lines_of("fake"), b"<process_name>"])
 
     @pytest.mark.parametrize("complete", [True, False])
-    def test_a_document_in_a_name_is_no_document_of_its_own(self, complete: bool) -> None:
+    def test_a_document_in_a_process_name_is_ignored(self, complete: bool) -> None:
         log = document(START, "a") + document(START + 300, "b", process=self.FAKE)
         last = find_last(log, complete=complete).last
         assert last is not None
         assert last.output.startswith(PROLOG[0])
         assert last.output.index(b"GPU-b") < last.output.index(b"GPU-fake")
 
-    def test_nor_is_it_where_the_log_begins_in_that_name(self) -> None:
+    def test_it_is_ignored_when_the_log_begins_inside_it(self) -> None:
         log = document(START, "b", process=self.FAKE)
         rest = log[log.index(b"evil") :]
         assert find_last(rest, complete=True).last is None
 
-    def test_nor_does_a_name_speak_for_the_command(self) -> None:
+    def test_a_process_name_is_not_a_message_of_the_command(self) -> None:
         begun = lines_of("b", process=b"\nUnable to determine the device handle for GPU0: 0000:18:00.0\n")[:-2]
         failed = printed(START + 600, b"Unable to determine the device handle for GPU1: 0000:19:00.0: Unknown Error")
         log = document(START, "a") + printed(START + 300, *begun) + failed
@@ -150,16 +150,16 @@ class TestNamesOfProcesses:
         assert b"GPU0" not in last.later
         assert b"GPU1" in last.later
 
-    def test_an_end_in_a_name_is_no_end(self) -> None:
+    def test_an_end_tag_in_a_process_name_is_ignored(self) -> None:
         begun = document(START, "a", process=b"x</nvidia_smi_log>")
         assert find_last(begun[: begun.rindex(b"\t</gpu>")], complete=True).last is None
 
-    def test_documents_without_a_pause_are_one(self) -> None:
+    def test_documents_without_a_pause_are_taken_as_one(self) -> None:
         last = find_last(document(START, "a") + document(START + 1, "b"), complete=True).last
         assert last is not None
         assert last.output.index(b"GPU-a") < last.output.index(b"GPU-b")
 
-    def test_the_document_after_that_one_counts(self) -> None:
+    def test_the_next_document_is_used(self) -> None:
         log = document(START, "a", process=self.FAKE) + document(START + 300, "b")
         assert name_in(find_last(log, complete=True)) == "b"
 
@@ -224,7 +224,7 @@ def test_a_log_cut_anywhere_has_its_last_whole_document_or_none(
     ids=["lines", "roots", "one line", "prolog", "ends", "empty lines"],
 )
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_hostile_log_costs_little(log: bytes, complete: bool) -> None:
+def test_a_hostile_log_takes_little_time(log: bytes, complete: bool) -> None:
     started = time.thread_time()
     find_last(log, complete=complete)
     assert time.thread_time() - started < 3

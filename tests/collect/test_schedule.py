@@ -68,7 +68,7 @@ class TestReady:
 
 
 class TestChoose:
-    def test_no_pod_is_chosen_where_none_is_ready(self) -> None:
+    def test_no_pod_is_chosen_if_none_is_ready(self) -> None:
         assert choose([]) is None
         assert choose([candidate(running=False)]) is None
 
@@ -89,7 +89,7 @@ class TestChoose:
         twins = [candidate("a"), candidate("b"), candidate("c")]
         assert {choose(random.Random(seed).sample(twins, 3)).pod.name for seed in range(20)} == {"c"}  # type: ignore[union-attr]
 
-    def test_pods_without_the_source_s_container_are_no_candidates(self) -> None:
+    def test_pods_without_the_source_s_container_are_ignored(self) -> None:
         plugin, discovery = candidate("plugin"), candidate("gfd", containers=(Container(name="gfd", ready=True),))
         newer = candidate("gfd", created="2026-02-01T00:00:00Z", containers=(Container(name="gfd", ready=True),))
         assert choose([plugin, newer]) == plugin

@@ -80,7 +80,7 @@ def replay(steps: "list[Read | Changed]") -> list[int | None]:
         pytest.param([Read(8, 56, 56, None, GpuLabels(instances=True))], id="labels of MIG"),
     ],
 )
-def test_what_is_not_lost_is_not_missing(steps: list[Read]) -> None:
+def test_gpus_that_are_not_lost_are_not_missing(steps: list[Read]) -> None:
     assert replay([*steps]) == [step.gpus for step in steps]
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_lost_is_not_missing(steps: list[Read]) -> None:
         pytest.param([Read(0, 8, 8, 8), Read(7, 8, 8, 8)], id="first all, then one"),
     ],
 )
-def test_what_is_lost_is_missing(steps: list[Read]) -> None:
+def test_lost_gpus_are_missing(steps: list[Read]) -> None:
     assert replay([*steps]) == [step.gpus for step in steps]
     assert steps[-1].found < (steps[-1].gpus or 0)
 
@@ -129,7 +129,7 @@ def test_what_is_lost_is_missing(steps: list[Read]) -> None:
         pytest.param(Read(8, 32, 32, 8), Changed(30, 30), id="it fits nothing"),
     ],
 )
-def test_a_change_counts_in_the_shares_known_until_the_next_reading(read: Read, changed: Changed) -> None:
+def test_until_the_next_reading_changes_count_in_known_shares(read: Read, changed: Changed) -> None:
     assert replay([read, changed]) == [read.gpus, changed.gpus]
 
 
@@ -142,11 +142,11 @@ def test_a_change_counts_in_the_shares_known_until_the_next_reading(read: Read, 
         pytest.param([Read(4, 8, 4, 8)], id="all are found, shared twice, and half of the shares are unhealthy"),
     ],
 )
-def test_what_cannot_be_told(steps: list[Read]) -> None:
+def test_ambiguous_counts_stay_unknown(steps: list[Read]) -> None:
     assert replay([*steps]) == [step.gpus for step in steps]
 
 
-def test_what_was_wrong_is_right_after_a_better_reading() -> None:
+def test_a_better_reading_corrects_a_wrong_count() -> None:
     assert replay([Read(4, 8, 4, 8), Read(4, 8, 8, 4)]) == [8, 4]
     assert replay([Read(4, 8, 8, 4), Read(8, 8, 8, 8), Read(4, 8, 8, 8)]) == [4, 8, 8]
 
@@ -165,7 +165,7 @@ def test_a_label_that_changes_counts_until_the_next_reading() -> None:
     assert units_per_gpu(32, GpuLabels(shares=2), sharing) == 2
 
 
-def test_nodes_of_which_the_same_is_known_share_one_object() -> None:
+def test_nodes_with_equal_knowledge_share_one_object() -> None:
     first, second = (learn(None, NO_LABELS, capacity=32, allocatable=32, found=8) for _ in range(2))
     assert first is second
 
@@ -176,7 +176,7 @@ def test_nodes_of_which_the_same_is_known_share_one_object() -> None:
     lost=st.integers(0, 15),
     noticed=st.booleans(),
 )
-def test_after_a_reading_of_all_gpus_no_loss_is_hidden(gpus: int, shares: int, lost: int, noticed: bool) -> None:
+def test_after_a_complete_reading_every_loss_shows(gpus: int, shares: int, lost: int, noticed: bool) -> None:
     lost = min(lost, gpus)
     capacity = gpus * shares
     left = (gpus - lost) * shares if noticed else capacity
@@ -198,7 +198,7 @@ def test_after_a_reading_of_all_gpus_no_loss_is_hidden(gpus: int, shares: int, l
         max_size=5,
     )
 )
-def test_whatever_a_cluster_says_a_count_is_made_of_it(
+def test_any_input_of_a_cluster_gives_a_count(
     readings: list[tuple[int, int | None, int | None, GpuLabels, bool]],
 ) -> None:
     steps = [Read(found, capacity, left, None, labels, mig) for found, capacity, left, labels, mig in readings]

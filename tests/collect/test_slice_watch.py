@@ -50,7 +50,7 @@ class TestWhatSlicesAdd:
             assert seen.slices[-1].state is SliceState.WATCHED
             assert seen.state is ClusterState.UP
 
-    async def test_nodes_are_read_once_though_slices_come_too(self, world: World) -> None:
+    async def test_nodes_are_read_once_despite_slices(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()
@@ -78,13 +78,13 @@ class TestWhatSlicesAdd:
             await world.settled()
             assert seen.nodes[world.first].capacity == 2
 
-    async def test_nodes_without_slices_are_as_ever(self, world: World) -> None:
+    async def test_nodes_without_slices_are_unaffected(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()
             assert not any(node.startswith("cpu") for node in seen.nodes)
 
-    async def test_a_node_selector_leaves_their_nodes_out(self, world: World) -> None:
+    async def test_a_node_selector_excludes_their_nodes(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched(node_selector=f"kubernetes.io/hostname={world.first}") as seen:
             await eventually(lambda: seen.published)
@@ -93,7 +93,7 @@ class TestWhatSlicesAdd:
 
 class TestLoss:
     @pytest.mark.parametrize("how", [{}, {"listed": True}, {"silent": True}])
-    async def test_the_loss_of_a_gpu_has_its_node_read_again(self, world: World, how: dict[str, Any]) -> None:
+    async def test_losing_a_gpu_causes_its_node_to_be_read(self, world: World, how: dict[str, Any]) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()
@@ -108,7 +108,7 @@ class TestLoss:
             await eventually(lambda: seen.nodes[world.first].allocatable == 2)
             await world.settled()
 
-    async def test_without_a_pod_the_listing_alone_changes(self, world: World) -> None:
+    async def test_without_a_pod_only_the_listing_changes(self, world: World) -> None:
         world.cluster.publish_slices(split=True)
         without_pods(world)
         async with world.watched() as seen:
@@ -117,7 +117,7 @@ class TestLoss:
             await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
             assert (seen.nodes[world.first].capacity, world.execs.total()) == (2, 0)
 
-    async def test_a_generation_with_the_same_gpus_costs_no_reading(self, world: World) -> None:
+    async def test_a_generation_with_the_same_gpus_causes_no_reading(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched():
             await world.settled()
@@ -125,7 +125,7 @@ class TestLoss:
             world.cluster.publish_slices()
             await world.stays(lambda: world.execs.total() == execs)
 
-    async def test_the_capacity_outlives_a_restart(self, world: World) -> None:
+    async def test_the_capacity_survives_a_restart(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()
@@ -138,7 +138,7 @@ class TestLoss:
             assert (seen.nodes[world.first].capacity, len(seen.nodes[world.first].listed or ())) == (2, 1)
             await world.stays(lambda: world.execs.total() == execs)
 
-    async def test_a_driver_that_is_gone_takes_no_gpu_with_it(self, world: World) -> None:
+    async def test_a_removed_driver_does_not_remove_gpus(self, world: World) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()
@@ -164,7 +164,7 @@ class TestWithoutSlices:
             await world.settled()
 
     @pytest.mark.parametrize("verb", ["list", "watch"])
-    async def test_a_missing_right_is_reported_and_costs_nothing_else(
+    async def test_a_missing_right_is_reported_and_affects_only_slices(
         self, world: World, verb: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         world.cluster.publish_slices(plugin=True)
@@ -179,7 +179,7 @@ class TestWithoutSlices:
             await eventually(lambda: all(node.listed for node in seen.nodes.values()))
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
-    async def test_what_was_seen_stands_while_the_right_is_gone(
+    async def test_slices_already_seen_are_kept_without_the_right(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         world.cluster.publish_slices()
@@ -199,7 +199,7 @@ class TestWithoutSlices:
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert any(text.startswith("ResourceSlices not visible, keeping their last known state: ") for text in warnings)
 
-    async def test_a_server_that_serves_them_no_more_is_reported_until_it_does(
+    async def test_a_server_that_stops_serving_slices_is_reported(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         world.cluster.publish_slices()
@@ -217,7 +217,7 @@ class TestWithoutSlices:
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert any(text.startswith("ResourceSlices not visible, keeping their last known state: ") for text in warnings)
 
-    async def test_a_server_that_moves_on_to_another_version_is_followed(self, world: World) -> None:
+    async def test_a_server_that_changes_the_api_version_is_followed(self, world: World) -> None:
         world.cluster.publish_slices(version="v1beta1")
         async with world.watched() as seen:
             await world.settled()
@@ -227,7 +227,7 @@ class TestWithoutSlices:
             await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
             assert seen.slices[-1].state is SliceState.WATCHED
 
-    async def test_too_many_slices_cost_the_slices_alone(self, world: World) -> None:
+    async def test_too_many_slices_affect_only_slices(self, world: World) -> None:
         world.cluster.publish_slices(split=True, plugin=True)
         for at in range(20):
             world.cluster.add_node(f"more-{at}")
@@ -238,7 +238,7 @@ class TestWithoutSlices:
             assert ("resourceslices", WatchRestart.LIMIT_EXCEEDED) in seen.restarts
             assert seen.state is ClusterState.UP
 
-    async def test_a_bug_costs_the_slices_alone(
+    async def test_a_bug_affects_only_slices(
         self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail(*_slices: object) -> None:
@@ -260,7 +260,7 @@ class TestWithoutSlices:
             "unexpected error in the watch of ResourceSlices; restarting it"
         ]
 
-    async def test_slices_that_do_not_come_delay_the_first_reading_for_a_bounded_time(
+    async def test_missing_slices_delay_the_first_reading_only_briefly(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def hang(_client: object) -> None:
@@ -282,7 +282,7 @@ class TestWithoutSlices:
             (b'{"versions": 1}', SliceState.FAILING),
         ],
     )
-    async def test_a_discovery_that_makes_no_sense_costs_the_slices_alone(
+    async def test_an_invalid_discovery_affects_only_slices(
         self,
         world: World,
         monkeypatch: pytest.MonkeyPatch,

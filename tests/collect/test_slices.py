@@ -125,23 +125,23 @@ class TestDevices:
         assert book.said == {"n": NodeDevices(listed=listed, gpus=2, usable=2, passed=0)}
 
     @pytest.mark.parametrize("beta", [False, True])
-    def test_instances_count_as_the_gpu_that_they_are_parts_of(self, book: Book, beta: bool) -> None:
+    def test_instances_count_as_their_gpu(self, book: Book, beta: bool) -> None:
         book.put(slice_of(*[mig(A)] * 7, gpu(B), mig(B), beta=beta))
         assert (book.uuids(), book.said["n"].gpus) == ([A, B], 2)  # type: ignore[union-attr]
 
-    def test_a_gpu_of_a_virtual_machine_is_listed_by_its_address_alone(self, book: Book) -> None:
+    def test_a_gpu_of_a_virtual_machine_is_listed_by_address(self, book: Book) -> None:
         book.put(slice_of(gpu(A, "0000:1b:00.0"), vfio("0000:1b:00.0"), vfio("0000:3b:00.0")))
         listed = (GpuRef(A, "00000000:1B:00.0"), GpuRef(None, "00000000:3B:00.0"))
         assert book.said["n"] == NodeDevices(listed=listed, gpus=1, usable=1, passed=1)
 
     @pytest.mark.parametrize("beta", [False, True])
-    def test_a_tainted_gpu_counts_and_is_not_for_pods(self, book: Book, beta: bool) -> None:
+    def test_a_tainted_gpu_counts_although_pods_cannot_use_it(self, book: Book, beta: bool) -> None:
         xid: dict[str, Any] = {"taints": [{"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}]}
         note: dict[str, Any] = {"taints": [{"key": "gpu.nvidia.com/unmonitored", "effect": "None"}]}
         book.put(slice_of(gpu(A, **xid), gpu(B, **note), beta=beta))
         assert (book.uuids(), book.said["n"].usable) == ([A, B], 1)  # type: ignore[union-attr]
 
-    def test_a_gpu_that_the_driver_calls_lost_counts_and_is_not_listed(self, book: Book) -> None:
+    def test_a_gpu_the_driver_calls_lost_counts_but_is_unlisted(self, book: Book) -> None:
         book.put(slice_of(gpu(A, taints=[{"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}]), gpu(B)))
         assert book.said["n"] == NodeDevices(listed=(GpuRef(B, None),), gpus=2, usable=1, passed=0)
 
@@ -176,14 +176,14 @@ class TestPools:
         book.put(slice_of(gpu(A), name="s1", count=1, generation=2))
         assert book.uuids() == [A]
 
-    def test_a_pool_that_lost_a_slice_says_nothing_new(self, book: Book) -> None:
+    def test_a_pool_that_lost_a_slice_changes_nothing(self, book: Book) -> None:
         book.put(slice_of(gpu(A), name="s1", count=2), slice_of(gpu(B), name="s2", count=2))
         book.delete("s2")
         assert book.uuids() == [A, B]
         book.delete("s1")
         assert book.said == {"n": None}
 
-    def test_a_generation_without_another_gpu_is_no_news(self, book: Book) -> None:
+    def test_a_generation_with_the_same_gpus_changes_nothing(self, book: Book) -> None:
         book.put(slice_of(gpu(A)), slice_of(gpu(A), generation=2))
         assert book.reports == 1
 
@@ -217,15 +217,15 @@ class TestHostileNodes:
         book.delete("evil")
         assert book.uuids() == [A]
 
-    def test_one_that_was_there_before_changes_nothing_either(self, book: Book) -> None:
+    def test_an_earlier_slice_of_another_node_changes_nothing(self, book: Book) -> None:
         book.put(slice_of(name="evil", node="m", generation=999), slice_of(gpu(A)))
         assert book.uuids() == [A]
 
-    def test_one_without_a_node_changes_nothing_either(self, book: Book) -> None:
+    def test_a_slice_without_a_node_changes_nothing(self, book: Book) -> None:
         book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="m"), name="other", node=None, generation=999))
         assert (book.uuids(), book.uuids("m")) == ([A], [B])
 
-    def test_devices_are_of_the_node_that_the_slice_is_for(self, book: Book) -> None:
+    def test_devices_belong_to_the_node_of_their_slice(self, book: Book) -> None:
         book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="n"), name="evil", node="m", pool="m"))
         assert (book.uuids(), book.uuids("m")) == ([A], [B])
 
@@ -244,7 +244,7 @@ class TestHostileServers:
             {"pool": {"resourceSliceCount": 2**64 - 1}},
         ],
     )
-    def test_what_no_api_server_accepts_is_refused(self, spec: dict[str, Any]) -> None:
+    def test_values_no_api_server_accepts_are_refused(self, spec: dict[str, Any]) -> None:
         with pytest.raises(MalformedError):
             decode_slice(
                 msgspec.Raw(
@@ -253,11 +253,11 @@ class TestHostileServers:
             )
 
     @pytest.mark.parametrize("spec", [{}, {"devices": None, "pool": {}}, {"devices": [{}, {"basic": None}]}])
-    def test_what_is_empty_or_null_lists_nothing(self, spec: dict[str, Any]) -> None:
+    def test_empty_or_null_values_list_nothing(self, spec: dict[str, Any]) -> None:
         assert decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {}, "spec": spec}))).boards == ()
 
     @pytest.mark.parametrize("driver", ["", "gpu.example.com"])
-    def test_slices_of_other_drivers_say_nothing(self, book: Book, driver: str) -> None:
+    def test_slices_of_other_drivers_are_ignored(self, book: Book, driver: str) -> None:
         spec = {"driver": driver, "nodeName": "n", "devices": [gpu(A)], "pool": {"name": "n", "resourceSliceCount": 1}}
         foreign = decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {"name": "f"}, "spec": spec})))
         book.put(foreign)
@@ -267,17 +267,17 @@ class TestHostileServers:
         book.delete("f")
         assert book.uuids() == [B]
 
-    def test_a_pool_of_too_many_devices_says_nothing_new(self, book: Book) -> None:
+    def test_a_pool_with_too_many_devices_changes_nothing(self, book: Book) -> None:
         devices = [gpu(f"GPU-{number:08d}", nodeName=f"n{number}") for number in range(MAX_SLICE_DEVICES)]
         count = MAX_POOL_BOARDS // MAX_SLICE_DEVICES + 1
         book.put(*(slice_of(*devices, name=f"s{at}", count=count, node=None) for at in range(count)))
         assert book.said == {}
 
-    def test_texts_that_do_not_print_are_cleaned(self) -> None:
+    def test_unprintable_characters_are_removed(self) -> None:
         (board,) = slice_of(gpu(A), node="n\x1b[2J").boards
         assert "\x1b" not in board.node
 
-    def test_more_gpus_than_a_node_has_say_nothing(self, book: Book) -> None:
+    def test_an_impossible_number_of_gpus_is_ignored(self, book: Book) -> None:
         uuids = [f"GPU-{number:08d}" for number in range(257)]
         parts = [uuids[:100], uuids[100:200], uuids[200:]]
         book.put(*(slice_of(*map(gpu, part), name=f"s{at}", count=3) for at, part in enumerate(parts)))
@@ -286,12 +286,12 @@ class TestHostileServers:
         book.put(*(slice_of(*map(gpu, part), name=f"s{at}", count=3, generation=2) for at, part in enumerate(parts)))
         assert len(book.uuids() or ()) == 256
 
-    def test_a_pool_of_too_many_slices_says_nothing_new(self, book: Book) -> None:
+    def test_a_pool_with_too_many_slices_changes_nothing(self, book: Book) -> None:
         count = MAX_POOL_SLICES + 1
         book.put(*(slice_of(gpu(A), name=f"s{at}", count=count) for at in range(count)))
         assert book.said == {}
 
-    def test_a_node_in_too_many_pools_says_nothing(self, book: Book) -> None:
+    def test_a_node_in_too_many_pools_is_ignored(self, book: Book) -> None:
         book.put(*(slice_of(gpu(A), name=f"s{at}", pool=f"p{at}") for at in range(MAX_NODE_POOLS + 1)))
         assert book.said == {"n": None}
         book.delete("s0")
@@ -329,7 +329,7 @@ def test_any_document_is_a_slice_or_malformed(document: dict[str, Any]) -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_the_order_of_what_is_there_at_the_end_does_not_matter(changes: list[Any], rng: random.Random) -> None:
+def test_the_order_of_slices_does_not_matter(changes: list[Any], rng: random.Random) -> None:
     """A book into which slices come once says what one says that saw them change, where every pool is complete."""
     history, fresh = Book(), Book()
     last = {}

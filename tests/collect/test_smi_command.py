@@ -39,7 +39,7 @@ class TestTheCommandForOneGpu:
             ["nvidia-smi", "-q", "-x", "&&", "true"],
         ],
     )
-    async def test_is_none_where_the_command_is_not_nvidia_smis_own(self, command: list[str]) -> None:
+    async def test_is_none_if_the_command_is_not_nvidia_smi(self, command: list[str]) -> None:
         assert command_for_one(command, "0") is None
 
 
@@ -137,7 +137,7 @@ class TestOneByOne:
             await eventually(lambda: seen.published[world.first].lost)
             assert seen.published[world.first].lost == (GpuRef(None, "00000000:5D:00.0"),)
 
-    async def test_gpus_are_read_one_by_one_where_a_name_may_imitate_some(self, world: World) -> None:
+    async def test_gpus_are_read_singly_if_a_name_may_imitate_some(self, world: World) -> None:
         imitation = "x\n\t<gpu>\n<uuid>GPU-deadbeef</uuid><serial>1652923034028</serial>\n<processes>"
         async with world.watched() as seen:
             await world.settled()
@@ -159,7 +159,7 @@ class TestOneByOne:
             assert len(seen.failures) == 3
             assert world.execs[world.first] == 4
 
-    async def test_not_more_than_so_many_gpus_are_read_singly(self) -> None:
+    async def test_the_number_of_single_readings_is_limited(self) -> None:
         async with Simulator(clusters=1, nodes=2, gpus=20, latency=0.0, bookmark_interval=0.2) as simulator:
             world = World(simulator)
             async with world.watched() as seen:

@@ -311,14 +311,14 @@ STATUSES = ["Unknown Error", "Not Supported", "Not Found", "No Permission", "Ins
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_any_error_of_a_registration_with_the_fabric_counts(status: str):
+def test_any_fabric_registration_error_counts(status: str):
     health = health_of(document(f"<fabric><state>Completed</state><status>{status}</status></fabric>"))
     assert health == Health(fabric_state="Completed", fabric_status=status)
     assert degradations(Condition(health)) == (Degradation.FABRIC,)
 
 
 @pytest.mark.parametrize("status", ["N/A", "[N/A]", "", "None", "GPU is lost?", "x" * 41])
-def test_what_says_nothing_of_a_registration_does_not(status: str):
+def test_unrelated_fabric_values_do_not_count(status: str):
     health = health_of(document(f"<fabric><state>Completed</state><status>{status}</status></fabric>"))
     assert health == Health(fabric_state="Completed")
 
@@ -334,11 +334,11 @@ def test_every_fault_of_the_fabrics_configuration_counts():
     assert health_of(document(block)) == Health(fabric_health="Unhealthy")
 
 
-def test_no_path_is_there_twice():
+def test_no_path_appears_twice():
     assert len(PATHS) == len(set(PATHS))
 
 
-def test_what_is_too_long_to_count_is_not_kept(monkeypatch: pytest.MonkeyPatch):
+def test_overlong_values_are_dropped(monkeypatch: pytest.MonkeyPatch):
     kept: list[str] = []
     monkeypatch.setattr(nvidia_smi, "build_health", lambda said, **_: kept.extend(said.values()))
     health_of(document(f"<remapped_rows><remapped_row_corr>{'x' * 100}</remapped_row_corr></remapped_rows>"))
@@ -348,7 +348,7 @@ def test_what_is_too_long_to_count_is_not_kept(monkeypatch: pytest.MonkeyPatch):
     assert health_of(document(padded)) == Health(remapped_rows_correctable=7)
 
 
-def test_of_a_lost_gpu_only_bad_news_counts():
+def test_only_faults_of_a_lost_gpu_are_kept():
     lost = "<temperature><gpu_temp>GPU is lost</gpu_temp></temperature>"
     assert health_of(document(lost)) is None
     assert health_of(document(f"{lost}{ROWS_450}{TURING}{_fabric(**FINE)}")) == Health(
@@ -447,7 +447,7 @@ def test_only_short_printable_texts_are_texts(text: str):
 @pytest.mark.parametrize(
     ("parity", "secded", "total"), [("1", "2", 3), ("1", "N/A", None), ("N/A", "2", None), ("-1", "2", None)]
 )
-def test_a_sum_of_which_a_part_is_not_known_is_not_known(parity: str, secded: str, total: int | None):
+def test_a_sum_with_an_unknown_part_is_unknown(parity: str, secded: str, total: int | None):
     block = (
         f"<ecc_errors><aggregate><sram_uncorrectable_parity>{parity}</sram_uncorrectable_parity>"
         f"<sram_uncorrectable_secded>{secded}</sram_uncorrectable_secded></aggregate></ecc_errors>"
@@ -536,7 +536,7 @@ HEALTHS = st.builds(Health, **{field: _values(field) for field in HEALTH_FIELDS}
 
 
 @given(HEALTHS)
-def test_what_a_driver_prints_is_read_as_it_was(health: Health):
+def test_driver_output_round_trips(health: Health):
     if (health.fabric_state or "").casefold() != "completed":
         health = msgspec.structs.replace(health, fabric_status=None)
     assert (health_of(document(_printed(health))) or Health()) == health
@@ -557,7 +557,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(st.dictionaries(st.sampled_from(PATHS), TEXTS))
-def test_whatever_stands_in_the_elements_is_bounded_or_unknown(values: dict[str, str]):
+def test_any_element_content_is_bounded_or_unknown(values: dict[str, str]):
     escaped = {path: text.replace("&", "&amp;").replace("<", "&lt;") for path, text in values.items()}
     for gpu in parse(document(_block(escaped))).gpus:
         for field in HEALTH_FIELDS if gpu.health is not None else ():
@@ -574,7 +574,7 @@ def test_whatever_stands_in_the_elements_is_bounded_or_unknown(values: dict[str,
 
 
 @given(st.data())
-def test_damage_makes_a_value_unknown_and_never_another(data: st.DataObject):
+def test_a_damaged_value_becomes_unknown_rather_than_wrong(data: st.DataObject):
     whole = document(ECC_580 + ROWS_580_173.replace("2555", "5") + BANKS_615).decode()
     known = health_of(whole.encode())
     assert known is not None
@@ -608,7 +608,7 @@ def test_in_a_damaged_gpu_a_doubtful_value_is_unknown(damage: tuple[str, str]):
     assert (health or Health()).remapped_rows_uncorrectable in (None, 2)
 
 
-def test_in_a_damaged_gpu_counts_of_the_last_start_are_not_taken_for_those_of_the_card_s_life():
+def test_in_a_damaged_gpu_volatile_counts_are_not_aggregate_ones():
     broken = ECC_580.replace("<aggregate>", "<aggregat>")
     health = health_of(document(broken + ROWS_450))
     assert health is not None

@@ -77,7 +77,7 @@ class TestReadings:
         assert printing.execs.total() == 0
         assert printing.requested("log", "pods") >= 4
 
-    async def test_a_reading_is_of_when_it_was_printed(self, printing: World) -> None:
+    async def test_a_reading_has_the_time_it_was_printed(self, printing: World) -> None:
         printing.cluster.print_now()
         before = time.time()
         await anyio.sleep(0.2)
@@ -121,7 +121,7 @@ class TestReadings:
             await printing.settled()
             await eventually(lambda: seen.readings[-1].time > time.time() - 5)
 
-    async def test_a_document_longer_than_expected_is_read_too(
+    async def test_a_document_longer_than_expected_is_read(
         self, printing: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(smi_log, "_LINES_PER_GPU", 60)
@@ -130,7 +130,7 @@ class TestReadings:
             assert seen.failures == []
             assert printing.requested("log", "pods") == 8
 
-    async def test_a_document_in_the_name_of_a_process_is_none(self, printing: World) -> None:
+    async def test_a_document_in_a_process_name_is_ignored(self, printing: World) -> None:
         name = FAKE.format(uuid="GPU-11111111-0000-0000-0000-000000000000")
         printing.cluster.run_process(name, printing.first)
         await anyio.sleep(0.1)
@@ -141,7 +141,7 @@ class TestReadings:
             assert {(printing.first, gpu.uuid) for gpu in first.gpus} < printing.truth
             assert first.partial
 
-    async def test_a_large_log_is_read_too(self, printing: World) -> None:
+    async def test_a_large_log_is_read(self, printing: World) -> None:
         for _ in range(5):
             await anyio.sleep(0.06)
             printing.cluster.print_now()
@@ -177,7 +177,7 @@ class TestFailures:
             printing.cluster.heal_log()
             await printing.settled()
 
-    async def test_a_pod_that_has_just_been_started_is_given_time(self, printing: World) -> None:
+    async def test_a_pod_that_just_started_gets_time(self, printing: World) -> None:
         printing.cluster.fail_log(LogFaultKind.EMPTY)
         patient = msgspec.structs.replace(FAST, retry=msgspec.structs.replace(FAST.retry, first_document=600.0))
         async with printing.watched(**FROM_LOGS, intervals=patient) as seen:
@@ -187,7 +187,7 @@ class TestFailures:
             await printing.settled()
             assert seen.failures == []
 
-    async def test_an_old_document_counts_and_is_reported(
+    async def test_an_old_document_is_used_and_reported(
         self, printing: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         printing.cluster.add_readers(age=86400.0)
@@ -206,7 +206,7 @@ class TestFailures:
         warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warnings) == 1
 
-    async def test_a_clock_that_is_wrong_dates_nothing_into_the_future(
+    async def test_a_wrong_clock_never_gives_a_future_time(
         self, printing: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=1800)
@@ -219,7 +219,7 @@ class TestFailures:
         warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
         assert warnings == ["the node's clock is 30 min ahead of ours; its log is dated by ours"]
 
-    async def test_a_clock_that_is_ahead_makes_nothing_new_after_a_restart(self, printing: World) -> None:
+    async def test_a_fast_clock_makes_nothing_look_new_after_restart(self, printing: World) -> None:
         printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=7200)
         async with printing.watched(**FROM_LOGS) as seen:
             await printing.settled()
@@ -280,7 +280,7 @@ class TestFailures:
             (["NVIDIA-SMI has failed"], ReadFailure.BAD_OUTPUT),
         ],
     )
-    async def test_what_the_reader_says_of_a_run_is_the_reason(
+    async def test_the_message_of_the_reader_is_the_reason(
         self, printing: World, monkeypatch: pytest.MonkeyPatch, lines: list[str], reason: ReadFailure
     ) -> None:
         said = Printed("\n".join(lines).encode(), 9)
@@ -290,7 +290,7 @@ class TestFailures:
             assert {reason for _, reason in seen.failures} == {reason}
 
     @pytest.mark.parametrize(("status", "partial"), [(14, False), (15, True)])
-    async def test_an_exit_status_that_the_reader_names_counts(
+    async def test_an_exit_status_named_by_the_reader_is_used(
         self, printing: World, monkeypatch: pytest.MonkeyPatch, status: int, partial: bool
     ) -> None:
         line = f"gpuid-reader: nvidia-smi printed its document, but ended with exit status {status}\n".encode()
@@ -300,7 +300,7 @@ class TestFailures:
             await printing.settled()
             assert {reading.partial for reading in seen.readings} == {partial}
 
-    async def test_no_secret_of_ours_is_repeated(self, printing: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_our_secrets_are_not_repeated(self, printing: World, monkeypatch: pytest.MonkeyPatch) -> None:
         said = Printed(f"error: {printing.cluster.token}\n".encode(), 9)
         async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
             await printing.settled()
@@ -336,7 +336,9 @@ class TestClaims:
 
 class TestWhatWasAnswered:
     @pytest.mark.parametrize("answer", [b"unable to retrieve container logs", b"<html>\n<body>Sign in</body>\n"])
-    async def test_it_is_told_as_it_is(self, printing: World, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    async def test_the_answer_is_reported_unchanged(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch, answer: bytes
+    ) -> None:
         async def read_tail(*_args: Any, **_options: Any) -> bytes:
             return answer
 
@@ -348,7 +350,7 @@ class TestWhatWasAnswered:
 
 
 class TestWhenToLook:
-    async def test_what_is_printed_is_seen_long_before_the_refresh(self, printing: World) -> None:
+    async def test_new_output_is_seen_long_before_the_refresh(self, printing: World) -> None:
         often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.5, pause=0.1))
         async with printing.watched(**FROM_LOGS, intervals=msgspec.structs.replace(FAST, retry=often)) as seen:
             await printing.settled()
@@ -357,9 +359,7 @@ class TestWhenToLook:
             await printing.settled()
             assert seen.failures == []
 
-    async def test_a_log_to_which_nothing_was_added_is_not_transferred(
-        self, printing: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_an_unchanged_log_is_not_transferred(self, printing: World, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[int] = []
         read_tail = logs.read_tail
 
@@ -375,7 +375,7 @@ class TestWhenToLook:
             assert len(asked) - asked.count(1) <= 8  # when they were read first, and when they were to have printed
             assert seen.failures == []
 
-    async def test_a_change_of_the_node_is_not_answered_by_what_was_printed_before(self, printing: World) -> None:
+    async def test_a_node_change_needs_output_printed_after_it(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS) as seen:
             await printing.settled()
             reads = printing.requested("log", "pods")
@@ -387,7 +387,7 @@ class TestWhenToLook:
             reads = printing.requested("log", "pods")
             await printing.stays(lambda: printing.requested("log", "pods") == reads)
 
-    async def test_a_replaced_pod_prints_when_it_starts_and_that_is_enough(self, printing: World) -> None:
+    async def test_the_first_output_of_a_replaced_pod_is_enough(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS) as seen:
             await printing.settled()
             printing.cluster.swap_tray(printing.first)
@@ -397,7 +397,7 @@ class TestWhenToLook:
             await printing.stays(lambda: printing.requested("log", "pods") == reads)
             assert seen.failures == []
 
-    async def test_an_earlier_run_is_followed_by_a_look(self, printing: World) -> None:
+    async def test_an_earlier_run_leads_to_another_look(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS) as seen:
             await printing.settled()
             known = seen.known()
@@ -408,7 +408,7 @@ class TestWhenToLook:
         async with printing.watched(**FROM_LOGS, known=known, intervals=fast):
             await printing.settled()
 
-    async def test_a_log_that_was_rotated_is_no_failure_while_the_reading_holds(self, printing: World) -> None:
+    async def test_a_rotated_log_is_not_a_failure_while_readings_are_fresh(self, printing: World) -> None:
         often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1), first_document=0.0)
         fast = msgspec.structs.replace(FAST, retry=often)
         async with printing.watched(**FROM_LOGS, intervals=fast) as seen:
@@ -451,7 +451,7 @@ class TestBothMethods:
             await eventually(lambda: seen.published[world.first].source.startswith("gpu-operator/"))
             await world.settled()
 
-    async def test_a_document_that_is_older_than_the_last_reading_takes_nothing_back(self, world: World) -> None:
+    async def test_an_older_document_does_not_undo_the_last_reading(self, world: World) -> None:
         world.cluster.add_readers()
         await anyio.sleep(1.2)
         async with world.watched(sources=(PLUGIN, READER)) as seen:

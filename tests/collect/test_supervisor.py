@@ -82,7 +82,7 @@ async def test_a_crash_is_logged_and_another_watcher_starts(caplog: pytest.LogCa
     ("error", "start"),
     [(MemoryError(), "out of memory"), (RuntimeError("can't start new thread"), "no more threads can be started")],
 )
-async def test_a_shortage_in_one_cluster_is_its_own(error: Exception, start: str) -> None:
+async def test_a_shortage_in_one_cluster_does_not_affect_others(error: Exception, start: str) -> None:
     world = World()
     world.crashes, world.error = 1, error
     async with anyio.create_task_group() as tasks:
@@ -94,7 +94,7 @@ async def test_a_shortage_in_one_cluster_is_its_own(error: Exception, start: str
     assert status.message.startswith(start)
 
 
-async def test_a_paused_watcher_ends_until_it_is_resumed(world: World) -> None:
+async def test_a_paused_watcher_stops_until_resumed(world: World) -> None:
     await anyio.wait_all_tasks_blocked()
     world.supervisor.pause()
     await anyio.wait_all_tasks_blocked()

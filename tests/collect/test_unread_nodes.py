@@ -82,7 +82,7 @@ class Cluster:
 
 
 class TestKnownNodes:
-    def test_a_node_with_a_sign_of_gpus_is_reported_without_any_pod(self) -> None:
+    def test_a_node_with_gpu_signs_is_reported_without_a_pod(self) -> None:
         cluster = Cluster(gpu_node(), cpu_node())
         assert list(cluster.seen.nodes) == ["n"]
         assert cluster.uncovered == {"n": "no_pod"}
@@ -130,7 +130,7 @@ class TestKnownNodes:
 
 
 class TestReasons:
-    def test_each_lack_has_its_reason(self) -> None:
+    def test_each_kind_of_missing_pod_has_its_reason(self) -> None:
         cluster = Cluster(gpu_node())
         cluster.set_pod(None, OTHER)
         assert cluster.uncovered == {"n": "no_container"}
@@ -171,14 +171,14 @@ class TestReasons:
         cluster.now += 2
         assert cluster.uncovered == {"n": "no_pod"}
 
-    def test_a_node_that_was_read_says_at_once_that_it_cannot_be_now(self) -> None:
+    def test_a_node_that_becomes_unreadable_is_reported_at_once(self) -> None:
         cluster = Cluster(gpu_node(age=0))
         cluster.set_pod(None, pod())
         cluster.read()
         cluster.set_pod(pod(), NOT_READY)
         assert cluster.uncovered == {"n": "pod_not_ready"}
 
-    def test_the_end_of_a_grace_wakes_whoever_waits_for_a_node(self) -> None:
+    def test_the_end_of_a_grace_wakes_waiters(self) -> None:
         cluster = Cluster(gpu_node(age=200))
         assert cluster.queue.pop_due() is None
         assert cluster.queue._due.next_due() == pytest.approx(cluster.now + 400, abs=5)
@@ -193,12 +193,12 @@ class TestTheGraceOfWhatWasRead:
         cluster.set_pod(pod(), None)
         return cluster
 
-    def test_it_stays_for_the_grace(self) -> None:
+    def test_a_read_node_keeps_its_gpus_for_the_grace(self) -> None:
         cluster = self.read_and_lost()
         cluster.now += GRACE - 1
         assert (cluster.uncovered, cluster.seen.gone) == ({"n": "no_pod"}, [])
 
-    def test_it_ends_then_and_the_node_stays_as_one_that_is_unread(self) -> None:
+    def test_afterwards_its_gpus_end_and_the_node_is_unread(self) -> None:
         cluster = self.read_and_lost()
         cluster.now += GRACE
         assert cluster.uncovered == {"n": "no_pod"}
@@ -215,20 +215,20 @@ class TestTheGraceOfWhatWasRead:
         cluster.read()
         assert cluster.uncovered == {}
 
-    def test_pods_without_the_container_do_not_prolong_it(self) -> None:
+    def test_pods_without_the_container_do_not_extend_the_grace(self) -> None:
         cluster = self.read_and_lost()
         cluster.set_pod(None, OTHER)
         cluster.now += GRACE
         assert cluster.uncovered == {"n": "no_container"}
         assert cluster.seen.gone == ["n"]
 
-    def test_a_node_whose_sign_vanishes_too_is_gone(self) -> None:
+    def test_a_node_that_also_loses_its_gpu_signs_is_gone(self) -> None:
         cluster = self.read_and_lost()
         cluster.queue.set_node(gpu_node(), cpu_node("n"))
         cluster.now += GRACE
         assert (cluster.uncovered, cluster.seen.gone) == ({}, ["n"])
 
-    def test_a_node_that_was_never_read_is_gone_with_its_sign(self) -> None:
+    def test_an_unread_node_is_gone_without_gpu_signs(self) -> None:
         cluster = Cluster(gpu_node())
         cluster.now += 5 * GRACE
         assert cluster.uncovered == {"n": "no_pod"}
@@ -262,7 +262,7 @@ class TestAfterARestart:
         cluster.queue.resume()
         assert dict(reported) == {"n": None, "m": Uncovered.NO_POD}
 
-    def test_what_readings_told_of_shares_still_counts(self) -> None:
+    def test_knowledge_of_shares_is_kept(self) -> None:
         node = gpu_node(capacity=32, allocatable=28, advertised=(32, 28))
         cluster = Cluster(node, known={"n": self.KNOWN}, resume=False)
         cluster.set_pod(None, pod())
@@ -285,11 +285,11 @@ class TestCapacity:
         cluster.queue.set_node(self.SHARED, changed)
         return cluster.seen.nodes["n"]
 
-    def test_a_reading_tells_how_many_gpus_it_is(self) -> None:
+    def test_a_reading_determines_the_number_of_gpus(self) -> None:
         info = self.cluster().seen.nodes["n"]
         assert (info.capacity, info.allocatable, info.advertised) == (8, 8, (32, 32))
 
-    def test_a_gpu_that_is_lost_is_not_taken_for_another_way_of_sharing(self) -> None:
+    def test_a_lost_gpu_is_not_mistaken_for_changed_sharing(self) -> None:
         cluster = self.cluster()
         info = self.change(cluster, 32, 28)
         assert (info.capacity, info.allocatable) == (8, 7)
@@ -297,13 +297,13 @@ class TestCapacity:
         cluster.read(found=7)
         assert cluster.seen.nodes["n"].capacity == 8
 
-    def test_a_boot_lets_it_be_found_out_again(self) -> None:
+    def test_a_reboot_redetermines_the_capacity(self) -> None:
         cluster = self.cluster()
         self.change(cluster, 32, 32, boot_id="2")
         cluster.read(found=4)
         assert cluster.seen.nodes["n"].capacity == 4
 
-    def test_another_machine_of_the_name_is_found_out_again(self) -> None:
+    def test_a_new_machine_with_the_same_name_redetermines_it(self) -> None:
         cluster = self.cluster()
         other = msgspec.structs.replace(
             self.SHARED, facts=msgspec.structs.replace(self.SHARED.facts, uid="another", boot_id="2")
@@ -313,7 +313,7 @@ class TestCapacity:
         cluster.read(found=4)
         assert cluster.seen.nodes["n"].capacity == 4
 
-    def test_labels_of_mig_leave_it_without_a_count(self) -> None:
+    def test_mig_labels_leave_the_count_unknown(self) -> None:
         cut = msgspec.structs.replace(
             self.SHARED,
             facts=msgspec.structs.replace(self.SHARED.facts, capacity=None, allocatable=None),
@@ -367,7 +367,7 @@ class TestTheLog:
 
         return lines
 
-    def test_a_node_is_warned_of_once_and_its_end_is_said(self, lines: Any) -> None:
+    def test_a_node_is_warned_about_once_and_recovery_is_logged(self, lines: Any) -> None:
         cluster = Cluster(gpu_node(), gpu_node("m"), resume=False)
         cluster.set_pod(None, pod(node="m"))
         cluster.queue.resume()
@@ -378,7 +378,7 @@ class TestTheLog:
         cluster.set_pod(NOT_READY, pod())
         assert lines(logging.INFO) == [("INFO", "n", "pod_not_ready"), ("INFO", "n", None)]
 
-    def test_a_pod_that_is_replaced_is_no_warning(self, lines: Any) -> None:
+    def test_a_replaced_pod_is_not_a_warning(self, lines: Any) -> None:
         cluster = Cluster(gpu_node())
         cluster.set_pod(None, pod())
         cluster.set_pod(None, pod(node="elsewhere", name="q"))
@@ -388,7 +388,7 @@ class TestTheLog:
         cluster.set_pod(None, pod(name="new"))
         assert lines(logging.INFO) == [("INFO", "n", "no_pod"), ("INFO", "n", None)]
 
-    def test_one_that_stays_away_is_warned_of_after_the_grace(self, lines: Any) -> None:
+    def test_a_pod_that_stays_away_is_warned_about_after_grace(self, lines: Any) -> None:
         cluster = Cluster(gpu_node())
         cluster.set_pod(None, pod(node="elsewhere", name="q"))
         cluster.set_pod(None, pod())
@@ -401,7 +401,7 @@ class TestTheLog:
         cluster.set_pod(NOT_READY, NOT_READY)
         assert lines(logging.INFO) == []
 
-    def test_where_no_source_has_a_pod_no_node_is_warned_of(self, lines: Any) -> None:
+    def test_nodes_are_not_warned_about_if_no_source_matches(self, lines: Any) -> None:
         Cluster(*(gpu_node(f"n{number}") for number in range(50)))
         assert {level for level, _, _ in lines(logging.DEBUG)} == {"DEBUG"}
 

@@ -42,18 +42,18 @@ def expected(index: int, serial: str | None = None) -> Gpu:
     return Gpu(uuid=UUIDS[index], pci_bus_id=f"00000000:0{index + 1}:00.0", health=health, serial=serial)
 
 
-def test_what_is_not_read_is_cut():
+def test_elements_that_are_not_read_are_cut():
     content = find_document(document(gpu(0), gpu(1))).content
     assert content.count(b"utilization") == content.count(b"clock") == content.count(b"temp") == 0
     assert parse(document(gpu(0), gpu(1))).gpus == (expected(0), expected(1))
 
 
-def test_what_is_read_is_not_cut_wherever_it_stands():
+def test_elements_that_are_read_are_never_cut():
     output = document(gpu(0, blocks=("<serial>1650000000001</serial>",)), gpu(1))
     assert parse(output).gpus == (expected(0, serial="1650000000001"), expected(1))
 
 
-def test_a_gpu_that_says_there_that_it_is_lost_is_lost():
+def test_a_loss_reported_in_a_cut_element_counts():
     lost = "<fb_memory_usage>\n\t\t\t<total>GPU is lost</total>\n\t\t</fb_memory_usage>"
     report = parse(document(gpu(0, blocks=(lost,)), gpu(1)))
     assert report.lost == (GpuRef(UUIDS[0], "00000000:01:00.0"),)
@@ -61,7 +61,7 @@ def test_a_gpu_that_says_there_that_it_is_lost_is_lost():
 
 
 @pytest.mark.parametrize("at", ["<fan_speed>", "<utilization>", "<remapped_rows>", "<temperature>", "<clocks>"])
-def test_nothing_is_cut_after_the_names_of_processes(at: str):
+def test_nothing_is_cut_after_process_names(at: str):
     name = "<process_name><temperature></process_name>"
     names = f"<processes>\n\t\t\t<process_info>\n\t\t\t\t{name}\n\t\t\t</process_info>\n\t\t</processes>\n\t\t"
     output = document(
@@ -70,7 +70,7 @@ def test_nothing_is_cut_after_the_names_of_processes(at: str):
     assert parse(output).gpus == (expected(0), expected(1))
 
 
-def test_no_gpu_is_cut_with_a_run_that_goes_on_in_the_next_one():
+def test_a_run_that_spans_two_gpus_does_not_cut_one():
     first = gpu(0).replace("<ecc_mode>", "<ecc>").replace("</ecc_mode>", "</ecc>")
     assert parse(document(first, gpu(1))).gpus == (expected(0), expected(1))
     torn = gpu(0).partition("<ecc_mode>")[0] + gpu(1)
@@ -98,6 +98,6 @@ BLOCKS = st.lists(
 
 
 @given(BLOCKS, BLOCKS)
-def test_nothing_is_read_otherwise_than_without_a_cut(first: list[str], second: list[str]):
+def test_cutting_never_changes_the_result(first: list[str], second: list[str]):
     output = document(gpu(0, blocks=tuple(first)), gpu(1, blocks=tuple(second)))
     assert parse(output) == parse(output.replace(b"\n\t\t<", b"\n  <"))  # where no run is found

@@ -199,7 +199,7 @@ class TestNodesThatGo:
             await eventually(lambda: seen.gone == [world.first])
             await world.stays(lambda: len(seen.published) == 3 and seen.gone == [world.first])
 
-    async def test_a_node_whose_pod_is_not_ready_stays(self, world: World) -> None:
+    async def test_a_node_with_an_unready_pod_is_kept(self, world: World) -> None:
         async with world.watched(grace=Duration(0.2)) as seen:
             await world.settled()
             world.cluster.set_ready(world.first, ready=False)
@@ -275,7 +275,7 @@ class TestMisbehavingApiServer:
             await world.settled()
             assert set(seen.restarts) == {("nodes", WatchRestart.SILENT), ("pods", WatchRestart.SILENT)}
 
-    async def test_watches_that_say_nothing_make_it_unreachable_and_nodes_are_read_on(
+    async def test_silent_watches_make_it_unreachable_while_reading_continues(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Such as behind a proxy that holds back what is streamed: lists keep the view current."""
@@ -328,7 +328,7 @@ class TestMisbehavingApiServer:
             assert (seen.restarts, seen.states) == ([], [ClusterState.STARTING, ClusterState.UP])
             assert (world.requested("list"), world.execs.total()) == (2, 4)
 
-    async def test_a_service_accounts_token_is_renewed_while_it_is_watched(self, world: World) -> None:
+    async def test_a_service_accounts_token_is_renewed_during_the_watch(self, world: World) -> None:
         world.cluster.bind_token(3600, age=3000)
         async with world.watched() as seen:
             await world.settled()
@@ -337,7 +337,7 @@ class TestMisbehavingApiServer:
             assert seen.states == [ClusterState.STARTING, ClusterState.UP]
             assert seen.expiries[-1] is not None, "the token is inline: after a restart, the old one counts"
 
-    async def test_readings_stand_while_the_token_is_refused(
+    async def test_readings_are_kept_while_the_token_is_refused(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with world.watched() as seen:
@@ -401,7 +401,7 @@ class TestBadContext:
 
 
 class TestStopping:
-    async def test_stopping_leaves_nothing_open(self, world: World) -> None:
+    async def test_stopping_closes_everything(self, world: World) -> None:
         world.cluster.hang_exec()
         async with world.watched(exec_concurrency=2):
             await eventually(lambda: world.cluster.counters.open_execs.total() == 2)

@@ -126,7 +126,7 @@ def mentions() -> dict[str, set[str]]:
     return found
 
 
-def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path: Path) -> None:
+def test_the_full_configuration_is_valid_when_uncommented(tmp_path: Path) -> None:
     text = re.sub(r"^# (?=(?:\w+ = |  \{|\]))", "", (CONFIG / "gpuid.full.toml").read_text(), flags=re.MULTILINE)
     # These two exclude each other, and the example's hash is none.
     text = re.sub(r"^preset = .*$", "", text, flags=re.MULTILINE).replace("$2b$…", f"$2b$12${'a' * 53}")
@@ -175,7 +175,7 @@ def test_documented_commands_name_files_from_the_root_of_the_repository(document
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_on_dead_letters_say_which_ones(document: str) -> None:
+def test_commands_on_dead_letters_name_the_letters(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert re.findall(r"gpuid outbox (?:show|replay|drop)(?![\w -]*(?: LETTER| --sink | \d))[^`\n]*`", text) == []
 

@@ -26,7 +26,7 @@ def refusal(parameters: str) -> str:
 
 
 @pytest.mark.parametrize("name", LIBPQ.split())
-def test_none_of_libpq_is_unknown(name):
+def test_every_libpq_parameter_is_known(name):
     assert not any("is not a parameter of libpq" in _said(name, value) for value in ("1", "odd"))
 
 
@@ -57,7 +57,7 @@ def _said(name: str, value: str) -> str:
         ("ssl_min_protocol_version=TLSv1.3", "?ssl_min_protocol_version=TLSv1.3"),
     ],
 )
-def test_the_driver_gets_what_it_understands(parameters, kept):
+def test_the_driver_gets_parameters_it_understands(parameters, kept):
     assert connection_options(f"{URL}?{parameters}" if parameters else URL).url == URL + kept
 
 
@@ -69,11 +69,11 @@ def test_names_and_settings_go_to_the_server():
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", None), ("-1", None), ("1", 2.0), ("30", 30.0)])
-def test_connect_timeout_is_in_seconds_as_libpq_has_it(text, seconds):
+def test_connect_timeout_is_in_seconds_as_in_libpq(text, seconds):
     assert connection_options(f"{URL}?connect_timeout={text}").connect_timeout == seconds
 
 
-def test_the_authorities_of_the_system_check_the_name():
+def test_the_system_authorities_check_the_host_name():
     found = connection_options(f"{URL}?sslrootcert=system&sslmode=verify-full&krbsrvname=x")
     assert (found.url, found.system_authorities) == (f"{URL}?krbsrvname=x", True)
     assert "requires sslmode=verify-full" in refusal("sslrootcert=system&sslmode=require")
@@ -105,7 +105,7 @@ def test_the_authorities_of_the_system_check_the_name():
         ("APPLICATION_NAME=x", "url: APPLICATION_NAME is not a parameter of libpq"),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_a_remedy(parameters, text):
+def test_unsupported_parameters_are_refused_with_a_remedy(parameters, text):
     said = refusal(parameters)
     assert text in said
     assert "hunter2" not in said
@@ -113,12 +113,12 @@ def test_what_cannot_be_had_is_refused_with_a_remedy(parameters, text):
 
 
 @pytest.mark.parametrize("hosts", ["db:99999", "db:0", "one,,two", "one:1,two:70000"])
-def test_hosts_that_the_driver_stumbles_over_are_refused(hosts):
+def test_hosts_the_driver_cannot_handle_are_refused(hosts):
     with pytest.raises(ValueError, match=r"^url: expected hosts as host:port"):
         StoreSettings(url=f"postgresql://gpuid@{hosts}/fleet")
 
 
-def test_a_sink_has_keys_of_its_own_for_some():
+def test_some_parameters_have_their_own_sink_keys():
     with pytest.raises(ValueError, match="use the key connect_timeout"):
         PostgresSettings(url=f"{URL}?connect_timeout=5")
     with pytest.raises(ValueError, match="channel_binding cannot be required"):
@@ -132,12 +132,12 @@ def test_a_socket_is_named_by_a_parameter():
 
 
 @pytest.mark.parametrize("parameter", ["host=/run/x", "port=5433", "dbname=other", "user=other"])
-def test_what_libpq_would_let_win_over_the_rest_of_the_url_is_refused(parameter):
+def test_parameters_that_override_the_url_are_refused(parameter):
     name = parameter.partition("=")[0]
     assert refusal(parameter) == f"url: {name} is given both as a parameter and before them; keep one of the two"
 
 
-def test_a_service_is_refused_rather_than_understood_in_part():
+def test_a_service_is_refused_rather_than_partly_applied():
     assert "service is not supported; put the service's parameters into the URL" in refusal("service=db")
 
 
@@ -152,11 +152,11 @@ def test_a_service_is_refused_rather_than_understood_in_part():
         ("postgresql:///fleet?host=one,/run/pg&port=7,8", (("one", 7), ("/run/pg", 8))),
     ],
 )
-def test_several_hosts_are_for_us_to_try(url, hosts):
+def test_several_hosts_are_tried_in_turn(url, hosts):
     assert connection_options(url).hosts == hosts
 
 
-def test_several_hosts_of_the_environment(monkeypatch):
+def test_several_hosts_in_the_environment_are_tried(monkeypatch):
     monkeypatch.setenv("PGHOST", "one,two")
     monkeypatch.setenv("PGPORT", "7,8")
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "primary")

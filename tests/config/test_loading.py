@@ -124,7 +124,7 @@ class TestInheritance:
         (source,) = first(f'{CLUSTER}preset = "gke"\ncommand = ["smi"]\n').active_sources
         assert source.command == ("smi",)
 
-    def test_a_sources_own_command_counts_before_that_of_the_cluster(self) -> None:
+    def test_the_command_of_a_source_takes_precedence(self) -> None:
         places = 'namespace = "gpus", selector = "", container = "smi"'
         sources = f'sources = [{{{places}, command = ["own"]}}, {{{places}}}, {{{places}, method = "log"}}]\n'
         commands = [source.command for source in first(f'{CLUSTER}command = ["smi"]\n{sources}').active_sources]
@@ -157,7 +157,7 @@ class TestInheritance:
 class TestPaths:
     """A path is relative to the file that names it; `~` is home."""
 
-    def test_relative_paths_begin_at_the_configuration_file(self) -> None:
+    def test_relative_paths_start_at_the_configuration_file(self) -> None:
         config = read(f'[server]\ntls_cert = "tls/c.pem"\ntls_key = "../k.pem"\n{CLUSTER}kubeconfig = "kube"\n')
         assert (config.server.cert_file, config.server.key_file) == (
             Path("/etc/gpuid/tls/c.pem"),
@@ -165,7 +165,7 @@ class TestPaths:
         )
         assert config.clusters[0].kubeconfig == "/etc/gpuid/kube"
 
-    def test_relative_paths_begin_at_the_link_to_a_file_of_a_config_map(self, tmp_path: Path) -> None:
+    def test_relative_paths_start_at_the_config_map_link(self, tmp_path: Path) -> None:
         (tmp_path / "..2026").mkdir()
         (tmp_path / "..2026" / "gpuid.toml").write_text(f'{CLUSTER}kubeconfig = "secrets/kube"\n')
         (tmp_path / "..data").symlink_to("..2026")
@@ -202,7 +202,7 @@ class TestFiles:
         file.write_text(f'{CLUSTER}kubeconfig = "kube"\n')
         assert load(file).clusters[0].kubeconfig == str(tmp_path / "kube")
 
-    def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:
+    def test_a_byte_order_mark_is_skipped(self, tmp_path: Path) -> None:
         file = tmp_path / "gpuid.toml"
         file.write_text(CLUSTER, encoding="utf-8-sig")
         assert load(file) == parse(CLUSTER, file)
@@ -493,7 +493,7 @@ class TestRefusals:
     """A bad file is answered with its name, the key and what was expected, in one line."""
 
     @pytest.mark.parametrize(("text", "message"), BAD)
-    def test_a_bad_file_is_answered_with_one_line(self, text: str, message: str) -> None:
+    def test_a_bad_file_is_refused_in_one_line(self, text: str, message: str) -> None:
         assert refusal(text) == message
 
     def test_a_refused_value_is_shortened_to_one_line(self) -> None:
@@ -505,7 +505,7 @@ class TestRefusals:
         assert "hunter2" not in refusal(f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}')
 
     @pytest.mark.parametrize("kind", [DefaultSettings, ClusterSettings])
-    def test_a_typing_slip_in_any_key_finds_the_key_meant(self, kind: type[DefaultSettings]) -> None:
+    def test_a_typo_in_any_key_suggests_the_right_one(self, kind: type[DefaultSettings]) -> None:
         for key in kind.__struct_fields__:
             where, table = ("defaults", "[defaults]") if kind is DefaultSettings else ("clusters[0]", CLUSTER)
             text = f"{table}\n{key}x = 1\n" + (CLUSTER if kind is DefaultSettings else "")
@@ -555,11 +555,11 @@ context = "prod"
         lake = f'{CLUSTER}[store]\n[sinks.lake]\ntype = "s3"\nbucket = "serials"\ncolumns = '
         assert read(f'{lake}"peer"').sinks == read(f'{lake}"go-gpuid"').sinks
 
-    def test_only_the_sink_that_had_the_old_name_takes_it(self) -> None:
+    def test_only_the_sink_that_had_the_old_name_accepts_it(self) -> None:
         hook = f'{CLUSTER}[store]\n[sinks.hook]\ntype = "webhook"\ndsn = "https://example.com"\n'
         assert refusal(hook) == "sinks.hook.dsn: unknown key"
 
-    def test_a_second_look_at_the_same_file_does_not_warn_again(
+    def test_reading_the_same_file_again_does_not_warn_again(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         file = tmp_path / "gpuid.toml"
@@ -572,5 +572,5 @@ context = "prod"
         assert refusal(both) == "server.tls_cert: is the old name of cert_file; remove one of them"
 
     @pytest.mark.parametrize("text", ["server = 1\n", "sinks = 1\n", "[sinks]\na = 1\n"])
-    def test_tables_that_are_none_are_left_to_the_checks(self, text: str) -> None:
+    def test_values_that_are_not_tables_are_left_to_validation(self, text: str) -> None:
         assert "expected" in refusal(text + CLUSTER)

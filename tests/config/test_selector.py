@@ -45,12 +45,12 @@ def test_equality_sets_existence_and_order_are_read(text: str, expected: list[Re
         *("a=-b", "a=" + "b" * 64, "b" * 64, "b" * 254 + "/x", "a&b", "ä=b", "a=ä", "a;b", "x./y", "a=b,,c"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused(text: str) -> None:
+def test_selectors_the_server_would_refuse_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r'^expected a label selector such as "app=gpu-plugin" or '):
         parse_selector(text)
 
 
-def test_the_message_quotes_the_part_that_is_wrong() -> None:
+def test_the_error_quotes_the_invalid_part() -> None:
     with pytest.raises(ValueError, match=r' and not "tier in x" in it$'):
         parse_selector("app=web, tier in x")
 
@@ -70,7 +70,7 @@ def write(one: Requirement) -> str:
 
 
 @given(st.lists(requirements, max_size=5))
-def test_what_is_written_is_read_back(selector: list[Requirement]) -> None:
+def test_selectors_round_trip(selector: list[Requirement]) -> None:
     assert parse_selector(", ".join(map(write, selector))) == selector
 
 

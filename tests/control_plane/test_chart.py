@@ -90,7 +90,7 @@ EVERYTHING: Values = {
 
 
 @pytest.mark.parametrize("mode", [*MODES, "everything"])
-def test_the_api_server_takes_each_mode_as_it_is(helm: Helm, hub: ControlPlane, tmp_path: Path, mode: str) -> None:
+def test_the_api_server_accepts_each_mode(helm: Helm, hub: ControlPlane, tmp_path: Path, mode: str) -> None:
     file = write_values(tmp_path, EVERYTHING if mode == "everything" else MODES[mode][0])
     for one in documents(helm("template", "gpuid", CHART, "--namespace", "gpuid", "--values", file).stdout):
         hub.apply(one, f"{PATHS[one['kind']]}/{one['metadata']['name']}", dryRun="All")  # no unknown or doubled field

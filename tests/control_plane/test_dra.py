@@ -147,7 +147,7 @@ def test_slices_reveal_gpus_and_their_loss_without_any_exec(driver: Driver, coll
     until(lambda: gpus(collector, "gpu-1"), {"found": 2, "capacity": 2, "allocatable": 2})
 
 
-def test_the_loss_of_a_uuid_has_the_node_read_again(driver: Driver, collect: Collect) -> None:
+def test_losing_a_uuid_causes_the_node_to_be_read(driver: Driver, collect: Collect) -> None:
     driver.add_node("gpu-1", A, B)
     collector = collect({"east": driver.kubeconfig()})
     until(lambda: gpus(collector, "gpu-1"), {"found": 2, "capacity": 2, "allocatable": 2})
@@ -156,7 +156,7 @@ def test_the_loss_of_a_uuid_has_the_node_read_again(driver: Driver, collect: Col
     until(lambda: gpus(collector, "gpu-1"), {"found": 1, "capacity": 2, "allocatable": 1})
 
 
-def test_the_right_is_optional_and_may_come_and_go(driver: Driver, collect: Collect) -> None:
+def test_the_right_is_optional_and_can_change(driver: Driver, collect: Collect) -> None:
     driver.apply_rights(with_slices=False)
     driver.add_node("gpu-1", A, B)
     driver.delete_pod("gpu-1")
@@ -178,7 +178,7 @@ def test_the_right_is_optional_and_may_come_and_go(driver: Driver, collect: Coll
     assert "ResourceSlices are no longer visible in east" in collector.text("/problems")
 
 
-def test_a_server_that_has_an_older_version_alone_is_asked_in_that(planes: Planes, collect: Collect) -> None:
+def test_a_server_with_only_an_older_version_is_supported(planes: Planes, collect: Collect) -> None:
     west = Driver(planes["west"], "v1beta1")
     west.add_node("gpu-1", A, B)
     try:

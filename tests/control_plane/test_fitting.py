@@ -61,7 +61,7 @@ def test_all_namespaces_are_searched(east: ControlPlane, tmp_path: Path) -> None
     assert "fits: 2 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator" in checked.output
 
 
-def test_with_the_rights_of_a_collector_its_namespace_is(east: ControlPlane) -> None:
+def test_with_collector_rights_only_its_namespace_is_searched(east: ControlPlane) -> None:
     for manifest in manifests(MANIFESTS / "watched-cluster" / "rbac.yaml"):
         apply(east, manifest)
     path = "/api/v1/namespaces/gpuid/serviceaccounts/gpuid/token"
@@ -74,7 +74,7 @@ def test_with_the_rights_of_a_collector_its_namespace_is(east: ControlPlane) -> 
 
 
 @pytest.mark.parametrize("pods", [True, False])
-def test_with_rights_in_one_namespace_that_is_looked_in(east: ControlPlane, pods: bool) -> None:
+def test_with_rights_in_one_namespace_that_is_searched(east: ControlPlane, pods: bool) -> None:
     """An account that may list nodes and namespaces, and, or not, the pods of one namespace."""
     group, name = "rbac.authorization.k8s.io", "visitor"
     subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "nvidia"}]

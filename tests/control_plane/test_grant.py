@@ -161,7 +161,7 @@ def test_each_missing_right_is_named(east: ControlPlane, kubeconfig: Path) -> No
     until(lambda: missing(kubeconfig), [])
 
 
-def test_check_shows_what_differs_and_apply_puts_it_right(east: ControlPlane, grant: Grant) -> None:
+def test_check_shows_differences_and_apply_corrects_them(east: ControlPlane, grant: Grant) -> None:
     result = grant("--check")
     assert result.exit_code == 1
     assert "east: 12 differences" in result.output
@@ -220,7 +220,7 @@ def test_with_logs_there_is_no_right_to_exec(east: ControlPlane, grant: Grant, t
         assert exec_status(thief, SMI, method="POST") == 403
 
 
-def test_revoking_takes_all_away(east: ControlPlane, grant: Grant, kubeconfig: Path) -> None:
+def test_revoking_removes_everything(east: ControlPlane, grant: Grant, kubeconfig: Path) -> None:
     with as_collector(east, kubeconfig) as thief:
         until(lambda: thief.get("/api/v1/nodes").status_code, 200)
         secret = {"metadata": {"name": "foreign"}}
@@ -241,7 +241,7 @@ def test_revoking_takes_all_away(east: ControlPlane, grant: Grant, kubeconfig: P
     assert "not found; grant the rights first with --apply" in result.output
 
 
-def test_a_namespace_of_somebody_else_stays_theirs(east: ControlPlane, grant: Grant) -> None:
+def test_a_namespace_owned_by_others_is_kept(east: ControlPlane, grant: Grant) -> None:
     east.create("/api/v1/namespaces", {"metadata": {"name": "gpuid"}})
     assert grant("--apply").exit_code == 0
     assert "labels" not in east.http.get("/api/v1/namespaces/gpuid").json()["metadata"] or (
@@ -259,7 +259,7 @@ def test_an_administrator_without_a_right_learns_which(east: ControlPlane, grant
     assert 'cannot get resource "serviceaccounts"' in result.output
 
 
-def test_nothing_is_applied_where_a_right_is_missing(east: ControlPlane, grant: Grant) -> None:
+def test_nothing_is_applied_if_a_right_is_missing(east: ControlPlane, grant: Grant) -> None:
     rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]
     east.apply(
         {
@@ -292,7 +292,7 @@ def test_nothing_is_applied_where_a_right_is_missing(east: ControlPlane, grant: 
     assert grant("--check", kubeconfig=auditor).output.startswith("east: 12 differences\n")
 
 
-def test_a_cluster_that_cannot_be_reached_stops_no_other(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_does_not_stop_the_others(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     nowhere = f'[[clusters]]\ncontext = "nowhere"\nkubeconfig = "{east.kubeconfig}"\n'
     file = tmp_path / "kubeconfig"
     result = grant("--all", "--apply", "--kubeconfig", file, toml=nowhere)
@@ -310,7 +310,7 @@ def test_a_namespace_that_does_not_exist_is_named(east: ControlPlane, grant: Gra
     assert east.http.get("/api/v1/namespaces/gpuid").status_code == 404
 
 
-def test_what_another_tool_manages_stays_as_it_is(east: ControlPlane, grant: Grant) -> None:
+def test_objects_managed_by_another_tool_are_unchanged(east: ControlPlane, grant: Grant) -> None:
     labels = {"app.kubernetes.io/managed-by": "Helm"}
     path = f"{RBAC}/clusterroles/gpuid"
     east.apply(
@@ -340,7 +340,7 @@ def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant
     east.http.delete("/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig").raise_for_status()
 
 
-def test_of_a_node_only_our_labels_can_be_changed(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+def test_only_our_labels_of_a_node_can_be_changed(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     file, toml = tmp_path / "kubeconfig", "labels = true\n"
     result = grant("--apply", "--kubeconfig", file, toml=toml)
     assert result.exit_code == 0, result.output
@@ -376,7 +376,7 @@ def test_of_a_node_only_our_labels_can_be_changed(east: ControlPlane, grant: Gra
         assert status(east.http, {"metadata": {"annotations": {"x": "y"}}}) == 200
 
 
-def test_odd_commands_are_admitted_as_they_are(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+def test_unusual_commands_are_admitted_unchanged(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     # TOML has the escapes of JSON, but for characters above U+FFFF.
     odd = ["sh", "-c", "printf '%s' \"$0\" `x` \\n\n\t€ 😀 \u2028 \x7f", "1e3", ""]
     toml = (
@@ -394,7 +394,7 @@ def test_odd_commands_are_admitted_as_they_are(east: ControlPlane, grant: Grant,
         assert exec_status(thief, SMI) == 403
 
 
-def test_what_is_printed_is_what_is_applied(east: ControlPlane, grant: Grant) -> None:
+def test_the_printed_manifests_are_the_ones_applied(east: ControlPlane, grant: Grant) -> None:
     assert grant("--apply").exit_code == 0
     for manifest in yaml.safe_load_all(grant("--audience", "https://kubernetes.default.svc").output):
         kind, metadata = manifest["kind"], manifest["metadata"]

@@ -64,7 +64,7 @@ FORMER = (
 )
 
 
-def test_rights_of_an_older_gpuid_are_taken_away(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+def test_rights_granted_by_an_older_gpuid_are_removed(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     grant_as_before(east)
     result = grant("--check", toml=LOGS)
     assert result.exit_code == 1
@@ -103,13 +103,13 @@ def exec_path(pod: str) -> str:
     return f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/exec?command=sh&container={CONTAINER}&stdout=true"
 
 
-def test_rights_of_an_older_gpuid_alone_are_revoked(east: ControlPlane, grant: Grant) -> None:
+def test_only_rights_granted_by_an_older_gpuid_are_revoked(east: ControlPlane, grant: Grant) -> None:
     grant_as_before(east)
     assert grant("--revoke", "--yes").exit_code == 0
     assert is_gone(east, *FORMER, ACCOUNT, "/api/v1/namespaces/gpuid/secrets/gpuid-token")
 
 
-def test_tokens_are_renewed_for_the_api_server_alone(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+def test_tokens_are_renewed_only_for_the_api_server(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     result = grant("--apply", "--kubeconfig", file, "--duration", "1h")
     assert result.exit_code == 0, result.output
@@ -144,7 +144,7 @@ def user(plane: ControlPlane, name: str, *verbs: str) -> Path:
     return plane.write_kubeconfig(name, token=plane.create(path, {"spec": {}})["status"]["token"])
 
 
-def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPlane, grant: Grant) -> None:
+def test_without_the_right_to_create_tokens_nothing_is_applied(east: ControlPlane, grant: Grant) -> None:
     operator = user(east, "tokenless-operator", "get", "list", "create", "patch", "delete", "bind", "escalate")
     finish_namespace(east)
     result = grant("--apply", kubeconfig=operator)
@@ -160,7 +160,7 @@ def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPl
     assert (result.exit_code, result.output) == (0, "east: up to date\n")
 
 
-def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Grant) -> None:
+def test_objects_owned_by_others_are_unchanged(east: ControlPlane, grant: Grant) -> None:
     rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
     role = f"{RBAC}/clusterroles/gpuid"
     make(east, f"{RBAC}/clusterroles", metadata={"name": "gpuid"}, rules=[rule])
@@ -175,7 +175,7 @@ def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Gran
     east.http.delete(role).raise_for_status()
 
 
-def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane, grant: Grant) -> None:
+def test_leftovers_are_found_before_anything_is_changed(east: ControlPlane, grant: Grant) -> None:
     labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
     aggregation = {"clusterRoleSelectors": [{"matchLabels": {"x": "y"}}]}
     metadata = {"name": "gpuid", "labels": labels}
@@ -186,7 +186,7 @@ def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane,
     assert is_gone(east, ACCOUNT, f"{POLICIES}/validatingadmissionpolicies/gpuid-exec")
 
 
-def test_who_may_not_look_for_what_is_too_much_changes_nothing(east: ControlPlane, grant: Grant) -> None:
+def test_without_the_right_to_find_excess_nothing_changes(east: ControlPlane, grant: Grant) -> None:
     verbs = ["get", "create", "patch", "update", "delete", "escalate", "bind"]
     rule = {"apiGroups": ["*"], "resources": ["*"], "verbs": verbs}
     make(east, f"{RBAC}/clusterroles", metadata={"name": "no-lists"}, rules=[rule])
@@ -202,7 +202,7 @@ def test_who_may_not_look_for_what_is_too_much_changes_nothing(east: ControlPlan
         east.http.delete(path).raise_for_status()
 
 
-def test_a_copy_of_the_manifests_for_others_is_theirs(east: ControlPlane, grant: Grant) -> None:
+def test_a_copy_of_the_manifests_belongs_to_others(east: ControlPlane, grant: Grant) -> None:
     labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
     roles, bindings = (f"{RBAC}/namespaces/default/{kind}" for kind in ("roles", "rolebindings"))
@@ -216,7 +216,7 @@ def test_a_copy_of_the_manifests_for_others_is_theirs(east: ControlPlane, grant:
         east.http.delete(f"{kind}/gpuid").raise_for_status()
 
 
-def test_the_account_goes_without_its_labels_too(east: ControlPlane, grant: Grant) -> None:
+def test_the_account_is_removed_even_without_its_labels(east: ControlPlane, grant: Grant) -> None:
     assert grant("--apply").exit_code == 0
     patch = {"metadata": {"labels": None}, "automountServiceAccountToken": None}
     headers = {"Content-Type": "application/merge-patch+json"}
@@ -239,7 +239,7 @@ def said_by_check(kubeconfig: Path) -> str:
     return finding.text
 
 
-def test_whether_a_policy_is_in_force_is_tried(
+def test_it_tests_whether_a_policy_is_enforced(
     east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "kubeconfig"

@@ -155,7 +155,7 @@ def simulated(folder: Path) -> Iterator[list[dict[str, Any]]]:
         process.stop(signal.SIGKILL)
 
 
-def test_every_command_of_the_guide_has_its_row() -> None:
+def test_every_command_of_the_guide_is_tested() -> None:
     text = (ROOT / "docs" / "thirty-clusters.md").read_text()
     rows = [row.split("|")[1].strip() for row in text.splitlines() if row.startswith("| ") and "---" not in row]
     numbers = [int(one) for row in rows[1:] for one in row.split(",")]

@@ -116,7 +116,7 @@ def deployment(planes: Planes, tmp_path: Path) -> Iterator[Deployment]:
         finish_namespace(plane)
 
 
-def test_every_volume_may_change_while_the_collector_runs(deployment: Deployment, planes: Planes) -> None:
+def test_every_volume_can_change_while_the_collector_runs(deployment: Deployment, planes: Planes) -> None:
     collector, east, west = deployment.collector, planes["east"], planes["west"]
     east.add_node("gpu-1", [("1650122000001", "GPU-00000000-0000-0000-0000-000000000001")])
     west.add_node("gpu-1", [("1650122000002", "GPU-00000000-0000-0000-0000-000000000002")])

@@ -92,7 +92,7 @@ def test_labels_are_written_under_our_name_and_stale_ones_removed(east: ControlP
     assert collector.total("gpuid_node_label_failures_total", cluster="east") == 0
 
 
-def test_without_the_right_to_patch_one_problem_says_so_until_it_is_given(east: ControlPlane, run: Run) -> None:
+def test_a_missing_patch_right_is_one_problem_until_granted(east: ControlPlane, run: Run) -> None:
     collector = run()
     until(lambda: collector.total("gpuid_node_label_failures_total", cluster="east", reason="forbidden"))
     assert "Labels that cannot be written on " in collector.text("/problems")
@@ -103,7 +103,7 @@ def test_without_the_right_to_patch_one_problem_says_so_until_it_is_given(east: 
     until(lambda: "Labels that cannot be written" not in collector.text("/problems"))
 
 
-def test_a_patch_for_the_uid_of_another_node_changes_nothing(east: ControlPlane) -> None:
+def test_a_patch_with_another_nodes_uid_changes_nothing(east: ControlPlane) -> None:
     status, answer = patch(east, {"uid": "of-another-node", "labels": {"a": "b"}})
     assert (status, answer["reason"]) == (422, "Invalid")
     assert answer["message"] == (

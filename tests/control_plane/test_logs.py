@@ -86,7 +86,7 @@ def test_every_gpu_is_found_without_the_right_to_exec(planes: Planes, kubeconfig
     until(collector.gpus, rows("gpu-1", ONE) | rows("gpu-2", TWO[:7]), seconds=120)
 
 
-def test_a_pod_that_has_printed_nothing_useful_says_so(planes: Planes, kubeconfig: Path, collect: Collect) -> None:
+def test_a_pod_without_useful_output_is_reported(planes: Planes, kubeconfig: Path, collect: Collect) -> None:
     east = planes["east"]
     east.add_node("gpu-3", ONE)
     east.add_reader("gpu-3")

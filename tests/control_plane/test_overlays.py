@@ -220,7 +220,7 @@ def test_in_cluster_reads_its_own_cluster_with_its_service_account(installation:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_component_and_the_prometheus_operator_fit(installation: Installation, overlay: str) -> None:
+def test_every_component_works_with_the_prometheus_operator(installation: Installation, overlay: str) -> None:
     install_crds(installation.hub)
     base = installation.manifests / "collector" / "kustomization.yaml"
     base.write_text(base.read_text().replace("  # - ", "  - "))
@@ -248,7 +248,7 @@ def test_every_component_and_the_prometheus_operator_fit(installation: Installat
 
 
 @pytest.mark.parametrize("how", [(), ("--server-side",)], ids=["client-side", "server-side"])
-def test_overlays_follow_each_other(installation: Installation, how: tuple[str, ...]) -> None:
+def test_one_overlay_can_replace_another(installation: Installation, how: tuple[str, ...]) -> None:
     path = "/apis/apps/v1/namespaces/gpuid"
     for overlay in ("single", "ha", "single", "sharded", "ha", "in-cluster", "single"):
         installation.apply(overlay, *how)
@@ -264,13 +264,13 @@ def test_overlays_follow_each_other(installation: Installation, how: tuple[str, 
     assert "/etc/gpuid-kubeconfig" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
-def test_the_dashboards_are_taken(installation: Installation) -> None:
+def test_the_dashboards_are_accepted(installation: Installation) -> None:
     installation.apply("single")
     applied = kubectl(installation.hub, "apply", "-k", ROOT / "grafana")
     assert applied.count("configmap/gpuid-dashboard-") == len(list((ROOT / "grafana" / "dashboards").glob("*.json")))
 
 
-def test_the_number_of_shards_is_that_of_the_pods() -> None:
+def test_the_number_of_shards_equals_the_number_of_pods() -> None:
     (workload,) = (one for one in rendered("sharded") if one["kind"] == "StatefulSet")
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     env = {one["name"]: one["value"] for one in container["env"]}

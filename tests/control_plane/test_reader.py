@@ -85,7 +85,7 @@ def violates(plane: ControlPlane, daemonset: dict[str, Any], standard: str) -> b
 
 @needs_kubectl
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane, variant: str) -> None:
+def test_each_variant_is_admitted_with_only_its_stated_privileges(plane: ControlPlane, variant: str) -> None:
     objects = kustomize(READER / variant)
     assert objects["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == VARIANTS[variant]
     for kind in ("Namespace", "ConfigMap", "NetworkPolicy", "ResourceClaimTemplate", "DaemonSet"):
@@ -102,7 +102,7 @@ def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane,
 
 @needs_kubectl
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_preset_names_its_pods(variant: str) -> None:
+def test_the_preset_selects_its_pods(variant: str) -> None:
     (source,) = PRESETS["reader"]
     daemonset = kustomize(READER / variant)["DaemonSet"]
     template = daemonset["spec"]["template"]
@@ -115,7 +115,7 @@ def test_the_preset_names_its_pods(variant: str) -> None:
 
 
 @needs_kubectl
-def test_what_bottlerocket_needs_is_one_host_path(plane: ControlPlane) -> None:
+def test_bottlerocket_needs_one_host_path(plane: ControlPlane) -> None:
     objects = kustomize(READER / "bottlerocket")
     label(plane, objects["Namespace"], "restricted")
     message = create_pod(plane, objects["DaemonSet"])["message"]
@@ -207,14 +207,14 @@ def test_helm_installs_upgrades_and_removes_it(plane: ControlPlane, helm: Helm) 
         ("interval=5", "interval"),
     ],
 )
-def test_the_chart_names_a_wrong_value(helm: Helm, value: str, named: str) -> None:
+def test_the_chart_names_an_invalid_value(helm: Helm, value: str, named: str) -> None:
     refused = helm("template", CHART, "--set", value, check=False)
     assert refused.returncode == 1
     assert named in refused.stderr
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_resources_may_be_left_out(helm: Helm, variant: str) -> None:
+def test_resources_are_optional(helm: Helm, variant: str) -> None:
     daemonset = by_kind(helm("template", CHART, "--set", f"resources=null,variant={variant}").stdout)["DaemonSet"]
     (container,) = daemonset["spec"]["template"]["spec"]["containers"]
     assert container["resources"] == ({"claims": [{"name": "gpus"}]} if variant == "dra" else None)

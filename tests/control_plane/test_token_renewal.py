@@ -87,7 +87,7 @@ async def pass_a_second(token: BoundToken) -> None:
     await eventually(lambda: time.time() >= token.validity.begins + 1)
 
 
-async def test_the_renewed_token_works_and_is_in_the_file(account: Account) -> None:
+async def test_the_renewed_token_works_and_is_written_to_the_file(account: Account) -> None:
     first = account.token
     assert (first.user, first.lifetime) == (USER, LIFETIME)
     async with account.client() as client:
@@ -140,7 +140,7 @@ async def test_without_the_right_the_token_is_used_as_before(account: Account) -
     assert account.token.text == first.text
 
 
-async def test_a_refused_request_leaves_the_old_one(account: Account) -> None:
+async def test_a_refused_request_keeps_the_old_token(account: Account) -> None:
     first = account.token
     path = "/apis/admissionregistration.k8s.io/v1"
     policy = {

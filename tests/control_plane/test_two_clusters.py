@@ -44,7 +44,7 @@ def collector(planes: Planes, collect: Collect) -> CollectorProcess:
     return collector
 
 
-def test_the_scrape_has_each_node_s_kubernetes_and_driver_facts(collector: CollectorProcess) -> None:
+def test_the_scrape_has_kubernetes_and_driver_facts_per_node(collector: CollectorProcess) -> None:
     (labels,) = [labels for labels, _ in collector.samples("gpuid_node_info") if labels["node"] == "gpu-2"]
     assert labels == {
         "cluster": "east",
@@ -91,7 +91,7 @@ def test_a_node_is_read_again_after_it_rebooted(collector: CollectorProcess, pla
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_gpu_may_move_to_another_cluster(collector: CollectorProcess, planes: Planes) -> None:
+def test_a_gpu_can_move_to_another_cluster(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].delete_node("gpu-1")
     planes["west"].replace_pod("gpu-1", THREE + ONE)
     until(collector.gpus, rows("east", "gpu-2", TWO) | rows("west", "gpu-1", THREE + ONE))
@@ -116,7 +116,7 @@ def test_a_restart_of_the_api_server_loses_no_series(collector: CollectorProcess
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_watch_expired_during_a_pause_leads_to_a_list(collector: CollectorProcess, planes: Planes) -> None:
+def test_a_watch_that_expired_meanwhile_causes_a_list(collector: CollectorProcess, planes: Planes) -> None:
     east = planes["east"]
     collector.send(signal.SIGSTOP)
     try:

@@ -212,7 +212,7 @@ class TestASinkThatIsDown:
             for wait, steady in zip(desk.clock.waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300], strict=False):
                 assert 0.8 * steady <= wait <= 1.2 * steady
 
-    async def test_it_is_not_asked_again_before_the_time_it_named(self, at_desk):
+    async def test_it_is_not_retried_before_the_time_it_named(self, at_desk):
         busy = UnavailableError("busy", Reason.THROTTLED, retry_after=1234.0)
         sink = RecordingSink(lambda number: busy if number == 1 else None)
         async with at_desk(lake=sink) as desk:
@@ -222,7 +222,7 @@ class TestASinkThatIsDown:
             assert desk.clock.waits[0] == 1234.0
             assert desk.observer.failed == [("lake", {"prod": 2}, "throttled")]
 
-    async def test_other_sinks_are_not_held_up(self, at_desk):
+    async def test_other_sinks_are_not_delayed(self, at_desk):
         async def never() -> None:
             await anyio.sleep_forever()
 
@@ -233,7 +233,7 @@ class TestASinkThatIsDown:
             await eventually(lambda: len(well.taken) == 3)
             assert stuck.taken == []
 
-    async def test_one_that_breaks_unexpectedly_is_tried_again(self, at_desk):
+    async def test_a_sink_that_fails_unexpectedly_is_retried(self, at_desk):
         sink = RecordingSink(lambda number: RuntimeError("bug") if number == 1 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
@@ -250,7 +250,7 @@ class TestAnOutboxThatCannotBeRead:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
 
-    async def test_the_store_is_in_trouble_until_it_can_be_read(self, at_desk):
+    async def test_the_store_is_unhealthy_until_it_can_be_read(self, at_desk):
         async with at_desk(lake=RecordingSink()) as desk:
             await self.rename(desk, "gpuid_sinks", "lost")
             async with desk.delivering():
@@ -315,7 +315,7 @@ class TestASinkThatRejects:
 
 
 class TestTheEnd:
-    async def test_a_batch_that_is_not_full_is_delivered(self, at_desk):
+    async def test_a_partly_full_batch_is_delivered(self, at_desk):
         sink = RecordingSink()
         settings = StdoutSettings(batch_records=1000, batch_age=Duration(1e9))
         async with at_desk(settings, stand_still, lake=sink) as desk:
@@ -338,7 +338,7 @@ class TestTheEnd:
 
 
 class TestANewConfiguration:
-    async def test_sinks_come_and_go_and_those_unchanged_are_left_alone(self, at_desk):
+    async def test_unchanged_sinks_are_not_restarted(self, at_desk):
         old, kept, new = RecordingSink(), RecordingSink(), RecordingSink()
         async with at_desk(old=old, kept=kept) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
@@ -355,7 +355,7 @@ class TestANewConfiguration:
             backlogs = await desk.store.outbox.sinks()
             assert [one.sink for one in backlogs if one.configured] == ["kept", "new"]
 
-    async def test_changed_settings_continue_where_the_old_ones_were(self, at_desk):
+    async def test_a_changed_sink_continues_where_it_was(self, at_desk):
         broken, fixed = RecordingSink(lambda _: UnavailableError("gone", Reason.MISSING)), RecordingSink()
         async with at_desk(lake=broken) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")

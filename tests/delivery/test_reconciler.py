@@ -59,7 +59,7 @@ async def test_sinks_are_applied_before_it_returns() -> None:
         assert reported == [["out"], ["other"]]
 
 
-async def test_an_unavailable_store_is_retried_and_delays_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unavailable_store_is_retried_without_delaying_others(caplog: pytest.LogCaptureFixture) -> None:
     delivery = FakeDelivery()
     delivery.available = False
     async with reconciling(delivery, patience=0.01) as (reconciler, reported):

@@ -172,7 +172,7 @@ class TestWhenABatchCloses:
             (BatchState(1, 9999.0, closed=False), 5.0),  # the clock was set back
         ],
     )
-    def test_it_is_when_full_or_old_enough_or_resumed(self, waiting, seconds):
+    def test_a_batch_closes_when_full_old_or_resumed(self, waiting, seconds):
         assert closes_in(waiting, self.settings, now=100.0) == seconds
 
 
@@ -192,7 +192,7 @@ async def test_a_standby_sends_nothing() -> None:
     assert world.closed
 
 
-async def test_a_batch_is_left_to_the_next_leader() -> None:
+async def test_a_batch_is_left_for_the_next_leader() -> None:
     world = World(batch(1), age=3600)
     world.answer = lambda _number: UnavailableError("gone", Reason.CONNECTION)
 
@@ -219,7 +219,7 @@ async def test_a_lease_that_expires_before_the_first_attempt_sends_nothing() -> 
     assert world.batches == [batch(1)]
 
 
-async def test_the_end_drains_what_is_not_due() -> None:
+async def test_stopping_delivers_batches_that_are_not_due() -> None:
     world = World(batch(1), batch(2))
     world.ending.set()
     await world.run(until=lambda: True)
@@ -227,7 +227,7 @@ async def test_the_end_drains_what_is_not_due() -> None:
     assert world.closed
 
 
-async def test_the_end_does_not_wait_for_a_sink_that_fails() -> None:
+async def test_stopping_does_not_wait_for_a_failing_sink() -> None:
     world = World(batch(1), batch(2), age=3600)
     world.answer = lambda _number: UnavailableError("gone", Reason.CONNECTION)
     await world.run(until=lambda: True)
@@ -266,7 +266,7 @@ async def test_a_record_that_is_too_large_by_itself_is_a_dead_letter() -> None:
     assert world.confirmed == ["key-1b", "key-2"]
 
 
-async def test_batches_grow_again_when_the_sink_takes_them() -> None:
+async def test_batches_grow_again_when_the_sink_accepts_them() -> None:
     world = World(batch(1, records=8), *(batch(number) for number in range(2, 350)), age=3600)
     world.answer = too_large_above(4, world)
     await world.run(until=lambda: not world.batches)
@@ -308,7 +308,7 @@ async def test_a_new_key_that_the_receiver_knows_is_being_processed() -> None:
         RuntimeError("bug"),
     ],
 )
-async def test_a_key_that_no_attempt_delivered_holds_the_sink_up(before: Exception) -> None:
+async def test_a_known_key_that_was_not_delivered_blocks_the_sink(before: Exception) -> None:
     world = World(batch(1), age=3600)
     world.answer = lambda number: before if number < 3 else known_key()
     world.during_wait = lambda: world.ending.set() if len(world.sent) == 6 else None
@@ -316,7 +316,7 @@ async def test_a_key_that_no_attempt_delivered_holds_the_sink_up(before: Excepti
     assert (world.sent, world.confirmed, world.dead) == (["key-1"] * 6, [], [])
 
 
-async def test_a_key_that_one_of_many_attempts_may_have_delivered_is_delivered() -> None:
+async def test_a_known_key_with_an_uncertain_attempt_is_delivered() -> None:
     world = World(batch(1), age=3600)
     refused = UnavailableError("connection refused", Reason.CONNECTION)
     world.answer = lambda number: {1: lost(), 2: refused}.get(number, known_key())
@@ -324,7 +324,7 @@ async def test_a_key_that_one_of_many_attempts_may_have_delivered_is_delivered()
     assert (world.sent, world.confirmed) == (["key-1"] * 3, ["key-1"])
 
 
-async def test_a_batch_that_this_process_began_itself_is_not_a_repetition() -> None:
+async def test_a_batch_begun_by_this_process_is_not_a_repetition() -> None:
     world = World(batch(1), batch(2), age=3600)
     world.closed_batch = True  # as a second half is
     world.answer = lambda number: known_key() if number > 1 else None
@@ -333,7 +333,7 @@ async def test_a_batch_that_this_process_began_itself_is_not_a_repetition() -> N
     assert (world.sent, world.confirmed) == (["key-1", "key-2", "key-2", "key-2"], ["key-1"])
 
 
-async def test_a_batch_that_another_process_may_have_sent_meanwhile_is_a_repetition() -> None:
+async def test_a_batch_another_process_may_have_sent_is_a_repetition() -> None:
     world = World(batch(1), batch(2), age=3600)
     world.answer = lambda number: known_key() if number > 1 else None
 
@@ -353,7 +353,7 @@ async def test_a_batch_that_another_process_may_have_sent_meanwhile_is_a_repetit
     assert (world.sent, world.confirmed) == (["key-1", "key-2"], ["key-1", "key-2"])
 
 
-async def test_a_key_that_a_process_before_may_have_sent_is_a_repeated_one() -> None:
+async def test_a_key_an_earlier_process_may_have_sent_is_repeated() -> None:
     world = World(batch(1), age=3600)
     world.closed_batch = True
     world.answer = lambda _number: known_key()
@@ -361,7 +361,7 @@ async def test_a_key_that_a_process_before_may_have_sent_is_a_repeated_one() -> 
     assert (world.sent, world.confirmed) == (["key-1"], ["key-1"])
 
 
-async def test_a_half_is_no_repetition() -> None:
+async def test_a_half_is_not_a_repetition() -> None:
     world = World(batch(1, records=2), age=3600)
     world.closed_batch = True
     world.answer = lambda number: TooLargeError("answered 413") if number == 1 else known_key()
@@ -412,7 +412,7 @@ async def test_a_lasting_error_is_logged_at_its_start_and_end(caplog: pytest.Log
     assert [record.getMessage() for record in caplog.records] == ["delivery failed: gone", "sink recovered"]
 
 
-async def test_stopped_before_it_ran_it_closes_its_sink() -> None:
+async def test_a_worker_stopped_before_running_closes_its_sink() -> None:
     world = World()
     await world.worker.stop()
     assert world.closed

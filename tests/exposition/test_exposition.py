@@ -96,7 +96,7 @@ class TestOneNode:
         ],
         ids=["shared", "in MIG instances"],
     )
-    async def test_its_gpus_are_counted_and_not_their_parts(
+    async def test_its_gpus_are_counted_but_not_their_parts(
         self, bench: Any, labels: dict[str, str], counted: list[str]
     ) -> None:
         node = {
@@ -245,7 +245,7 @@ class TestCluster:
         assert text["gpuid_cluster_up"] == ['gpuid_cluster_up{cluster="prod"} 0.0']
         assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="unauthorized"} 1.0']
 
-    async def test_a_duplicate_has_no_view_that_could_grow_old(self, bench: Any) -> None:
+    async def test_a_duplicate_has_no_view_age(self, bench: Any) -> None:
         bench.metrics.add_cluster("prod")
         bench.metrics.synced("prod", 1764000000.0)
         bench.metrics.cluster_state("prod", ClusterState.DUPLICATE)
@@ -268,7 +268,7 @@ class TestSink:
         ]
         assert text["gpuid_export_dead_letters"] == ['gpuid_export_dead_letters{sink="lake"} 2.0']
 
-    async def test_one_that_is_removed_has_no_series(self, bench: Any) -> None:
+    async def test_a_removed_sink_has_no_series(self, bench: Any) -> None:
         for sink in ("lake", "hook"):
             bench.metrics.backlog(sink, 3, 1764000000.0, 2)
         bench.metrics.keep_sinks({"lake"})
@@ -298,7 +298,7 @@ class TestTheStore:
 
 
 class TestBackground:
-    async def test_changes_are_rendered_before_anybody_asks_also_after_a_scrape(self, bench: Any) -> None:
+    async def test_changes_are_rendered_before_a_scrape_asks_for_them(self, bench: Any) -> None:
         def rendered_nodes() -> int:
             texts = (cluster[0][0] for cluster in bench.exposition._snapshot.values())
             return sum(b"".join(shards.inflated(text)).count(b"\n") for text in texts)
@@ -382,7 +382,7 @@ class TestStrictParsers:
         assert classic == strict
 
     @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-    async def test_promtool_has_nothing_to_say(self, bench: Any) -> None:
+    async def test_promtool_reports_nothing(self, bench: Any) -> None:
         bench.metrics.add_cluster("prod")
         bench.metrics.watch_restarted("prod", "nodes", "silent")
         bench.read("prod", 'n1"\\\n\x00\ud800', H100)

@@ -91,7 +91,7 @@ TWO = (gpu(0), gpu(1))
         ),
     ],
 )
-def test_a_node_has_these_gpus(state: NodeState, expected: dict[tuple[str, GpuState], int]) -> None:
+def test_the_gpus_of_a_node_are_counted(state: NodeState, expected: dict[tuple[str, GpuState], int]) -> None:
     assert counted(state) == expected
     physical = not any(one.virtual for one in state.gpus) and not state.claims
     if state.time is not None and physical:
@@ -108,7 +108,7 @@ def test_a_cluster_that_is_not_up_has_no_healthy_gpu() -> None:
     }
 
 
-def test_the_models_of_a_cluster_are_bounded() -> None:
+def test_the_number_of_models_of_a_cluster_is_bounded() -> None:
     states = [node(gpu(n, model=f"model {n}"), name=f"n{n}") for n in range(MAX_MODELS + 50)]
     states.append(node(gpu(1000, model="model 113"), name="another"))
     found = counted(*states)
@@ -118,7 +118,7 @@ def test_the_models_of_a_cluster_are_bounded() -> None:
     assert found["", H] == 50
 
 
-def test_a_share_is_undefined_where_no_gpu_is_known() -> None:
+def test_a_share_is_undefined_without_known_gpus() -> None:
     assert Share().ratio is None
     assert Share(3, 4).plus(Share(0, 2)) == Share(3, 6)
     assert Share(3, 6).ratio == 0.5
@@ -153,7 +153,7 @@ states = st.builds(
 
 
 @given(st.lists(st.tuples(names, st.none() | states)), st.booleans())
-def test_counting_changes_is_counting_what_there_is(steps: list[tuple[str, NodeState | None]], up: bool) -> None:
+def test_incremental_counts_equal_a_full_count(steps: list[tuple[str, NodeState | None]], up: bool) -> None:
     counts, there = GpuCounts(), dict[Place, NodeState]()
     for name, state in steps:
         place = Place("c", name)
@@ -199,7 +199,7 @@ async def test_a_scrape_has_the_gpus_of_each_cluster(bench: Any) -> None:
     assert any(model in line for line in families(await bench.text())["gpuid_gpu_info"])  # they can be joined
 
 
-def test_a_node_that_went_dark_has_gpus_of_the_model_that_it_had() -> None:
+def test_an_unreadable_node_keeps_the_model_of_its_gpus() -> None:
     """As after its grace period: no GPU of it is known any more, but its capacity."""
     counts = GpuCounts()
     counts.update({Place("c", "n"): node(*TWO, capacity=2), Place("c", "m"): node(gpu(2), name="m", capacity=1)})
@@ -210,14 +210,14 @@ def test_a_node_that_went_dark_has_gpus_of_the_model_that_it_had() -> None:
     assert counts.of("c", up=True) == {(H100, H): 1, ("", H): 0, ("", U): 2}
 
 
-def test_the_models_of_a_node_are_bounded() -> None:
+def test_the_number_of_models_of_a_node_is_bounded() -> None:
     many = [Gpu(uuid=f"GPU-{index}", model=f"model {index // 2}") for index in range(20)]
     counts = counted(node(*many))
     assert len(counts) <= 5
     assert sum(counts.values()) == 20
 
 
-def test_counts_that_may_be_made_up_are_not_held_for_good() -> None:
+def test_counts_that_may_be_invented_are_not_kept_forever() -> None:
     models = [Gpu(uuid=f"GPU-{index}", model=f"model {index}") for index in range(3)]
     counts = GpuCounts()
     before = gpu_counts._shared.cache_info().currsize

@@ -17,12 +17,12 @@ def joined(parts: list[bytes]) -> bytes:
 
 
 @given(blocks)
-def test_the_whole_decodes_to_the_blocks_one_after_the_other(parts: list[bytes]) -> None:
+def test_the_result_decodes_to_the_concatenated_blocks(parts: list[bytes]) -> None:
     assert gzip.decompress(joined(parts)) == b"".join(parts)
 
 
 @given(blocks)
-def test_it_is_one_member_with_nothing_after_it(parts: list[bytes]) -> None:
+def test_the_result_is_a_single_gzip_member(parts: list[bytes]) -> None:
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
     assert decoder.decompress(joined(parts)) == b"".join(parts)
     assert decoder.eof
@@ -35,14 +35,14 @@ def test_the_checksum_of_joined_blocks_is_that_of_their_bytes(parts: list[bytes]
 
 
 @given(st.binary(), st.binary(), st.binary())
-def test_it_does_not_matter_what_is_joined_first(a: bytes, b: bytes, c: bytes) -> None:
+def test_joining_is_associative(a: bytes, b: bytes, c: bytes) -> None:
     first, second, third = map(Checksum.of, (a, b, c))
     assert Checksum.concat([Checksum.concat([first, second]), third]) == Checksum.concat(
         [first, Checksum.concat([second, third])]
     )
 
 
-def test_nothing_at_all_is_an_empty_member() -> None:
+def test_no_blocks_give_an_empty_member() -> None:
     assert gzip.decompress(HEADER + footer(EMPTY)) == b""
     assert len(footer(EMPTY)) == FOOTER_BYTES
     assert Checksum.concat([]) == EMPTY == Checksum.of(b"")

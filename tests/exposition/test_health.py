@@ -109,7 +109,7 @@ def health_lines(state: NodeState) -> list[str]:
     ],
     ids=["unknown", "healthy", "failed", "pending", "retired", "ecc", "hostile"],
 )
-def test_a_node_has_these_lines_of_health(health: Health | None, expected: list[str]) -> None:
+def test_a_node_has_the_expected_health_series(health: Health | None, expected: list[str]) -> None:
     assert health_lines(node(msgspec.structs.replace(GPU, health=health))) == expected
 
 
@@ -141,7 +141,7 @@ def test_the_series_agree_with_the_placements() -> None:
         assert not lines or f'level="{placement.level}"' in lines[0]
 
 
-async def test_a_healthy_fleet_is_scraped_as_if_it_reported_nothing(make_bench: Any) -> None:
+async def test_a_healthy_fleet_adds_no_health_series(make_bench: Any) -> None:
     scrapes = []
     for health in (None, HEALTHY):
         bench = make_bench()
@@ -176,7 +176,7 @@ texts = st.none() | st.text(max_size=20)
     health=st.builds(Health, recovery_action=texts, fabric_state=texts, fabric_status=texts, fabric_health=texts),
     lost=st.booleans(),
 )
-def test_no_text_of_a_node_breaks_out_of_its_label(serial: str | None, health: Health, lost: bool) -> None:
+def test_text_from_a_node_cannot_break_out_of_its_label(serial: str | None, health: Health, lost: bool) -> None:
     gpu = msgspec.structs.replace(GPU, serial=serial, health=health)
     state = node(gpu, unseen=(Unseen("GPU-a", NOW, lost=True),) if lost else ())
     lines = render(state, (), "cluster")[[family.name for family in NODE_FAMILIES].index("gpuid_gpu_degraded")]

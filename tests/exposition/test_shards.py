@@ -20,7 +20,7 @@ step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a nod
 @example([[(node, 0) for node in NODES[:5]], [("n4", None)], [("n5", 0)]])  # a node comes after its shard emptied
 @example([[(node, 0) for node in NODES[:8]], [("n8", 0), *dict.fromkeys(NODES[:4]).items()]])  # one comes, one empties
 @given(st.lists(st.lists(step, max_size=12), max_size=12))
-def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[str, int | None]]]) -> None:
+def test_the_text_always_matches_the_current_nodes(rounds: list[list[tuple[str, int | None]]]) -> None:
     cluster, expected = ClusterTextStore(shard_nodes=SHARD, group_shards=2), dict[str, bytes]()
     for steps in rounds:
         for node, number in steps:
@@ -62,7 +62,7 @@ def nodes(cluster: ClusterTextStore) -> set[str]:
     return {line.split()[0].decode() for line in text.splitlines()}
 
 
-def test_an_emptied_shard_takes_new_nodes() -> None:
+def test_an_emptied_shard_accepts_new_nodes() -> None:
     cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(SHARD + 1):
         put(cluster, number)
@@ -72,7 +72,7 @@ def test_an_emptied_shard_takes_new_nodes() -> None:
     assert nodes(cluster) == {*(f"n{number}" for number in range(SHARD)), f"n{SHARD + 1}"}
 
 
-def test_a_cluster_whose_nodes_are_all_gone_has_no_text() -> None:
+def test_a_cluster_without_nodes_has_no_text() -> None:
     cluster = ClusterTextStore(shard_nodes=SHARD)
     put(cluster, 0)
     assert nodes(cluster) == {"n0"}
@@ -93,7 +93,7 @@ def test_only_the_changed_family_of_a_group_is_concatenated_again(concats: list[
     assert concats[FAMILIES + 1 :] == []
 
 
-def test_an_emptied_shard_is_dropped_once_and_costs_nothing_later(concats: list[int]) -> None:
+def test_an_emptied_shard_is_dropped_only_once(concats: list[int]) -> None:
     cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(3 * SHARD):
         put(cluster, number)

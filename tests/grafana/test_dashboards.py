@@ -90,7 +90,7 @@ each_query = pytest.mark.parametrize(
 
 class TestTheFiles:
     @pytest.mark.parametrize("name", DASHBOARDS)
-    def test_a_dashboard_is_what_its_source_says(self, name: str) -> None:
+    def test_a_dashboard_matches_its_source(self, name: str) -> None:
         written = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
         assert written == text(DASHBOARDS[name]()), "run: python -m grafana.generate"
 
@@ -125,7 +125,7 @@ class TestForGrafana11:
                 sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
                 assert sources == [DATASOURCE] * (1 + len(panel["targets"]))
 
-    def test_panels_and_queries_have_names_of_their_own(self, path: Path) -> None:
+    def test_panels_and_queries_have_unique_names(self, path: Path) -> None:
         found = list(panels(load(path)))
         assert len({panel["id"] for panel in found}) == len(found)
         titles = [panel["title"] for panel in found if panel["type"] != "row"]
@@ -134,7 +134,7 @@ class TestForGrafana11:
             refs = [target["refId"] for target in panel.get("targets", ())]
             assert len(set(refs)) == len(refs)
 
-    def test_no_panel_lies_on_another_or_beyond_the_grid(self, path: Path) -> None:
+    def test_panels_neither_overlap_nor_leave_the_grid(self, path: Path) -> None:
         places = [panel["gridPos"] for panel in panels(load(path))]
         for one, other in combinations(places, 2):
             side_by_side = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
@@ -142,7 +142,7 @@ class TestForGrafana11:
             assert side_by_side or below, (one, other)
         assert all(place["x"] + place["w"] <= 24 for place in places)
 
-    def test_rows_of_panels_leave_no_hole(self, path: Path) -> None:
+    def test_rows_of_panels_have_no_gaps(self, path: Path) -> None:
         places = [panel["gridPos"] for panel in panels(load(path))]
         height = max(place["y"] + place["h"] for place in places)
         assert sum(place["w"] * place["h"] for place in places) == 24 * height
@@ -158,7 +158,7 @@ class TestForGrafana11:
         assert (found["datasource"]["type"], found["datasource"]["query"]) == ("datasource", "prometheus")
         assert found["cluster"]["query"]["query"] == "label_values(gpuid_cluster_up, cluster)"
 
-    def test_every_link_fits_the_dashboard_that_it_opens(self, path: Path) -> None:
+    def test_every_link_matches_the_dashboard_it_opens(self, path: Path) -> None:
         known = {load(each)["uid"]: variables(load(each)) for each in PATHS}
         for url in set(links(load(path)["panels"])):
             target = urlsplit(
@@ -186,7 +186,7 @@ def test_the_links_lead_from_each_dashboard_to_the_next() -> None:
     }
 
 
-def test_every_state_of_a_cluster_has_its_words() -> None:
+def test_every_cluster_state_has_a_description() -> None:
     (table,) = [
         one for one in panels(load(FOLDER / "fleet.json")) if (one["title"], one["type"]) == ("Clusters", "table")
     ]
@@ -208,7 +208,7 @@ def test_no_query_on_health_reads_the_past_of_the_whole_fleet() -> None:
 
 
 @each_query
-def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None:
+def test_every_query_returns_data(troubled: Troubled, path: Path, asked: Asked) -> None:
     expr = filled(asked.target["expr"], troubled, chosen(load(path), troubled))
     answer = ask(troubled, asked.target, expr)
     assert answer, expr
@@ -217,7 +217,7 @@ def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None
 
 
 @each_dashboard
-def test_under_another_label_every_query_gets_data_and_its_columns(troubled: Troubled, path: Path) -> None:
+def test_with_another_label_every_query_returns_data_and_columns(troubled: Troubled, path: Path) -> None:
     other = troubled._replace(prometheus=troubled.labelled)
     dashboard = json.loads(printed(f"dashboard {path.stem}", LABEL))
     values = chosen(dashboard, other)
@@ -259,7 +259,7 @@ def test_a_table_has_a_column_for_every_queried_label(troubled: Troubled, path: 
     assert list(organize["indexByName"]) == sorted(named)
 
 
-def test_the_timeline_has_even_the_shortest_stay(promtool: str, tmp_path: Path) -> None:
+def test_the_timeline_shows_even_the_shortest_stay(promtool: str, tmp_path: Path) -> None:
     place = 'gpuid_gpu_info{{cluster="east",node="{}",serial="S",uuid="GPU-1",chassis=""}}'
     dashboard = load(FOLDER / "serial.json")
     exprs = [one.target["expr"] for one in queries(dashboard) if one.panel["title"] == "Where it was"]
@@ -315,10 +315,12 @@ class TestWhatTheyShow:
             ("Moves", 1),
         ],
     )
-    def test_two_collectors_of_one_fleet_do_not_count_double(self, troubled: Troubled, title: str, number: int) -> None:
+    def test_two_collectors_of_one_fleet_do_not_double_counts(
+        self, troubled: Troubled, title: str, number: int
+    ) -> None:
         assert self.number(troubled, "fleet", title) == number
 
-    def test_a_gpu_that_two_nodes_claim_is_one(self, troubled: Troubled) -> None:
+    def test_a_gpu_claimed_by_two_nodes_counts_once(self, troubled: Troubled) -> None:
         assert self.number(troubled, "fleet", "GPUs") == troubled.gpus == 55
         assert self.number(troubled, "collector", "Collectors") == 2
 

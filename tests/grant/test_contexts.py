@@ -34,7 +34,7 @@ def admin(tmp_path: Path, **cluster: Any) -> dict[str, Any]:
 
 
 class TestAdminCluster:
-    def test_how_the_server_is_reached_is_kept(self, tmp_path: Path) -> None:
+    def test_connection_settings_are_kept(self, tmp_path: Path) -> None:
         entry = {
             "server": "https://10.0.0.1:6443",
             "certificate-authority-data": "Y2E=",
@@ -44,22 +44,22 @@ class TestAdminCluster:
         }
         assert admin(tmp_path, **entry) == entry
 
-    def test_a_certificate_authority_in_a_file_comes_along(self, tmp_path: Path) -> None:
+    def test_a_certificate_authority_file_is_embedded(self, tmp_path: Path) -> None:
         (tmp_path / "ca.crt").write_bytes(b"PEM")
         entry = admin(tmp_path, server="https://x", **{"certificate-authority": "ca.crt"})
         assert entry == {"server": "https://x", "certificate-authority-data": base64.b64encode(b"PEM").decode()}
 
-    def test_one_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+    def test_an_unreadable_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(GrantError, match=r'context "prod" in .*/nowhere.crt: no such file'):
             admin(tmp_path, server="https://x", **{"certificate-authority": "nowhere.crt"})
 
-    def test_no_login_comes_along(self, tmp_path: Path) -> None:
+    def test_credentials_are_not_copied(self, tmp_path: Path) -> None:
         entry = admin(tmp_path, server="https://a:secret@x:6443/k", **{"proxy-url": "http://b:secret@proxy:3128"})
         assert entry == {"server": "https://x:6443/k", "proxy-url": "http://proxy:3128"}
 
 
 class TestWrite:
-    def test_what_is_written_is_read_by_a_collector(self, tmp_path: Path) -> None:
+    def test_a_collector_can_read_the_result(self, tmp_path: Path) -> None:
         file = tmp_path / "new" / "kubeconfig"
         write(file, [context("prod"), context("arn:aws:eks:eu:1:cluster/prod", "other")])
         info = kubeconfig.find("arn:aws:eks:eu:1:cluster/prod", str(file))
@@ -72,7 +72,7 @@ class TestWrite:
         assert len(list(file.parent.iterdir())) == 3
         ClusterSettings(context="prod", kubeconfig=str(file))
 
-    def test_other_contexts_stay(self, tmp_path: Path) -> None:
+    def test_other_contexts_are_kept(self, tmp_path: Path) -> None:
         file = tmp_path / "kubeconfig"
         write(file, [context("a"), context("b")])
         write(file, [context("b", "newer"), context("c")])
@@ -81,7 +81,7 @@ class TestWrite:
         assert document["current-context"] == "a"
         assert (tmp_path / "b.token").read_text() == "newer"
 
-    def test_a_context_of_somebody_else_is_never_replaced(self, tmp_path: Path) -> None:
+    def test_a_context_created_by_others_is_never_replaced(self, tmp_path: Path) -> None:
         file = tmp_path / "kubeconfig"
         theirs = {
             "clusters": [{"name": "prod", "cluster": {"server": "https://x"}}],
@@ -95,7 +95,7 @@ class TestWrite:
         assert yaml.safe_load(file.read_text()) == theirs
         assert list(tmp_path.iterdir()) == [file]
 
-    def test_its_own_context_beside_those_of_somebody_else(self, tmp_path: Path) -> None:
+    def test_its_context_is_added_next_to_others(self, tmp_path: Path) -> None:
         file = tmp_path / "kubeconfig"
         file.write_text('users: [{name: "1e3", user: {token: "0123"}}]\npreferences: {}\n')
         write(file, [context("prod")])
@@ -104,7 +104,7 @@ class TestWrite:
         assert document["preferences"] == {}
 
     @pytest.mark.parametrize("content", ["{", "[]", "kind: Secret", "\x00"])
-    def test_what_is_no_kubeconfig_stays(self, tmp_path: Path, content: str) -> None:
+    def test_a_file_other_than_a_kubeconfig_is_unchanged(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "kubeconfig"
         file.write_text(content)
         with pytest.raises(GrantError, match="kubeconfig: not "):
@@ -113,7 +113,7 @@ class TestWrite:
             write(file, [context("prod")])
         assert file.read_text() == content
 
-    def test_a_link_stays_one(self, tmp_path: Path) -> None:
+    def test_a_symbolic_link_is_preserved(self, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()
         link = tmp_path / "kubeconfig"
         link.symlink_to("there/real")
@@ -128,7 +128,7 @@ class TestWrite:
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "a b", ".", "é", "x" * 300])
-def test_a_token_s_file_stays_in_its_folder(name: str) -> None:
+def test_a_token_file_stays_in_its_folder(name: str) -> None:
     assert "/" not in token_file(name)
     assert not token_file(name).startswith(".")
     assert len(token_file(name).encode()) < 200

@@ -12,12 +12,12 @@ from collector.kube.go_values import load_yaml
 @pytest.mark.parametrize(
     "text", ["1e3", "y", "no", "0o14", "0x1F", "1_000", "12:30:45", "2026-01-01", "~", "", "=", "<<"]
 )
-def test_a_text_stays_one(text: str) -> None:
+def test_a_string_stays_a_string(text: str) -> None:
     written = dump([{"args": [text], text: text}]).encode()
     assert load_yaml(written) == {"args": [text], text: text}
 
 
-def test_a_list_is_written_out_each_time() -> None:
+def test_repeated_lists_are_written_in_full() -> None:
     shared = ["a"]
     assert "&" not in dump([{"x": shared, "y": shared}])
 
@@ -27,5 +27,5 @@ def test_a_list_is_written_out_each_time() -> None:
         st.text() | st.booleans() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_every_document_comes_back(value: object) -> None:
+def test_every_document_round_trips(value: object) -> None:
     assert yaml.safe_load(dump([{"value": value}])) == {"value": value}

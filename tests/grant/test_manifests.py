@@ -24,7 +24,7 @@ def named(manifests: list[Manifest], name: str) -> dict[str, Any]:
     return dict(next(one for one in manifests if title(one) == name))
 
 
-def test_the_manifest_to_apply_by_hand_is_what_the_default_preset_needs() -> None:
+def test_the_manifest_grants_what_the_default_preset_needs() -> None:
     assert list(yaml.safe_load_all(RBAC.read_text())) == make_manifests(ClusterSettings(context="prod"))
 
 
@@ -59,14 +59,14 @@ def test_each_namespace_has_its_role() -> None:
     assert 'request.namespace == "b"' not in policy["spec"]["validations"][1]["expression"]
 
 
-def test_logs_need_no_exec_and_the_policy_admits_none() -> None:
+def test_logs_need_no_exec_and_the_policy_denies_it() -> None:
     manifests = make_manifests(cluster(source("a", SourceMethod.LOG)))
     assert "pods/exec" not in dump(one for one in manifests if "Policy" not in one["kind"])
     policy = named(manifests, "ValidatingAdmissionPolicy gpuid-exec")
     assert [one["expression"] for one in policy["spec"]["validations"]] == ["false"]
 
 
-def test_a_token_is_for_the_api_server_and_as_long_as_is_said() -> None:
+def test_a_token_has_the_server_audience_and_requested_lifetime() -> None:
     policy = named(
         make_manifests(cluster(source("a")), audiences=["https://api", 'x"'], seconds=3600),
         "ValidatingAdmissionPolicy gpuid-token",
@@ -77,12 +77,12 @@ def test_a_token_is_for_the_api_server_and_as_long_as_is_said() -> None:
     ]
 
 
-def test_the_token_s_renewal_and_the_policy_can_be_left_out() -> None:
+def test_token_renewal_and_the_policy_are_optional() -> None:
     manifests = make_manifests(cluster(source("a")), renewal=False, policy_version=None)
     assert not any("token" in title(one) or "Policy" in title(one) for one in manifests)
 
 
-def test_a_source_in_our_own_namespace_has_a_role_of_its_own() -> None:
+def test_a_source_in_our_namespace_has_its_own_role() -> None:
     titles = [title(one) for one in make_manifests(cluster(source("gpuid", SourceMethod.LOG)))]
     assert "Role gpuid in gpuid" in titles
     assert "Role gpuid-token in gpuid" in titles
@@ -91,13 +91,13 @@ def test_a_source_in_our_own_namespace_has_a_role_of_its_own() -> None:
 class TestDifference:
     role = named(make_manifests(ClusterSettings(context="prod")), "Role gpuid in gpu-operator")
 
-    def test_what_the_server_adds_is_none(self) -> None:
+    def test_defaults_added_by_the_server_are_not_a_difference(self) -> None:
         metadata = self.role["metadata"] | {"uid": "1", "resourceVersion": "2", "managedFields": []}
         metadata |= {"labels": metadata["labels"] | {"foreign": "x"}}
         live = dict(reversed((self.role | {"metadata": metadata}).items()))
         assert difference(self.role, live) == []
 
-    def test_a_right_that_somebody_added_is_one(self) -> None:
+    def test_an_added_right_is_a_difference(self) -> None:
         live = self.role | {
             "rules": [*self.role["rules"], {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
         }
@@ -106,16 +106,16 @@ class TestDifference:
         assert "-  - secrets" in diff
         assert not any(line.startswith("+") for line in diff[2:])
 
-    def test_an_aggregation_that_somebody_added_is_one(self) -> None:
+    def test_an_added_aggregation_is_a_difference(self) -> None:
         assert difference(self.role, self.role | {"aggregationRule": {}}) != []
 
-    def test_a_label_that_is_gone_is_one(self) -> None:
+    def test_a_removed_label_is_a_difference(self) -> None:
         assert difference(self.role, self.role | {"metadata": self.role["metadata"] | {"labels": None}}) != []
 
-    def test_what_is_absent_is_all_of_it(self) -> None:
+    def test_a_missing_object_differs_entirely(self) -> None:
         assert difference(self.role, None)[0] == "--- absent"
         assert difference(None, self.role)[1] == "+++ absent"
 
-    def test_a_service_account_may_have_secrets(self) -> None:
+    def test_secrets_of_a_service_account_are_not_a_difference(self) -> None:
         account = named(make_manifests(ClusterSettings(context="prod")), "ServiceAccount gpuid in gpuid")
         assert difference(account, account | {"secrets": [{"name": "x"}], "imagePullSecrets": []}) == []

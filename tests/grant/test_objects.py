@@ -38,7 +38,7 @@ class Server:
         ({}, None),
     ],
 )
-async def test_the_newest_version_counts(resources: Mapping[str, list[str]], version: str | None) -> None:
+async def test_the_newest_version_is_used(resources: Mapping[str, list[str]], version: str | None) -> None:
     client: Any = Server(resources)
     assert await Objects(client).policy_version() == version
 
@@ -68,14 +68,14 @@ class Tokens:
         service_account_token(0, name="gpuid", signature="s" * 20_000),
     ],
 )
-async def test_a_token_that_is_none_is_not_handed_out(token: object) -> None:
+async def test_an_invalid_token_is_not_returned(token: object) -> None:
     client: Any = Tokens(token)
     with pytest.raises(MalformedError, match="TokenRequest"):
         await Objects(client).token(3600)
 
 
 @pytest.mark.anyio
-async def test_a_token_of_the_account_is_handed_out_and_is_a_secret() -> None:
+async def test_a_token_of_the_account_is_returned_as_a_secret() -> None:
     text = service_account_token(0, name="gpuid")
     client: Any = Tokens(text)
     assert (await Objects(client).token(3600)).text == text
@@ -98,13 +98,13 @@ class Initializing:
 
 
 @pytest.mark.anyio
-async def test_a_server_that_asks_for_time_is_asked_again() -> None:
+async def test_a_server_that_asks_to_wait_is_retried() -> None:
     client: Any = Initializing(2)
     assert await Objects(client).identity() == "one"
 
 
 @pytest.mark.anyio
-async def test_a_server_that_never_stops_asking_for_time_is_an_error() -> None:
+async def test_a_server_that_always_asks_to_wait_is_an_error() -> None:
     client: Any = Initializing(1000)
     with pytest.raises(ThrottledError):
         await Objects(client).identity()

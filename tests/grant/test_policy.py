@@ -15,7 +15,7 @@ def rule(*sources: PodSource) -> dict[str, str]:
     return validations[1]
 
 
-def test_only_the_service_account_is_concerned() -> None:
+def test_only_the_service_account_is_affected() -> None:
     spec = exec_policy("system:serviceaccount:gpuid:gpuid", [source("x")])
     assert spec["matchConditions"] == [
         {"name": "user", "expression": 'request.userInfo.username == "system:serviceaccount:gpuid:gpuid"'}
@@ -25,7 +25,7 @@ def test_only_the_service_account_is_concerned() -> None:
     assert (rules["operations"], rules["resources"]) == (["CONNECT"], ["pods/exec"])
 
 
-def test_another_program_than_nvidia_smi_has_no_form_for_one_gpu() -> None:
+def test_only_nvidia_smi_has_a_form_for_one_gpu() -> None:
     assert rule(source("cat", "/tmp/x"))["expression"] == (
         "has(object.container) && has(object.command) && (\n"
         '  (request.namespace == "ns" && object.container == "c"\n'
@@ -42,7 +42,7 @@ def test_another_program_than_nvidia_smi_has_no_form_for_one_gpu() -> None:
         (("chroot", "/driver-root", "nvidia-smi", "-q", "-x"), 7),
     ],
 )
-def test_nvidia_smi_may_also_read_one_gpu(command: tuple[str, ...], size: int) -> None:
+def test_nvidia_smi_can_also_read_one_gpu(command: tuple[str, ...], size: int) -> None:
     words = ", ".join(f'"{word}"' for word in command)
     expression = rule(source(*command))["expression"]
     assert f"object.command == [{words}]\n    ||" in expression
@@ -61,7 +61,7 @@ def test_nvidia_smi_may_also_read_one_gpu(command: tuple[str, ...], size: int) -
         ('"] || true || object.command == ["', r'"\"] || true || object.command == [\""'),
     ],
 )
-def test_a_word_is_a_literal_of_cel(text: str, literal: str) -> None:
+def test_a_word_becomes_a_cel_literal(text: str, literal: str) -> None:
     assert f"object.command == [{literal}]" in rule(source(text))["expression"]
 
 
@@ -78,7 +78,7 @@ def test_sources_that_run_the_same_are_one_rule() -> None:
     assert "\n  || (request.namespace" in rule(source("x"), source("y"))["expression"]
 
 
-def test_of_a_node_only_our_labels_may_change() -> None:
+def test_only_our_labels_of_a_node_may_change() -> None:
     spec = label_policy("system:serviceaccount:gpuid:gpuid")
     (rules,) = spec["matchConstraints"]["resourceRules"]
     assert (rules["operations"], rules["resources"]) == (["UPDATE"], ["nodes"])

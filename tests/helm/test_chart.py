@@ -75,7 +75,7 @@ def mounted(objects: Objects) -> list[str]:
     return sorted(item["path"] for secret in secrets for item in secret["items"])
 
 
-def test_what_it_says_of_the_code_is_up_to_date() -> None:
+def test_values_taken_from_the_code_are_current() -> None:
     for path, text in chart_files().items():
         assert path.read_text(encoding="utf-8") == text, "run python -m tests.helm.chart_files"
 
@@ -86,7 +86,7 @@ def test_it_has_the_version_of_the_package() -> None:
 
 
 class TestConfiguration:
-    def test_every_key_reaches_gpuid_as_it_is(self, template: Template, tmp_path: Path) -> None:
+    def test_every_key_reaches_gpuid_unchanged(self, template: Template, tmp_path: Path) -> None:
         uncommented = re.sub(r"^# (\w+ = )", r"\1", FULL.read_text(), flags=re.MULTILINE)
         uncommented = re.sub(r"^# sources = .*\n(#.*\n)*", "", uncommented, flags=re.MULTILINE)
         document = tomllib.loads(re.sub(r"^(sources = .*\n(#.*\n)*)", "", uncommented, flags=re.MULTILINE))
@@ -109,7 +109,7 @@ class TestConfiguration:
         assert tomllib.loads(toml(objects))["clusters"] == [cluster]
         assert "\\u" not in toml(objects)
 
-    def test_large_and_broken_numbers_stay_what_they_are(self, template: Template, tmp_path: Path) -> None:
+    def test_large_and_fractional_numbers_are_unchanged(self, template: Template, tmp_path: Path) -> None:
         cluster = {"context": "a", "max_gpus": 12_345_678, "request_rate": 0.5, "loop_share": 1}
         loaded = config(template({"config": {"clusters": [cluster]}}), tmp_path).clusters[0]
         assert (loaded.max_gpus, loaded.request_rate, loaded.loop_share) == (12_345_678, 0.5, 1.0)
@@ -153,12 +153,12 @@ class TestConfiguration:
         ]
         assert config(objects, tmp_path).clusters[0].kubeconfig == ":".join(f"{folder}/k" for folder in folders)
 
-    def test_no_kubeconfig_is_mounted_that_no_cluster_has(self, template: Template) -> None:
+    def test_only_kubeconfigs_of_clusters_are_mounted(self, template: Template) -> None:
         objects = template({"config": {"clusters": [IN_CLUSTER]}})
         assert "kubeconfig" not in toml(objects)
         assert "kubeconfig" not in json.dumps(pod(objects))
 
-    def test_a_key_of_a_secret_is_mounted_where_gpuid_looks(self, template: Template, tmp_path: Path) -> None:
+    def test_a_secret_key_is_mounted_where_gpuid_looks(self, template: Template, tmp_path: Path) -> None:
         sinks = {
             "hook": {"type": "webhook", "url": "https://x", "token_file": {"secretName": "hook", "key": "token"}},
             "again": {"type": "webhook", "url": "https://x", "token_file": {"secretName": "hook", "key": "token"}},
@@ -172,7 +172,7 @@ class TestConfiguration:
         named.append(loaded.store.password_file)
         assert mounted(objects) == sorted(str(one.relative_to(tmp_path)) for one in named if one is not None)
 
-    def test_only_what_is_not_reloaded_replaces_the_pods(self, template: Template) -> None:
+    def test_only_changes_that_need_a_restart_replace_the_pods(self, template: Template) -> None:
         def annotations(**tables: Any) -> Any:
             return pod(template({"config": {"store": POSTGRES, "clusters": [{"context": "a"}], **tables}}))
 
@@ -213,12 +213,12 @@ class TestPods:
         volumes = {one["name"]: one for one in pod(objects)["spec"]["volumes"]}
         assert volumes["data"]["persistentVolumeClaim"]["claimName"] == claim["name"]
 
-    def test_a_claim_of_ones_own_is_taken(self, template: Template) -> None:
+    def test_an_existing_claim_is_used(self, template: Template) -> None:
         objects = template({"persistence": {"existingClaim": "mine"}})
         assert "PersistentVolumeClaim gpuid" not in objects
         assert '"claimName": "mine"' in json.dumps(pod(objects))
 
-    def test_shards_count_themselves(self, template: Template) -> None:
+    def test_shards_take_their_number_from_the_pods(self, template: Template) -> None:
         objects = template({"config": {"store": POSTGRES}, "shards": 4, "replicas": 2})
         sets = [one["spec"] for one in objects.values() if one["kind"] == "StatefulSet"]
         assert [one["replicas"] for one in sets] == [4, 4]
@@ -233,7 +233,7 @@ class TestPods:
                 {"name": "GPUID_TOTAL_SHARDS", "value": "4"},
             ]
 
-    def test_one_process_gets_no_shard(self, template: Template) -> None:
+    def test_a_single_process_gets_no_shard(self, template: Template) -> None:
         assert "GPUID_" not in json.dumps(pod(template()))
 
     def test_probes_follow_what_the_server_asks_of_clients(self, template: Template) -> None:
@@ -246,7 +246,7 @@ class TestPods:
         authority = {"client_ca_file": {"secretName": "gpuid-tls", "key": "ca.crt"}}
         assert probe(**TLS, **authority)["httpGet"] == {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
 
-    def test_a_client_of_several_pods_stays_with_one(self, template: Template) -> None:
+    def test_session_affinity_keeps_a_client_on_one_pod(self, template: Template) -> None:
         assert "sessionAffinity" not in template()["Service gpuid"]["spec"]
         for several in ({"replicas": 2}, {"shards": 2}):
             service = template({"config": {"store": POSTGRES}, **several})["Service gpuid"]
@@ -319,7 +319,7 @@ class TestPrometheus:
         ]
         assert selected == ["Service gpuid"]
 
-    def test_every_shard_s_own_targets_are_asked_for(self, template: Template) -> None:
+    def test_the_targets_of_every_shard_are_discovered(self, template: Template) -> None:
         values = {"config": {"store": POSTGRES}, "shards": 2, "replicas": 2, "prometheus": {"scrape": "scrapeConfig"}}
         found = template(values)["ScrapeConfig gpuid"]["spec"]["httpSDConfigs"]
         assert [one["url"] for one in found] == [
@@ -537,7 +537,7 @@ WRONG: dict[str, tuple[Values, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_value_is_named(helm: Helm, tmp_path: Path, case: str) -> None:
+def test_an_invalid_value_is_named(helm: Helm, tmp_path: Path, case: str) -> None:
     values, named = WRONG[case]
     refused = helm("template", "gpuid", CHART, "--values", write_values(tmp_path, values), check=False)
     assert refused.returncode == 1
@@ -607,7 +607,7 @@ def test_a_command_may_have_several_lines(template: Template) -> None:
     assert not any("\n" in one["message"] for one in spec["validations"])
 
 
-def test_releases_of_one_name_do_not_share_objects_elsewhere(helm: Helm, tmp_path: Path) -> None:
+def test_equal_release_names_do_not_share_cluster_objects(helm: Helm, tmp_path: Path) -> None:
     """Objects outside of the release's namespace."""
     values = {"config": {"clusters": [IN_CLUSTER]}, "dashboards": {"enabled": True, "namespace": "monitoring"}}
     file = write_values(tmp_path, values)
@@ -629,14 +629,14 @@ def test_the_packaged_chart_is_the_same(helm: Helm, template: Template, tmp_path
     assert template(values, chart=package) == template(values)
 
 
-def test_no_value_is_without_effect(helm: Helm, tmp_path: Path) -> None:
+def test_every_value_has_an_effect(helm: Helm, tmp_path: Path) -> None:
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
     for key in defaults:
         assert f".Values.{key}" in templates or f'"{key}"' in templates, key
 
 
-def test_sinks_may_be_any_that_gpuid_has(template: Template, tmp_path: Path) -> None:
+def test_every_sink_type_is_supported(template: Template, tmp_path: Path) -> None:
     sinks = {
         "a": {"type": "webhook", "url": "https://x", "batch_records": 7},
         "b": {"type": "s3", "bucket": "lake"},

@@ -52,7 +52,7 @@ def without_policy(context: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_a_mode_is_the_same_from_both(helm: Helm, tmp_path: Path, name: str) -> None:
+def test_chart_and_overlay_agree_on_each_mode(helm: Helm, tmp_path: Path, name: str) -> None:
     file = write_values(tmp_path, MODES[name])
     of_chart = documents(helm("template", "gpuid", CHART, "--namespace", "gpuid", "--values", file).stdout)
     built = subprocess.run(["kubectl", "kustomize", OVERLAYS / name], capture_output=True, text=True, check=True)

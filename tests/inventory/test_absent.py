@@ -13,7 +13,7 @@ def test_the_longest_absent_of_a_cluster_are_forgotten_first() -> None:
     assert list(absent.places()) == ["GPU-2", "GPU-3", "GPU-4"]
 
 
-def test_one_cluster_cannot_have_the_gpus_of_another_forgotten() -> None:
+def test_one_cluster_cannot_evict_the_gpus_of_another() -> None:
     absent = AbsentGpus(10)
     for number in range(5):
         absent.add(f"GPU-{number}", A, 1.0)
@@ -25,7 +25,7 @@ def test_one_cluster_cannot_have_the_gpus_of_another_forgotten() -> None:
     assert absent.pop("GPU-3") == Absent(A, 1.0)
 
 
-def test_a_cluster_that_fills_all_makes_room_for_another() -> None:
+def test_a_cluster_that_fills_the_limit_makes_room() -> None:
     absent = AbsentGpus(10)
     for number in range(1000):
         absent.add(f"GPU-made-up-{number}", B, 2.0)

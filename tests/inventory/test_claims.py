@@ -68,7 +68,7 @@ class TestPace:
     """A place whose claims come to nothing has others read ever more rarely."""
 
     @pytest.mark.parametrize("claimants", [[C], [C, D], [B]], ids=["a foreign node", "two of them", "its own cluster"])
-    def test_claims_that_come_and_go_cost_a_handful_of_readings(self, claimants: list[Place]) -> None:
+    def test_claims_that_come_and_go_cause_few_readings(self, claimants: list[Place]) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
         for second in range(20, 20 + 3600):
@@ -79,7 +79,7 @@ class TestPace:
         assert fleet.reads[A][0] < 27.0  # the first claim was verified at once
         assert A in {one.place for one in fleet.inventory.find(uuid="GPU-1")}
 
-    def test_a_new_node_for_each_claim_is_no_better(self) -> None:
+    def test_claims_from_new_nodes_cause_few_readings(self) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
         for second in range(20, 20 + 1800):
@@ -88,7 +88,7 @@ class TestPace:
             fleet.inventory.remove_node(Place("west", f"c{second}"), second + 0.2)
         assert len(fleet.reads[A]) <= 8
 
-    def test_a_home_that_goes_round_in_a_cluster_costs_its_claimants_no_more(self) -> None:
+    def test_a_home_moving_within_its_cluster_adds_no_readings(self) -> None:
         fleet = Fleet()
         fleet.read(C, 10.0, ONE)
         fleet.read(A, 11.0, ONE)  # which is where it is
@@ -101,7 +101,7 @@ class TestPace:
         assert len(fleet.reads[A]) <= 8
         assert A in {one.place for one in fleet.inventory.find(uuid="GPU-1")}
 
-    def test_moves_between_its_own_nodes_win_it_no_trust(self) -> None:
+    def test_moves_between_its_own_nodes_do_not_earn_trust(self) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
         for second in range(12, 12 + 1800, 2):
@@ -111,7 +111,7 @@ class TestPace:
             fleet.read(had, second + 0.9)
         assert len(fleet.reads[A]) <= 16  # eight for each of the two
 
-    def test_a_node_that_claims_from_many_is_no_better(self) -> None:
+    def test_claims_from_many_nodes_cause_few_readings(self) -> None:
         fleet = Fleet()
         homes = {Place("east", f"home-{number}"): Gpu(uuid=f"GPU-{number}") for number in range(100)}
         for home, gpu in homes.items():
@@ -160,7 +160,7 @@ class TestPace:
         assert asked(fleet.read(N, 61.0, ONE), A) == 0.0
         assert asked(fleet.read(OTHER, 61.0, ONE), A) == 0.0
 
-    def test_gpus_that_did_move_never_wait(self) -> None:
+    def test_real_moves_never_wait(self) -> None:
         fleet = Fleet()
         many = [Gpu(uuid=f"GPU-{number}") for number in range(20)]
         fleet.read(A, 10.0, *many)
@@ -169,13 +169,13 @@ class TestPace:
             assert asked(fleet.read(C, time, *many[:number]), A) == 0.0
             fleet.read(A, time + 1.0, *many[number:])
 
-    def test_a_claim_that_nobody_can_answer_is_asked_about_ever_more_rarely(self) -> None:
+    def test_an_unanswerable_claim_is_verified_less_and_less_often(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         delays = [asked(inventory.apply(reading(C, time, ONE)), A) for time in (20.0, 21.0, 22.0, 23.0, 60.0)]
         assert delays == [0.0, 0.0, 19.0, 18.0, 61.0]
 
-    def test_a_day_without_a_claim_is_a_new_start(self) -> None:
+    def test_a_day_without_a_claim_resets_the_pace(self) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
         for second in range(20, 60):
@@ -193,7 +193,7 @@ class TestPace:
         assert step.verify_later == {}
 
 
-def test_made_up_gpus_do_not_make_a_move_an_appearance() -> None:
+def test_invented_gpus_do_not_turn_a_move_into_an_appearance() -> None:
     inventory = Inventory(max_absent=100)
     inventory.apply(reading(A, 10.0, ONE))
     inventory.apply(reading(A, 11.0))
@@ -210,7 +210,7 @@ class TestHeirs:
         """Have the first node let go; returns what changed."""
         return [(change.event, change.place) for change in inventory.apply(reading(A, time)).changes]
 
-    def test_one_of_its_own_cluster_comes_before_a_foreign_one(self) -> None:
+    def test_a_claimant_in_the_same_cluster_comes_first(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(C, 20.0, ONE))
@@ -219,7 +219,7 @@ class TestHeirs:
         assert self.heirs(inventory, 23.0) == [(Event.MOVED, B)]
         assert [one.place for one in inventory.find(uuid="GPU-1") if one.claim] == [C]
 
-    def test_a_foreign_claimant_left_is_a_claim_until_both_are_asked(self) -> None:
+    def test_a_remaining_foreign_claimant_is_unsettled_until_both_are_read(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(C, 20.0, ONE))
@@ -232,7 +232,7 @@ class TestHeirs:
         assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 1)
 
     @pytest.mark.parametrize(("first", "second"), [(B, OTHER), (C, N)], ids=["in its cluster", "in others"])
-    def test_one_that_has_reported_it_again_comes_first(self, first: Place, second: Place) -> None:
+    def test_a_claimant_that_reported_it_twice_comes_first(self, first: Place, second: Place) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(first, 20.0, ONE))
@@ -240,7 +240,7 @@ class TestHeirs:
         inventory.apply(reading(second, 30.0, ONE))
         assert self.heirs(inventory, 31.0) == [(Event.MOVED, second)]
 
-    def test_a_reading_begun_before_the_claim_is_no_second_report(self) -> None:
+    def test_a_reading_begun_before_the_claim_is_not_a_second_report(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(B, 20.0, ONE))
@@ -248,7 +248,7 @@ class TestHeirs:
         inventory.apply(msgspec.structs.replace(reading(OTHER, 21.4, ONE), started=20.9))
         assert self.heirs(inventory, 31.0) == [(Event.MOVED, B)]
 
-    def test_of_equals_the_first_comes_first(self) -> None:
+    def test_among_equals_the_earliest_claimant_comes_first(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(C, 20.0, ONE))
@@ -256,7 +256,7 @@ class TestHeirs:
         assert self.heirs(inventory, 22.0) == [(Event.MOVED, C)]
         assert [one.place for one in inventory.find(uuid="GPU-1")] == [C, N]
 
-    def test_a_node_that_is_removed_leaves_it_to_its_own_cluster(self) -> None:
+    def test_a_removed_node_leaves_its_gpu_to_its_cluster(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))
         inventory.apply(reading(C, 20.0, ONE))
@@ -276,12 +276,12 @@ class TestBoards:
         inventory.apply(reading(there, 10.0, *theirs))
         return inventory.conflicts(here.cluster), inventory.conflicts(there.cluster)
 
-    def test_a_copied_tray_mutes_no_conflict_across_clusters(self) -> None:
+    def test_a_copied_tray_hides_no_conflict_across_clusters(self) -> None:
         mine, copy = Gpu(uuid="GPU-1", module="1", **self.SEAT), Gpu(uuid="GPU-2", module="2", **self.SEAT)
         assert self.conflicts(A, mine, C, copy) == (1, 1)
         assert self.conflicts(A, mine, B, copy) == (0, 0)
 
-    def test_nor_does_a_copy_that_calls_itself_one_of_several(self) -> None:
+    def test_a_copy_claiming_to_be_partial_hides_no_conflict(self) -> None:
         mine = Gpu(uuid="GPU-1", module="1", **self.SEAT)
         copies = [Gpu(uuid=f"GPU-{number}", module=str(number), multi_gpu_board=True, **self.SEAT) for number in (2, 3)]
         assert self.conflicts(A, mine, C, *copies) == (1, 2)
@@ -290,7 +290,7 @@ class TestBoards:
         one, other = (Gpu(uuid=f"GPU-{number}", serial="s", multi_gpu_board=True) for number in (1, 2))
         assert self.conflicts(A, one, C, other) == (0, 0)
 
-    def test_another_tray_or_the_same_module_is_a_conflict(self) -> None:
+    def test_a_different_tray_or_the_same_module_is_a_conflict(self) -> None:
         one = Gpu(uuid="GPU-1", module="1", multi_gpu_board=True, **self.SEAT)
         for change in ({"tray": "2"}, {"module": "1"}):
             other = msgspec.structs.replace(one, uuid="GPU-2", **({"module": "2"} | change))

@@ -39,7 +39,7 @@ def read(
     )
 
 
-def test_a_board_that_is_merely_claimed_is_in_no_conflict(inventory: Inventory) -> None:
+def test_a_board_that_is_only_claimed_is_not_in_conflict(inventory: Inventory) -> None:
     board = [Gpu(uuid=f"GPU-{index}", serial="board", module=str(index), **SEAT) for index in (1, 2)]
     moved = [msgspec.structs.replace(gpu, slot="3") for gpu in board]
     for claimed in (board, moved):
@@ -56,7 +56,7 @@ def test_a_board_that_is_merely_claimed_is_in_no_conflict(inventory: Inventory) 
 
 
 @pytest.mark.parametrize("count", [8, 9])
-def test_a_serial_of_nine_gpus_in_one_node_is_no_board_s(inventory: Inventory, count: int) -> None:
+def test_a_serial_of_nine_gpus_is_not_a_board(inventory: Inventory, count: int) -> None:
     read(inventory, "east", "a", 10.0, [Gpu(uuid=f"GPU-{index}", serial="board") for index in range(count)])
     assert inventory.conflicts("east") == 0
     read(inventory, "west", "a", 20.0, [Gpu(uuid="GPU-x", serial="board", multi_gpu_board=True)])
@@ -67,7 +67,7 @@ def test_a_serial_of_nine_gpus_in_one_node_is_no_board_s(inventory: Inventory, c
 
 
 @pytest.mark.parametrize(("nodes", "modules"), [(4, False), (4, True), (20, False), (20, True)])
-def test_one_serial_everywhere_costs_no_comparison_of_all_with_all(
+def test_one_serial_everywhere_is_not_compared_quadratically(
     inventory: Inventory, monkeypatch: pytest.MonkeyPatch, nodes: int, modules: bool
 ) -> None:
     """Also of GPUs that say that they are the modules of one board."""
@@ -95,7 +95,7 @@ def test_one_serial_everywhere_costs_no_comparison_of_all_with_all(
 
 
 @pytest.mark.parametrize("serial", ["same", None])
-def test_a_node_that_loses_all_to_another_one_costs_a_few_decisions_each(
+def test_losing_every_gpu_to_another_node_stays_cheap(
     inventory: Inventory, monkeypatch: pytest.MonkeyPatch, serial: str | None
 ) -> None:
     decided = 0
@@ -115,7 +115,7 @@ def test_a_node_that_loses_all_to_another_one_costs_a_few_decisions_each(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_they_do_not_depend_on_the_way_there(inventory: Inventory, seed: int) -> None:
+def test_conflicts_do_not_depend_on_the_order_of_events(inventory: Inventory, seed: int) -> None:
     """Among nodes that come, change and go, they are what a new inventory finds in the same nodes."""
     chance = random.Random(seed)
     for turn in range(60):

@@ -96,10 +96,10 @@ def events(changes: list[Change] | tuple[Change, ...]) -> list[tuple[str, str, f
 
 
 class TestWhatIsAChange:
-    def test_a_first_health_that_says_nothing_is_none(self, world: World) -> None:
+    def test_a_first_health_without_values_is_not_a_change(self, world: World) -> None:
         assert events(world.read(A, 10.0, FINE)) == [("appeared", "a", 10.0)]
 
-    def test_a_first_health_that_says_something_is_one(self, world: World) -> None:
+    def test_a_first_health_with_faults_is_a_change(self, world: World) -> None:
         appeared, health = world.read(A, 10.0, PENDING)
         assert events([appeared, health]) == [("appeared", "a", 10.0), ("health", "a", 10.0)]
         assert health.changes == (
@@ -107,7 +107,7 @@ class TestWhatIsAChange:
             FieldChange("row_remap_pending", None, True),
         )
 
-    def test_a_confirmed_one_is_none_and_stays_the_same_object(self, world: World) -> None:
+    def test_a_confirmed_health_is_unchanged_and_the_same_object(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         before = world.only(A).gpu
         assert world.read(A, 20.0, msgspec.structs.replace(FINE)) == []
@@ -121,26 +121,26 @@ class TestWhatIsAChange:
         one, two = world.inventory.placements(A)
         assert one.gpu.health is two.gpu.health
 
-    def test_what_is_otherwise_is_one(self, world: World) -> None:
+    def test_a_different_value_is_a_change(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         (change,) = world.read(A, 20.0, PENDING)
         assert (change.event, change.time, change.place) == (Event.HEALTH, 20.0, A)
         assert change.changes == (ROWS, IS_PENDING)
         assert change.degradations == ((), (Degradation.ROW_REMAP_PENDING,))
 
-    def test_it_is_apart_from_what_is_altered(self, world: World) -> None:
+    def test_a_health_change_is_separate_from_an_alteration(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         reading = Gpu(uuid="GPU-1", serial="2", health=PENDING)
         altered, health = apply(world, A, 20.0, reading).changes
         assert (altered.event, altered.changes) == (Event.ALTERED, (FieldChange("serial", "1", "2"),))
         assert (health.event, health.changes) == (Event.HEALTH, (ROWS, IS_PENDING))
 
-    def test_what_a_new_driver_reports_as_well_is_none(self, world: World) -> None:
+    def test_values_added_by_a_new_driver_are_not_a_change(self, world: World) -> None:
         world.read(A, 10.0, Health(row_remap_pending=False))
         assert world.read(A, 20.0, FINE) == []
         assert world.only(A).gpu.health == FINE
 
-    def test_a_counter_that_goes_back_is_no_recovery(self, world: World) -> None:
+    def test_a_counter_that_decreases_is_not_a_recovery(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         (change,) = world.read(A, 20.0, FINE)
         assert [(one.field, one.went_back) for one in change.changes] == [
@@ -148,7 +148,7 @@ class TestWhatIsAChange:
             ("row_remap_pending", False),
         ]
 
-    def test_what_may_fall_as_a_card_wears_does_not_go_back(self, world: World) -> None:
+    def test_values_that_fall_with_wear_are_not_a_decrease(self, world: World) -> None:
         """A bank that spends its last spare row is in another class of the histogram."""
         world.read(A, 10.0, Health(row_remap_banks_low=1, row_remap_banks_none=0, remapped_rows_correctable=3))
         (change,) = world.read(
@@ -157,11 +157,11 @@ class TestWhatIsAChange:
         assert len(change.changes) == 3
         assert not any(one.went_back for one in change.changes)
 
-    def test_a_fabric_that_fails_in_two_ways_at_first_sight_is_one(self, world: World) -> None:
+    def test_a_fabric_with_two_initial_faults_is_one_change(self, world: World) -> None:
         _, change = world.read(A, 10.0, Health(fabric_state="Not Started", fabric_health="Unhealthy"))
         assert [one.field for one in change.changes] == ["fabric_state", "fabric_health"]
 
-    def test_a_fabric_that_fails_at_first_sight_is_one(self, world: World) -> None:
+    def test_an_initial_fabric_fault_is_a_change(self, world: World) -> None:
         failing = Health(fabric_state="Completed", fabric_status="Insufficient Resources")
         _, change = world.read(A, 10.0, failing)
         assert FieldChange("fabric_status", None, "Insufficient Resources") in change.changes
@@ -170,7 +170,7 @@ class TestWhatIsAChange:
 class TestWhatIsNoLongerSaid:
     LESS = Health(ecc_dram_uncorrectable=0)
 
-    def test_a_card_does_not_recover_by_a_driver_that_says_less(self, world: World) -> None:
+    def test_a_driver_that_reports_less_is_not_a_recovery(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         assert world.read(A, 20.0, self.LESS) == []
         assert world.read(A, 30.0, self.LESS) == []
@@ -182,14 +182,14 @@ class TestWhatIsNoLongerSaid:
         assert gpu.last_known_facts == ()
         assert world.only(A).degradations == (Degradation.ROW_REMAP_PENDING,)
 
-    def test_all_of_it_is_marked_at_once(self, world: World) -> None:
+    def test_all_missing_fields_are_marked_at_once(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         assert world.read(A, 20.0, None) == []
         gpu = world.only(A).gpu
         assert (gpu.health, gpu.last_known) == (PENDING, (LastReport("health", 10.0),))
         assert not gpu.reports("row_remap_pending")
 
-    def test_it_is_compared_with_what_is_said_again(self, world: World) -> None:
+    def test_it_is_compared_when_reported_again(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         world.read(A, 20.0, self.LESS)
         (change,) = world.read(A, 30.0, msgspec.structs.replace(PENDING, row_remap_pending=False))
@@ -207,7 +207,7 @@ class TestWhatIsNoLongerSaid:
 
 class TestWhatEndsWithoutBeingSaid:
     @pytest.mark.parametrize("flag", ["reset_required", "drain_and_reset_recommended"])
-    def test_a_recovery_action_answers_for_the_flags_before_it(self, world: World, flag: str) -> None:
+    def test_a_recovery_action_replaces_earlier_flags(self, world: World, flag: str) -> None:
         world.read(A, 10.0, msgspec.structs.replace(NO_RESET, **{flag: True}))
         (change,) = world.read(A, 20.0, Health(recovery_action="None", ecc_dram_uncorrectable=0))
         assert change.changes == (FieldChange(flag, True, None),)
@@ -216,7 +216,7 @@ class TestWhatEndsWithoutBeingSaid:
         assert world.only(A).degradations == ()
 
     @pytest.mark.parametrize("silence", [False, True])
-    def test_what_stood_in_place_of_values_ends_with_values(self, world: World, silence: bool) -> None:
+    def test_placeholders_end_when_values_appear(self, world: World, silence: bool) -> None:
         world.read(A, 10.0, Health(inforom="1", ecc_dram_uncorrectable=1, drain_and_reset_recommended=False))
         world.read(A, 20.0, Health(inforom="1", reset_required=True))
         if silence:
@@ -232,12 +232,12 @@ class TestWhatEndsWithoutBeingSaid:
         assert FieldChange("reset_required", True, None) not in lost.changes
         assert Degradation.RECOVERY_ACTION in world.only(A).degradations
 
-    def test_a_flag_stays_where_nothing_answers_for_it(self, world: World) -> None:
+    def test_a_flag_stays_if_nothing_replaces_it(self, world: World) -> None:
         world.read(A, 10.0, Health(inforom="1", reset_required=True, drain_and_reset_recommended=False))
         assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
         assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
 
-    def test_what_drivers_said_before_answers_for_a_recovery_action(self, world: World) -> None:
+    def test_older_driver_fields_replace_a_recovery_action(self, world: World) -> None:
         world.read(A, 10.0, Health(recovery_action="Drain and Reset"))
         assert world.read(A, 20.0, Health(reset_required=True)) != []
         assert world.only(A).gpu.health == Health(recovery_action="Drain and Reset", reset_required=True)
@@ -259,7 +259,7 @@ class TestWhatEndsWithoutBeingSaid:
     )
 
     @pytest.mark.parametrize("after", [Health(inforom="1"), None])
-    def test_what_waits_for_a_reset_has_had_one_after_a_boot(self, world: World, after: Health | None) -> None:
+    def test_a_reboot_counts_as_the_pending_reset(self, world: World, after: Health | None) -> None:
         burnt = Health(row_remap_failure=True, sram_threshold_exceeded=True, remapped_rows_uncorrectable=2)
         told = {name: value for name in HEALTH_FIELDS if (value := getattr(burnt, name)) is not None}
         world.read(A, 10.0, msgspec.structs.replace(self.WAITING, **told))
@@ -274,7 +274,7 @@ class TestWhatEndsWithoutBeingSaid:
     FAILING = Health(inforom="1", fabric_state="Completed", fabric_status="Timeout", fabric_health="Unhealthy")
 
     @pytest.mark.parametrize("after", [Health(inforom="1"), None])
-    def test_the_fabric_is_not_the_cards(self, world: World, after: Health | None) -> None:
+    def test_the_fabric_does_not_belong_to_the_card(self, world: World, after: Health | None) -> None:
         world.read(A, 10.0, self.FAILING)
         (change,) = world.read(A, 20.0, after)
         assert change.changes == (
@@ -286,7 +286,7 @@ class TestWhatEndsWithoutBeingSaid:
         assert all(not one.field.startswith("fabric") for one in gpu.last_known)
 
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_no_fabric_is_carried_to_another_node(self, world: World, gone_first: bool) -> None:
+    def test_fabric_state_is_not_carried_to_another_node(self, world: World, gone_first: bool) -> None:
         world.read(A, 10.0, self.FAILING)
         if gone_first:
             world.read(A, 20.0)
@@ -297,7 +297,7 @@ class TestWhatEndsWithoutBeingSaid:
         assert [one.field for one in changes[1].changes] == ["fabric_status", "fabric_health"]
         assert world.only(B).gpu == Gpu(uuid="GPU-1", serial="1", health=Health(inforom="1"))
 
-    def test_nothing_but_the_fabric_known_is_nothing(self, world: World) -> None:
+    def test_fabric_state_alone_is_not_carried_along(self, world: World) -> None:
         world.read(A, 10.0, Health(fabric_health="Unhealthy"))
         world.read(A, 20.0, None)
         assert world.only(A).gpu == Gpu(uuid="GPU-1", serial="1")
@@ -306,7 +306,7 @@ class TestWhatEndsWithoutBeingSaid:
 class TestOnItsWay:
     @pytest.mark.parametrize("there", [B, WEST])
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_it_is_compared_with_where_it_was(self, world: World, there: Place, gone_first: bool) -> None:
+    def test_health_is_compared_with_the_previous_place(self, world: World, there: Place, gone_first: bool) -> None:
         world.read(A, 10.0, FINE)
         changes = world.read(A, 20.0) if gone_first else []
         changes += world.read(there, 30.0, PENDING)
@@ -317,13 +317,13 @@ class TestOnItsWay:
         assert events([moved, health]) == [("moved", there.node, 30.0), ("health", there.node, 30.0)]
         assert health.changes == (ROWS, IS_PENDING)
 
-    def test_a_claim_that_is_not_settled_says_nothing(self, world: World) -> None:
+    def test_an_unsettled_claim_changes_no_health(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         assert world.read(WEST, 20.0, PENDING) == []
         assert world.read(WEST, 30.0, FINE) == []
         assert world.only(A).gpu.health == FINE
 
-    def test_a_conflict_says_nothing_of_the_other_place(self, world: World) -> None:
+    def test_a_conflict_does_not_change_the_other_place(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(WEST, 20.0, PENDING)
         world.read(A, 30.0, FINE)
@@ -336,7 +336,7 @@ class TestOnItsWay:
 
     @pytest.mark.parametrize("there", [B, WEST])
     @pytest.mark.parametrize("settled_by", ["home", "removal", "claimant"])
-    def test_no_change_is_before_what_its_home_said_last(self, world: World, there: Place, settled_by: str) -> None:
+    def test_no_change_predates_the_last_report_of_its_home(self, world: World, there: Place, settled_by: str) -> None:
         world.read(A, 10.0, FINE)
         world.read(there, 20.0, FINE)
         changes = world.read(A, 30.0, PENDING)
@@ -351,7 +351,7 @@ class TestOnItsWay:
         assert [change.time for change in changes] == [30.0] * len(changes)
         assert world.only(there).since == 30.0
 
-    def test_no_change_is_before_its_home_lost_it(self, world: World) -> None:
+    def test_no_change_predates_its_departure(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         set_boot(world)
         world.read(WEST, 20.0, FINE)
@@ -360,21 +360,21 @@ class TestOnItsWay:
         assert lost.time == 30.0
         assert events(changes) == [("moved", "c", 30.0), ("health", "c", 30.0)]
 
-    def test_what_was_known_goes_with_it_within_a_cluster(self, world: World) -> None:
+    def test_known_health_moves_with_it_within_a_cluster(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         world.read(B, 20.0, Health(ecc_dram_uncorrectable=0))
         moved = world.read(A, 30.0)
         assert events(moved) == [("moved", "b", 20.0)]
         assert world.only(B).gpu.health == PENDING
 
-    def test_what_its_home_said_after_the_claim_counts(self, world: World) -> None:
+    def test_reports_of_its_home_after_the_claim_count(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(B, 20.0, Health(ecc_dram_uncorrectable=0))
         world.read(A, 30.0, PENDING)
         world.read(A, 40.0)
         assert world.only(B).gpu.health == PENDING
 
-    def test_nothing_is_carried_into_another_cluster(self, world: World) -> None:
+    def test_health_is_not_carried_into_another_cluster(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         world.read(A, 20.0)
         moved, health = world.read(WEST, 30.0, Health(ecc_dram_uncorrectable=0))
@@ -385,21 +385,21 @@ class TestOnItsWay:
         )
         assert world.only(WEST).gpu.health == Health(ecc_dram_uncorrectable=0)
 
-    def test_what_stays_known_while_it_is_nowhere(self, world: World) -> None:
+    def test_health_stays_known_while_it_is_absent(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
         world.read(A, 20.0)
         facts = world.inventory.facts("GPU-1")
         assert facts is not None
         assert (facts.health, dict(facts.last_known)["health"]) == (PENDING, 10.0)
 
-    def test_it_comes_back_to_its_node(self, world: World) -> None:
+    def test_health_is_kept_when_it_returns_to_its_node(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0)
         appeared, health = world.read(A, 30.0, PENDING)
         assert events([appeared, health]) == [("appeared", "a", 30.0), ("health", "a", 30.0)]
         assert health.changes == (ROWS, IS_PENDING)
 
-    def test_the_others_of_the_node_come_first(self, world: World) -> None:
+    def test_changes_of_the_other_gpus_come_first(self, world: World) -> None:
         both = ("GPU-1", "GPU-2")
         world.read(A, 10.0, FINE, FINE, uuids=both)
         world.read(B, 20.0, PENDING, PENDING, uuids=both)
@@ -416,13 +416,13 @@ class TestGrowth:
         assert world.only(A).degradations == (Degradation.UNCORRECTABLE_ECC_GROWING,)
 
     @pytest.mark.parametrize("after", [FINE, msgspec.structs.replace(FINE, ecc_sram_uncorrectable=None)])
-    def test_less_of_them_are_not(self, world: World, after: Health) -> None:
+    def test_fewer_uncorrectable_errors_are_not_growth(self, world: World, after: Health) -> None:
         world.read(A, 10.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
         world.read(A, 20.0, after)
         assert world.only(A).gpu.ecc_growth is None
 
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_it_goes_along_within_a_cluster(self, world: World, gone_first: bool) -> None:
+    def test_growth_moves_along_within_a_cluster(self, world: World, gone_first: bool) -> None:
         more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, more)
@@ -433,7 +433,7 @@ class TestGrowth:
         assert world.only(B).gpu.ecc_growth == 20.0
 
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_more_of_them_on_another_node_are_growth(self, world: World, gone_first: bool) -> None:
+    def test_more_errors_on_another_node_are_growth(self, world: World, gone_first: bool) -> None:
         world.read(A, 10.0, FINE)
         if gone_first:
             world.read(A, 20.0)
@@ -442,7 +442,7 @@ class TestGrowth:
         assert world.only(B).gpu.ecc_growth == 30.0
 
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_no_cluster_makes_errors_of_another_one_grow(self, world: World, gone_first: bool) -> None:
+    def test_no_cluster_makes_the_errors_of_another_grow(self, world: World, gone_first: bool) -> None:
         world.read(WEST, 10.0, FINE)
         if gone_first:
             world.read(WEST, 20.0)
@@ -462,7 +462,7 @@ class TestGrowth:
             ({"ecc_sram_uncorrectable": 0, "ecc_dram_uncorrectable": 0}, False),
         ],
     )
-    def test_it_follows_into_another_cluster_whose_reading_confirms_it(
+    def test_growth_follows_into_a_cluster_that_confirms_it(
         self, world: World, gone_first: bool, there: dict[str, int | None], follows: bool
     ) -> None:
         more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
@@ -476,7 +476,7 @@ class TestGrowth:
         assert (world.only(WEST).degradations == (Degradation.UNCORRECTABLE_ECC_GROWING,)) is follows
 
     @pytest.mark.parametrize("gone_first", [True, False])
-    def test_one_that_is_long_over_follows_nowhere(self, world: World, gone_first: bool) -> None:
+    def test_old_growth_does_not_follow(self, world: World, gone_first: bool) -> None:
         more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, more)
@@ -486,7 +486,7 @@ class TestGrowth:
         world.read(A, 30.0 + GROWTH_WINDOW_SECONDS)
         assert world.only(WEST).gpu.ecc_growth is None
 
-    def test_it_is_judged_by_when_the_gpu_was_read_last(self, world: World) -> None:
+    def test_growth_is_judged_by_the_last_reading(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
         world.inventory.remove_node(A, 20.0 + 2 * GROWTH_WINDOW_SECONDS)
@@ -495,7 +495,7 @@ class TestGrowth:
         assert condition.read == 20.0
         assert degradations(condition) == (Degradation.UNCORRECTABLE_ECC_GROWING,)
 
-    def test_one_that_a_claim_shows_is_news(self, world: World) -> None:
+    def test_growth_shown_by_a_claim_is_new(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(B, 20.0, FINE)
         world.read(B, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
@@ -503,7 +503,7 @@ class TestGrowth:
         assert health.degradations == ((), (Degradation.UNCORRECTABLE_ECC_GROWING,))
 
     @pytest.mark.parametrize("before", ["stays", "gone", "moves"])
-    def test_a_clock_that_was_ahead_hides_none(self, world: World, before: str) -> None:
+    def test_a_fast_clock_hides_no_growth(self, world: World, before: str) -> None:
         world.read(A, 1e7, FINE)
         world.read(A, 10.0, FINE)
         if before == "gone":
@@ -519,7 +519,7 @@ LOST, ANSWERS = FieldChange("lost", False, True), FieldChange("lost", True, Fals
 
 
 class TestLost:
-    def test_it_is_a_change_once(self, world: World) -> None:
+    def test_a_loss_is_one_change(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         (lost,) = world.read(A, 20.0, lost=True)
         assert (lost.event, lost.time, lost.changes) == (Event.HEALTH, 20.0, (LOST,))
@@ -528,17 +528,17 @@ class TestLost:
         assert (answers.time, answers.changes) == (40.0, (ANSWERS,))
         assert world.read(A, 50.0, FINE) == []
 
-    def test_it_is_one_change_with_the_rest(self, world: World) -> None:
+    def test_a_loss_is_part_of_the_same_health_change(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, lost=True)
         (change,) = world.read(A, 30.0, PENDING)
         assert change.changes == (ANSWERS, ROWS, IS_PENDING)
 
-    def test_at_first_sight(self, world: World) -> None:
+    def test_a_gpu_can_be_lost_at_first_sight(self, world: World) -> None:
         _, health = world.read(A, 10.0, None, lost=True)
         assert health.changes == (LOST,)
 
-    def test_where_the_node_cannot_be_read(self, world: World) -> None:
+    def test_a_gpu_can_be_lost_on_an_unreadable_node(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         set_boot(world)
         fail = (A, ReadFailure.EXIT_STATUS)
@@ -549,14 +549,14 @@ class TestLost:
         assert answers.changes == (ANSWERS,)
 
     @pytest.mark.parametrize("there", [B, WEST])
-    def test_it_answers_somewhere_else(self, world: World, there: Place) -> None:
+    def test_a_lost_gpu_can_answer_elsewhere(self, world: World, there: Place) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, lost=True)
         changes = world.read(there, 30.0, FINE) + world.read(A, 40.0)
         assert events(changes) == [("moved", there.node, 30.0), ("health", there.node, 30.0)]
         assert changes[1].changes == (ANSWERS,)
 
-    def test_it_was_lost_when_it_vanished(self, world: World) -> None:
+    def test_a_lost_gpu_that_vanishes_stays_lost(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, lost=True)
         (vanished,) = world.read(A, 30.0)
@@ -565,7 +565,7 @@ class TestLost:
         _, answers = world.read(A, 40.0, FINE)
         assert answers.changes == (ANSWERS,)
 
-    def test_it_stays_lost_where_another_collector_knows_only_until_when(self, world: World) -> None:
+    def test_a_loss_outlasts_adoption_without_a_loss_time(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(A, 20.0, lost=True)
         world.inventory.remove_node(A, 30.0)
@@ -575,19 +575,19 @@ class TestLost:
         assert events(changes) == [("moved", "b", 35.0), ("health", "b", 35.0)]
         assert changes[1].changes == (ANSWERS,)
 
-    def test_a_claim_is_never_lost(self, world: World) -> None:
+    def test_a_claimed_gpu_is_never_lost(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         world.read(WEST, 20.0, FINE)
         assert world.read(WEST, 30.0, lost=True) == []
 
-    def test_one_that_has_moved_was_not_lost(self, world: World) -> None:
+    def test_a_gpu_that_moved_was_not_lost(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         set_boot(world)
         world.read(B, 20.0, FINE)
         step = world.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 30.0, lost=[GpuRef("GPU-1")])
         assert events(step.changes) == [("moved", "b", 20.0)]
 
-    def test_a_standby_adopts_it_as_it_is(self, world: World) -> None:
+    def test_a_standby_adopts_a_loss_unchanged(self, world: World) -> None:
         world.read(A, 10.0, FINE)
         standby = World()
         standby.inventory.adopt(recorded(world))
@@ -602,7 +602,7 @@ class TestLost:
 
 
 class TestStandby:
-    def test_it_adopts_what_is_last_known_and_the_growth(self, world: World) -> None:
+    def test_it_adopts_last_known_values_and_growth(self, world: World) -> None:
         less = Health(ecc_dram_uncorrectable=2)
         world.read(A, 10.0, PENDING)
         world.read(A, 20.0, msgspec.structs.replace(PENDING, ecc_dram_uncorrectable=2))
@@ -644,7 +644,7 @@ def recorded(world: World):
     return node
 
 
-def test_both_ways_the_same_is_different() -> None:
+def test_both_comparisons_find_the_same_differences() -> None:
     forth, back = health_changes(None, PENDING), health_changes(PENDING, None)
     assert [one.field for one in forth] == [one.field for one in back]
     assert health_changes(None, FINE) == health_changes(FINE, None) == health_changes(FINE, FINE) == ()
@@ -670,7 +670,7 @@ STEPS = st.tuples(st.sampled_from([A, B, WEST, None]), HEALTHS, st.booleans(), s
 
 
 @given(st.lists(STEPS, max_size=8))
-def test_the_changes_tell_all_that_a_gpu_is_degraded_by(steps: list[tuple[Place | None, Health | None, bool, str]]):
+def test_the_changes_contain_every_reason_for_degradation(steps: list[tuple[Place | None, Health | None, bool, str]]):
     """Wherever it goes, and whatever the drivers report: the changes alone determine its health."""
     world, here, time = World(), None, 0.0
     state: dict[str, Any] = {}

@@ -153,7 +153,7 @@ class TestOneNode:
         assert entry is not None
         assert (entry.found, entry.gpus, entry.time) == (0, (), 10.0)
 
-    def test_the_entry_tells_what_the_reading_told(self, fleet: Fleet) -> None:
+    def test_the_entry_contains_what_the_reading_reported(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         entry = fleet.inventory.node(A)
         assert entry is not None
@@ -172,7 +172,7 @@ class TestOneNode:
         fleet.read(A, 5.0, ONE)
         assert fleet.inventory.nodes("east")["a"].failing is None
 
-    def test_a_failure_of_an_unknown_node_is_nothing(self, fleet: Fleet) -> None:
+    def test_a_failure_of_an_unknown_node_is_ignored(self, fleet: Fleet) -> None:
         assert fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0) == Step()
         assert fleet.inventory.node(A) is None
 
@@ -201,7 +201,7 @@ class TestOneNode:
 class TestMoves:
     """A GPU that a second node reports has moved once the first no longer has it."""
 
-    def test_a_second_node_claims_and_the_first_is_asked(self, fleet: Fleet) -> None:
+    def test_a_claim_by_a_second_node_verifies_the_first(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         assert fleet.read(B, 20.0, ONE) == []
         assert fleet.verify == [A]
@@ -226,7 +226,7 @@ class TestMoves:
         assert fleet.homes("GPU-1") == [C]
 
     @pytest.mark.parametrize("end", ["node", "cluster"])
-    def test_a_first_node_that_is_gone_settles_the_move(self, fleet: Fleet, end: str) -> None:
+    def test_deleting_the_first_node_settles_the_move(self, fleet: Fleet, end: str) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0, ONE)
         inventory = fleet.inventory
@@ -246,7 +246,7 @@ class TestMoves:
         assert fleet.read(A, 40.0, ONE) == []
         assert fleet.read(B, 41.0) == [(Event.MOVED, "GPU-1", A, B)]
 
-    def test_a_claimant_that_lets_go_never_had_it(self, fleet: Fleet) -> None:
+    def test_a_withdrawn_claim_never_was_a_placement(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         assert fleet.read(B, 21.0) == []
@@ -263,14 +263,14 @@ class TestMoves:
             (Event.MOVED, "GPU-2", B, A),
         ]
 
-    def test_a_reading_that_began_before_the_claim_is_no_answer(self, fleet: Fleet) -> None:
+    def test_a_reading_begun_before_the_claim_does_not_settle_it(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.apply(reading(B, 20.0, ONE), started=100.0, ended=101.0)
         assert fleet.apply(reading(A, 20.5, ONE), started=100.5, ended=102.0) == []
         assert fleet.verify == [A]
         assert fleet.apply(reading(A, 21.0), started=102.0, ended=103.0) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_of_two_claimants_the_first_gets_it(self, fleet: Fleet) -> None:
+    def test_the_first_of_two_claimants_gets_the_gpu(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         fleet.read(C, 21.0, ONE)
@@ -289,12 +289,12 @@ class TestSilence:
         assert short(step.changes) == [(Event.MOVED, "GPU-1", B, A)]
         assert fleet.uuids(A) == ["GPU-2"]
 
-    def test_a_node_that_is_failing_loses_it_at_once(self, fleet: Fleet) -> None:
+    def test_a_failing_node_loses_it_immediately(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 15.0)
         assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_a_node_that_is_not_ready_loses_it(self, fleet: Fleet) -> None:
+    def test_an_unready_node_loses_it(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         step = fleet.inventory.set_node("east", NodeInfo(name="a", ready=False))
@@ -305,13 +305,13 @@ class TestSilence:
         fleet.read(B, 20.0, ONE)
         assert short(fleet.inventory.cannot_verify(A).changes) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_a_node_that_no_ready_pod_covers_any_more_loses_it(self, fleet: Fleet) -> None:
+    def test_a_node_no_longer_covered_by_a_pod_loses_it(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         step = fleet.inventory.set_uncovered(A, Uncovered.POD_NOT_READY, 21.0)
         assert short(step.changes) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_in_another_cluster_a_claim_stays_a_claim(self, fleet: Fleet) -> None:
+    def test_a_claim_from_another_cluster_stays_unsettled(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0, ONE)
         assert fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 21.0).changes == ()
@@ -333,7 +333,7 @@ class TestSilence:
 class TestTimes:
     """The order of readings is that in which they are applied; the clock may be set back."""
 
-    def test_a_reading_counts_whatever_its_time(self, fleet: Fleet) -> None:
+    def test_a_reading_counts_regardless_of_its_time(self, fleet: Fleet) -> None:
         fleet.read(A, 4000.0, ONE)
         assert fleet.read(A, 400.0, ONE, TWO) == [(Event.APPEARED, "GPU-2", A, None)]
         entry = fleet.inventory.node(A)
@@ -347,7 +347,7 @@ class TestTimes:
         assert (change.event, change.place, change.time) == (Event.MOVED, B, 4000.0)
         assert fleet.inventory.placements(B)[0].since == 4000.0
 
-    def test_no_gpu_moves_before_it_came(self, fleet: Fleet) -> None:
+    def test_no_gpu_moves_before_it_arrived(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 40.0, ONE)
         fleet.read(C, 20.0, ONE)  # its clock is behind
@@ -357,7 +357,7 @@ class TestTimes:
         assert fleet.inventory.placements(C)[0].since == 40.0
 
     @pytest.mark.parametrize("how", ["read", "remove"])
-    def test_no_gpu_vanishes_before_it_came(self, fleet: Fleet, how: str) -> None:
+    def test_no_gpu_vanishes_before_it_arrived(self, fleet: Fleet, how: str) -> None:
         fleet.read(A, 4000.0, ONE)
         step = fleet.inventory.apply(reading(A, 400.0)) if how == "read" else fleet.inventory.remove_node(A, 400.0)
         assert [(change.event, change.time) for change in step.changes] == [(Event.VANISHED, 4000.0)]
@@ -370,7 +370,7 @@ class TestTimes:
         (change,) = fleet.note(fleet.inventory.apply(reading(A, 400.0))).changes  # the clock was set back
         assert (change.event, change.time) == (Event.VANISHED, 4000.0)
 
-    def test_no_gpu_comes_back_before_it_left(self, fleet: Fleet) -> None:
+    def test_no_gpu_returns_before_it_left(self, fleet: Fleet) -> None:
         fleet.read(A, 1000.0, ONE)
         fleet.read(A, 4000.0)
         (change,) = fleet.inventory.apply(reading(B, 400.0, ONE)).changes
@@ -399,7 +399,7 @@ class TestConflicts:
         assert fleet.read(C, 40.0, ONE) == []
         assert fleet.verify == []
 
-    def test_a_reading_from_before_a_return_is_no_conflict(self, fleet: Fleet) -> None:
+    def test_a_reading_older_than_a_return_is_not_a_conflict(self, fleet: Fleet) -> None:
         fleet.apply(reading(A, 10.0, ONE), started=99.0, ended=100.0)
         fleet.apply(reading(B, 20.0, ONE), started=95.0, ended=101.0)
         fleet.apply(reading(A, 21.0, ONE), started=101.0, ended=102.0)
@@ -432,7 +432,7 @@ class TestConflicts:
         assert fleet.homes("GPU-1") == [A, B, C]
         assert (fleet.inventory.count("east"), fleet.inventory.count("west")) == (2, 1)
 
-    def test_one_reading_takes_nothing_from_another_cluster(self, fleet: Fleet) -> None:
+    def test_one_reading_removes_nothing_from_another_cluster(self, fleet: Fleet) -> None:
         victims = [gpu(f"v{number}", f"s{number}") for number in range(100)]
         fleet.read(A, 10.0, *victims)
         for turn in range(3):
@@ -463,7 +463,7 @@ class TestSerials:
         fleet.read(B, 50.0)
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
 
-    def test_gpus_without_a_serial_are_in_no_conflict(self, fleet: Fleet) -> None:
+    def test_gpus_without_a_serial_are_not_in_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1"))
         fleet.read(B, 20.0, gpu("2"))
         assert fleet.inventory.conflicts("east") == 0
@@ -479,7 +479,7 @@ class TestSerials:
         fleet.read(B, 30.0, gpu("2", "board"))
         assert fleet.inventory.conflicts("east") == 2
 
-    def test_a_node_that_repeats_a_serial_mutes_no_conflict(self, fleet: Fleet) -> None:
+    def test_a_node_that_repeats_a_serial_hides_no_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "same"))
         fleet.read(B, 20.0, gpu("2", "same"))
         fleet.read(C, 30.0, gpu("3", "same"), gpu("4", "same"))
@@ -487,14 +487,14 @@ class TestSerials:
         fleet.read(C, 40.0)
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (2, 0)
 
-    def test_two_halves_that_say_so_are_no_conflict(self, fleet: Fleet) -> None:
+    def test_two_declared_halves_of_a_board_are_not_a_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "board", multi_gpu_board=True))
         fleet.read(B, 20.0, gpu("2", "board", multi_gpu_board=True))
         assert fleet.inventory.conflicts("east") == 0
         fleet.read(B, 30.0, gpu("2", "board"))  # the evidence is gone
         assert fleet.inventory.conflicts("east") == 2
 
-    def test_a_board_of_four_may_be_split_in_halves(self, fleet: Fleet) -> None:
+    def test_a_board_of_four_can_be_split_into_halves(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
         fleet.read(B, 20.0, gpu("3", "board"), gpu("4", "board"))
         assert fleet.inventory.conflicts("east") == 0
@@ -503,13 +503,13 @@ class TestSerials:
 
     SEAT: ClassVar[dict[str, str]] = {"chassis": "182", "tray": "5", "slot": "15"}
 
-    def test_two_modules_of_one_tray_may_share_a_serial(self, fleet: Fleet) -> None:
+    def test_two_modules_of_one_tray_can_share_a_serial(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "chip", module="1", **self.SEAT))
         fleet.read(B, 20.0, gpu("2", "chip", module="2", **self.SEAT))
         assert fleet.inventory.conflicts("east") == 0
 
     @pytest.mark.parametrize("elsewhere", [{"tray": "6"}, {"slot": "16"}, {"chassis": "183"}, {"module": "1"}])
-    def test_two_trays_or_one_module_are_no_board(self, fleet: Fleet, elsewhere: dict[str, str]) -> None:
+    def test_different_trays_or_equal_modules_are_not_one_board(self, fleet: Fleet, elsewhere: dict[str, str]) -> None:
         both: Any = {"module": "2", "multi_gpu_board": True, **self.SEAT}
         fleet.read(A, 10.0, gpu("1", "chip", **both | {"module": "1"}))
         fleet.read(B, 20.0, gpu("2", "chip", **both | elsewhere))
@@ -540,7 +540,7 @@ class TestLastKnown:
         assert fleet.read(A, 40.0, self.FULL) == [(Event.ALTERED, "GPU-1", A, None)]
         assert fleet.inventory.find(serial="s1")[0].gpu == self.FULL
 
-    def test_a_gpu_takes_only_its_own_facts_along(self, fleet: Fleet) -> None:
+    def test_a_gpu_carries_only_its_own_facts(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, self.FULL)
         fleet.read(B, 20.0, Gpu(uuid="GPU-1"))
         (placement,) = fleet.inventory.placements(B)
@@ -555,7 +555,7 @@ class TestLastKnown:
         (placement,) = fleet.inventory.placements(A)
         assert placement.gpu == Gpu(uuid="GPU-1")
 
-    def test_a_vgpu_keeps_nothing_of_a_board(self, fleet: Fleet) -> None:
+    def test_a_vgpu_keeps_no_facts_of_a_board(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, self.FULL)
         fleet.read(A, 20.0, Gpu(uuid="GPU-1", virtual=True))
         assert fleet.inventory.find(uuid="GPU-1")[0].gpu == Gpu(uuid="GPU-1", virtual=True)
@@ -596,7 +596,7 @@ class TestLostGpus:
         )
         return short(fleet.note(fleet.inventory.apply(one)).changes)
 
-    def test_it_is_named_by_its_bus_address(self, fleet: Fleet) -> None:
+    def test_a_lost_gpu_is_identified_by_its_bus_address(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         assert self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,)) == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
@@ -606,7 +606,7 @@ class TestLostGpus:
         (healthy,) = fleet.inventory.find(serial="s1")
         assert (healthy.lost, healthy.confirmed, healthy.lost_since) == (False, 20.0, None)
 
-    def test_it_stays_lost_until_it_answers(self, fleet: Fleet) -> None:
+    def test_a_gpu_stays_lost_until_it_answers(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         for time in (20.0, 30.0):
             self.read(fleet, time, self.ONE, lost=(self.BUS_OF_TWO,))
@@ -617,7 +617,7 @@ class TestLostGpus:
         (placement,) = fleet.inventory.find(serial="s2")
         assert (placement.since, placement.lost_since) == (10.0, None)
 
-    def test_it_is_lost_since_the_time_of_its_change(self, fleet: Fleet) -> None:
+    def test_a_gpu_is_lost_since_its_loss_was_recorded(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         self.read(fleet, 20.0, self.ONE, partial=True, unread=(GpuRef("GPU-2", "00000000:3B:00.0"),))
         assert fleet.inventory.find(serial="s2")[0].lost_since is None
@@ -659,7 +659,7 @@ class TestLostGpus:
         assert changes == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
 
-    def test_another_machine_accuses_no_gpu_of_the_old(self, fleet: Fleet) -> None:
+    def test_another_machine_does_not_mark_old_gpus_lost(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         other = at("9", "18")
         changes = self.read(fleet, 20.0, other, boot="2", partial=True, lost=(self.BUS_OF_TWO,))
@@ -671,7 +671,7 @@ class TestLostGpus:
         assert self.state(fleet) == (1, 1, {"GPU-9"})
         assert self.silent(fleet) == {"00000000:3B:00.0": 20.0}
 
-    def test_nobody_is_accused_on_an_unknown_machine(self, fleet: Fleet) -> None:
+    def test_no_gpu_is_lost_on_an_unknown_machine(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.TWO)
         assert self.read(fleet, 20.0, boot="2", partial=True, lost=(self.BUS_OF_TWO,)) == []
         assert self.state(fleet) == (0, 1, {"GPU-2"})  # it may be another one
@@ -699,7 +699,7 @@ class TestLostGpus:
         assert self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,)) == [(Event.MOVED, "GPU-2", B, A)]
         assert self.state(fleet) == (1, 1, {"GPU-1"})  # what is at its address now is not known
 
-    def test_a_failed_reading_names_it_too(self, fleet: Fleet) -> None:
+    def test_a_failed_reading_can_name_a_lost_gpu(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.TWO, boot="")
         fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 20.0, "no handle", (self.BUS_OF_TWO,))
         assert self.state(fleet) == (0, 1, {"GPU-2"})
@@ -719,7 +719,7 @@ class TestLostGpus:
         ],
     )
     @pytest.mark.parametrize("capacity", [None, 2])
-    def test_one_that_was_never_read_is_known_by_its_address(
+    def test_an_unread_lost_gpu_is_known_by_its_address(
         self, fleet: Fleet, how: dict[str, Any], capacity: int | None
     ) -> None:
         assert self.read(fleet, 10.0, self.ONE, capacity=capacity, **how) == [(Event.APPEARED, "GPU-1", A, None)]
@@ -727,14 +727,14 @@ class TestLostGpus:
         self.read(fleet, 20.0, self.ONE, capacity=capacity, **how)
         assert self.silent(fleet) == {"00000000:3B:00.0": 10.0}
 
-    def test_one_that_was_never_read_ends_when_its_address_answers(self, fleet: Fleet) -> None:
+    def test_an_unread_lost_gpu_ends_when_its_address_answers(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
         assert self.read(fleet, 20.0, self.ONE, self.TWO) == [(Event.APPEARED, "GPU-2", A, None)]
         assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-2"})
         self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,))  # known by now
         assert (self.state(fleet), self.silent(fleet)) == ((1, 1, {"GPU-1", "GPU-2"}), {})
 
-    def test_one_that_was_never_read_ends_with_a_reboot_that_no_longer_names_it(self, fleet: Fleet) -> None:
+    def test_an_unread_lost_gpu_ends_if_unnamed_after_reboot(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
         self.read(fleet, 20.0, self.ONE)
         assert self.silent(fleet) == {"00000000:3B:00.0": 10.0}
@@ -743,14 +743,14 @@ class TestLostGpus:
         self.read(fleet, 40.0, self.ONE, boot="3")
         assert (self.state(fleet), self.silent(fleet)) == ((1, 0, {"GPU-1"}), {})
 
-    def test_one_that_is_no_longer_named_is_kept_only_within_the_capacity(self, fleet: Fleet) -> None:
+    def test_an_unnamed_lost_gpu_is_kept_only_within_capacity(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,), capacity=2)
         self.read(fleet, 20.0, self.ONE, lost=(GpuRef(None, "00000000:4C:00.0"),), capacity=2)
         assert self.silent(fleet) == {"00000000:4C:00.0": 20.0}
         self.read(fleet, 30.0, self.ONE, at("5", "5D"), capacity=2)
         assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-5"})
 
-    def test_a_node_of_which_no_gpu_ever_answered_has_their_addresses(self, fleet: Fleet) -> None:
+    def test_a_node_where_no_gpu_answered_has_their_addresses(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", boot_id="boot", capacity=2))
         both = (GpuRef(None, "00000000:18:00.0"), self.BUS_OF_TWO)
         fleet.note(fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", both))
@@ -762,7 +762,7 @@ class TestLostGpus:
         assert (self.state(fleet), self.silent(fleet)) == ((1, 1, {"GPU-1"}), {"00000000:3B:00.0": 10.0})
 
     @pytest.mark.parametrize(("uid", "stays"), [("u", True), ("other", False)])
-    def test_a_node_that_is_found_again_has_them_again(self, fleet: Fleet, uid: str, stays: bool) -> None:
+    def test_a_returning_node_has_its_lost_gpus_again(self, fleet: Fleet, uid: str, stays: bool) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", uid="u"))
         fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", (self.BUS_OF_TWO,))
         fleet.inventory.unlist_node(A, 20.0)
@@ -777,7 +777,7 @@ class TestLostGpus:
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
         assert not fleet.inventory.find(uuid="GPU-2")[0].lost
 
-    def test_another_inventory_takes_it_over(self, fleet: Fleet) -> None:
+    def test_another_inventory_adopts_a_lost_gpu(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
         recorded = fleet.inventory.node(A)
         assert recorded is not None
@@ -785,7 +785,7 @@ class TestLostGpus:
         other.adopt(recorded)
         assert other.node(A) == recorded
 
-    def test_another_inventory_takes_it_over_from_a_node_that_was_never_read(self, fleet: Fleet) -> None:
+    def test_another_inventory_adopts_lost_gpus_of_an_unread_node(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a"))
         fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", (self.BUS_OF_TWO,))
         recorded = fleet.inventory.node(A)
@@ -815,13 +815,13 @@ class TestNodes:
         assert (entry.found, entry.time, entry.gpus, entry.chassis) == (None, None, (), "")
         assert fleet.inventory.known("east") == {}
 
-    def test_only_a_difference_touches_a_node(self, fleet: Fleet) -> None:
+    def test_only_a_difference_updates_a_node(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
         assert fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8)) == Step()
         fleet.note(fleet.inventory.set_node("east", NodeInfo(name="a", capacity=7)))
         assert fleet.touched == [A]
 
-    def test_the_newest_facts_win_whoever_brings_them(self, fleet: Fleet) -> None:
+    def test_the_newest_facts_win_regardless_of_source(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
         fleet.inventory.apply(reading(A, 10.0, ONE, node=NodeInfo(name="a", capacity=7)))
         entry = fleet.inventory.node(A)
@@ -871,14 +871,14 @@ class TestNodes:
         inventory.remove_node(A, 13.0)
         assert inventory.unread("east", Uncovered.NO_POD) == 0
 
-    def test_nothing_is_kept_of_an_unknown_node_and_nothing_touched_without_a_difference(self, fleet: Fleet) -> None:
+    def test_reasons_of_unknown_or_unchanged_nodes_are_ignored(self, fleet: Fleet) -> None:
         assert fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 5.0) == Step()
         fleet.read(A, 10.0, ONE)
         assert fleet.inventory.set_uncovered(A, None, 11.0) == Step()
         fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 12.0)
         assert fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 13.0) == Step()
 
-    def test_what_readings_told_of_the_capacity_is_known_with_the_last_one(self, fleet: Fleet) -> None:
+    def test_the_capacity_found_by_readings_is_kept(self, fleet: Fleet) -> None:
         sharing = Sharing(units=32, labelled=1, most=8, shares=4, complete=True)
         fleet.inventory.apply(msgspec.structs.replace(reading(A, 10.0, ONE), sharing=sharing))
         assert fleet.inventory.known("east") == {"a": Known(fingerprint(A), 10.0, sharing)}
@@ -926,7 +926,7 @@ class TestRemoval:
         fleet.inventory.remove_node(A, 20.0)
         assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_a_node_of_the_same_name_starts_afresh(self, fleet: Fleet) -> None:
+    def test_a_node_with_the_same_name_starts_empty(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         fleet.inventory.remove_node(A, 25.0)
@@ -970,7 +970,7 @@ class TestSearch:
         fleet.read(A, 30.0)
         assert [placement.gpu.uuid for placement in fleet.inventory.find(chassis="x")] == ["GPU-3"]
 
-    def test_a_gpu_is_found_by_the_serial_that_its_move_brings_with_it(self, fleet: Fleet) -> None:
+    def test_a_gpu_is_found_by_a_serial_learned_when_moving(self, fleet: Fleet) -> None:
         """When it was claimed there, its home was in another cluster, which adds nothing."""
         near, far = Place("west", "a"), Place("west", "b")
         fleet.read(A, 10.0, gpu("1", "s1"))
@@ -982,7 +982,7 @@ class TestSearch:
         fleet.read(far, 60.0)
         assert fleet.inventory.find(serial="s1") == []
 
-    def test_what_is_unknown_is_not_found(self, fleet: Fleet) -> None:
+    def test_an_unknown_identifier_is_not_found(self, fleet: Fleet) -> None:
         assert fleet.inventory.find(uuid="GPU-1") == []
         assert fleet.inventory.find(serial="") == []
         assert fleet.inventory.find() == []

@@ -83,7 +83,7 @@ def world() -> World:
 
 
 class TestInItsNode:
-    def test_the_time_is_that_of_the_last_reading_that_said_it(self, world: World) -> None:
+    def test_the_time_is_that_of_the_last_report(self, world: World) -> None:
         for time, gpu in ((10.0, FULL), (20.0, FULL), (30.0, NO_SERIAL), (40.0, NO_SERIAL)):
             world.read(A, time, gpu)
         assert world.facts(A) == {"serial": ("s1", 20.0)}
@@ -117,7 +117,7 @@ class TestInItsNode:
         assert world.facts(A) == {}
         assert world.inventory.find(serial="s1") == []
 
-    def test_what_changes_by_itself_is_not_kept(self, world: World) -> None:
+    def test_volatile_values_are_not_kept(self, world: World) -> None:
         world.read(A, 10.0, FULL)
         (change,) = world.read(A, 20.0, msgspec.structs.replace(FULL, vbios=None, mig=True, pci_bus_id=None))
         assert change.changes == (
@@ -134,12 +134,12 @@ class TestInItsNode:
         assert world.read(A, 30.0, NO_SERIAL) == []
         assert world.only(A).gpu is before
 
-    def test_a_gpu_that_never_said_it_has_nothing(self, world: World) -> None:
+    def test_a_gpu_that_never_reported_it_has_no_value(self, world: World) -> None:
         world.read(A, 10.0, BARE)
         assert world.read(A, 20.0, BARE) == []
         assert world.facts(A) == {}
 
-    def test_a_serial_is_found_although_it_is_only_last_known(self, world: World) -> None:
+    def test_a_last_known_serial_is_found(self, world: World) -> None:
         world.read(A, 10.0, FULL)
         world.read(A, 20.0, NO_SERIAL)
         assert [one.gpu.uuid for one in world.inventory.find(serial="s1")] == ["GPU-1"]
@@ -147,7 +147,7 @@ class TestInItsNode:
 
 
 class TestAlongItsWay:
-    def test_its_node_is_deleted_and_comes_back(self, world: World) -> None:
+    def test_values_survive_deletion_and_return_of_the_node(self, world: World) -> None:
         world.read(A, 10.0, FULL)
         world.remove(A, 50.0)
         world.read(A, 60.0, BARE)
@@ -162,7 +162,7 @@ class TestAlongItsWay:
         assert world.facts(A) == {"serial": ("s1", 10.0)}
 
     @pytest.mark.parametrize("first", ["leaves", "arrives"])
-    def test_it_moves_within_its_cluster(self, world: World, first: str) -> None:
+    def test_values_move_along_within_a_cluster(self, world: World, first: str) -> None:
         world.read(A, 10.0, FULL)
         if first == "leaves":
             world.read(A, 20.0)
@@ -171,7 +171,7 @@ class TestAlongItsWay:
         assert world.only(B).gpu.chassis is None  # it may be in another one
         assert world.facts(B)["serial"] == ("s1", 10.0)
 
-    def test_what_is_known_where_it_is_nowhere(self, world: World) -> None:
+    def test_values_of_an_absent_gpu_stay_known(self, world: World) -> None:
         world.read(A, 10.0, FULL)
         world.remove(A, 20.0)
         facts = world.inventory.facts("gpu-1")
@@ -180,7 +180,7 @@ class TestAlongItsWay:
         assert world.inventory.facts("GPU-2") is None
 
     @pytest.mark.parametrize("gone", [True, False])
-    def test_no_cluster_obtains_anything_from_another_one(self, world: World, gone: bool) -> None:
+    def test_values_are_not_carried_between_clusters(self, world: World, gone: bool) -> None:
         world.read(A, 10.0, FULL)
         if gone:
             world.remove(A, 20.0)
@@ -191,7 +191,7 @@ class TestAlongItsWay:
             world.read(WEST, 50.0, BARE)
             assert world.only(WEST).gpu == BARE
 
-    def test_after_a_restart(self, world: World) -> None:
+    def test_values_survive_a_restart(self, world: World) -> None:
         world.read(A, 10.0, FULL)
         world.remove(A, 20.0)
         facts = world.inventory.facts("GPU-1")
@@ -201,14 +201,14 @@ class TestAlongItsWay:
         world.read(A, 30.0, NO_SERIAL)
         assert world.facts(A) == {"serial": ("s1", 10.0)}
 
-    def test_a_virtual_gpu_leaves_nothing_behind(self, world: World) -> None:
+    def test_a_virtual_gpu_leaves_no_values_behind(self, world: World) -> None:
         world.read(A, 10.0, Gpu(uuid="GPU-1", model="GRID", virtual=True))
         world.remove(A, 20.0)
         assert world.inventory.facts("GPU-1") is None
 
 
 class TestOfAnotherCollector:
-    def test_what_it_knew_is_taken_over(self) -> None:
+    def test_its_values_are_adopted(self) -> None:
         leader, standby = World(), World()
         leader.read(A, 10.0, FULL)
         leader.read(A, 20.0, NO_SERIAL)
@@ -227,7 +227,7 @@ class TestOfAnotherCollector:
         standby.inventory.adopt(leader.state(A))
         assert standby.facts(A) == {"serial": ("s1", 10.0)}
 
-    def test_a_departure_that_it_noticed_later_leaves_what_this_one_knows(self) -> None:
+    def test_a_departure_noticed_later_keeps_known_values(self) -> None:
         standby = World()
         standby.read(A, 10.0, FULL)
         standby.read(A, 20.0)
@@ -237,7 +237,7 @@ class TestOfAnotherCollector:
         assert standby.facts(A)["chassis"] == ("c1", 10.0)
 
     @pytest.mark.parametrize("noticed", [15.0, 25.0])
-    def test_what_both_know_of_an_absent_gpu_is_put_together(self, noticed: float) -> None:
+    def test_knowledge_of_an_absent_gpu_is_merged(self, noticed: float) -> None:
         leader, standby = World(), World()
         leader.read(A, 5.0, msgspec.structs.replace(FULL, board_part_number=None))
         leader.read(A, noticed)
@@ -251,7 +251,7 @@ class TestOfAnotherCollector:
         assert standby.facts(A)["chassis"] == ("c1", 5.0)
         assert standby.facts(A)["board_part_number"] == ("699", 10.0)
 
-    def test_a_gpu_that_only_it_has_seen_keeps_its_facts(self) -> None:
+    def test_a_gpu_only_the_other_saw_keeps_its_facts(self) -> None:
         leader, standby = World(), World()
         leader.read(A, 10.0, FULL)
         leader.remove(A, 20.0)
@@ -262,7 +262,7 @@ class TestOfAnotherCollector:
         assert standby.facts(A) == {"serial": ("s1", 10.0)}
 
     @pytest.mark.parametrize("noticed", [15.0, 25.0])
-    def test_no_cluster_obtains_what_another_one_said_of_an_absent_gpu(self, noticed: float) -> None:
+    def test_values_of_absent_gpus_stay_within_their_cluster(self, noticed: float) -> None:
         standby = World()
         standby.read(A, 10.0, FULL)
         standby.read(A, 20.0)
@@ -275,7 +275,7 @@ class TestOfAnotherCollector:
 
 
 class TestConflicts:
-    def test_a_serial_that_is_only_last_known_contradicts_no_other(self, world: World) -> None:
+    def test_a_last_known_serial_causes_no_conflict(self, world: World) -> None:
         world.read(A, 10.0, Gpu(uuid="GPU-1", serial="s"))
         world.read(B, 20.0, Gpu(uuid="GPU-2", serial="s"))
         assert world.inventory.conflicts("east") == 2
@@ -285,7 +285,7 @@ class TestConflicts:
         world.read(A, 40.0, Gpu(uuid="GPU-1", serial="s"))
         assert world.inventory.conflicts("east") == 2
 
-    def test_a_board_stays_one_when_one_of_its_gpus_no_longer_says_so(self, world: World) -> None:
+    def test_a_board_stays_one_if_a_gpu_stops_reporting_it(self, world: World) -> None:
         one, two, three, four = (Gpu(uuid=f"GPU-{number}", serial="board") for number in range(4))
         world.read(A, 10.0, one, two)
         world.read(B, 20.0, three, four)

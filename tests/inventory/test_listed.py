@@ -109,60 +109,60 @@ class TestUncoveredNodes:
             (B, True, 10.0, change.time),
         ]
 
-    def test_it_is_lost_whichever_comes_first(self, world: World) -> None:
+    def test_a_gpu_is_lost_whichever_event_comes_first(self, world: World) -> None:
         world.list(*refs(A))
         assert world.node.lost_uuids == NO_UUIDS
         world.uncover()
         assert world.node.lost_uuids == {B}
 
-    def test_it_is_lost_where_readings_fail(self, world: World) -> None:
+    def test_a_gpu_is_lost_where_readings_fail(self, world: World) -> None:
         world.list(*refs(A))
         world.inventory.read_failed(NODE, ReadFailure.FORBIDDEN, 20.0)
         assert world.node.lost_uuids == {B}
 
-    def test_all_may_be_lost(self, world: World) -> None:
+    def test_all_gpus_can_be_lost(self, world: World) -> None:
         world.uncover()
         world.list()
         assert (world.node.lost_uuids, world.node.found) == (frozenset({A, B}), 0)
 
-    def test_one_that_is_listed_again_is_not_lost(self, world: World) -> None:
+    def test_a_relisted_gpu_is_not_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.list(*refs(A, B))
         assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
-    def test_one_that_nvidia_smi_calls_lost_stays_lost_while_it_is_listed(self, world: World) -> None:
+    def test_a_gpu_nvidia_smi_calls_lost_stays_lost_while_listed(self, world: World) -> None:
         world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
         world.list(*refs(A, B, C))
         assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
 
-    def test_slices_that_are_gone_say_nothing(self, world: World) -> None:
+    def test_removed_slices_mark_no_gpu_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.delete_slices()
         assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), frozenset({B}))
 
-    def test_one_that_is_listed_again_after_all_slices_were_gone_is_not_lost(self, world: World) -> None:
+    def test_a_gpu_relisted_after_slices_returned_is_not_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.delete_slices()
         world.list(*refs(A, B))
         assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == (NO_UUIDS, NO_UUIDS, 2)
 
-    def test_one_that_is_listed_again_after_a_reboot_is_not_lost(self, world: World) -> None:
+    def test_a_gpu_relisted_after_a_reboot_is_not_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.delete_slices(boot_id="another")
         world.list(*refs(A, B), boot_id="another")
         assert world.node.lost_uuids == NO_UUIDS
 
-    def test_one_that_nvidia_smi_calls_lost_stays_lost_when_slices_are_back(self, world: World) -> None:
+    def test_a_gpu_nvidia_smi_calls_lost_outlasts_returning_slices(self, world: World) -> None:
         world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
         world.delete_slices()
         world.list(*refs(A, B))
         assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
 
-    def test_one_that_was_lost_before_a_restart_is_back_once_it_is_listed(self, world: World) -> None:
+    def test_a_gpu_lost_before_a_restart_returns_when_listed(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         for listed in (refs(A, B), None):
@@ -172,7 +172,7 @@ class TestUncoveredNodes:
             again.uncover()
             assert (again.node.lost_uuids, again.node.found) == (NO_UUIDS, 2)
 
-    def test_what_another_inventory_recorded_of_it_does_not_make_a_listed_one_lost(self, world: World) -> None:
+    def test_an_adopted_record_does_not_make_a_listed_gpu_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         recorded = world.node
@@ -185,38 +185,38 @@ class TestUncoveredNodes:
         world.list(*refs(A), GpuRef(None, BUSES[B]))
         assert world.node.lost_uuids == NO_UUIDS
 
-    def test_one_that_was_read_though_it_was_not_listed_is_not_lost(self, world: World) -> None:
+    def test_a_gpu_that_was_read_is_not_lost_although_unlisted(self, world: World) -> None:
         world.list(*refs(A))
         world.read(A, B, time=21.0)
         world.uncover()
         world.list(*refs(A, C))
         assert world.node.lost_uuids == NO_UUIDS
 
-    def test_another_machine_under_the_same_name_accuses_nobody(self, world: World) -> None:
+    def test_another_machine_under_the_same_name_loses_no_gpu(self, world: World) -> None:
         world.uncover()
         world.list(*refs(C), boot_id="another")
         assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
 
-    def test_it_accuses_nobody_either_where_its_slices_come_before_its_boot_id(self, world: World) -> None:
+    def test_another_machine_whose_slices_come_first_loses_no_gpu(self, world: World) -> None:
         world.uncover()
         world.list(*refs(C))
         assert world.node.lost_uuids == {A, B}
         world.list(*refs(C), boot_id="another")
         assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
 
-    def test_a_reboot_after_which_nothing_is_listed_finds_no_gpu_again(self, world: World) -> None:
+    def test_a_reboot_without_slices_finds_no_lost_gpu(self, world: World) -> None:
         world.uncover()
         world.list()
         world.list(boot_id="another")
         assert world.node.lost_uuids == {A, B}
 
-    def test_what_nvidia_smi_calls_lost_is_not_taken_back(self, world: World) -> None:
+    def test_a_loss_reported_by_nvidia_smi_is_not_undone(self, world: World) -> None:
         world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
         world.list(*refs(A, B, C), boot_id="another")
         world.list(*refs(B, C), boot_id="another")
         assert B in world.node.lost_uuids
 
-    def test_a_reboot_that_costs_a_gpu_does(self, world: World) -> None:
+    def test_a_reboot_after_which_a_gpu_is_unlisted_loses_it(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A), boot_id="another")
         assert world.node.lost_uuids == {B}
@@ -233,7 +233,7 @@ class TestUncoveredNodes:
 
 
 class TestCoveredNodes:
-    def test_slices_alone_accuse_nobody(self, world: World) -> None:
+    def test_slices_alone_mark_no_gpu_lost(self, world: World) -> None:
         world.list(*refs(A))
         assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
@@ -245,7 +245,7 @@ class TestCoveredNodes:
         world.read(A, B, time=31.0)
         assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
-    def test_a_gpu_that_neither_lists_has_vanished(self, world: World) -> None:
+    def test_a_gpu_listed_by_neither_has_vanished(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.cover()
@@ -260,13 +260,13 @@ class TestNodesThatWereNeverRead:
         assert world.node.silent == (SilentGpu(BUSES[B], 20.0, "b", unlisted=True),)
         assert (world.node.lost, world.node.found) == (1, None)
 
-    def test_one_that_is_listed_again_is_not(self) -> None:
+    def test_a_relisted_gpu_is_not_lost(self) -> None:
         world = World(read=False)
         world.list(*refs(A))
         world.list(*refs(A, B))
         assert world.node.silent == ()
 
-    def test_one_that_is_listed_again_after_all_slices_were_gone_is_not(self) -> None:
+    def test_a_gpu_relisted_after_slices_returned_is_not_lost(self) -> None:
         world = World(read=False)
         world.list(*refs(A))
         world.delete_slices()
@@ -274,37 +274,37 @@ class TestNodesThatWereNeverRead:
         world.list(*refs(A, B))
         assert world.node.silent == ()
 
-    def test_one_that_is_listed_again_after_a_reboot_is_not(self) -> None:
+    def test_a_gpu_relisted_after_a_reboot_is_not_lost(self) -> None:
         world = World(read=False)
         world.list(*refs(A))
         world.list(*refs(A, B), boot_id="another")
         assert world.node.silent == ()
 
-    def test_one_that_nvidia_smi_does_not_reach_stays_when_slices_come(self) -> None:
+    def test_a_gpu_unreachable_for_nvidia_smi_outlasts_new_slices(self) -> None:
         world = World(read=False)
         world.delete_slices()
         world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
         world.list(*refs(A, B))
         assert world.node.silent == (SilentGpu(BUSES[B], 12.0, "b"),)
 
-    def test_another_card_in_its_place_is_not(self) -> None:
+    def test_another_card_in_its_place_is_not_lost(self) -> None:
         world = World(read=False)
         world.list(*refs(A), GpuRef(C, BUSES[B]))
         assert world.node.silent == ()
 
-    def test_a_reboot_accuses_nobody(self) -> None:
+    def test_a_reboot_marks_no_gpu_lost(self) -> None:
         world = World(read=False)
         world.list(*refs(A), boot_id="another")
         assert world.node.silent == ()
 
-    def test_a_reading_that_finds_it_ends_that(self) -> None:
+    def test_a_reading_that_finds_the_gpu_ends_the_loss(self) -> None:
         world = World(read=False)
         world.list(*refs(A))
         world.read(A, B, time=21.0)
         assert (world.node.silent, world.node.found) == ((), 2)
 
 
-def test_another_node_of_the_same_name_accuses_nobody(world: World) -> None:
+def test_another_node_with_the_same_name_loses_no_gpu(world: World) -> None:
     world.uncover()
     world.info = msgspec.structs.replace(world.info, uid="2")
     world.list(*refs(A))

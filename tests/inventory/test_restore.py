@@ -38,10 +38,10 @@ def state(inventory: Inventory, place: Place) -> NodeState:
 
 
 class TestState:
-    def test_an_unknown_node_has_none(self):
+    def test_an_unknown_node_has_no_state(self):
         assert Inventory().node(A) is None
 
-    def test_it_does_not_change_with_the_node(self):
+    def test_a_state_is_a_copy(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
         before = state(inventory, A)
@@ -81,7 +81,7 @@ class TestRestore:
         before.apply(reading(A, 1.0, "GPU-1"))
         assert restored(before, A).apply(reading(A, 2.0, "GPU-1")).changes == ()
 
-    def test_a_gpu_that_has_moved_since_is_seen_to_have(self):
+    def test_a_gpu_that_moved_meanwhile_is_recorded_as_moved(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         step = (after := restored(before, A)).apply(reading(B, 2.0, "GPU-1"))
@@ -111,7 +111,7 @@ class TestRestore:
         (change,) = restored(Inventory(), absent={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_what_another_one_recorded_of_absent_gpus_is_taken_over(self):
+    def test_records_of_absent_gpus_are_adopted(self):
         one = Inventory()
         one.apply(reading(A, 1.0, "GPU-1", "GPU-2", "GPU-3"))
         one.apply(reading(A, 3.0, "GPU-3"))  # the others left
@@ -137,7 +137,7 @@ class TestRestore:
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s")))
         assert restored(before, A, B).conflicts("prod") == 2
 
-    def test_a_serial_shared_by_a_board_is_no_conflict(self):
+    def test_a_serial_shared_by_a_board_is_not_a_conflict(self):
         before = Inventory()
         seat: Any = {"serial": "s", "chassis": "c", "tray": "1", "slot": "2"}
         before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", module="1", **seat)))
@@ -160,7 +160,7 @@ class TestRestore:
         step = (after := restored(before, A, B)).apply(reading(B, 3.0, "GPU-1"))
         assert (step.changes, step.verify, after.claimed("prod")) == ((), (A,), {"GPU-1"})
 
-    def test_only_an_empty_inventory_can_be(self):
+    def test_only_an_empty_inventory_can_be_restored(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
         with pytest.raises(ValueError, match="empty"):
@@ -176,14 +176,14 @@ class TestAdopting:
             inventory.apply(one)
         return inventory
 
-    def test_a_node_that_is_not_known_comes_with_its_gpus(self):
+    def test_an_unknown_node_is_adopted_with_its_gpus(self):
         recorded = state(self.other(reading(A, 1.0, "GPU-1")), A)
         inventory = Inventory()
         (change,) = inventory.adopt(recorded).changes
         assert (change.event, change.gpu.uuid, change.place) == (Event.APPEARED, "GPU-1", A)
         assert inventory.node(A) == recorded
 
-    def test_a_newer_reading_says_what_is_there(self):
+    def test_the_newer_reading_determines_the_gpus(self):
         inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
         assert inventory.adopt(state(recorded, A)).changes == ()
@@ -210,7 +210,7 @@ class TestAdopting:
         assert {found.place for found in inventory.find(uuid="GPU-1")} == {one, other}
         assert inventory.conflicts(one.cluster) == recorded.conflicts(one.cluster) >= 1
 
-    def test_where_a_clock_was_ahead_new_readings_decide(self):
+    def test_after_a_fast_clock_new_readings_decide(self):
         inventory = self.other(reading(A, 80.0, "GPU-1"), reading(A, 190.0), reading(B, 200.0, "GPU-1"))
         recorded = self.other(reading(A, 3690.0, "GPU-1"), reading(B, 3690.0))
         assert set(inventory.adopt(state(recorded, A)).verify) == {A, B}
@@ -220,12 +220,12 @@ class TestAdopting:
         assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
         assert change.time >= 3690.0
 
-    def test_what_both_agree_on_is_not_read_again(self):
+    def test_nodes_both_agree_on_are_not_read_again(self):
         inventory = self.other(reading(A, 80.0, "GPU-1"))
         recorded = self.other(reading(A, 3690.0, "GPU-1"))
         assert inventory.adopt(state(recorded, A)).verify == ()
 
-    def test_an_unsettled_claim_is_left_to_a_new_reading(self):
+    def test_an_unsettled_claim_waits_for_a_new_reading(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1", "GPU-2"))
         step = inventory.adopt(state(recorded, B))
@@ -233,7 +233,7 @@ class TestAdopting:
         assert step.verify == (B,)
         assert [placement.place for placement in inventory.find(uuid="GPU-1")] == [A]
 
-    def test_a_claim_that_the_other_one_settled_is_settled(self):
+    def test_a_claim_settled_elsewhere_is_settled(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 3.0, "GPU-1"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1"), reading(A, 6.0))
         assert inventory.adopt(state(recorded, B)).changes == ()

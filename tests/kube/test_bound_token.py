@@ -88,7 +88,7 @@ def test_it_may_be_bound_to_an_object(bound, expected):
         service_account_token(MADE, signature="a" * MAX_TOKEN_LENGTH),
     ],
 )
-def test_any_other_token_is_none(token):
+def test_any_other_token_is_not_recognised(token):
     assert bound_token(token) is None
 
 
@@ -101,12 +101,12 @@ _claims = json_documents("sub", "exp", "iat", "aud", "kubernetes.io", "namespace
 @example("e30.e30.e30")
 @example("a." + base64.urlsafe_b64encode(b"[" * 6000).decode().rstrip("=") + ".c")
 @example("a." + base64.urlsafe_b64encode(b'{"exp": 1e999}').decode().rstrip("=") + ".c")
-def test_no_text_is_an_error(text):
+def test_no_text_raises_an_error(text):
     assert bound_token(text) is None
 
 
 @given(damaged(service_account_token(MADE).encode()))
-def test_a_damaged_token_is_the_same_or_none(content):
+def test_a_damaged_token_reads_the_same_or_not_at_all(content):
     text = content.decode("utf-8", "replace")
     token = bound_token(text)
     assert token is None or (token.text == text and token.lifetime > 0)
@@ -118,14 +118,14 @@ def test_a_damaged_token_is_the_same_or_none(content):
     name=st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True),
     audiences=st.lists(st.text(max_size=20), max_size=32),
 )
-def test_every_real_one_is_read_back(made, lifetime, name, audiences):
+def test_every_real_token_round_trips(made, lifetime, name, audiences):
     token = bound_token(service_account_token(made, lifetime, name=name, aud=audiences))
     assert token is not None
     assert (token.validity, token.name) == ((made, made + lifetime), name)
     assert token.audiences == tuple(audiences)
 
 
-def test_an_expired_one_says_how_to_get_another():
+def test_an_expired_token_says_how_to_get_another():
     token = bound_token(service_account_token(MADE))
     assert token is not None
     assert expiry_problem(token, MADE + 3599) == ""

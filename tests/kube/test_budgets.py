@@ -42,12 +42,12 @@ class TestAnAnswer:
         session: Session = kubeconfig.session(max_answer_size=Size(100 * KIB), max_error_size=Size(KIB))
         return session
 
-    async def test_may_have_its_limit(self, session: Session, plain_server: Any) -> None:
+    async def test_may_be_as_large_as_its_limit(self, session: Session, plain_server: Any) -> None:
         plain_server.paths[PODS] = text("x" * 100 * KIB)
         async with session:
             assert len(await get(session, PODS)) == 100 * KIB
 
-    async def test_is_left_when_it_is_larger(self, session: Session, plain_server: Any, failure: Any) -> None:
+    async def test_is_abandoned_when_larger(self, session: Session, plain_server: Any, failure: Any) -> None:
         sent = 0
 
         async def endless(request: web.Request) -> web.StreamResponse:
@@ -137,7 +137,7 @@ class TestAList:
             error = await first_failure(play)
             assert "there are more than 35 pods (max_objects); raise max_objects" in str(error)
 
-    async def test_may_have_all_that_it_may_have(self, tmp_path: Path) -> None:
+    async def test_may_reach_every_limit(self, tmp_path: Path) -> None:
         pods = [pod(f"p{number}", 1) for number in range(20)]
         steps = [page(1, *pods[:10], more="t1"), page(2, *pods[10:]), watch()]
         async with playing(tmp_path, *steps, max_objects=20, max_list_pages=2) as play:
@@ -145,14 +145,14 @@ class TestAList:
             assert len(play.names) == 20
 
     @pytest.mark.parametrize("tokens", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
-    async def test_ends_where_it_starts_over(self, tmp_path: Path, tokens: tuple[str, ...]) -> None:
+    async def test_ends_when_it_starts_over(self, tmp_path: Path, tokens: tuple[str, ...]) -> None:
         steps = [page(1, pod("a", 1), more=token) for token in tokens]
         async with playing(tmp_path, *steps) as play:
             error = await first_failure(play)
             assert type(error) is LimitExceededError
             assert f"the list of pods is endless: page {len(tokens)} repeats an earlier continue token" in str(error)
 
-    async def test_ends_at_a_page_of_more_objects_than_anybody_asked_for(self, tmp_path: Path) -> None:
+    async def test_ends_at_a_page_with_more_objects_than_requested(self, tmp_path: Path) -> None:
         body = '{"metadata": {"resourceVersion": "1"}, "items": [' + "1," * 200_000 + "1]}"
         async with playing(tmp_path, text(body)) as play:
             error = await first_failure(play)
@@ -164,7 +164,7 @@ class TestAList:
             error = await first_failure(play)
             assert "an object of the pods is larger than 16KiB (max_object_size); raise max_object_size" in str(error)
 
-    async def test_may_have_an_object_with_much_that_nobody_uses(self, tmp_path: Path) -> None:
+    async def test_may_have_an_object_with_much_unused_content(self, tmp_path: Path) -> None:
         large = pod("a", 1, annotations={"note": "x" * 800_000})  # as etcd takes it
         async with playing(tmp_path, page(1, large), watch(), max_kept_size=Size(KIB)) as play:
             await play.watching(2)
@@ -187,25 +187,23 @@ class TestAList:
             assert [query.get("limit") for query in play.queries] == ["100", "100", None, "100", None]
 
     @pytest.mark.parametrize("what", ["continue", "resourceVersion"])
-    async def test_with_a_huge_token_is_no_answer_of_kubernetes(self, tmp_path: Path, what: str) -> None:
+    async def test_with_a_huge_token_is_malformed(self, tmp_path: Path, what: str) -> None:
         body = json.dumps({"metadata": {"resourceVersion": "1", what: "x" * 100_000}, "items": []})
         async with playing(tmp_path, text(body)) as play:
             assert "not a Kubernetes API response: a resource version or" in str(await first_failure(play))
 
     @pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
-    async def test_with_a_number_that_no_api_server_has_is_no_answer_of_kubernetes(
-        self, tmp_path: Path, number: int
-    ) -> None:
+    async def test_with_an_impossible_number_is_malformed(self, tmp_path: Path, number: int) -> None:
         huge = pod("a", 1) | {"status": {"containerStatuses": [{"name": "c", "restartCount": number}]}}
         async with playing(tmp_path, page(1, huge)) as play:
             assert "not a Kubernetes API response" in str(await first_failure(play))
 
-    async def test_of_deep_json_is_no_answer_of_kubernetes(self, tmp_path: Path) -> None:
+    async def test_of_deeply_nested_json_is_malformed(self, tmp_path: Path) -> None:
         body = '{"metadata": {}, "items": [' + "[" * 100_000
         async with playing(tmp_path, text(body)) as play:
             assert "not a Kubernetes API response" in str(await first_failure(play))
 
-    async def test_that_exceeds_a_limit_leaves_what_was_there(self, tmp_path: Path) -> None:
+    async def test_that_exceeds_a_limit_keeps_the_previous_objects(self, tmp_path: Path) -> None:
         async def expired(request: web.Request) -> web.StreamResponse:
             return web.json_response({"reason": "Expired"}, status=410)
 
@@ -221,7 +219,7 @@ class TestAList:
             await play.watching(4)
             assert isinstance(play.health[0], LimitExceededError)
 
-    async def test_replaces_an_object_that_has_changed_though_its_version_has_not(self, tmp_path: Path) -> None:
+    async def test_replaces_a_changed_object_with_an_unchanged_version(self, tmp_path: Path) -> None:
         """Or what is kept could grow past its limit, one lie at a time."""
 
         async def expired(request: web.Request) -> web.StreamResponse:
@@ -240,7 +238,7 @@ def wide(name: str, version: int) -> dict[str, Any]:
 
 
 class TestAWatch:
-    async def test_ends_when_more_objects_come_than_may_be_kept(self, tmp_path: Path) -> None:
+    async def test_ends_when_there_are_too_many_objects(self, tmp_path: Path) -> None:
         events = b"".join(event("ADDED", pod(f"p{number}", number)) for number in range(2, 50))
         async with playing(tmp_path, page(1, pod("p1", 1)), watch(events), page(60), watch(), max_objects=20) as play:
             await eventually(lambda: any(play.health))
@@ -264,7 +262,7 @@ class TestAWatch:
             await eventually(lambda: any(play.health))
             assert "(max_kept_size)" in str(next(error for error in play.health if error))
 
-    async def test_reports_what_has_changed_though_its_version_has_not(self, tmp_path: Path) -> None:
+    async def test_reports_a_changed_object_with_an_unchanged_version(self, tmp_path: Path) -> None:
         """Its owner would keep the object that has been replaced here, and so more than is counted."""
         events = event("ADDED", wide("a", 2)) + event("MODIFIED", pod("a", 2)) + event("MODIFIED", pod("a", 2))
         async with playing(tmp_path, page(1), watch(events)) as play:
@@ -312,7 +310,7 @@ class TestAnExec:
         return str(caught.value)
 
     @pytest.mark.parametrize("channel", [1, 2, 9, 255])
-    async def test_ends_at_its_bytes_whatever_the_channel(self, server: Any, kubeconfig: Any, channel: int) -> None:
+    async def test_ends_at_its_byte_limit_on_any_channel(self, server: Any, kubeconfig: Any, channel: int) -> None:
         async def flood(socket: web.WebSocketResponse) -> None:
             while True:
                 await socket.send_bytes(bytes([channel]) + b"x" * KIB)
@@ -329,7 +327,7 @@ class TestAnExec:
         text = await self.fails(kubeconfig, max_exec_size=Size(100 * KIB))
         assert text == "the command printed more than 100KiB (max_exec_size)"
 
-    async def test_ends_at_a_status_that_goes_on(self, server: Any, kubeconfig: Any) -> None:
+    async def test_ends_at_an_endless_status(self, server: Any, kubeconfig: Any) -> None:
         async def flood(socket: web.WebSocketResponse) -> None:
             while True:
                 await socket.send_bytes(b"\x03" + b" " * KIB)
@@ -349,7 +347,7 @@ class TestAnExec:
         assert time.process_time() - started < 20
 
     @pytest.mark.parametrize("kind", ["empty", "small", "text", "ping", "pong"])
-    async def test_ends_at_its_frames_whatever_is_in_them(self, server: Any, kubeconfig: Any, kind: str) -> None:
+    async def test_ends_at_its_frame_limit_with_any_content(self, server: Any, kubeconfig: Any, kind: str) -> None:
         async def flood(socket: web.WebSocketResponse) -> None:
             while True:
                 match kind:
@@ -418,7 +416,7 @@ class TestReceiving:
         assert transport.asked == ["pause"]
         await eventually(lambda: transport.asked == ["pause", "resume"])
 
-    async def test_does_not_continue_while_nobody_takes_what_has_come(
+    async def test_does_not_continue_until_received_data_is_consumed(
         self, receiver: tuple[PacedReceiver, FakeTransport]
     ) -> None:
         received, transport = receiver
@@ -426,7 +424,7 @@ class TestReceiving:
         await anyio.sleep(0.1)
         assert "resume" not in transport.asked
 
-    async def test_takes_no_more_at_once_than_a_short_turn_can_parse(self, receiver: Any) -> None:
+    async def test_reads_no_more_than_a_short_turn_can_parse(self, receiver: Any) -> None:
         received, plain = receiver
         assert plain.max_size == RECEIVE_BYTES
         encrypted = FakeTransport()
@@ -434,13 +432,13 @@ class TestReceiving:
         received.connection_made(encrypted)
         assert (encrypted.max_size, encrypted._ssl_protocol.max_size) == (1 << 18, RECEIVE_BYTES)  # type: ignore[attr-defined]
 
-    async def test_finds_what_asyncio_calls_it(self) -> None:
+    async def test_finds_the_name_asyncio_uses(self) -> None:
         """The names are not part of the interface of asyncio; without them turns are only longer."""
         assert vars(selector_events)["_SelectorSocketTransport"].max_size > RECEIVE_BYTES
         assert sslproto.SSLProtocol.max_size > RECEIVE_BYTES
         assert "_ssl_protocol" in inspect.getsource(sslproto._SSLProtocolTransport.__init__)
 
-    async def test_is_what_every_connection_does(self, plain_server: Any, kubeconfig: Any) -> None:
+    async def test_applies_to_every_connection(self, plain_server: Any, kubeconfig: Any) -> None:
         kubeconfig.write({"server": plain_server.url})
         async with kubeconfig.session() as session:
             await get(session, PODS)

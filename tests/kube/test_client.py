@@ -119,12 +119,12 @@ async def test_parameters_are_written_as_kubernetes_reads_them(client: ApiClient
     assert queries == [{"watch": "true", "pretty": "false", "limit": "7", "labelSelector": selector}]
 
 
-async def test_a_name_cannot_leave_its_place_in_the_path(client: ApiClient, plain_server: ApiServer) -> None:
+async def test_a_name_cannot_escape_its_path_segment(client: ApiClient, plain_server: ApiServer) -> None:
     await client.read(CoreV1Api(client).read_node, "../secrets?x#y")
     assert plain_server.seen[0].path == "/api/v1/nodes/..%2Fsecrets%3Fx%23y"
 
 
-async def test_an_error_answer_is_our_error(client: ApiClient, plain_server: ApiServer) -> None:
+async def test_an_error_response_raises_our_error(client: ApiClient, plain_server: ApiServer) -> None:
     async def refuse(request: web.Request) -> web.Response:
         return status(403, "no")
 
@@ -139,7 +139,7 @@ async def test_an_error_answer_is_our_error(client: ApiClient, plain_server: Api
             pass
 
 
-async def test_a_timeout_is_our_error(client: ApiClient, plain_server: ApiServer) -> None:
+async def test_a_timeout_raises_our_error(client: ApiClient, plain_server: ApiServer) -> None:
     plain_server.paths["/api/v1/nodes"] = hang
     core = CoreV1Api(client)
     with pytest.raises(errors.UnreachableError, match="timed out"):
@@ -185,7 +185,7 @@ async def test_websocket_connects_with_a_list_of_words(client: ApiClient, plain_
     assert plain_server.seen[0].path == "/api/v1/namespaces/ns/pods/p/exec?command=sh&command=-c&stdout=true"
 
 
-async def test_a_client_opens_no_connections_of_the_library_s_own(client: ApiClient) -> None:
+async def test_a_client_opens_no_library_connections(client: ApiClient) -> None:
     assert not hasattr(client, "rest_client")
 
 
@@ -193,7 +193,7 @@ async def test_a_client_opens_no_connections_of_the_library_s_own(client: ApiCli
     "body",
     [b"", b"[]", b'"x"', b"{}", b'{"gitVersion": "\xff"', b"[" * 100_000, b"<html>", b'{"status": [1]}', b"null"],
 )
-async def test_an_answer_that_fits_no_model_is_malformed_or_empty(
+async def test_a_response_that_fits_no_model_is_malformed_or_empty(
     client: ApiClient, plain_server: ApiServer, body: bytes
 ) -> None:
     async def answer(request: web.Request) -> web.Response:

@@ -44,7 +44,7 @@ def gone(pid):
     return False
 
 
-async def test_a_token_with_its_end_is_read(plugin, make):
+async def test_a_token_with_its_expiry_is_read(plugin, make):
     plugin.answer(token="s3cr3t-1", expirationTimestamp="2027-01-15T08:00:00Z")
     found = await make().run()
     assert found.authorization == "Bearer s3cr3t-1"
@@ -59,7 +59,7 @@ async def test_a_certificate_is_read(plugin, make):
     assert (found.authorization, found.expires) == ("", None)
 
 
-async def test_the_beta_version_is_spoken_too(plugin, make):
+async def test_the_beta_version_is_supported(plugin, make):
     plugin.answer("v1beta1", token="s3cr3t")
     await make(api_version="client.authentication.k8s.io/v1beta1").run()
     assert plugin.information["apiVersion"] == "client.authentication.k8s.io/v1beta1"
@@ -85,7 +85,7 @@ async def test_the_beta_version_needs_no_interactive_mode(plugin, make):
     await make(api_version="client.authentication.k8s.io/v1beta1", interactive_mode="").run()
 
 
-async def test_a_variable_that_cannot_be_given_is_named_as_such(make, failure):
+async def test_a_variable_that_cannot_be_passed_is_named(make, failure):
     error = await failure(make(env=(Variable(name="A", value="b\0c"),)).run())
     assert str(error).endswith("failed to start: its arguments or variables contain a null byte")
 
@@ -119,12 +119,12 @@ async def test_it_gets_cluster_information_on_request(plugin, make, tmp_path):
     }
 
 
-async def test_a_relative_command_is_beside_the_kubeconfig(plugin, make):
+async def test_a_relative_command_is_relative_to_the_kubeconfig(plugin, make):
     plugin.answer(token="s3cr3t")
     assert (await make(command="./plugin").run()).authorization == "Bearer s3cr3t"
 
 
-async def test_a_bare_command_is_looked_for_in_the_path_alone(plugin, make, monkeypatch, failure):
+async def test_a_bare_command_is_searched_only_in_path(plugin, make, monkeypatch, failure):
     plugin.answer(token="s3cr3t")
     monkeypatch.chdir(plugin.folder)
     assert type(await failure(make(command="plugin").run())) is CredentialPluginMissingError
@@ -146,7 +146,7 @@ async def test_an_absent_command_is_named_with_its_hint(make, failure):
     assert str(error) == 'x: exec plugin "aws-that-is-not" is not installed: Install it: brew install aws'
 
 
-async def test_one_that_is_installed_later_is_found(plugin, make, failure):
+async def test_a_plugin_installed_later_is_found(plugin, make, failure):
     plugin.answer(token="s3cr3t")
     later = make()
     plugin.path.rename(plugin.folder / "away")
@@ -168,23 +168,23 @@ async def test_a_script_without_its_interpreter_says_so(plugin, make, failure):
     assert str(error) == f'x: exec plugin "{plugin.path}" failed to start: no such file or directory'
 
 
-async def test_a_long_complaint_is_cut(plugin, make, failure):
+async def test_a_long_error_message_is_cut(plugin, make, failure):
     plugin.script("head -c 1000 /dev/zero | tr '\\0' x >&2; exit 1")
     assert str(await failure(make().run())).endswith(": " + "x" * 199 + "…")
 
 
-async def test_a_huge_complaint_does_not_stop_it(plugin, make):
+async def test_a_huge_error_message_does_not_block_it(plugin, make):
     plugin.answer(token="s3cr3t")
     plugin.script('head -c 5000000 /dev/zero | tr "\\0" x >&2; cat "$here/answer"')
     assert (await make(timeout=20).run()).authorization == "Bearer s3cr3t"
 
 
-async def test_an_end_by_a_signal_says_so(plugin, make, failure):
+async def test_termination_by_a_signal_is_reported(plugin, make, failure):
     plugin.script("kill -9 $$")
     assert str(await failure(make().run())).endswith("was killed by signal 9")
 
 
-async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure):
+async def test_a_hanging_plugin_is_killed_with_its_children(plugin, make, failure):
     plugin.script('sleep 600 & echo "$!" >> "$here/runs"; wait')
     error = await failure(make(timeout=0.3).run())
     assert type(error) is CredentialPluginFailedError
@@ -194,24 +194,24 @@ async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure)
     await eventually(lambda: gone(child) or _is_zombie(child))
 
 
-async def test_one_that_hangs_after_saying_why_is_quoted(plugin, make, failure):
+async def test_a_hanging_plugin_with_an_error_message_is_quoted(plugin, make, failure):
     words = "Opening https://login.example.com/device, enter code ABCD to sign in"
     plugin.script(f'echo "{words}" >&2; sleep 600')
     error = str(await failure(make(timeout=0.5).run()))
     assert error.endswith(f"timed out after 0.5 s and was killed: {words}")
 
 
-async def test_a_failure_waits_for_no_child_that_holds_the_output(plugin, make, failure):
+async def test_a_failure_does_not_wait_for_children_holding_output(plugin, make, failure):
     plugin.script('sleep 600 & echo "ERROR: you are not logged in" >&2; exit 1')
     assert str(await failure(make().run())).endswith("exited with code 1: ERROR: you are not logged in")
 
 
-async def test_one_that_prints_only_a_complaint_is_quoted(plugin, make, failure):
+async def test_a_plugin_printing_only_an_error_is_quoted(plugin, make, failure):
     plugin.script('echo "error: not logged in" >&2')
     assert str(await failure(make().run())).endswith("printed no output: error: not logged in")
 
 
-async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
+async def test_a_cancelled_plugin_is_killed_and_reaped(plugin, make):
     plugin.script("exec sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(make().run)
@@ -220,7 +220,7 @@ async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
     await eventually(lambda: gone(plugin.runs[0]))
 
 
-async def test_waiting_for_one_of_eight_slots_is_no_timeout(plugin, make):
+async def test_waiting_for_a_slot_does_not_count_as_timeout(plugin, make):
     plugin.answer(token="s3cr3t")
     proven = make()
     await proven.run()  # one whose last run succeeded may be run by all at the same time
@@ -237,7 +237,7 @@ async def test_waiting_for_one_of_eight_slots_is_no_timeout(plugin, make):
     assert len(plugin.runs) == 1 + 12
 
 
-async def test_those_that_hang_keep_nobody_waiting_who_succeeded_last_time(plugin, make):
+async def test_hanging_plugins_do_not_delay_recently_successful_ones(plugin, make):
     plugin.answer(token="s3cr3t")
     proven = make()
     await proven.run()
@@ -250,7 +250,7 @@ async def test_those_that_hang_keep_nobody_waiting_who_succeeded_last_time(plugi
         tasks.cancel_scope.cancel()
 
 
-async def test_those_that_hang_keep_no_new_one_waiting_for_long(plugin, make):
+async def test_hanging_plugins_do_not_delay_new_ones_for_long(plugin, make):
     plugin.answer(token="s3cr3t")
     async with anyio.create_task_group() as tasks:
         for number in range(12):
@@ -266,7 +266,7 @@ async def test_endless_output_is_refused(plugin, make, failure):
     assert str(await failure(make(timeout=20).run())).endswith("printed more than 1048576 bytes")
 
 
-async def test_one_that_floods_its_output_is_ended_at_once(plugin, make, failure):
+async def test_a_plugin_flooding_its_output_is_killed_immediately(plugin, make, failure):
     plugin.script("exec yes")
     with anyio.fail_after(30):
         assert str(await failure(make(timeout=600).run())).endswith("printed more than 1048576 bytes")
@@ -329,7 +329,7 @@ EXPIRY = f"{WRONG}status.expirationTimestamp: expected RFC 3339, such as 2030-01
         ('{HEAD, "status": {"token": "s3cr3t\\n"}}', f"{WRONG}status.token: contains a line break"),
     ],
 )
-async def test_a_wrong_answer_is_named_by_field_and_never_quoted(plugin, make, failure, output, message):
+async def test_an_invalid_answer_names_the_field_without_quoting(plugin, make, failure, output, message):
     (plugin.folder / "answer").write_text(output.replace("HEAD", HEAD).replace("VERSION", V1))
     error = await failure(make().run())
     assert type(error) is CredentialPluginFailedError
@@ -357,7 +357,7 @@ async def test_a_wrong_answer_is_named_by_field_and_never_quoted(plugin, make, f
         ('\n\n{HEAD, "status": {"token": " s3cr3t\\t"}}\n\n', None),
     ],
 )
-async def test_an_answer_is_taken_as_kubectl_takes_it(plugin, make, output, expires):
+async def test_an_answer_is_interpreted_as_by_kubectl(plugin, make, output, expires):
     (plugin.folder / "answer").write_text(output.replace("HEAD", HEAD).replace("VERSION", V1))
     found = await make().run()
     assert (found.authorization, found.expires) == ("Bearer s3cr3t", expires)
@@ -389,7 +389,7 @@ class TestLastWords:
             ("", ""),
         ],
     )
-    async def test_the_reason_is_the_last_line_that_looks_like_one(self, plugin, make, failure, complaint, told):
+    async def test_the_reason_is_the_last_plausible_line(self, plugin, make, failure, complaint, told):
         (plugin.folder / "complaint").write_text(complaint)
         plugin.script('echo s3cr3t; cat "$here/complaint" >&2; exit 3')
         error = await failure(make().run())
@@ -454,7 +454,7 @@ class TestPace:
             },
         ],
     )
-    async def test_one_that_is_told_of_its_cluster_fails_for_that_alone(self, plugin, make, failure, clock, other):
+    async def test_a_plugin_given_its_cluster_fails_only_for_it(self, plugin, make, failure, clock, other):
         plugin.answer(token="s3cr3t")
         plugin.script('case "$KUBERNETES_EXEC_INFO" in *other*|*b3RoZXI*) cat "$here/answer" ;; *) exit 1 ;; esac')
         bad = make(clock=clock, provide_cluster_info=True)
@@ -465,14 +465,14 @@ class TestPace:
         await failure(make(clock=clock, provide_cluster_info=True, where="y").run())  # the same cluster: not run again
         assert len(plugin.runs) == 2
 
-    async def test_one_that_is_not_told_fails_for_all_clusters(self, plugin, make, failure, clock):
+    async def test_a_plugin_without_cluster_info_fails_for_all(self, plugin, make, failure, clock):
         plugin.script("exit 1")
         await failure(make(clock=clock).run())
         error = await failure(make(ClusterEntry(server="https://other"), clock=clock, where="y").run())
         assert str(error).startswith("y: exec plugin")
         assert len(plugin.runs) == 1
 
-    async def test_a_success_of_one_lets_all_run_at_once(self, plugin, make, failure, clock):
+    async def test_one_success_lets_all_run_immediately(self, plugin, make, failure, clock):
         plugin.script("exit 1")
         one, two = make(clock=clock), make(clock=clock)
         for pause in (5, 10, 20, 40):
@@ -484,7 +484,7 @@ class TestPace:
         await two.run()
         assert len(plugin.runs) == 6
 
-    async def test_each_change_of_the_kubeconfig_lets_one_run_at_once(self, plugin, make, failure, clock):
+    async def test_each_kubeconfig_change_allows_one_immediate_run(self, plugin, make, failure, clock):
         plugin.script("exit 1")
         one, two = make(clock=clock), make(clock=clock)
         await failure(one.run())
@@ -494,7 +494,7 @@ class TestPace:
                 await failure(each.run())
             assert len(plugin.runs) == expected
 
-    async def test_a_clock_that_is_set_back_stops_nothing(self, plugin, make, failure, clock):
+    async def test_a_clock_set_back_does_not_block_runs(self, plugin, make, failure, clock):
         plugin.script("exit 1")
         one = make(clock=clock)
         await failure(one.run())
@@ -507,13 +507,13 @@ class TestPace:
 class TestChildren:
     """A plugin's end counts, not that of its output."""
 
-    async def test_an_agent_that_keeps_its_complaints_open_delays_nothing(self, plugin, make):
+    async def test_an_agent_holding_stderr_open_delays_nothing(self, plugin, make):
         plugin.answer(token="s3cr3t")
         plugin.script('sleep 600 >/dev/null </dev/null & cat "$here/answer"')
         with anyio.fail_after(10):
             assert (await make().run()).authorization == "Bearer s3cr3t"
 
-    async def test_an_agent_that_keeps_its_output_open_delays_little(self, plugin, make):
+    async def test_an_agent_holding_stdout_open_delays_little(self, plugin, make):
         plugin.answer(token="s3cr3t")
         plugin.script('sleep 600 </dev/null & cat "$here/answer"')
         with anyio.fail_after(10):
@@ -524,12 +524,12 @@ class TestChildren:
         plugin.script('(sleep 0.3; cat "$here/answer") & exit 0')
         assert (await make().run()).authorization == "Bearer s3cr3t"
 
-    async def test_what_fails_while_an_agent_lives_has_its_words(self, plugin, make, failure):
+    async def test_a_failure_with_a_running_agent_keeps_its_message(self, plugin, make, failure):
         plugin.script('sleep 600 </dev/null >/dev/null & echo "error: no" >&2; exit 4')
         with anyio.fail_after(10):
             assert str(await failure(make().run())).endswith("exited with code 4: error: no")
 
-    async def test_no_file_descriptor_is_left(self, plugin, make, failure):
+    async def test_no_file_descriptor_leaks(self, plugin, make, failure):
         plugin.answer(token="s3cr3t")
         await make().run()
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -543,7 +543,7 @@ class TestChildren:
 
 
 class TestCertificate:
-    async def test_another_one_is_due_before_it_ends(self, plugin, make, authority):
+    async def test_renewal_is_due_before_the_certificate_expires(self, plugin, make, authority):
         pair = authority.issue("short").pem
         plugin.answer(clientCertificateData=pair["chain"], clientKeyData=pair["key"])
         found = await make().run()

@@ -37,7 +37,7 @@ class Mint:
 
 
 class TestRenewed:
-    async def test_one_is_made_and_kept_while_it_is_good(self, clock):
+    async def test_a_credential_is_cached_while_it_is_valid(self, clock):
         mint = Mint(clock, lifetime=3600)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         first = await source.get()
@@ -46,7 +46,7 @@ class TestRenewed:
         assert mint.tried == 1
 
     @pytest.mark.parametrize(("lifetime", "margin"), [(3600, 300), (600, 120), (60, 12)])
-    async def test_it_is_renewed_before_its_expiry(self, clock, lifetime, margin):
+    async def test_a_credential_is_renewed_before_it_expires(self, clock, lifetime, margin):
         source = RefreshingCredentials(Mint(clock, lifetime), where="x", clock=clock)
         await source.get()
         clock.advance(lifetime - margin - 1)
@@ -54,7 +54,7 @@ class TestRenewed:
         clock.advance(1)
         assert (await source.get()).authorization == "token 2"
 
-    async def test_without_an_end_it_is_kept_until_it_is_refused(self, clock):
+    async def test_without_an_expiry_it_is_kept_until_rejected(self, clock):
         source = RefreshingCredentials(Mint(clock), where="x", clock=clock)
         first = await source.get()
         clock.advance(1e8)
@@ -62,7 +62,7 @@ class TestRenewed:
         source.refused(first)
         assert (await source.get()).authorization == "token 2"
 
-    async def test_a_refusal_of_an_older_one_is_old_news(self, clock):
+    async def test_a_rejection_of_an_older_credential_is_ignored(self, clock):
         mint = Mint(clock)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         first = await source.get()
@@ -74,7 +74,7 @@ class TestRenewed:
         assert (await source.get()).authorization == "token 2"
         assert mint.tried == 2
 
-    async def test_a_new_credential_that_is_refused_is_not_renewed_immediately(self, clock):
+    async def test_a_rejected_new_credential_is_not_renewed_immediately(self, clock):
         mint = Mint(clock)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         source.refused(await source.get())
@@ -83,7 +83,7 @@ class TestRenewed:
         clock.advance(1)
         assert (await source.get()).authorization == "token 2"
 
-    async def test_repeated_refusals_are_answered_ever_more_slowly(self, clock):
+    async def test_repeated_rejections_cause_growing_delays(self, clock):
         mint = Mint(clock)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         for _ in range(600):
@@ -267,7 +267,7 @@ class TestTokenFile:
         (b"\xff", None),
     ],
 )
-def test_the_end_that_a_token_says_is_read(claims, expiry):
+def test_the_expiry_of_a_token_is_read(claims, expiry):
     payload = base64.urlsafe_b64encode(claims).rstrip(b"=").decode()
     found = jwt_validity(f"e30.{payload}.c2ln")
     assert (found and found.ends) == expiry
@@ -282,21 +282,21 @@ def test_the_end_that_a_token_says_is_read(claims, expiry):
         (b'{"exp": 2e9, "iat": "yesterday", "nbf": [1]}', -math.inf),
     ],
 )
-def test_the_beginning_that_a_token_says_is_read(claims, begins):
+def test_the_start_of_a_tokens_validity_is_read(claims, begins):
     payload = base64.urlsafe_b64encode(claims).rstrip(b"=").decode()
     assert jwt_validity(f"e30.{payload}.c2ln") == (begins, 2e9)
 
 
 @pytest.mark.parametrize("token", ["", "s3cr3t", "a.b", "a.!.c", "..", "a.ä.c"])
-def test_a_token_that_is_no_jwt_says_no_end(token):
+def test_a_token_other_than_a_jwt_has_no_expiry(token):
     assert jwt_validity(token) is None
 
 
-def test_a_password_may_hold_any_character():
+def test_a_password_may_contain_any_character():
     assert basic("me", "pä:ss").authorization == "Basic bWU6cMOkOnNz"
 
 
-def test_nothing_of_a_credential_shows_in_its_repr():
+def test_the_repr_of_a_credential_shows_no_secret():
     assert "s3cr3t" not in repr(bearer("s3cr3t", "x"))
 
 
@@ -319,6 +319,6 @@ def test_impersonation_is_sent_in_headers():
 
 
 @pytest.mark.parametrize("user", [User(as_groups=("dev",)), User(as_user="jane\r\nX: y")])
-def test_impersonation_that_says_nothing_clear_is_refused(user):
+def test_ambiguous_impersonation_is_refused(user):
     with pytest.raises(BadContextError):
         credentials.impersonation(user, "x")

@@ -68,7 +68,7 @@ async def session(plain_server: Any, kubeconfig: Any) -> AsyncIterator[Session]:
 @pytest.mark.parametrize("status", [True, False], ids=["Status", "text"])
 @pytest.mark.parametrize("code", [401, 403, 404, 429, 500])
 @pytest.mark.parametrize("form", ECHOES)
-async def test_an_error_answer_loses_the_token(
+async def test_the_token_is_removed_from_an_error_response(
     session: Session, plain_server: Any, failure: Failure, form: str, code: int, status: bool
 ) -> None:
     plain_server.paths[PODS] = echoing(form, code, status=status)
@@ -78,7 +78,7 @@ async def test_an_error_answer_loses_the_token(
 
 
 @pytest.mark.parametrize("form", ECHOES)
-async def test_streams_and_websockets_lose_it_too(
+async def test_the_token_is_removed_from_streams_and_websockets(
     session: Session, plain_server: Any, failure: Failure, form: str
 ) -> None:
     plain_server.paths[PODS] = plain_server.paths[EXEC] = echoing(form, 403)
@@ -87,7 +87,9 @@ async def test_streams_and_websockets_lose_it_too(
 
 
 @pytest.mark.parametrize("form", ECHOES)
-async def test_a_watch_that_fails_loses_it(session: Session, plain_server: Any, kubeconfig: Any, form: str) -> None:
+async def test_the_token_is_removed_from_a_watch_error(
+    session: Session, plain_server: Any, kubeconfig: Any, form: str
+) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
             return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
@@ -116,7 +118,7 @@ def _ignore(*_: object) -> None:
 
 @pytest.mark.parametrize("channel", ["status", "stdout", "stderr"])
 @pytest.mark.parametrize("form", ECHOES)
-async def test_a_command_that_fails_loses_it(
+async def test_the_token_is_removed_from_a_command_error(
     session: Session, plain_server: Any, kubeconfig: Any, form: str, channel: str
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -140,7 +142,7 @@ async def test_a_command_that_fails_loses_it(
     assert clean(str(caught.value))
 
 
-async def test_what_is_not_of_the_kubernetes_api_loses_it(kubeconfig: Any, plain_server: Any) -> None:
+async def test_the_token_is_removed_from_other_responses(kubeconfig: Any, plain_server: Any) -> None:
     kubeconfig.write({"server": plain_server.url}, {"token": TOKEN})
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -158,7 +160,7 @@ async def test_what_is_not_of_the_kubernetes_api_loses_it(kubeconfig: Any, plain
     assert clean(str(caught.value))
 
 
-async def test_a_password_is_lost_with_its_header(kubeconfig: Any, plain_server: Any, failure: Failure) -> None:
+async def test_a_password_is_removed_with_its_header(kubeconfig: Any, plain_server: Any, failure: Failure) -> None:
     kubeconfig.write({"server": plain_server.url}, {"username": "jane", "password": "pa55-s3cr3t"})
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -172,7 +174,7 @@ async def test_a_password_is_lost_with_its_header(kubeconfig: Any, plain_server:
     assert str(error) == f"{plain_server.url}: forbidden: Basic *** is jane:***"
 
 
-async def test_what_a_plugin_obtained_is_lost(
+async def test_credentials_from_a_plugin_are_removed(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure
 ) -> None:
     plugin.answer(token=TOKEN)
@@ -183,7 +185,7 @@ async def test_what_a_plugin_obtained_is_lost(
     assert str(error) == f"{plain_server.url}: forbidden: ***"
 
 
-async def test_what_a_plugin_repeats_of_its_secrets_is_lost(
+async def test_secrets_repeated_by_a_plugin_are_removed(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure
 ) -> None:
     plugin.script('echo "cannot use $LOGIN_SECRET nor $2 at $TOKEN_FILE: \x1b[31mred" >&2; exit 1')
@@ -199,7 +201,7 @@ async def test_what_a_plugin_repeats_of_its_secrets_is_lost(
 @pytest.mark.parametrize(
     "name", ["MY_PASS", "PASS", "PIN", "LOGIN_PIN", "MYPWD", "DB_PW", "OTP", "SSO_JWT", "passcode"]
 )
-async def test_what_names_a_secret_in_a_plugins_environment(
+async def test_secret_variables_of_a_plugin_are_recognised(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure, name: str
 ) -> None:
     plugin.script(f'echo "cannot use ${name} with $COMPASS_MODE" >&2; exit 1')
@@ -210,7 +212,7 @@ async def test_what_names_a_secret_in_a_plugins_environment(
     assert str(error).endswith("cannot use *** with opinions")
 
 
-async def test_a_plugin_that_traces_itself_discloses_no_token(
+async def test_a_tracing_plugin_discloses_no_token(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure
 ) -> None:
     plugin.script("set -x; TOKEN=abc-s3cr3t-def; exit 1")
@@ -219,7 +221,7 @@ async def test_a_plugin_that_traces_itself_discloses_no_token(
         assert "s3cr3t" not in str(await failure(get(session, PODS)))
 
 
-async def test_an_issuer_that_repeats_a_refresh_token_says_nothing(
+async def test_a_refresh_token_repeated_by_an_issuer_is_removed(
     kubeconfig: Any, plain_server: Any, issuer: Issuer, other_authority: Any, failure: Failure
 ) -> None:
     config = {
@@ -236,13 +238,13 @@ async def test_an_issuer_that_repeats_a_refresh_token_says_nothing(
     assert "the issuer rejected the refresh-token (bad *** of ***)" in str(error)
 
 
-async def test_a_renewed_refresh_token_is_a_secret_from_then_on(make_oidc: Callable[..., Any], issuer: Issuer) -> None:
+async def test_a_renewed_refresh_token_is_secret(make_oidc: Callable[..., Any], issuer: Issuer) -> None:
     secrets = Secrets()
     await make_oidc(secrets=secrets).run()
     assert secrets.mask("refresh-s3cr3t-1") == "***"
 
 
-async def test_the_login_of_a_proxy_is_lost(kubeconfig: Any, failure: Failure) -> None:
+async def test_the_credentials_of_a_proxy_are_removed(kubeconfig: Any, failure: Failure) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         header = request.headers["Proxy-Authorization"]
         plain = base64.b64decode(header.partition(" ")[2]).decode()
@@ -255,7 +257,7 @@ async def test_the_login_of_a_proxy_is_lost(kubeconfig: Any, failure: Failure) -
     assert str(error) == "http://cluster.test: HTTP status 502: no way for user:*** (***)"
 
 
-async def test_a_key_is_lost(kubeconfig: Any, server: Any, authority: Any, failure: Failure) -> None:
+async def test_a_private_key_is_removed(kubeconfig: Any, server: Any, authority: Any, failure: Failure) -> None:
     pair = authority.issue("jane")
     user = {"client-certificate": str(pair.chain), "client-key": str(pair.key)}
     kubeconfig.write({"server": server.url, "certificate-authority-data": authority.data}, user)
@@ -271,7 +273,7 @@ async def test_a_key_is_lost(kubeconfig: Any, server: Any, authority: Any, failu
     assert not any(line[:12] in str(error) for line in key.splitlines()[1:-1])
 
 
-async def test_our_own_error_in_a_stream_loses_it_too(session: Session, plain_server: Any) -> None:
+async def test_the_token_is_removed_from_stream_errors(session: Session, plain_server: Any) -> None:
     def fail() -> None:
         try:
             raise ValueError(f"got {TOKEN}")

@@ -42,7 +42,7 @@ def test_each_status_has_its_error_and_state(status, kind, state, text):
     assert getattr(error, "status", status) == status
 
 
-def test_an_expired_list_is_gone_whatever_its_status():
+def test_an_expired_list_is_gone_with_any_status():
     assert type(from_answer(HOST, 400, kubernetes("too old", "Expired"))) is errors.GoneError
 
 
@@ -63,7 +63,7 @@ def test_retry_after_in_a_header_is_at_most_an_hour(header, seconds):
     assert server_error(429, b"", header).retry_after == seconds
 
 
-def test_retry_after_may_come_from_the_status():
+def test_retry_after_can_come_from_the_status():
     assert server_error(503, kubernetes("later", details={"retryAfterSeconds": 3})).retry_after == 3
 
 
@@ -98,7 +98,7 @@ def test_a_body_other_than_html_is_quoted():
         (OSError("secret"), "cannot connect"),
     ],
 )
-def test_a_failure_on_the_way_is_unreachable_in_few_words(error, text):
+def test_a_connection_failure_is_unreachable_with_a_short_reason(error, text):
     mapped = from_transport(HOST, error)
     assert isinstance(mapped, errors.UnreachableError)
     assert str(mapped) == f"{HOST}: {text}"

@@ -101,11 +101,11 @@ def server(plain_server: Any, kubeconfig: Any) -> Server:
 
 
 class TestACommandThatEndsWell:
-    async def test_gives_stdout_and_stderr_apart(self, server: Server) -> None:
+    async def test_returns_stdout_and_stderr_separately(self, server: Server) -> None:
         server.plays(says((1, b""), (1, b"<xml"), (2, b"a warn"), (1, b"/>"), (2, b"ing"), (3, SUCCESS)))
         assert await server.run() == Output(b"<xml/>", b"a warning")
 
-    async def test_is_asked_for_by_its_words_in_one_container(self, server: Server) -> None:
+    async def test_is_requested_word_by_word_in_one_container(self, server: Server) -> None:
         server.plays(says((3, SUCCESS)))
         await server.run()
         assert server.queries == [
@@ -120,13 +120,13 @@ class TestACommandThatEndsWell:
         ]
 
     @pytest.mark.parametrize("spoken", ["v5.channel.k8s.io", "v4.channel.k8s.io"])
-    async def test_is_run_over_either_protocol_the_newer_first(self, server: Server, spoken: str) -> None:
+    async def test_runs_over_either_protocol_preferring_the_newer(self, server: Server, spoken: str) -> None:
         server.plays(says((1, b"out"), (3, SUCCESS)), protocols=(spoken,))
         assert (await server.run()).stdout == b"out"
         assert server.offers[0].replace(" ", "") == "v5.channel.k8s.io,v4.channel.k8s.io"
         assert server.protocols == [spoken]
 
-    async def test_may_print_much(self, server: Server) -> None:
+    async def test_may_print_a_lot(self, server: Server) -> None:
         server.plays(says(*[(1, bytes([n]) * 1_000_000) for n in range(8)], (3, SUCCESS)))
         assert (await server.run()).stdout == b"".join(bytes([n]) * 1_000_000 for n in range(8))
 
@@ -139,7 +139,7 @@ class TestACommandThatEndsWell:
         with anyio.fail_after(25):
             assert (await server.run(timeout=30)).stdout == b"a"
 
-    async def test_may_use_channels_that_nobody_knows(self, server: Server) -> None:
+    async def test_may_use_unknown_channels(self, server: Server) -> None:
         server.plays(says((255, b"\x01"), (9, b"?"), (1, b"a"), (3, SUCCESS)))
         assert (await server.run()).stdout == b"a"
 
@@ -190,7 +190,7 @@ class TestACommandThatEndsBadly:
             "exec failed: container_linux.go:380: starting container process caused: ",
         ],
     )
-    async def test_says_what_a_runtime_says_at_its_end(self, server: Server, preamble: str) -> None:
+    async def test_quotes_the_runtimes_final_message(self, server: Server, preamble: str) -> None:
         cause = (
             'exec: "/usr/local/nvidia/bin/nvidia-smi": stat /usr/local/nvidia/bin/nvidia-smi: no such file or directory'
         )
@@ -221,7 +221,7 @@ class TestAnExecThatIsRefused:
         server.refuses(code, message)
         assert (await server.fails())[0] is reason
 
-    async def test_for_want_of_a_right_says_which(self, server: Server) -> None:
+    async def test_for_a_missing_right_names_the_right(self, server: Server) -> None:
         server.refuses(403, "no")
         assert (await server.fails())[1].endswith("(pods/exec needs the verbs get and create)")
 
@@ -232,7 +232,7 @@ class TestAnExecThatIsRefused:
             'admission webhook "guard.corp" denied the request: no',
         ],
     )
-    async def test_by_admission_is_not_for_want_of_a_right(self, server: Server, denial: str) -> None:
+    async def test_by_admission_is_not_a_missing_right(self, server: Server, denial: str) -> None:
         server.refuses(403, denial)
         text = (await server.fails())[1]
         assert denial in text
@@ -252,7 +252,7 @@ class TestAnExecThatGoesWrong:
         with anyio.fail_after(25):
             await server.over.wait()
 
-    async def test_is_not_late_while_it_waits_for_our_own_limiter(self, server: Server) -> None:
+    async def test_does_not_time_out_while_waiting_for_our_limiter(self, server: Server) -> None:
         server.plays(says((1, b"a"), (3, SUCCESS)))
         assert (await server.run(timeout=0.5, held=1.0)).stdout == b"a"
 
@@ -280,7 +280,7 @@ class TestAnExecThatGoesWrong:
                 tasks.start_soon(run_one)
         assert (ended, most) == ([b"a"] * 8, 2)
 
-    async def test_gives_its_place_up_when_it_is_refused(self, server: Server) -> None:
+    async def test_releases_its_slot_when_refused(self, server: Server) -> None:
         server.session_options = {"websockets": SharedLimiter("test", 1)}
         server.refuses(500, "no")
         await server.fails()

@@ -6,7 +6,7 @@ from collector.kube.failure_backoff import FailureBackoff, LastFailure
 FAILURE = LastFailure(CredentialPluginFailedError, " failed")
 
 
-def test_it_may_be_tried_at_first_and_after_a_success():
+def test_the_first_attempt_and_one_after_success_are_allowed():
     pace = FailureBackoff()
     assert pace.recent(0) is None
     pace.failed(FAILURE, started=0, now=1)
@@ -33,7 +33,7 @@ def test_failures_at_the_same_time_count_as_one():
     assert pace.recent(6) is None
 
 
-def test_a_version_of_the_kubeconfig_forgets_them_once():
+def test_each_kubeconfig_version_clears_failures_once():
     pace = FailureBackoff()
     pace.failed(FAILURE, started=0, now=0)
     pace.reset("one")

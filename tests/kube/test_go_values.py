@@ -45,7 +45,7 @@ class TestYaml:
             ("1e400", "1e400"),
         ],
     )
-    def test_a_scalar_is_what_go_makes_of_it(self, scalar: str, value: Any) -> None:
+    def test_a_scalar_is_read_as_in_go(self, scalar: str, value: Any) -> None:
         found = load_yaml(f"a: {scalar}".encode())["a"]
         assert (found, type(found)) == (value, type(value))
 
@@ -68,11 +68,11 @@ class TestYaml:
             b'{\t"a":\t"b"\t}',
         ],
     )
-    def test_the_first_document_counts_in_every_encoding(self, content: bytes) -> None:
+    def test_the_first_document_is_used_in_every_encoding(self, content: bytes) -> None:
         assert load_yaml(content) == {"a": "b"}
 
     @pytest.mark.parametrize("content", [b"", b"# comment", b"---\n---\na: b"])
-    def test_nothing_is_none(self, content: bytes) -> None:
+    def test_an_empty_document_is_none(self, content: bytes) -> None:
         assert load_yaml(content) is None
 
     @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ class TestYaml:
             (b"[" * 100_000, "line 1"),
         ],
     )
-    def test_what_is_no_yaml_is_told_by_its_line_alone(self, content: bytes, line: str) -> None:
+    def test_invalid_yaml_is_reported_only_by_line(self, content: bytes, line: str) -> None:
         with pytest.raises(BadYamlError) as caught:
             load_yaml(content)
         assert "s3cr3t" not in str(caught.value)
@@ -143,16 +143,16 @@ class TestTypes:
             convert(value, User)
         assert str(caught.value) == text
 
-    def test_text_is_not_taken_for_true(self) -> None:
+    def test_text_is_not_true(self) -> None:
         with pytest.raises(WrongTypeError, match="insecure-skip-tls-verify: expected true or false, got text"):
             convert({"insecure-skip-tls-verify": "yes"}, ClusterEntry)
 
-    def test_what_contains_itself_is_refused(self) -> None:
+    def test_a_recursive_structure_is_refused(self) -> None:
         loop = load_yaml(b"&loop {items: [*loop]}")
         with pytest.raises(WrongTypeError, match="nested too deep"):
             convert(loop, _Loop)
 
-    def test_json_is_filled_alike(self) -> None:
+    def test_json_is_filled_in_the_same_way(self) -> None:
         assert convert_json(b'{"token": null, "username": "me"}', User).username == "me"
 
 

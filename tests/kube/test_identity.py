@@ -86,13 +86,13 @@ async def test_two_names_of_one_server_have_its_key_in_common(seen: Any, url: st
     assert kinds(await seen(url, **trust), by_name) == {KEY}
 
 
-async def test_servers_below_one_authority_have_nothing_in_common(seen: Any, url: str, authority: Authority) -> None:
+async def test_servers_under_one_authority_have_nothing_in_common(seen: Any, url: str, authority: Authority) -> None:
     trust = {"certificate-authority-data": authority.data}
     async with api_server(authority.issue("second", "127.0.0.1")) as second:
         assert kinds(await seen(url, **trust), await seen(second, **trust)) == set()
 
 
-async def test_a_bundle_with_more_authorities_is_another_one(
+async def test_a_bundle_with_more_authorities_is_different(
     seen: Any, url: str, authority: Authority, other_authority: Authority, tmp_path: Path
 ) -> None:
     (tmp_path / "bundle").write_bytes(authority.path.read_bytes() + other_authority.path.read_bytes())
@@ -100,7 +100,7 @@ async def test_a_bundle_with_more_authorities_is_another_one(
     assert kinds(await seen(url, **{"certificate-authority-data": authority.data}), more) == {KEY}
 
 
-async def test_a_server_that_also_shows_another_key_is_another_server(
+async def test_a_server_with_an_additional_key_is_different(
     seen: Any, url: str, pair: Pair, authority: Authority, other_authority: Authority, tmp_path: Path
 ) -> None:
     """One that forwards some of its connections to the server of another cluster, and trusts its authority, too."""
@@ -136,7 +136,7 @@ async def test_a_server_that_fails_verification_proves_nothing(
         assert session.evidence.proofs == frozenset()
 
 
-async def test_one_connection_that_is_not_verified_ends_all_proof(
+async def test_one_unverified_connection_invalidates_all_proof(
     kubeconfig: Kubeconfig, url: str, authority: Authority, clock: Any
 ) -> None:
     kubeconfig.write({"server": url, "certificate-authority-data": authority.data}, {"token": "t"})
@@ -158,7 +158,7 @@ async def test_endless_keys_prove_nothing(seen: Any, authority: Authority, monke
         assert await seen(endless, requests=6, **trust) == frozenset()
 
 
-async def test_the_authorities_of_the_system_verify_a_server_as_well(
+async def test_the_system_authorities_can_verify_a_server(
     seen: Any, url: str, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))

@@ -45,7 +45,7 @@ def two(tmp_path):
     return os.pathsep.join((first, second))
 
 
-def test_contexts_tell_what_a_person_chooses_by(two):
+def test_contexts_show_what_helps_to_choose_one(two):
     found = kubeconfig.contexts(two)
     assert list(found) == ["prod-east", "prod-west", "lone"]
     assert found["prod-east"] == kubeconfig.Context(
@@ -81,7 +81,7 @@ def test_each_way_to_authenticate_has_a_name(tmp_path, user, kind):
     assert kubeconfig.contexts(path)["x"].user == kind
 
 
-def test_of_two_entries_of_one_name_the_first_counts(two):
+def test_the_first_of_two_entries_with_one_name_wins(two):
     assert kubeconfig.find("prod-west", two).user.token == "s3cr3t-a"
     assert kubeconfig.find("prod-east", two).cluster.server == "https://east"
 
@@ -249,7 +249,7 @@ class TestOneBadEntry:
             f'context "x" in {one}: {two}: cluster "c": server: expected text, got a number; put it in quotes'
         )
 
-    def test_an_unusable_name_is_told_when_a_name_is_missed(self, tmp_path):
+    def test_an_unusable_name_is_reported_when_a_name_is_missing(self, tmp_path):
         path = tmp_path / "config"
         path.write_text(with_good(contexts="{name: [s3cr3t]}"))
         with pytest.raises(BadContextError) as caught:
@@ -259,7 +259,7 @@ class TestOneBadEntry:
         )
 
     @pytest.mark.parametrize("name", ["2024-06-01", "12:30", "1.20.3", "prod/eu:東京 (1)", "="])
-    def test_names_that_python_takes_for_something_else_are_text(self, tmp_path, name):
+    def test_names_that_look_like_other_types_are_text(self, tmp_path, name):
         path = tmp_path / "config"
         path.write_text(GOOD.replace("good", name), encoding="utf-8")
         assert kubeconfig.find(name, str(path)).user.token == "s3cr3t"
@@ -278,7 +278,7 @@ class TestOneBadEntry:
         assert kubeconfig.find("good", str(path)).user.token == "s3cr3t"
         assert kubeconfig.contexts(str(path))["good"].namespace == "default"
 
-    def test_the_first_of_two_equal_names_in_a_file_counts(self, tmp_path):
+    def test_the_first_of_two_equal_names_in_a_file_wins(self, tmp_path):
         path = tmp_path / "config"
         path.write_text(with_good(users="{name: u, user: {token: s3cr3t-first}}"))
         assert kubeconfig.find("good", str(path)).user.token == "s3cr3t-first"
@@ -301,7 +301,7 @@ class TestOneBadFile:
         assert kubeconfig.find("good", paths).user.token == "s3cr3t"
         assert [one.problem for one in kubeconfig.contexts(paths).values()] == [""]
 
-    def test_a_context_that_is_not_there_may_be_in_it(self, tmp_path, good):
+    def test_a_missing_context_may_be_in_the_bad_file(self, tmp_path, good):
         (tmp_path / "bad").write_text("clusters: [")
         with pytest.raises(BadContextError) as caught:
             kubeconfig.find("x", f"{good}:{tmp_path}/bad")
@@ -310,7 +310,7 @@ class TestOneBadFile:
         )
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-    def test_an_entry_that_a_broken_file_may_hold_is_not_replaced(self, tmp_path, good, encoding):
+    def test_an_entry_a_broken_file_may_contain_is_not_replaced(self, tmp_path, good, encoding):
         (tmp_path / "bad").write_text("contexts: [{name: good, ", encoding=encoding)
         paths = f"{tmp_path}/bad:{good}"
         with pytest.raises(BadContextError) as caught:
@@ -334,19 +334,19 @@ class TestOneBadFile:
         ("~nobody-at-all/x", "kubeconfig ~nobody-at-all/x: there is no such home directory"),
     ],
 )
-def test_a_variable_that_names_no_file_is_told(monkeypatch, variable, message):
+def test_a_variable_that_names_no_file_is_reported(monkeypatch, variable, message):
     monkeypatch.setenv("KUBECONFIG", variable)
     with pytest.raises(BadContextError) as caught:
         kubeconfig.contexts(None)
     assert str(caught.value) == message
 
 
-def test_a_path_that_is_none_is_told():
+def test_an_invalid_path_is_reported():
     with pytest.raises(BadContextError, match="cannot be read"):
         kubeconfig.contexts("/a\0b")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "config"
     path.write_bytes(b"\xff\xfe\x00\x80\x81")
     with pytest.raises(BadContextError, match="not valid YAML"):
@@ -371,7 +371,7 @@ def test_absent_and_unreadable_files_are_named(tmp_path):
         (None, 'no cluster ""'),
     ],
 )
-def test_a_context_that_leads_nowhere_is_named_with_its_file(tmp_path, context, message):
+def test_a_context_with_missing_entries_is_named_with_its_file(tmp_path, context, message):
     path = write(
         tmp_path / "config",
         clusters={"c": {"server": "https://c"}, "empty": {}},
@@ -382,7 +382,7 @@ def test_a_context_that_leads_nowhere_is_named_with_its_file(tmp_path, context, 
     assert str(caught.value) == f'context "x" in {path}: {message}'
 
 
-def test_nothing_of_a_user_shows_in_a_repr(two):
+def test_a_repr_shows_no_secret_of_a_user(two):
     assert "s3cr3t" not in repr(kubeconfig.find("prod-west", two))
 
 
@@ -398,7 +398,7 @@ class TestInCluster:
         assert info.user.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
         assert info.source_files == ("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",)
 
-    def test_outside_of_a_pod_it_is_an_error(self, monkeypatch):
+    def test_outside_a_pod_it_is_an_error(self, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         with pytest.raises(BadContextError, match="is this a pod"):
             kubeconfig.in_cluster()

@@ -22,7 +22,7 @@ def test_a_burst_goes_out_at_once_then_the_rate_holds():
     assert drain(bucket, 0.3) == 3
 
 
-def test_waiting_as_long_as_told_is_enough():
+def test_waiting_for_the_returned_time_is_enough():
     bucket = TokenBucket(rate=3, burst=1, now=0)
     now = 0.0
     for _ in range(1000):
@@ -44,7 +44,7 @@ def test_a_refusal_halves_the_rate_and_pauses_as_asked():
     assert drain(bucket, 5) <= 200
 
 
-def test_refusals_that_come_together_count_once():
+def test_simultaneous_refusals_count_once():
     bucket = TokenBucket(rate=100, burst=200, now=0)
     for _ in range(16):
         bucket.throttled(None, now=0.1)
@@ -148,13 +148,13 @@ class Work:
 
 
 class TestTheShareOfTheLoop:
-    def test_lets_a_turn_last_for_a_few_milliseconds(self):
+    def test_allows_turns_of_a_few_milliseconds(self):
         work = Work()
         share = LoopShare(0.1, turn=0.005, clock=work.clock)
         assert not share.over(work.last(0.004))
         assert share.over(work.last(0.006))
 
-    def test_is_not_felt_within_the_burst(self):
+    def test_is_not_enforced_within_the_burst(self):
         work = Work()
         share = LoopShare(0.1, burst=1.0, turn=0.005, clock=work.clock)
         assert [share.charge(work.last(0.004)) for _ in range(200)] == [0.0] * 200
@@ -182,13 +182,13 @@ class TestTheShareOfTheLoop:
         assert share.charge(work.last(0.002)) == 0.0
         assert share.charge(work.last(0.002), turn=0.001) == pytest.approx(0.006)
 
-    def test_does_not_charge_for_a_machine_that_stood_still(self):
+    def test_does_not_charge_for_a_suspended_machine(self):
         work = Work()
         share = LoopShare(0.1, burst=1.0, clock=work.clock)
         share.charge(work.last(3600.0))
         assert share.charge(work.last(0.001)) == 0.0
 
-    def test_charges_what_a_thread_took_in_full(self):
+    def test_charges_the_full_time_of_a_thread(self):
         """Threads take the interpreter from the event loop, for however long."""
         work = Work()
         share = LoopShare(0.25, burst=1.0, turn=1.0, clock=work.clock)

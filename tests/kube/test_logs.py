@@ -57,7 +57,7 @@ def server(plain_server: Any, kubeconfig: Any) -> Server:
     return Server(plain_server, kubeconfig)
 
 
-async def test_the_end_is_asked_for_with_its_times(server: Server) -> None:
+async def test_the_end_of_a_log_is_requested_with_timestamps(server: Server) -> None:
     server.sends(b"2026-10-06T00:17:09.6Z a\n", b"2026-10-06T00:17:09.7Z \xff\n")
     assert await server.read() == b"2026-10-06T00:17:09.6Z a\n2026-10-06T00:17:09.7Z \xff\n"
     assert server.query == {
@@ -68,7 +68,7 @@ async def test_the_end_is_asked_for_with_its_times(server: Server) -> None:
     }
 
 
-async def test_an_empty_log_is_no_error(server: Server) -> None:
+async def test_an_empty_log_is_not_an_error(server: Server) -> None:
     server.sends()
     assert await server.read() == b""
 
@@ -80,7 +80,7 @@ async def test_more_than_the_budget_is_not_read(server: Server) -> None:
     assert str(error) == "the last 100 lines of the log are larger than 4KiB (max_log_size)"
 
 
-async def test_a_log_that_does_not_end_is_given_up(server: Server) -> None:
+async def test_an_endless_log_is_abandoned(server: Server) -> None:
     server.sends(b"x\n", then=60)
     error = await server.fails(timeout=0.3)
     assert (error.reason, str(error)) == (ReadFailure.TIMEOUT, "reading the log timed out after 0.3 s")
@@ -108,7 +108,7 @@ async def test_a_missing_right_is_named(server: Server) -> None:
     assert "pods/log needs the verb get" in str(await server.fails())
 
 
-async def test_a_server_that_is_not_there_is_a_lost_connection(plain_server: Any, kubeconfig: Any) -> None:
+async def test_an_absent_server_is_a_lost_connection(plain_server: Any, kubeconfig: Any) -> None:
     server = Server(plain_server, kubeconfig)
     kubeconfig.write({"server": "http://127.0.0.1:1"})
     assert (await server.fails()).reason is ReadFailure.CONNECTION

@@ -18,7 +18,7 @@ def make(make_oidc):
     return make_oidc
 
 
-async def test_a_good_id_token_is_used_without_asking_the_issuer(make, issuer, clock):
+async def test_a_valid_id_token_is_used_without_asking_the_issuer(make, issuer, clock):
     token = issuer.token(0, clock() + 100)
     found = await make(id_token=token).run()
     assert found.authorization == f"Bearer {token}"
@@ -27,7 +27,7 @@ async def test_a_good_id_token_is_used_without_asking_the_issuer(make, issuer, c
 
 
 @pytest.mark.parametrize("token", [None, "expired", "no token at all"])
-async def test_without_a_good_one_the_issuer_gives_another(make, issuer, clock, token):
+async def test_without_a_valid_id_token_the_issuer_provides_one(make, issuer, clock, token):
     token = issuer.token(0, clock() + 5) if token == "expired" else token
     found = await make(id_token=token).run()
     assert found.authorization == f"Bearer {issuer.token(1, clock() + 600)}"
@@ -50,7 +50,7 @@ async def test_the_issuer_s_ca_may_have_any_text_around_it(make, issuer, other_a
         (None, "x: oidc: idp-certificate-authority {path}: no such file or directory"),
     ],
 )
-async def test_a_ca_that_is_none_is_named_by_its_key(make, failure, tmp_path, content, message):
+async def test_an_invalid_ca_is_named_by_its_key(make, failure, tmp_path, content, message):
     path = tmp_path / "ca.crt"
     if content is not None:
         path.write_text(content)
@@ -58,7 +58,7 @@ async def test_a_ca_that_is_none_is_named_by_its_key(make, failure, tmp_path, co
     assert str(error) == message.format(path=path)
 
 
-async def test_an_issuer_that_fails_is_asked_ever_less_often(make, issuer, clock, failure):
+async def test_a_failing_issuer_is_asked_less_and_less_often(make, issuer, clock, failure):
     issuer.answer = web.Response(status=503)
     login = make()
     for _ in range(300):
@@ -76,14 +76,14 @@ async def test_an_issuer_without_a_valid_url_is_named_by_key(make, failure, url)
     assert str(error).startswith("x: oidc: idp-issuer-url: not a URL")
 
 
-async def test_a_token_endpoint_on_another_host_has_its_own_way(make, issuer, failure, monkeypatch):
+async def test_a_token_endpoint_on_another_host_uses_its_own_proxy(make, issuer, failure, monkeypatch):
     issuer.tokens = "https://tokens.example.com"
     monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cr3t@127.0.0.1:1")  # 127.0.0.1 itself is reached directly
     error = await failure(make().run())
     assert str(error).endswith(": proxy 127.0.0.1:1: connection refused")
 
 
-async def test_rotating_refresh_tokens_are_followed(make, issuer, clock):
+async def test_rotated_refresh_tokens_are_used(make, issuer, clock):
     source = RefreshingCredentials(make().run, where="x", clock=clock)
     shown = []
     for _ in range(3):
@@ -170,7 +170,7 @@ async def test_an_issuer_is_not_trusted_without_its_ca(make, issuer, failure):
     assert issuer.grants == []
 
 
-async def test_a_login_that_has_ended_says_to_log_in_again(make, issuer, failure):
+async def test_an_expired_login_says_to_log_in_again(make, issuer, failure):
     issuer.refresh_token = "another-s3cr3t"
     error = await failure(make(refresh_token="refresh-s3cr3t-old").run())
     assert type(error) is UnauthorizedError
@@ -186,7 +186,7 @@ async def test_an_expired_id_token_alone_requires_a_login(make, issuer, clock, f
     assert "the id-token expired on 2027-01-15T08:01:40Z" in str(error)
 
 
-async def test_only_an_id_token_that_nobody_renews_ends(make, issuer, clock):
+async def test_only_an_id_token_that_is_not_renewed_expires(make, issuer, clock):
     token = issuer.token(0, clock() + 100)
     alone = await make(refresh_token=None, id_token=token).run()
     assert alone.lapse is not None
@@ -207,14 +207,14 @@ async def test_a_login_without_any_token_is_unauthorized(make, failure):
         (200, '{"access_token": "s3cr3t"}', "the issuer renewed the login without an id_token"),
     ],
 )
-async def test_an_issuer_that_answers_anything_else_failed(make, issuer, failure, status, body, message):
+async def test_any_other_answer_of_an_issuer_is_a_failure(make, issuer, failure, status, body, message):
     issuer.answer = web.Response(status=status, text=body, headers={"Location": "/elsewhere"})
     error = await failure(make().run())
     assert type(error) is CredentialPluginFailedError
     assert message in str(error)
 
 
-async def test_an_issuer_that_is_not_there_failed(make, failure):
+async def test_an_unreachable_issuer_is_a_failure(make, failure):
     error = await failure(make(idp_issuer_url="https://127.0.0.1:1").run())
     assert type(error) is CredentialPluginFailedError
     assert str(error).startswith("x: oidc: issuer https://127.0.0.1:1: ")

@@ -42,7 +42,7 @@ async def make():
         tasks.cancel_scope.cancel()
 
 
-async def test_so_many_run_at_once_and_then_in_turn(make):
+async def test_a_limited_number_run_at_once_others_queue(make):
     runs = make(slots=2, reserved=0)
     for name in "abc":
         runs.start(name, Rank.NEW)
@@ -52,7 +52,7 @@ async def test_so_many_run_at_once_and_then_in_turn(make):
     await eventually(lambda: runs.started == ["a", "b", "c"])
 
 
-async def test_who_succeeded_last_time_has_slots_of_its_own(make):
+async def test_recently_successful_plugins_have_their_own_slots(make):
     runs = make(slots=3, reserved=1)
     for name in ("new 1", "new 2", "new 3"):
         runs.start(name, Rank.NEW)
@@ -61,7 +61,7 @@ async def test_who_succeeded_last_time_has_slots_of_its_own(make):
     assert runs.started == ["new 1", "new 2", "proven"]
 
 
-async def test_who_waits_is_let_in_by_what_is_known_of_it(make):
+async def test_waiting_plugins_are_admitted_by_their_history(make):
     runs = make(slots=1, reserved=0)
     runs.start("first", Rank.NEW)
     await eventually(lambda: runs.started)
@@ -75,7 +75,7 @@ async def test_who_waits_is_let_in_by_what_is_known_of_it(make):
     assert runs.started == ["first", "proven", "new", "failing"]
 
 
-async def test_one_that_runs_on_gives_its_slot_up(make):
+async def test_a_long_running_plugin_gives_up_its_slot(make):
     runs = make(slots=1, reserved=0, max_hold=0.5)
     for name in "abc":
         runs.start(name, Rank.NEW)
@@ -90,7 +90,7 @@ async def test_one_that_runs_on_gives_its_slot_up(make):
     assert runs.started[3:] == ["d"]  # no slot has been given back twice
 
 
-async def test_one_that_is_cancelled_leaves_the_queue_or_its_slot():
+async def test_a_cancelled_plugin_leaves_the_queue_or_its_slot():
     slots = PluginSlots(slots=1, reserved=0)
 
     async def run():
@@ -108,7 +108,7 @@ async def test_one_that_is_cancelled_leaves_the_queue_or_its_slot():
             pass
 
 
-async def test_an_error_inside_comes_out_as_it_is():
+async def test_an_error_inside_is_raised_unchanged():
     with pytest.raises(KeyError):
         async with PluginSlots().hold(Rank.NEW):
             raise KeyError

@@ -91,7 +91,7 @@ async def test_a_redirect_to_anywhere_ends_the_request(
     assert len(server.seen) == 1
 
 
-async def test_a_redirect_without_a_location_is_none_for_a_websocket(
+async def test_a_websocket_redirect_without_location_is_not_a_redirect(
     session: Session, server: ApiServer, failure: Failure
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:

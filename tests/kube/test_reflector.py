@@ -39,7 +39,7 @@ class TestListing:
             ]
             assert (play.proofs, play.restarts, play.health) == (1, [], [None])
 
-    async def test_passes_over_objects_without_a_name(self, tmp_path: Path) -> None:
+    async def test_skips_objects_without_a_name(self, tmp_path: Path) -> None:
         nameless: dict[str, Any] = {"metadata": None}
         steps = (
             page(7, nameless, pod("a", 1)),
@@ -49,7 +49,7 @@ class TestListing:
             await play.watching(2)
             assert play.names == {"ns/a", "ns/b"}
 
-    async def test_of_nothing_is_a_proof_too(self, tmp_path: Path) -> None:
+    async def test_of_nothing_is_also_proof(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch()) as play:
             await play.watching(2)
             assert (play.names, play.proofs) == (set(), 1)
@@ -67,7 +67,7 @@ class TestListing:
             assert play.names == {"ns/a", "ns/b"}
             assert play.restarts == []
 
-    async def test_of_thousands_lets_others_have_their_turn(self, tmp_path: Path) -> None:
+    async def test_of_thousands_yields_to_other_tasks(self, tmp_path: Path) -> None:
         ticks = itertools.count()
         share = LoopShare(1.0, turn=0.01, clock=lambda: next(ticks) / 1000)  # a millisecond for each object
         pods = (pod(f"p{n}", n) for n in range(1000))
@@ -81,20 +81,20 @@ class TestListing:
 
 
 class TestWatching:
-    async def test_follows_objects_that_come_change_and_go(self, tmp_path: Path) -> None:
+    async def test_follows_objects_added_changed_and_deleted(self, tmp_path: Path) -> None:
         events = [event("ADDED", pod("b", 8)), event("MODIFIED", pod("a", 9)), event("DELETED", pod("b", 10))]
         async with playing(tmp_path, page(7, pod("a", 1)), watch(*events)) as play:
             await eventually(lambda: len(play.changes) == 4)
             assert play.changes == [(None, "a@1"), (None, "b@8"), ("a@1", "a@9"), ("b@8", None)]
             assert (play.names, play.proofs) == ({"ns/a"}, 4)
 
-    async def test_reads_events_wherever_the_stream_is_cut(self, tmp_path: Path) -> None:
+    async def test_reads_events_split_at_any_position(self, tmp_path: Path) -> None:
         stream = event("ADDED", pod("b", 8)) + event("ADDED", pod("c", 9))
         async with playing(tmp_path, page(7), watch(*(bytes([byte]) for byte in stream))) as play:
             await eventually(lambda: len(play.changes) == 2)
             assert play.names == {"ns/b", "ns/c"}
 
-    async def test_takes_an_event_that_it_has_seen_for_none(self, tmp_path: Path) -> None:
+    async def test_ignores_an_event_it_has_already_seen(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7, pod("a", 1)), watch(event("ADDED", pod("a", 1)), bookmark(9))) as play:
             await eventually(lambda: play.proofs == 3)
             assert play.changes == [(None, "a@1")]
@@ -107,7 +107,7 @@ class TestWatching:
             await eventually(lambda: play.health == [None, None])  # once the answer has come, too
             assert play.restarts == []
 
-    async def test_passes_over_events_that_it_does_not_know(self, tmp_path: Path) -> None:
+    async def test_skips_events_of_unknown_type(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch(event("SPLIT", {}), event("ADDED", pod("b", 8)))) as play:
             await eventually(lambda: play.names == {"ns/b"})
 
@@ -145,7 +145,7 @@ class TestStartingOver:
             assert play.queries[2]["resourceVersion"] == "9"
             assert (play.restarts, set(play.health)) == ([WatchRestart.CONNECTION], {None})
 
-    async def test_leaves_a_watch_that_is_silent_past_its_time(self, tmp_path: Path) -> None:
+    async def test_abandons_a_watch_that_is_silent_too_long(self, tmp_path: Path) -> None:
         quick = msgspec.structs.replace(FAST, watch=(0.1, 0.1), slack=0.1)
         async with playing(
             tmp_path, page(7), watch(bookmark(11)), watch(event("ADDED", pod("a", 12))), timing=quick
@@ -162,7 +162,7 @@ class TestStartingOver:
             (watch(error(500, "InternalError")), WatchRestart.SERVER_ERROR),
         ],
     )
-    async def test_lists_again_after_what_it_cannot_use(self, tmp_path: Path, step: Step, reason: WatchRestart) -> None:
+    async def test_lists_again_after_unusable_data(self, tmp_path: Path, step: Step, reason: WatchRestart) -> None:
         async with playing(tmp_path, page(7), step, page(9, pod("a", 8)), watch()) as play:
             await play.watching(4)
             assert (play.names, play.restarts) == ({"ns/a"}, [reason])
@@ -233,7 +233,7 @@ class TestStartingOver:
             await play.watching(2)
             assert (play.restarts, play.health) == ([], [None])
 
-    async def test_gives_up_a_server_that_does_not_answer_a_watch(self, tmp_path: Path) -> None:
+    async def test_abandons_a_server_that_does_not_answer_a_watch(self, tmp_path: Path) -> None:
         async def silent(request: web.Request) -> web.StreamResponse:
             await anyio.sleep(60)
             raise AssertionError

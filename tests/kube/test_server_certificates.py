@@ -33,13 +33,13 @@ async def failing(kubeconfig, failure, pair, authority):
         (LATER, f"the server's certificate is valid from {WHEN} on; is the clock right?"),
     ],
 )
-async def test_one_out_of_its_time_is_named_with_its_date(kubeconfig, failure, authority, days, words):
+async def test_a_certificate_outside_its_validity_is_named_with_dates(kubeconfig, failure, authority, days, words):
     error, text = await failing(kubeconfig, failure, authority.issue("old", "127.0.0.1", days=days), authority)
     assert type(error) is errors.CertificateTimeError
     assert re.fullmatch(f"certificate verify failed: {re.escape(words).replace(re.escape(WHEN), WHEN)}", text)
 
 
-async def test_an_authority_out_of_its_time_is_named_with_its_date(kubeconfig, failure, tmp_path):
+async def test_an_authority_outside_its_validity_is_named_with_dates(kubeconfig, failure, tmp_path):
     old = Authority(tmp_path, "old", days=EXPIRED)
     error, text = await failing(kubeconfig, failure, old.issue("s", "127.0.0.1"), old)
     assert type(error) is errors.CertificateTimeError
@@ -48,14 +48,14 @@ async def test_an_authority_out_of_its_time_is_named_with_its_date(kubeconfig, f
     )
 
 
-async def test_one_that_nobody_vouches_for_is_another_matter(kubeconfig, failure, authority, other_authority):
+async def test_an_untrusted_certificate_is_reported_differently(kubeconfig, failure, authority, other_authority):
     pair = authority.issue("old", "127.0.0.1", days=EXPIRED)
     error, text = await failing(kubeconfig, failure, pair, other_authority)
     assert type(error) is errors.UntrustedCertificateError
     assert "expired" not in text
 
 
-def test_an_intermediate_one_is_told_from_the_server_s(tmp_path):
+def test_an_intermediate_certificate_is_distinguished_from_the_servers(tmp_path):
     good, old = (
         ssl.PEM_cert_to_DER_cert(Authority(tmp_path, name, days=days).path.read_text())
         for name, days in (("good", (-1, 1)), ("old", EXPIRED))
@@ -67,7 +67,7 @@ def test_an_intermediate_one_is_told_from_the_server_s(tmp_path):
 
 
 @pytest.mark.parametrize(("server_bits", "authority_bits"), [(1024, 0), (0, 1024), (1024, 1024)])
-async def test_keys_as_short_as_go_takes_them(kubeconfig, tmp_path, server_bits, authority_bits):
+async def test_keys_as_short_as_go_allows_are_accepted(kubeconfig, tmp_path, server_bits, authority_bits):
     weak = Authority(tmp_path, "weak", rsa_bits=authority_bits)
     async with serving_with(weak.issue("s", "127.0.0.1", rsa_bits=server_bits)) as server:
         kubeconfig.write({"server": server.url, "certificate-authority-data": weak.data})

@@ -50,7 +50,7 @@ async def test_a_get_has_a_user_agent_gzip_and_the_token(session, server):
 
 
 @pytest.mark.parametrize("headers", [{"X": "x" * 100_000}, {f"X-{number}": "x" * 200 for number in range(200)}])
-async def test_long_and_many_headers_are_taken(session, server, headers):
+async def test_long_and_many_headers_are_accepted(session, server, headers):
     async def answer(_request):
         return web.json_response({}, headers=headers)
 
@@ -60,7 +60,7 @@ async def test_long_and_many_headers_are_taken(session, server, headers):
 
 
 @pytest.mark.parametrize("headers", [{"X": "x" * 200_000}, {f"X-{number}": "x" for number in range(400)}])
-async def test_headers_past_every_measure_are_called_so(session, server, failure, headers):
+async def test_excessive_headers_are_reported_as_such(session, server, failure, headers):
     async def answer(_request):
         return web.json_response({}, headers=headers)
 
@@ -80,7 +80,7 @@ async def test_headers_past_every_measure_are_called_so(session, server, failure
         (None, ""),
     ],
 )
-async def test_a_redirect_is_told_by_its_host_alone(session, server, failure, location, where):
+async def test_a_redirect_is_reported_only_by_its_host(session, server, failure, location, where):
     async def redirect(_request):
         return web.Response(status=302, headers={"Location": location} if location else {})
 
@@ -90,7 +90,7 @@ async def test_a_redirect_is_told_by_its_host_alone(session, server, failure, lo
     assert str(error) == f"{server.url}: redirects (302){where}; set server in the kubeconfig to the final address"
 
 
-async def test_a_query_arrives_as_it_was_meant(session, server):
+async def test_a_query_is_encoded_correctly(session, server):
     arrived = []
 
     async def note(request):
@@ -123,7 +123,7 @@ async def test_a_request_has_its_method_headers_and_body(session, server):
     assert answer.status == 200
 
 
-async def test_a_server_below_a_path_is_asked_below_it(kubeconfig, server, authority):
+async def test_a_server_under_a_path_is_requested_under_it(kubeconfig, server, authority):
     kubeconfig.write({"server": f"{server.url}/k8s/clusters/c-1/", "certificate-authority-data": authority.data})
     async with kubeconfig.session() as session:
         await get(session, PODS)
@@ -135,7 +135,7 @@ async def test_a_server_below_a_path_is_asked_below_it(kubeconfig, server, autho
     ("code", "kind"),
     [(403, errors.ForbiddenError), (404, errors.NotFoundError), (410, errors.GoneError), (500, errors.ServerError)],
 )
-async def test_an_error_answer_is_our_error_with_the_message(session, server, failure, code, kind):
+async def test_an_error_response_is_our_error_with_its_message(session, server, failure, code, kind):
     server.paths[PODS] = status(code, "because\nof this")
     async with session:
         error = await failure(get(session, PODS))
@@ -176,7 +176,7 @@ async def test_an_unchanged_refused_token_is_sent_only_once(session, server, fai
     assert len(server.seen) == 1
 
 
-async def test_a_refused_connection_says_so(kubeconfig, failure):
+async def test_a_refused_connection_is_reported(kubeconfig, failure):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{closed.getsockname()[1]}"
@@ -187,7 +187,7 @@ async def test_a_refused_connection_says_so(kubeconfig, failure):
     assert str(error) == f"{url}: connection refused"
 
 
-async def test_a_name_that_does_not_exist_says_so(kubeconfig, failure):
+async def test_a_name_that_does_not_resolve_is_reported(kubeconfig, failure):
     kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
     async with kubeconfig.session() as session:
         error = await failure(get(session, PODS))
@@ -229,7 +229,7 @@ async def test_a_server_that_speaks_no_http_is_unreachable(kubeconfig, failure):
     assert type(error) is errors.UnreachableError
 
 
-async def test_netrc_is_not_our_business(session, server, tmp_path, monkeypatch):
+async def test_netrc_is_ignored(session, server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("default login nobody password s3cr3t-netrc\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     async with session:
@@ -266,7 +266,7 @@ class TestStream:
         assert type(error) is errors.UnreachableError
         assert str(error) == f"{server.url}: timed out"
 
-    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server):
+    async def test_its_connections_detect_a_dead_peer(self, session, server):
         def timers() -> list[str]:
             rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             return [row[5] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
@@ -384,7 +384,7 @@ class TestWebSocket:
             (503, "", False),
         ],
     )
-    async def test_a_refusal_of_what_is_in_between_says_so(self, session, server, failure, code, body, expected):
+    async def test_a_refusal_by_an_intermediary_is_reported(self, session, server, failure, code, body, expected):
         async def refuse(_request):
             return web.Response(status=code, text=body)
 
@@ -398,7 +398,7 @@ class TestWebSocket:
         async with session:
             assert type(await failure(session.websocket(Request(path="/exec")).__aenter__())) is errors.NotFoundError
 
-    async def test_an_answer_without_an_upgrade_says_so(self, session, server, failure):
+    async def test_a_response_without_an_upgrade_is_reported(self, session, server, failure):
         async with session:
             error = await failure(session.websocket(Request(path="/plain")).__aenter__())
         assert str(error) == (
@@ -443,7 +443,7 @@ class TestWebSocket:
         async with session, session.websocket(Request(path="/exec")) as channel:
             assert len((await channel.receive()).data) == 10 << 20
 
-    async def test_many_at_once_do_not_keep_a_request_waiting(self, session, server, echo):
+    async def test_many_websockets_do_not_block_a_request(self, session, server, echo):
         async with session, anyio.create_task_group() as tasks:
             opened = 0
 

@@ -99,7 +99,7 @@ class TestToken:
         assert len(plugin.runs) == 2
 
 
-async def test_basic_authentication(kubeconfig, cluster, server):
+async def test_basic_authentication_works(kubeconfig, cluster, server):
     kubeconfig.write(cluster, {"username": "me", "password": "s3cr3t"})
     async with kubeconfig.session() as session:
         await get(session, PODS)
@@ -122,14 +122,14 @@ async def test_basic_authentication(kubeconfig, cluster, server):
         ),
     ],
 )
-async def test_two_ways_to_authenticate_are_refused_as_by_kubectl(kubeconfig, cluster, failure, user, message):
+async def test_two_authentication_methods_are_refused_as_by_kubectl(kubeconfig, cluster, failure, user, message):
     kubeconfig.write(cluster, user)
     error = await failure(_get(kubeconfig.session()))
     assert type(error) is errors.BadContextError
     assert str(error).endswith(message)
 
 
-async def test_impersonation(kubeconfig, cluster, server):
+async def test_impersonation_works(kubeconfig, cluster, server):
     kubeconfig.write(cluster, {"token": "s3cr3t", "as": "jane", "as-groups": ["a", "b"], "as-user-extra": {"k": ["v"]}})
     async with kubeconfig.session() as session:
         await get(session, PODS)
@@ -139,7 +139,7 @@ async def test_impersonation(kubeconfig, cluster, server):
 
 
 class TestClientCertificate:
-    async def test_from_files_beside_the_kubeconfig(self, kubeconfig, cluster, server, authority, tmp_path):
+    async def test_from_files_next_to_the_kubeconfig(self, kubeconfig, cluster, server, authority, tmp_path):
         pair = authority.issue("jane")
         (tmp_path / "jane.crt").symlink_to(pair.chain)
         (tmp_path / "jane.key").symlink_to(pair.key)
@@ -148,7 +148,7 @@ class TestClientCertificate:
             await get(session, PODS)
         assert server.seen[0].subject == "jane"
 
-    async def test_from_data_without_leaving_a_key_anywhere(
+    async def test_from_data_without_leaving_a_key_on_disk(
         self, kubeconfig, cluster, server, authority, tmp_path, monkeypatch
     ):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -188,7 +188,7 @@ class TestClientCertificate:
             assert [chunk async for chunk in chunks] == [b"two"]
         assert [seen.subject for seen in server.seen] == ["first", "second"]
 
-    async def test_half_replaced_files_change_nothing(self, kubeconfig, cluster, server, authority, tmp_path, clock):
+    async def test_partly_replaced_files_change_nothing(self, kubeconfig, cluster, server, authority, tmp_path, clock):
         first, second = authority.issue("first"), authority.issue("second")
         (tmp_path / "c").write_bytes(first.chain.read_bytes())
         (tmp_path / "k").write_bytes(first.key.read_bytes())
@@ -222,7 +222,9 @@ class TestClientCertificate:
             ),
         ],
     )
-    async def test_what_cannot_be_used_is_a_bad_context(self, kubeconfig, cluster, authority, failure, change, message):
+    async def test_an_unusable_certificate_is_a_bad_context(
+        self, kubeconfig, cluster, authority, failure, change, message
+    ):
         user = certificate_data(authority.issue("jane"))
         change(user, certificate_data(authority.issue("joe")))
         kubeconfig.write(cluster, user)
@@ -231,7 +233,7 @@ class TestClientCertificate:
         assert str(error).endswith(message)
         assert str(error).startswith(f'context "prod" in {kubeconfig.path}: ')
 
-    async def test_a_key_that_is_short_but_good_enough_for_go_is_presented(self, kubeconfig, cluster, authority):
+    async def test_a_short_key_that_go_accepts_is_presented(self, kubeconfig, cluster, authority):
         kubeconfig.write(cluster, certificate_data(authority.issue("jane", rsa_bits=1024)))
         async with kubeconfig.session() as session:
             assert not session.anonymous
@@ -289,7 +291,9 @@ class TestExecPlugin:
                 assert type(await failure(get(session, PODS))) is errors.UnauthorizedError
         assert len(plugin.runs) == 1, "a token that is a moment old is not replaced"
 
-    async def test_its_certificate_is_shown_and_followed(self, kubeconfig, cluster, plugin, server, authority, clock):
+    async def test_its_certificate_is_presented_and_renewed(
+        self, kubeconfig, cluster, plugin, server, authority, clock
+    ):
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
             for name in ("first", "second"):
@@ -321,13 +325,13 @@ class TestExecPlugin:
             clock.advance(5)
             await get(session, PODS)
 
-    async def test_a_static_token_counts_before_it(self, kubeconfig, cluster, plugin, server):
+    async def test_a_static_token_takes_precedence(self, kubeconfig, cluster, plugin, server):
         kubeconfig.write(cluster, plugin.user() | {"token": "s3cr3t"})
         async with kubeconfig.session() as session:
             await get(session, PODS)
         assert plugin.runs == []
 
-    async def test_a_kubeconfig_that_changes_elsewhere_costs_no_run(self, kubeconfig, cluster, plugin, clock):
+    async def test_unrelated_kubeconfig_changes_do_not_run_the_plugin(self, kubeconfig, cluster, plugin, clock):
         plugin.answer(token="s3cr3t")
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
@@ -373,7 +377,7 @@ class TestAuthProvider:
 
 
 class TestTls:
-    async def test_a_ca_file(self, kubeconfig, server, authority):
+    async def test_a_ca_file_is_trusted(self, kubeconfig, server, authority):
         kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path)})
         await _get(kubeconfig.session())
 
@@ -388,9 +392,7 @@ class TestTls:
         error = await failure(_get(kubeconfig.session()))
         assert "certificate verify failed" in str(error)
 
-    async def test_a_replaced_ca_file_is_taken_up(
-        self, kubeconfig, server, authority, other_authority, tmp_path, clock
-    ):
+    async def test_a_replaced_ca_file_is_used(self, kubeconfig, server, authority, other_authority, tmp_path, clock):
         (tmp_path / "ca").write_bytes(other_authority.path.read_bytes())
         kubeconfig.write({"server": server.url, "certificate-authority": "ca"})
         async with kubeconfig.session(clock=clock) as session:
@@ -399,7 +401,7 @@ class TestTls:
             (tmp_path / "ca").write_bytes(authority.path.read_bytes() + b"\n")
             await get(session, PODS)  # without waiting for the next look at the files
 
-    async def test_a_replaced_certificate_is_taken_up_when_the_server_refuses_the_old_one(
+    async def test_a_replaced_certificate_is_used_after_a_refusal(
         self, kubeconfig, cluster, authority, other_authority, server
     ):
         kubeconfig.write(cluster, certificate_data(other_authority.issue("jane")))
@@ -410,7 +412,7 @@ class TestTls:
             await get(session, PODS)
         assert server.seen[-1].subject == "jane"
 
-    async def test_a_new_address_is_taken_up_when_the_old_one_does_not_answer(self, kubeconfig, plain_server):
+    async def test_a_new_address_is_used_after_a_timeout(self, kubeconfig, plain_server):
         (port,) = free_ports(1)
         kubeconfig.write({"server": f"http://127.0.0.1:{port}"})
         async with kubeconfig.session() as session:
@@ -430,7 +432,7 @@ class TestTls:
                 assert [chunk async for chunk in chunks]
 
     @pytest.mark.parametrize("key", ["certificate-authority", "certificate-authority-data"])
-    async def test_a_ca_beside_skipped_verification_is_refused_as_by_kubectl(
+    async def test_a_ca_with_skipped_verification_is_refused_as_by_kubectl(
         self, kubeconfig, server, authority, failure, key
     ):
         ca = authority.data if key.endswith("data") else str(authority.path)
@@ -441,7 +443,7 @@ class TestTls:
             ": insecure-skip-tls-verify and certificate-authority are mutually exclusive; remove one"
         )
 
-    async def test_a_bundle_is_taken_as_go_takes_it(self, kubeconfig, server, authority, other_authority, caplog):
+    async def test_a_bundle_is_interpreted_as_in_go(self, kubeconfig, server, authority, other_authority, caplog):
         good, other = authority.path.read_text(), other_authority.path.read_text()
         broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         bundle = f"# NetLock Arany (Class Gold) Főtanúsítvány\n{other}text\n{broken}{good}\nmore text"
@@ -485,13 +487,13 @@ class TestTls:
         assert type(await failure(_get(kubeconfig.session()))) is errors.BadContextError
 
     @pytest.mark.parametrize("url", ["https://127.0.0.1.:6443", "https://1.2.3.4.5:6443"])
-    async def test_an_address_that_is_none_is_a_bad_context(self, kubeconfig, failure, url):
+    async def test_an_invalid_address_is_a_bad_context(self, kubeconfig, failure, url):
         kubeconfig.write({"server": url})
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.BadContextError
         assert str(error) == f"{url}: not a valid address"
 
-    async def test_a_server_without_a_scheme_is_asked_as_kubectl_would(
+    async def test_a_server_without_a_scheme_is_treated_as_by_kubectl(
         self, kubeconfig, plain_server, server, authority
     ):
         kubeconfig.write({"server": plain_server.url.removeprefix("http://")})
@@ -525,7 +527,7 @@ class TestProxy:
         await _get(kubeconfig.session())
         assert len(proxy.targets) == 1
 
-    async def test_it_may_speak_tls_itself(self, kubeconfig, cluster, tls_proxy):
+    async def test_the_proxy_itself_may_use_tls(self, kubeconfig, cluster, tls_proxy):
         kubeconfig.write(cluster | {"proxy-url": tls_proxy.url})
         await _get(kubeconfig.session())
         assert len(tls_proxy.targets) == 1
@@ -574,7 +576,7 @@ class TestSocksProxy:
         assert "did not upgrade" in str(error)
         assert set(socks_proxy.targets) == {f"127.0.0.1:{server.port}"}
 
-    async def test_it_looks_up_names_and_tls_has_them(self, kubeconfig, named_server, authority, socks_proxy):
+    async def test_the_proxy_resolves_names_that_tls_verifies(self, kubeconfig, named_server, authority, socks_proxy):
         server = f"https://kubernetes.test:{named_server.port}"
         kubeconfig.write({"server": server, "certificate-authority-data": authority.data, "proxy-url": socks_proxy.url})
         await _get(kubeconfig.session())
@@ -591,7 +593,7 @@ class TestSocksProxy:
         kubeconfig.write(cluster | {"tls-server-name": "kubernetes.test"})
         await _get(kubeconfig.session())
 
-    async def test_it_is_logged_in_to(self, kubeconfig, cluster, server, socks_proxy, failure):
+    async def test_it_authenticates_to_the_proxy(self, kubeconfig, cluster, server, socks_proxy, failure):
         socks_proxy.password = "s3cr3t/@"
         url = socks_proxy.url.replace("://", "://user:s3cr3t%2F%40@")
         kubeconfig.write(cluster | {"proxy-url": url})
@@ -629,7 +631,7 @@ class TestSocksProxy:
         error = await failure(_get(kubeconfig.session()))
         assert str(error) == f"{server.url}: {words}"
 
-    async def test_one_that_speaks_something_else_is_told(self, kubeconfig, cluster, server, plain_server, failure):
+    async def test_a_server_other_than_socks_is_reported(self, kubeconfig, cluster, server, plain_server, failure):
         url = plain_server.url.replace("http", "socks5")
         kubeconfig.write(cluster | {"proxy-url": url})
         error = await failure(_get(kubeconfig.session()))
@@ -644,7 +646,7 @@ class TestSocksProxy:
 
 
 class TestServerUrl:
-    async def test_its_login_is_used_where_the_user_has_none(self, kubeconfig, server, authority):
+    async def test_credentials_in_the_url_are_a_fallback(self, kubeconfig, server, authority):
         url = server.url.replace("https://", "https://me:s3cr3t@")
         cluster = {"server": url, "certificate-authority-data": authority.data}
         kubeconfig.write(cluster)
@@ -666,7 +668,7 @@ class TestServerUrl:
             ("HTTPS://C:6443?x=1#y", "https://c:6443"),
         ],
     )
-    def test_it_is_taken_as_kubectl_takes_it(self, given, taken):
+    def test_it_is_interpreted_as_by_kubectl(self, given, taken):
         info = ConnectionInfo(where="x", cluster=ClusterEntry(server=given))
         assert str(parse_server(info).url) == taken
 
@@ -681,7 +683,7 @@ class TestServerUrl:
             ("https://" + "[" * 4700, "x: server: not a URL; expected one such as https://10.0.0.1:6443"),
         ],
     )
-    def test_one_that_is_none_is_told_what_is_wrong(self, given, message):
+    def test_an_invalid_url_says_what_is_wrong(self, given, message):
         info = ConnectionInfo(where="x", cluster=ClusterEntry(server=given))
         with pytest.raises(errors.BadContextError) as caught:
             parse_server(info)
@@ -698,7 +700,7 @@ class TestWhyTheServerRefuses:
 
         server.paths[PODS] = refuse
 
-    async def test_a_user_without_credentials(self, kubeconfig, cluster, refusing, failure):
+    async def test_a_user_without_credentials_is_named(self, kubeconfig, cluster, refusing, failure):
         kubeconfig.write(cluster, {})
         assert str(await failure(_get(kubeconfig.session()))).endswith(
             ': no; user "u" of the kubeconfig has no credentials'
@@ -714,7 +716,7 @@ class TestWhyTheServerRefuses:
             ((-1, 1), ""),
         ],
     )
-    async def test_a_certificate_out_of_its_time(self, server, authority, days, words):
+    async def test_a_certificate_outside_its_validity_is_named(self, server, authority, days, words):
         user = User(
             **{
                 key.replace("-", "_"): value
@@ -727,14 +729,14 @@ class TestWhyTheServerRefuses:
         now = datetime.now(UTC).timestamp()
         assert settings.credential_problem(Credential(), now) == words.format(first=first, last=last)
 
-    async def test_a_certificate_that_the_handshake_refuses(self, kubeconfig, server, authority, failure):
+    async def test_a_certificate_refused_in_the_handshake_is_named(self, kubeconfig, server, authority, failure):
         pair = authority.issue("jane", days=(-9, -2))
         kubeconfig.write({"server": server.url, "certificate-authority-data": authority.data}, certificate_data(pair))
         error = await failure(_get(kubeconfig.session()))
         assert "; the client certificate expired on 20" in str(error)
         assert str(error).endswith("Z; renew it")
 
-    async def test_a_token_that_has_expired(self, kubeconfig, cluster, issuer, clock, refusing, failure):
+    async def test_an_expired_token_is_named(self, kubeconfig, cluster, issuer, clock, refusing, failure):
         kubeconfig.write(cluster, {"token": issuer.token(0, clock() - 100)})
         error = await failure(_get(kubeconfig.session(clock=clock)))
         assert str(error).endswith("; the token expired on 2027-01-15T07:58:20Z; renew it")
@@ -760,7 +762,9 @@ class TestExpiry:
     def expiries(self):
         return Expiries()
 
-    async def test_of_a_client_certificate_and_of_its_successor(self, kubeconfig, cluster, authority, expiries, clock):
+    async def test_the_expiry_of_a_renewed_client_certificate_is_reported(
+        self, kubeconfig, cluster, authority, expiries, clock
+    ):
         first, second = authority.issue("a", days=(-1, 3)), authority.issue("b", days=(-1, 5))
         kubeconfig.write(cluster, certificate_data(first))
         async with kubeconfig.session(clock=clock, on_credential_expiry=expiries.note) as session:
@@ -775,7 +779,7 @@ class TestExpiry:
         now = datetime.now(UTC).timestamp()
         assert [expiry and round((expiry - now) / 86400) for expiry in expiries] == [3, 5, None]
 
-    async def test_of_a_token_or_a_certificate_whichever_ends_first(
+    async def test_the_earlier_expiry_of_token_or_certificate_is_reported(
         self, kubeconfig, cluster, authority, issuer, expiries
     ):
         pair = authority.issue("a", days=(-1, 3))
@@ -789,7 +793,7 @@ class TestExpiry:
         assert expiries[:3] == [2e9, 1.9e9, 1e9]
         assert expiries[3] < 2e9
 
-    async def test_of_a_plugin_s_certificate_and_none_of_its_tokens(
+    async def test_only_certificates_of_a_plugin_have_an_expiry(
         self, kubeconfig, cluster, authority, plugin, expiries, clock
     ):
         pair = authority.issue("a", days=(-1, 3)).pem
@@ -803,7 +807,7 @@ class TestExpiry:
         assert round((expiries[0] - datetime.now(UTC).timestamp()) / 86400) == 3
         assert expiries[1:] == [None]
 
-    async def test_token_files_have_none(self, kubeconfig, cluster, tmp_path, issuer, expiries):
+    async def test_token_files_have_no_expiry(self, kubeconfig, cluster, tmp_path, issuer, expiries):
         (tmp_path / "token").write_text(issuer.token(0, 2e9))
         kubeconfig.write(cluster, {"tokenFile": "token"})
         async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
@@ -811,7 +815,7 @@ class TestExpiry:
         assert expiries == [None]
 
 
-async def test_an_unforeseen_error_is_one_of_ours_without_a_secret(kubeconfig, cluster, failure, monkeypatch):
+async def test_an_unexpected_error_becomes_ours_without_secrets(kubeconfig, cluster, failure, monkeypatch):
     def fail(*_arguments):
         raise KeyError("s3cr3t")
 
@@ -858,13 +862,13 @@ class TestInCluster:
             await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-2"]
 
-    async def test_outside_of_a_pod_it_is_a_bad_context(self, failure, monkeypatch):
+    async def test_outside_a_pod_it_is_a_bad_context(self, failure, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         error = await failure(_get(Session(config.ClusterSettings(name="here", in_cluster=True))))
         assert type(error) is errors.BadContextError
 
 
-async def test_several_kubeconfigs_make_one(server, authority, tmp_path):
+async def test_several_kubeconfigs_are_merged(server, authority, tmp_path):
     def write(path, document):
         path.parent.mkdir()
         path.write_text(yaml.safe_dump(document))

@@ -108,7 +108,7 @@ def messages(caplog, level: int) -> list[str]:
 
 
 class TestInAFile:
-    async def test_it_is_renewed_at_four_fifths_of_its_life(self, world, api, server, clock, caplog):
+    async def test_it_is_renewed_at_four_fifths_of_its_lifetime(self, world, api, server, clock, caplog):
         world.write(api.token(0))
         async with world.client() as client:
             renewal = world.renewal(client)
@@ -131,7 +131,7 @@ class TestInAFile:
         assert messages(caplog, logging.INFO)[0] == f"token of {USER} renewed; it expires on 2027-01-15T09:48:00Z"
         assert messages(caplog, logging.WARNING) == []
 
-    async def test_what_renews_itself_is_not_reported_as_ending(self, world, api, clock):
+    async def test_a_self_renewing_token_is_not_reported_as_expiring(self, world, api, clock):
         world.write(api.token(0))
         async with world.client() as client:
             renewal = world.renewal(client)
@@ -143,7 +143,7 @@ class TestInAFile:
                 assert world.expiries[-1] is None
                 clock.advance(0.8 * LIFETIME)
 
-    async def test_the_file_keeps_its_mode_and_owner_and_nothing_else_is_written(self, world, api, clock, tmp_path):
+    async def test_the_file_keeps_its_mode_and_owner(self, world, api, clock, tmp_path):
         world.write(api.token(0))
         world.file.chmod(0o640)
         before = sorted(path.name for path in tmp_path.iterdir())
@@ -156,7 +156,7 @@ class TestInAFile:
         assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, *owner)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
 
-    async def test_it_is_asked_for_as_it_was(self, world, api, clock):
+    async def test_it_is_requested_with_the_same_properties(self, world, api, clock):
         bound = {"secret": {"name": "gpuid-token", "uid": "uid-2"}}
         api.claims = {"bound": bound}
         world.write(api.token(0, lifetime=86400, aud=["https://issuer.example.com", "other"], bound=bound))
@@ -175,7 +175,7 @@ class TestInAFile:
         attributes = {"namespace": "gpuid", "name": "collector", "verb": "create", "group": ""}
         assert api.reviews[0] == attributes | {"resource": "serviceaccounts", "subresource": "token"}
 
-    async def test_what_somebody_else_writes_wins_when_it_ends_later(self, world, api, server, clock):
+    async def test_a_token_written_by_others_wins_if_it_expires_later(self, world, api, server, clock):
         world.write(api.token(0))
         async with world.client() as client:
             renewal = world.renewal(client)
@@ -187,7 +187,7 @@ class TestInAFile:
             await get(client.session, PODS)
             assert shown(server) == "s3cr3t-77"
 
-    async def test_a_link_as_in_the_volume_of_a_secret_is_left_alone(self, world, api, server, clock, tmp_path, caplog):
+    async def test_a_symbolic_link_in_a_secret_volume_is_unchanged(self, world, api, server, clock, tmp_path, caplog):
         data = tmp_path / "..2027_01_01"
         data.mkdir()
         (data / "token").write_text(first := api.token(0))
@@ -218,7 +218,7 @@ class TestInAFile:
             " Secret; a restart falls back to the old one, which expires on 2027-01-15T09:00:00Z"
         )
 
-    async def test_a_path_through_such_a_volume_is_left_alone_too(self, world, api, clock, tmp_path):
+    async def test_a_path_through_a_secret_volume_is_unchanged(self, world, api, clock, tmp_path):
         data = tmp_path / "..2027_01_01"
         data.mkdir()
         (tmp_path / "..data").symlink_to(data.name)
@@ -230,7 +230,7 @@ class TestInAFile:
         assert len(api.requests) == 1
         assert world.file.read_text() == first + "\n"
 
-    async def test_what_may_not_be_written_is_left_alone(self, world, api, clock, monkeypatch):
+    async def test_a_file_without_write_permission_is_unchanged(self, world, api, clock, monkeypatch):
         world.write(first := api.token(0))
         monkeypatch.setattr(os, "access", lambda *_path, **_how: False)
         async with world.client() as client:
@@ -239,7 +239,7 @@ class TestInAFile:
         assert len(api.requests) == 1
         assert world.file.read_text() == first + "\n"
 
-    async def test_what_cannot_be_replaced_is_left_as_it_was(self, world, api, server, clock, monkeypatch, caplog):
+    async def test_a_file_that_cannot_be_replaced_is_unchanged(self, world, api, server, clock, monkeypatch, caplog):
         def busy(*_names: object, **_folders: object) -> None:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))  # a file that is a mount by itself
 
@@ -262,7 +262,7 @@ class TestInAFile:
         assert world.expiries[-1] is None
         assert "device or resource busy" in messages(caplog, logging.INFO)[1]
 
-    async def test_a_file_that_was_taken_away_is_not_made_again(self, world, api, server, clock):
+    async def test_a_deleted_file_is_not_recreated(self, world, api, server, clock):
         world.write(api.token(0))
         async with world.client() as client:
             renewal = world.renewal(client)
@@ -276,7 +276,7 @@ class TestInAFile:
 
 
 class TestInline:
-    async def test_it_is_renewed_in_memory_and_its_own_end_stays_published(self, world, api, server, clock, caplog):
+    async def test_it_is_renewed_in_memory_and_its_expiry_stays_published(self, world, api, server, clock, caplog):
         ends = clock() + LIFETIME
         world.write(api.token(0), inline=True)
         content = world.kubeconfig.path.read_text()
@@ -316,7 +316,7 @@ class TestInline:
         assert shown(plain_server) == "s3cr3t-0"
 
     @pytest.mark.parametrize("claims", [{"uid": "uid-2"}, {"name": "other"}, {"lifetime": 86400}])
-    async def test_another_token_in_the_kubeconfig_wins(self, world, api, server, clock, claims):
+    async def test_a_different_token_in_the_kubeconfig_wins(self, world, api, server, clock, claims):
         world.write(api.token(0), inline=True)
         async with world.client() as client:
             clock.advance(0.9 * LIFETIME)
@@ -326,7 +326,7 @@ class TestInline:
             await get(client.session, PODS)
         assert shown(server) == "s3cr3t-77"
 
-    async def test_a_renewed_one_that_is_refused_later_gives_way_to_the_kubeconfigs(self, world, api, server, clock):
+    async def test_a_rejected_renewed_token_is_replaced_by_the_kubeconfigs(self, world, api, server, clock):
         world.write(first := api.token(0), inline=True)
         async with world.client() as client:
             clock.advance(0.9 * LIFETIME)
@@ -338,7 +338,7 @@ class TestInline:
 
 
 class TestWithoutTheRight:
-    async def test_it_is_used_as_before_and_its_end_published(self, world, api, server, clock, caplog):
+    async def test_it_is_used_as_before_and_its_expiry_published(self, world, api, server, clock, caplog):
         api.allowed = False
         world.write(api.token(0))
         ends = clock() + LIFETIME
@@ -357,7 +357,7 @@ class TestWithoutTheRight:
             " it expires on 2027-01-15T09:00:00Z"
         ]
 
-    async def test_a_403_is_the_same(self, world, api, clock, caplog):
+    async def test_a_403_is_treated_the_same(self, world, api, clock, caplog):
         api.allowed = None
         api.answer = lambda: status(403, "no such luck", "Forbidden")
         world.write(api.token(0))
@@ -420,7 +420,7 @@ class TestBadAnswers:
             (None, {"lifetime": 60}, "a token that expires no later"),
         ],
     )
-    async def test_the_old_one_stays(self, world, api, server, clock, caplog, answer, claims, said):
+    async def test_the_old_token_is_kept(self, world, api, server, clock, caplog, answer, claims, said):
         world.write(first := api.token(0))
         api.claims = claims
         if answer is not None:
@@ -440,7 +440,7 @@ class TestBadAnswers:
         assert said in warning
         assert "\n" not in warning
 
-    async def test_a_new_one_that_the_server_refuses_itself_is_never_used(self, world, api, server, clock, caplog):
+    async def test_a_new_token_the_server_rejects_is_never_used(self, world, api, server, clock, caplog):
         world.write(first := api.token(0))
         server.only(first)
         async with world.client() as client:
@@ -453,7 +453,7 @@ class TestBadAnswers:
         assert "the API server refuses the token that it has just issued" in warning
 
     @pytest.mark.parametrize("code", [429, 503])
-    async def test_a_new_one_that_nobody_has_accepted_yet_is_not_used(self, world, api, server, clock, code):
+    async def test_a_new_token_not_yet_accepted_is_not_used(self, world, api, server, clock, code):
         world.write(first := api.token(0))
         async with world.client() as client:
             renewal = world.renewal(client)
@@ -469,7 +469,7 @@ class TestBadAnswers:
             await get(client.session, PODS)
         assert shown(server) == "s3cr3t-2"
 
-    async def test_it_is_tried_again_ever_more_slowly_and_its_end_published(self, world, api, clock):
+    async def test_it_is_retried_with_growing_delays(self, world, api, clock):
         day = 4 * 3600
         api.answer = lambda: status(503, "busy", "ServiceUnavailable")
         world.write(api.token(0, lifetime=day))
@@ -504,7 +504,7 @@ class TestEnded:
             f"the token of {USER} expired on 2027-01-15T09:00:00Z and gpuid cannot renew it; replace it"
         )
 
-    async def test_what_grant_writes_then_is_used(self, world, api, server, clock, failure):
+    async def test_a_token_written_by_grant_is_used(self, world, api, server, clock, failure):
         world.write(api.token(0))
         server.only()
         async with world.client() as client:
@@ -518,7 +518,7 @@ class TestEnded:
 
 class TestOfOthers:
     @pytest.mark.parametrize("inline", [True, False])
-    async def test_a_pods_own_token_is_the_kubelets_to_renew(self, world, api, clock, inline):
+    async def test_a_pods_own_token_is_left_to_the_kubelet(self, world, api, clock, inline):
         world.write(api.token(0, bound={"pod": {"name": "p", "uid": "u"}}), inline=inline)
         async with world.client() as client:
             clock.advance(0.9 * LIFETIME)
@@ -543,7 +543,7 @@ class TestOfOthers:
 
 class TestRotationDuringRenewal:
     @pytest.mark.parametrize("claims", [{"uid": "uid-2"}, {"name": "other"}, {"lifetime": 86400}])
-    async def test_what_was_put_into_the_file_wins(self, world, api, server, clock, claims):
+    async def test_a_token_written_to_the_file_wins(self, world, api, server, clock, claims):
         world.write(api.token(0))
         api.gate = anyio.Event()
         clock.advance(0.9 * LIFETIME)
@@ -567,7 +567,7 @@ class TestRotationDuringRenewal:
 
 class TestOtherClock:
     @pytest.mark.parametrize("ahead", [3000.0, 4000.0, 90000.0])
-    async def test_a_clock_that_is_ahead_renews_no_more_often(self, world, api, clock, caplog, ahead):
+    async def test_a_fast_clock_does_not_renew_more_often(self, world, api, clock, caplog, ahead):
         world.write(api.token(0))
         clock.advance(5)
         async with world.client() as client:
@@ -578,7 +578,7 @@ class TestOtherClock:
         (warning,) = messages(caplog, logging.WARNING)
         assert warning.startswith("this machine's clock is ahead of the API server's by more than 60 s; ")
 
-    async def test_a_clock_that_is_behind_renews_in_time(self, world, api, clock):
+    async def test_a_slow_clock_renews_in_time(self, world, api, clock):
         world.write(api.token(0))
         async with world.client() as client:
             clock.advance(0.8 * LIFETIME)
@@ -593,7 +593,7 @@ class TestOtherClock:
                 assert clock() < (client.session.tokens.token.validity.ends if api.requests else clock() + 1)
         assert len(api.requests) >= 3
 
-    async def test_a_server_that_dates_back_is_not_asked_for_ever(self, world, api, clock):
+    async def test_a_server_with_backdated_tokens_is_not_asked_endlessly(self, world, api, clock):
         world.write(api.token(0, lifetime=600))
         async with world.client() as client:
             renewal, start = world.renewal(client), clock()

@@ -41,7 +41,7 @@ def texts(play: Play) -> list[str]:
 
 
 class TestAnOpenWatch:
-    async def test_does_not_work_before_anything_has_come(self, tmp_path: Path) -> None:
+    async def test_is_not_working_before_any_data_arrives(self, tmp_path: Path) -> None:
         patient = msgspec.structs.replace(FAST, trust=30.0)
         async with playing(tmp_path, page(7), watch(), timing=patient) as play:
             await eventually(lambda: len(play.queries) >= 2)
@@ -49,13 +49,13 @@ class TestAnOpenWatch:
             assert (play.health, play.proofs) == ([], 1)
 
     @pytest.mark.parametrize("chunk", [bookmark(8), event("ADDED", pod("a", 8))])
-    async def test_works_with_the_first_event_or_bookmark(self, tmp_path: Path, chunk: bytes) -> None:
+    async def test_is_working_from_the_first_event_or_bookmark(self, tmp_path: Path, chunk: bytes) -> None:
         patient = msgspec.structs.replace(FAST, trust=30.0)
         async with playing(tmp_path, page(7), watch(chunk), timing=patient) as play:
             await eventually(lambda: play.health == [None])
             assert play.proofs == 2
 
-    async def test_works_once_it_has_been_open_for_a_while(self, tmp_path: Path) -> None:
+    async def test_is_working_after_being_open_for_a_while(self, tmp_path: Path) -> None:
         patient = msgspec.structs.replace(FAST, trust=0.3)
         async with playing(tmp_path, page(7), watch(), timing=patient) as play:
             await eventually(lambda: play.health == [None])
@@ -71,7 +71,7 @@ class TestAnOpenWatch:
 
 
 class TestAWatchThatEndsSoon:
-    async def test_is_never_taken_for_one_that_works(self, tmp_path: Path) -> None:
+    async def test_is_never_considered_working(self, tmp_path: Path) -> None:
         at_once = watch(then="end")
         lists = [page(7), page(7), page(7)]
         steps = [lists[0], *[at_once] * 3, lists[1], *[at_once] * 3, lists[2], *[at_once] * 5]
@@ -81,7 +81,7 @@ class TestAWatchThatEndsSoon:
             assert states(play) == [ClusterState.UNREACHABLE]
             assert "the watch of pods ended after 0.0 s instead of 40 s" in texts(play)[0]
 
-    async def test_is_told_of_and_listed_after_the_third_in_a_row(self, tmp_path: Path) -> None:
+    async def test_is_reported_and_listed_after_the_third_in_a_row(self, tmp_path: Path) -> None:
         at_once = watch(then="end")
         async with playing(
             tmp_path, page(7), watch(bookmark(8), after=0.1, then="end"), *[at_once] * 3, page(9), watch()
@@ -92,7 +92,7 @@ class TestAWatchThatEndsSoon:
             assert states(play) == [None, ClusterState.UNREACHABLE, None]
             assert play.restarts == [WatchRestart.CONNECTION] * 4
 
-    async def test_and_brought_something_is_paced_listed_and_counted_all_the_same(self, tmp_path: Path) -> None:
+    async def test_and_delivered_events_is_still_paced_listed_and_counted(self, tmp_path: Path) -> None:
         hot = [watch(bookmark(8 + number), then="end") for number in range(6)]
         async with playing(tmp_path, page(7), *hot[:3], page(20), *hot[3:], page(30), watch()) as play:
             await eventually(lambda: len(play.queries) >= 10)
@@ -100,7 +100,7 @@ class TestAWatchThatEndsSoon:
             assert play.restarts == [WatchRestart.CONNECTION] * 6
             assert set(play.health) == {None}  # each one proved that the view was current
 
-    async def test_is_opened_again_after_a_second_at_the_soonest(self, tmp_path: Path) -> None:
+    async def test_is_reopened_after_at_least_a_second(self, tmp_path: Path) -> None:
         default = WatchIntervals()
         assert default.pause >= 1.0
         timing = msgspec.structs.replace(FAST, pause=0.3)
@@ -108,7 +108,7 @@ class TestAWatchThatEndsSoon:
             await eventually(lambda: len(play.queries) >= 4)
             assert min(after - before for before, after in itertools.pairwise(play.times[1:])) >= 0.3
 
-    async def test_is_opened_again_later_each_time(self, tmp_path: Path) -> None:
+    async def test_is_reopened_with_growing_delays(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.05, maximum=10.0, jitter=0.0))
         hot = watch(bookmark(8), then="end")
         async with playing(tmp_path, page(7), hot, hot, hot, page(7), hot, watch(), timing=timing) as play:
@@ -117,14 +117,14 @@ class TestAWatchThatEndsSoon:
             assert gaps[0] < gaps[1] < gaps[2]
             assert gaps[4] >= 0.4
 
-    async def test_and_brought_nothing_leads_to_a_list_however_long_it_was_open(self, tmp_path: Path) -> None:
+    async def test_and_delivered_nothing_causes_a_list(self, tmp_path: Path) -> None:
         idle = watch(then="end", after=0.4)  # longer than `healthy`
         async with playing(tmp_path, page(7), idle, idle, idle, page(9), watch()) as play:
             await play.watching(6)
             assert versions(play) == [None, "7", "7", "7", None, "9"]
             assert set(play.health) == {None}  # something cuts idle connections: no reason to be down
 
-    async def test_leads_to_lists_that_become_rarer(self, tmp_path: Path) -> None:
+    async def test_causes_lists_that_become_less_frequent(self, tmp_path: Path) -> None:
         requests: list[bool] = []
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -163,7 +163,7 @@ class TestSilence:
             assert play.times[2] - play.times[1] >= 4 * 0.3 + 0.5
             assert play.restarts == [WatchRestart.SILENT]
 
-    async def test_is_not_broken_by_bytes_that_are_no_event(self, tmp_path: Path) -> None:
+    async def test_is_not_ended_by_bytes_that_are_not_events(self, tmp_path: Path) -> None:
         async def drip(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -177,7 +177,7 @@ class TestSilence:
             await eventually(lambda: len(play.queries) >= 3)
             assert play.restarts == [WatchRestart.SILENT]
 
-    async def test_is_none_where_a_quiet_server_without_bookmarks_ends_its_watches(self, tmp_path: Path) -> None:
+    async def test_is_not_assumed_on_a_quiet_server_without_bookmarks(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(SECOND, silence=1.5)
         ended = watch(then="end", after=1.0)
         async with playing(tmp_path, page(7), ended, ended, ended, watch(), timing=timing) as play:
@@ -185,7 +185,7 @@ class TestSilence:
             assert versions(play) == [None, "7", "7", "7", "7"]
             assert (play.restarts, set(play.health), play.proofs) == ([], {None}, 4)
 
-    async def test_that_goes_on_keeps_it_down_however_long_watches_are_open(self, tmp_path: Path) -> None:
+    async def test_that_continues_keeps_the_cluster_down(self, tmp_path: Path) -> None:
         """Such as behind a proxy that holds back what the server streams. Lists keep the view current."""
         steps: list[Step] = []
         for version in range(7, 12):
@@ -198,13 +198,13 @@ class TestSilence:
             assert play.proofs == 5
 
     @pytest.mark.parametrize("chunk", [bookmark(21), event("ADDED", pod("b", 21))])
-    async def test_is_over_with_the_next_event_or_bookmark(self, tmp_path: Path, chunk: bytes) -> None:
+    async def test_ends_with_the_next_event_or_bookmark(self, tmp_path: Path, chunk: bytes) -> None:
         async with playing(tmp_path, page(7), watch(), page(20), watch(), page(20), watch(chunk), timing=QUIET) as play:
             await eventually(lambda: len(play.queries) >= 6)
             await eventually(lambda: play.health[-1] is None)
             assert states(play) == [None, ClusterState.UNREACHABLE, None]
 
-    async def test_is_told_as_a_stale_view_where_the_list_takes_too_long_as_well(self, tmp_path: Path) -> None:
+    async def test_is_reported_as_stale_if_the_list_is_slow(self, tmp_path: Path) -> None:
         """As long as only the watch is known to fail, the owner relies on lists."""
         timing = msgspec.structs.replace(QUIET, slack=0.5, listing=30.0)
         steps = [page(7), watch(bookmark(8)), *[slow_page(number, 0.3) for number in range(50)]]
@@ -215,7 +215,7 @@ class TestSilence:
             kinds = [type(error) for error in play.health if error is not None]
             assert kinds == [SilentWatchError, UnreachableError]
 
-    async def test_is_over_with_a_watch_that_ends_on_time(self, tmp_path: Path) -> None:
+    async def test_ends_with_a_watch_that_ends_on_time(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(SECOND, silence=1.2, slack=0.5)
         ended = watch(then="end", after=1.0)
         async with playing(tmp_path, page(7), watch(), page(20), ended, watch(), timing=timing) as play:
@@ -223,13 +223,13 @@ class TestSilence:
             await eventually(lambda: play.health[-1] is None)
             assert states(play) == [None, ClusterState.UNREACHABLE, None]
 
-    async def test_is_not_broken_by_events_of_no_known_type(self, tmp_path: Path) -> None:
+    async def test_is_not_ended_by_events_of_unknown_type(self, tmp_path: Path) -> None:
         chunks = [event(kind, pod("a", 8)) for kind in ("PING", "added")]
         async with playing(tmp_path, page(7), watch(*chunks), page(20), watch(), timing=QUIET) as play:
             await eventually(lambda: len(play.queries) >= 3)
             assert (play.restarts, play.names) == ([WatchRestart.SILENT], set())
 
-    async def test_of_half_its_length_leads_to_a_list_before_the_next_watch(self, tmp_path: Path) -> None:
+    async def test_of_half_its_length_causes_a_list_before_watching(self, tmp_path: Path) -> None:
         """So each watch has as much time to bring something; and a server that ends all that is idle is listed."""
         timing = msgspec.structs.replace(FAST, silence=1.0)
         idle = watch(then="end", after=0.6)
@@ -238,7 +238,7 @@ class TestSilence:
             assert versions(play) == [None, "7", None, "9", None, "11"]
             assert set(play.health) == {None}
 
-    async def test_of_a_list_that_does_not_end_is_told(self, tmp_path: Path) -> None:
+    async def test_of_an_endless_list_is_reported(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(FAST, silence=1.0, slack=5.0, listing=60.0)
         steps = [slow_page(number, 0.2) for number in range(200)]
         async with playing(tmp_path, *steps, timing=timing) as play:
@@ -246,14 +246,14 @@ class TestSilence:
             assert states(play) == [ClusterState.UNREACHABLE]
             assert "the view of the pods is current" in texts(play)[0]
 
-    async def test_ends_a_list_that_takes_longer_than_any_may(self, tmp_path: Path) -> None:
+    async def test_ends_a_list_that_exceeds_the_time_limit(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(FAST, listing=0.5)
         steps = [slow_page(number, 0.2) for number in range(50)]
         async with playing(tmp_path, *steps, timing=timing) as play:
             await eventually(lambda: play.health)
             assert texts(play)[0].endswith("listing pods timed out after 0.5 s")
 
-    async def test_of_a_server_that_makes_us_wait_is_told(self, tmp_path: Path) -> None:
+    async def test_of_a_server_that_makes_us_wait_is_reported(self, tmp_path: Path) -> None:
         timing = msgspec.structs.replace(SECOND, silence=0.5, slack=0.1)
         async with playing(tmp_path, page(7), watch(bookmark(8), then="end", after=1.0), timing=timing) as play:
             await eventually(lambda: play.health == [None])
@@ -282,7 +282,7 @@ class TestAVersionThatTheServerHasNotReached:
             assert play.times[2] - play.times[1] < 5
             assert (play.restarts, set(play.health), play.names) == ([WatchRestart.EXPIRED], {None}, set())
 
-    async def test_leads_to_a_list_at_once_whatever_failed_before(self, tmp_path: Path) -> None:
+    async def test_leads_to_a_list_at_once_despite_earlier_failures(self, tmp_path: Path) -> None:
         """A server that is restored does not respond at first."""
         steep = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.1, maximum=20.0, factor=200.0, jitter=0.0))
         refused, too_large = refusal(503), refusal(504, "Timeout", more=TOO_LARGE)
@@ -291,7 +291,7 @@ class TestAVersionThatTheServerHasNotReached:
             assert versions(play) == [None, "7", "7", None, "3"]
             assert play.times[3] - play.times[2] < 5
 
-    async def test_leads_to_a_paced_list_where_the_version_of_that_is_refused_as_well(self, tmp_path: Path) -> None:
+    async def test_leads_to_a_paced_list_if_refused_again(self, tmp_path: Path) -> None:
         slow = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.5, maximum=0.5, jitter=0.0))
         too_large = refusal(504, "Timeout", more=TOO_LARGE)
         async with playing(tmp_path, page(7), too_large, page(3), too_large, page(3), watch(), timing=slow) as play:
@@ -299,14 +299,14 @@ class TestAVersionThatTheServerHasNotReached:
             assert play.times[2] - play.times[1] < 0.4
             assert play.times[4] - play.times[3] >= 0.5
 
-    async def test_is_not_meant_by_any_other_timeout(self, tmp_path: Path) -> None:
+    async def test_is_not_assumed_for_other_timeouts(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), refusal(504, "Timeout", more={"message": "etcd"}), watch()) as play:
             await play.watching(3)
             assert versions(play) == [None, "7", "7"]
 
 
 class TestBeingAskedToWait:
-    async def test_by_an_event_is_heeded_without_a_list(self, tmp_path: Path) -> None:
+    async def test_by_an_event_is_respected_without_a_list(self, tmp_path: Path) -> None:
         wait = watch(error(429, "TooManyRequests", details={"retryAfterSeconds": 1}))
         async with playing(tmp_path, page(7), wait, watch(bookmark(8))) as play:
             await eventually(lambda: len(play.queries) >= 3)
@@ -315,7 +315,7 @@ class TestBeingAskedToWait:
             assert states(play)[0] is ClusterState.SERVER_ERROR
             await eventually(lambda: play.health[-1] is None)
 
-    async def test_by_a_header_is_heeded(self, tmp_path: Path) -> None:
+    async def test_by_a_header_is_respected(self, tmp_path: Path) -> None:
         wait = refusal(429, "TooManyRequests", wait=1)
         async with playing(tmp_path, page(7), wait, watch(bookmark(8))) as play:
             await eventually(lambda: len(play.queries) >= 3)
@@ -323,12 +323,12 @@ class TestBeingAskedToWait:
 
 
 class TestAListThatFails:
-    async def test_is_told_even_if_it_only_says_that_something_has_expired(self, tmp_path: Path) -> None:
+    async def test_is_reported_even_if_only_something_expired(self, tmp_path: Path) -> None:
         async with playing(tmp_path, *[refusal(410, "Expired")] * 2, page(7), watch()) as play:
             await eventually(lambda: play.health)
             assert states(play)[0] is ClusterState.SERVER_ERROR
 
-    async def test_keeps_the_objects_that_the_owner_has(self, tmp_path: Path) -> None:
+    async def test_keeps_the_known_objects(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7, pod("a", 1)), refusal(410), page(9, pod("a", 1)), watch()) as play:
             await eventually(lambda: len(play.queries) >= 2)
             before: PodObject = play.reflector.objects["ns/a"]

@@ -11,13 +11,13 @@ from collector.kube.wire import LineSplitter, MalformedError, decode_event, deco
 
 
 class TestAList:
-    def test_is_taken_apart_into_pages(self) -> None:
+    def test_is_split_into_pages(self) -> None:
         body = b'{"metadata": {"resourceVersion": "5", "continue": "tok"}, "items": [{"a": 1}, {}]}'
         page = decode_page(body)
         assert (page.version, page.next, [bytes(item) for item in page.items]) == ("5", "tok", [b'{"a": 1}', b"{}"])
 
     @pytest.mark.parametrize("items", [b'"items": []', b'"items": null', b'"kind": "PodList"'])
-    def test_may_be_empty_in_any_form(self, items: bytes) -> None:
+    def test_may_be_empty_in_several_forms(self, items: bytes) -> None:
         page = decode_page(b'{"metadata": {"resourceVersion": "5"}, ' + items + b"}")
         assert (page.version, page.next, list(page.items)) == ("5", "", [])
 
@@ -101,12 +101,12 @@ class TestTheLineSplitter:
             ([b"incomplete"], []),
         ],
     )
-    def test_joins_what_chunks_tear_apart(self, chunks: list[bytes], lines: list[bytes]) -> None:
+    def test_joins_lines_split_across_chunks(self, chunks: list[bytes], lines: list[bytes]) -> None:
         splitter = LineSplitter()
         assert [line for chunk in chunks for line in splitter.feed(chunk)] == lines
 
     @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=20))
-    def test_gives_the_same_lines_wherever_the_stream_is_cut(self, stream: bytes, cuts: list[int]) -> None:
+    def test_returns_the_same_lines_for_any_chunking(self, stream: bytes, cuts: list[int]) -> None:
         splitter = LineSplitter()
         edges = [0, *sorted(cuts), len(stream)]
         chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]
@@ -119,11 +119,11 @@ class TestTheLineSplitter:
         with pytest.raises(MalformedError):
             splitter.feed(b"0")
 
-    def test_counts_each_line_on_its_own(self) -> None:
+    def test_applies_the_limit_to_each_line(self) -> None:
         splitter = LineSplitter(limit=10)
         assert [line for _ in range(50) for line in splitter.feed(b"0123\n567")] == [b"0123"] + [b"5670123"] * 49
 
-    def test_takes_a_huge_line_in_small_chunks_in_linear_time(self) -> None:
+    def test_handles_a_huge_line_in_linear_time(self) -> None:
         splitter = LineSplitter()
         for _ in range(20_000):
             splitter.feed(b"x" * 1024)

@@ -32,7 +32,7 @@ def recipes(*, worn: bool) -> list[object]:
 
 
 @pytest.mark.parametrize(("query", "quiet"), recipes(worn=False))
-def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -> None:
+def test_every_recipe_returns_data(prometheus: Prometheus, query: str, quiet: bool) -> None:
     gpu = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]
     for label, example in EXAMPLES.items():
         query = query.replace(f'{label}="{example}"', f'{label}="{gpu[label]}"')
@@ -44,7 +44,7 @@ def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -
 
 
 @pytest.mark.parametrize(("query", "quiet"), recipes(worn=True))
-def test_a_recipe_for_worn_cards_is_answered(troubled: Troubled, query: str, quiet: bool) -> None:
+def test_every_recipe_for_worn_cards_returns_data(troubled: Troubled, query: str, quiet: bool) -> None:
     assert not quiet
     assert troubled.prometheus.query(query, troubled.now)
 

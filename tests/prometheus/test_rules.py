@@ -55,7 +55,7 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
         ("config/prometheus/runbook.md", ["groups"]),
     ],
 )
-def test_promtool_accepts_what_the_documentation_shows(
+def test_promtool_accepts_the_documented_examples(
     promtool: str, document: str, kinds: list[str], tmp_path: Path
 ) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
@@ -75,7 +75,7 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clusters", "gpus", "health", "recording"])
-def test_they_do_the_same_under_another_label(promtool: str, tmp_path: Path, name: str) -> None:
+def test_they_behave_the_same_with_another_label(promtool: str, tmp_path: Path, name: str) -> None:
     text = next(file for file in TESTS if file.stem == name).read_text(encoding="utf-8")
     text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
     text = re.sub(r"^  - \.\./.*\.yml$", "  - rules.yml", text, flags=re.MULTILINE)
@@ -138,7 +138,7 @@ def test_a_rule_names_only_metrics_that_exist(rule: dict[str, Any]) -> None:
     assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED, *RECORDS}
 
 
-def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
+def test_the_runbook_has_every_reason_and_state() -> None:
     def rows(alert: str) -> str:
         return RUNBOOK.partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
 
@@ -159,7 +159,7 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"`gpuid ([^`]+)`", RUNBOOK))))
-def test_the_runbook_gives_a_command_what_it_takes(line: str) -> None:
+def test_commands_in_the_runbook_have_their_arguments(line: str) -> None:
     command: click.Command | None = gpuid
     context = click.Context(gpuid)
     words = line.split()
@@ -182,7 +182,7 @@ def test_a_cluster_that_is_down_raises_one_alert() -> None:
     assert set(credential.split("|")) < set(ClusterState)
 
 
-def test_what_comes_and_goes_keeps_firing() -> None:
+def test_an_intermittent_condition_keeps_firing() -> None:
     calm = {name for name, rule in ALERTS.items() if "keep_firing_for" in rule}
     assert calm == {
         "GpuidScrapeFailing",
@@ -200,7 +200,7 @@ def test_what_comes_and_goes_keeps_firing() -> None:
     ("name", "series", "interval"),
     [("health", "gpuid_gpu_degraded", "10s"), ("marks", "gpuid_gpu_mark_info", "30s")],
 )
-def test_places_are_noted_often_before_the_alert_that_asks_for_them(name: str, series: str, interval: str) -> None:
+def test_places_are_recorded_before_the_alert_that_uses_them(name: str, series: str, interval: str) -> None:
     (group,) = [group for group in groups(RULES / "alerts.yml") if group["name"] == f"gpuid.{name}"]
     assert group["interval"] == interval
     assert group["rules"][0]["record"] == f"cluster_node_uuid:{series}:max"
@@ -217,7 +217,7 @@ def test_the_manifest_for_the_operator_has_the_same_rules() -> None:
     assert MANIFEST.read_text(encoding="utf-8") == expected, f"{MANIFEST.name} should be:\n{expected}"
 
 
-def test_the_manifest_has_the_labels_that_the_operator_selects() -> None:
+def test_the_manifest_has_the_labels_the_operator_selects() -> None:
     manifest = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
     assert (manifest["apiVersion"], manifest["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert manifest["spec"] == {"groups": groups(RULES / "alerts.yml") + groups(RULES / "recording.yml")}
@@ -229,7 +229,7 @@ def test_the_manifest_has_the_labels_that_the_operator_selects() -> None:
 class TestInTrouble:
     """Against a real Prometheus that evaluates the rules on what two real collectors publish."""
 
-    def test_the_alerts_of_what_has_happened_are_pending_or_firing(self, troubled: Troubled) -> None:
+    def test_the_expected_alerts_are_pending_or_firing(self, troubled: Troubled) -> None:
         happened = {
             "GpuidClusterDown",
             "GpuidCredentialFailing",
@@ -249,7 +249,7 @@ class TestInTrouble:
         }
         until(lambda: happened - troubled.prometheus.alerts(), set())
 
-    def test_a_degraded_gpu_that_turns_up_elsewhere_alerts_with_its_first_scrape(self, troubled: Troubled) -> None:
+    def test_a_moved_degraded_gpu_alerts_with_its_first_scrape(self, troubled: Troubled) -> None:
         def first(series: str) -> float:
             """When the series was first there, in the new place; it is nowhere else."""
             found = troubled.prometheus.range(f"max by (cluster, node) ({series})", troubled.start, troubled.now, 1)
@@ -260,7 +260,7 @@ class TestInTrouble:
         alert = first(f'ALERTS{{alertname="GpuidDegradedGpuMoved",alertstate="firing",uuid="{troubled.uuid}"}}')
         assert alert - first(f"gpuid_gpu_degraded{{{there}}}") <= ON_TIME_SECONDS
 
-    def test_under_another_label_one_cluster_that_is_down_has_its_alert(self, troubled: Troubled) -> None:
+    def test_with_another_label_a_cluster_down_raises_its_alert(self, troubled: Troubled) -> None:
         down = {"alertname": "GpuidClusterDown", "severity": "warning", LABEL: "sim-3"}
         server = troubled.labelled
         until(lambda: [one for one in server.alert_labels() if one["alertname"] == down["alertname"]], [down])
@@ -270,7 +270,7 @@ class TestInTrouble:
             "sim-1",
         }
 
-    def test_the_recording_rules_say_what_sits_where(self, troubled: Troubled) -> None:
+    def test_the_recording_rules_give_placements(self, troubled: Troubled) -> None:
         query = f'cluster_node_uuid:gpuid_gpu_info:max{{uuid="{troubled.uuid}"}}'
         until(
             lambda: [

@@ -90,11 +90,11 @@ def test_processes_and_supported_clocks_are_cut(awk: Sequence[str], newline: byt
         b"",
     ],
 )
-def test_nothing_is_cut_where_a_name_may_imitate_more(awk: Sequence[str], output: bytes) -> None:
+def test_nothing_is_cut_if_a_name_may_imitate_elements(awk: Sequence[str], output: bytes) -> None:
     assert cut(output, awk) == output
 
 
-def test_clocks_without_an_end_stay() -> None:
+def test_clocks_without_an_end_tag_are_kept() -> None:
     output = document(gpu(1, [b"secret"], SUPPORTED_CLOCKS.replace(b"</supported_clocks>", b"")))
     assert b"<supported_mem_clock>" in cut(output)
     assert b"secret" not in cut(output)
@@ -117,6 +117,6 @@ IMITATION = (
 @example([IMITATION + b"\n<processes>\n<process_name>"], [], 2)
 @example([b"</process_name>\n</processes>\n<serial>99</serial>\n<process_name>"], [], 2)
 @example([IMITATION + b"\n<processes>\n<process_name>"], [], 3)
-def test_what_is_left_says_the_same_of_the_gpus(first: list[bytes], second: list[bytes], attached: int) -> None:
+def test_the_remainder_describes_the_same_gpus(first: list[bytes], second: list[bytes], attached: int) -> None:
     output = document(gpu(1, first), gpu(2, second), attached=attached)
     assert outcome(cut(output)) == outcome(output)

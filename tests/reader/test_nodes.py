@@ -29,7 +29,7 @@ def selected(labels: dict[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("label", [one for one in GPU_LABELS if not one[0].startswith("cloud.google.com/")])
-def test_it_runs_wherever_labels_tell_of_gpus(label: tuple[str, str]) -> None:
+def test_it_runs_where_labels_indicate_gpus(label: tuple[str, str]) -> None:
     key, value = label
     family, found, _what = key.partition("gpu-")
     manufacturer = {f"{family}gpu-manufacturer": "nvidia"} if found else {}  # Karpenter never names one without it
@@ -45,5 +45,5 @@ def test_it_runs_wherever_labels_tell_of_gpus(label: tuple[str, str]) -> None:
         {"kubernetes.io/os": "linux"},
     ],
 )
-def test_it_runs_on_no_others(labels: dict[str, str]) -> None:
+def test_it_does_not_run_on_other_nodes(labels: dict[str, str]) -> None:
     assert not selected(labels)

@@ -120,7 +120,7 @@ def test_it_prints_documents_until_it_is_stopped(start: Start) -> None:
         until(reader.leaves_nothing)
 
 
-def test_a_document_counts_whatever_the_exit_status(start: Start) -> None:
+def test_a_document_is_used_despite_its_exit_status(start: Start) -> None:
     for reader in start("cat document; exit 15", INTERVAL_SECONDS="1000"):
         reader.wait_for("</nvidia_smi_log>")
         warning = "gpuid-reader: nvidia-smi printed its document, but ended with exit status 15"
@@ -129,7 +129,7 @@ def test_a_document_counts_whatever_the_exit_status(start: Start) -> None:
         until(reader.leaves_nothing)
 
 
-def test_one_that_fails_is_quoted_and_the_container_ends_at_last(start: Start) -> None:
+def test_a_failing_command_is_quoted_and_the_container_eventually_exits(start: Start) -> None:
     program = 'echo "NVIDIA-SMI has failed"; head -n 5 document; yes "more words" | head -n 1000; exit 9'
     failure = ["NVIDIA-SMI has failed", *["more words"] * 19]
     failure.append("gpuid-reader: nvidia-smi printed no document and ended with exit status 9")
@@ -139,7 +139,7 @@ def test_one_that_fails_is_quoted_and_the_container_ends_at_last(start: Start) -
         until(reader.leaves_nothing)
 
 
-def test_one_that_hangs_is_killed_before_the_next_begins(start: Start) -> None:
+def test_a_hanging_command_is_killed_before_the_next_starts(start: Start) -> None:
     program = """
     if [ -e running ] && kill -0 "$(cat running)"; then touch twice; fi
     echo $$ >running
@@ -161,7 +161,7 @@ def test_one_that_hangs_is_killed_before_the_next_begins(start: Start) -> None:
         assert not (reader.folder / "twice").exists()
 
 
-def test_it_ends_while_nvidia_smi_hangs(start: Start) -> None:
+def test_it_exits_while_nvidia_smi_hangs(start: Start) -> None:
     for reader in start('trap "" TERM; touch hanging; sleep 1000'):
         until((reader.folder / "hanging").exists)
         assert reader.end() == 0
@@ -174,7 +174,7 @@ def test_an_endless_output_is_cut_off(start: Start) -> None:
         assert reader.end() == 0
 
 
-def test_nodes_drift_apart(tmp_path: Path) -> None:
+def test_nodes_run_at_different_times(tmp_path: Path) -> None:
     text = (FILES / "reader.sh").read_text()
     function = text[text.index("choose_wait()") : text.index("exec 2>&1")]
     chosen = set()
@@ -193,14 +193,14 @@ def test_nodes_drift_apart(tmp_path: Path) -> None:
     assert max(chosen) <= 315
 
 
-def test_it_ends_where_it_cannot_wait(start: Start) -> None:
+def test_it_exits_if_it_cannot_sleep(start: Start) -> None:
     for reader in start("cat document", PATH="/nonexistent"):
         assert reader.process.wait(60) != 0
         assert len(reader.lines()) < 20
 
 
 @pytest.mark.parametrize("seconds", ["5m", "0", "-1", "1.5"])
-def test_a_wrong_interval_is_refused(tmp_path: Path, seconds: str) -> None:
+def test_an_invalid_interval_is_refused(tmp_path: Path, seconds: str) -> None:
     done = subprocess.run(
         ["sh", FILES / "reader.sh"],
         env={"PATH": os.environ["PATH"], "INTERVAL_SECONDS": seconds, "TMPDIR": str(tmp_path)},

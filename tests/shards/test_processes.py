@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(900)  # each starts several processes, one afte
 OTHER_SHARD = {"sim-0": "sim-1", "sim-1": "sim-4", "sim-4": "sim-0"}  # of three: clusters of shards 0, 1 and 2
 
 
-def test_three_shards_read_their_clusters_answer_for_all_and_survive_kill_9(site: Site) -> None:
+def test_three_shards_answer_for_all_clusters_and_survive_kill(site: Site) -> None:
     shards = site.start_all(3)
     assert [one.hashed for one in shards] == [{"sim-0", "sim-3"}, {"sim-1", "sim-2"}, {"sim-4", "sim-5"}]
     for one in shards:
@@ -76,7 +76,7 @@ def both_shards_see_a_conflict(site: Site, shards: list[ShardProcess]) -> None:
     assert {event: count for (event, one), count in site.told().items() if one == uuid} == {"appeared": 2}
 
 
-def test_a_frozen_shard_is_followed_by_a_replica_and_writes_nothing_when_it_thaws(site: Site) -> None:
+def test_a_frozen_shard_is_replaced_and_writes_nothing_on_resuming(site: Site) -> None:
     shards = site.start_all(2)
     replica = site.start(1, 2, name="replica")
     until(replica.ready)
@@ -105,7 +105,7 @@ def test_a_frozen_shard_is_followed_by_a_replica_and_writes_nothing_when_it_thaw
     site.settled([shards[0], replica])
 
 
-def test_the_number_of_shards_changes_without_a_reading_and_under_load(site: Site) -> None:
+def test_the_number_of_shards_changes_under_load_without_readings(site: Site) -> None:
     running = [site.start()]
     site.settled(running)
     for total in (2, 3):

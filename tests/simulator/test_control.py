@@ -36,7 +36,7 @@ async def test_the_index_is_json_on_request(control: aiohttp.ClientSession) -> N
 
 
 @pytest.mark.parametrize("name", list(actions(SimulatedCluster)))
-async def test_every_action_can_be_done_with_what_the_index_shows(control: aiohttp.ClientSession, name: str) -> None:
+async def test_every_action_works_as_shown_in_the_index(control: aiohttp.ClientSession, name: str) -> None:
     async with control.get("/") as response:
         [line] = [line for line in (await response.text()).splitlines() if line.split(" -d ")[0].endswith(f"/{name}")]
     body = line.partition(" -d ")[2].strip("'")
@@ -47,7 +47,7 @@ async def test_every_action_can_be_done_with_what_the_index_shows(control: aioht
     assert done["message"].startswith("sim-0: ")
 
 
-async def test_an_action_returns_what_it_touched(control: aiohttp.ClientSession) -> None:
+async def test_an_action_returns_what_it_changed(control: aiohttp.ClientSession) -> None:
     async with control.post("/clusters/sim-0/move_gpu", json={"node": "gpu-0000", "to_node": "gpu-0001"}) as response:
         done = await response.json()
     assert done["nodes"] == ["gpu-0000", "gpu-0001"]
@@ -80,7 +80,7 @@ async def test_state_and_counters_can_be_read(control: aiohttp.ClientSession, si
         ("/clusters/sim-0/reboot_node", '{"node": "x"}', 400, "sim-0: no GPU node x; there are gpu-0000, "),
     ],
 )
-async def test_what_is_wrong_is_one_line(
+async def test_an_invalid_request_is_refused_in_one_line(
     control: aiohttp.ClientSession, path: str, body: str, status: int, line: str
 ) -> None:
     async with control.post(path, data=body) as response:

@@ -40,7 +40,7 @@ class TestOverWebSocket:
             assert socket.close_code == 1000
         assert uuids(output) == {gpu.uuid for gpu in simulator.fleet.expected("sim-0") if gpu.node == "gpu-0001"}
 
-    async def test_the_newest_common_protocol_is_spoken(self, api: Any) -> None:
+    async def test_the_newest_common_protocol_is_used(self, api: Any) -> None:
         offered = ("v5.channel.k8s.io", "v4.channel.k8s.io")
         async with api.socket("gpu-0000", protocols=offered) as socket:
             assert socket.protocol == "v5.channel.k8s.io"
@@ -67,7 +67,7 @@ class TestOverWebSocket:
             ("/bin/bash", "-c", "exec nvidia-smi -q -x"),
         ],
     )
-    async def test_it_may_be_called_in_many_ways(self, api: Any, command: tuple[str, ...]) -> None:
+    async def test_nvidia_smi_can_be_called_in_many_ways(self, api: Any, command: tuple[str, ...]) -> None:
         stdout, stderr, status = await api.run("gpu-0000", *command)
         assert (len(uuids(stdout)), stderr, status) == (4, b"", SUCCESS)
 
@@ -106,7 +106,7 @@ class TestRefusals:
         status = await api.refused(api.exec_path("gpu-0000", **query))
         assert (status["code"], status["message"][: len(message)]) == (code, message)
 
-    async def test_a_pod_that_is_not_there_is_not_found(self, api: Any) -> None:
+    async def test_an_absent_pod_is_not_found(self, api: Any) -> None:
         path = api.exec_path("gpu-0000").replace("daemonset-", "daemonset-x")
         assert (await api.refused(path))["code"] == 404
 
@@ -126,14 +126,14 @@ class TestRefusals:
         assert (status["code"], status["reason"]) == (403, "Forbidden")
         assert f'cannot {verb} resource "pods/exec"' in status["message"]
 
-    async def test_a_container_that_does_not_run_has_no_exec(self, api: Any) -> None:
+    async def test_a_stopped_container_has_no_exec(self, api: Any) -> None:
         api.cluster.objects.stop_pod("gpu-0000")
         status = await api.refused(api.exec_path("gpu-0000"))
         assert status["message"].endswith('container not found ("nvidia-device-plugin")')
 
 
 class TestWhatGoesWrong:
-    async def test_an_exit_status_comes_with_its_stderr(self, api: Any) -> None:
+    async def test_an_exit_status_is_sent_with_stderr(self, api: Any) -> None:
         api.cluster.fail_exec(exit_status=15, stderr="no driver\n")
         stdout, stderr, status = await api.run("gpu-0000")
         assert (stdout, stderr) == (b"", b"no driver\n")
@@ -145,14 +145,14 @@ class TestWhatGoesWrong:
     @pytest.mark.parametrize(
         "how", [ExecFaultKind.GARBAGE, ExecFaultKind.TRUNCATED, ExecFaultKind.EMPTY, ExecFaultKind.ERROR_TEXT]
     )
-    async def test_bad_output_comes_with_success(self, api: Any, how: ExecFaultKind) -> None:
+    async def test_bad_output_is_sent_with_success(self, api: Any, how: ExecFaultKind) -> None:
         api.cluster.fail_exec(how)
         stdout, _, status = await api.run("gpu-0000")
         assert status == SUCCESS
         with pytest.raises(nvidia_smi.BadOutputError):
             nvidia_smi.parse(stdout)
 
-    async def test_a_missing_binary_looks_as_on_a_real_node(self, api: Any) -> None:
+    async def test_a_missing_binary_looks_like_on_a_real_node(self, api: Any) -> None:
         api.cluster.fail_exec(ExecFaultKind.NO_BINARY)
         assert "executable file not found in $PATH" in (await api.run("gpu-0000"))[2]["message"]
 

@@ -55,7 +55,7 @@ class TestTheMachines:
         async with connect("sim-1") as other:
             assert set(done.gpus) <= await uuids(other, "gpu-0003")
 
-    async def test_a_quiet_move_is_seen_by_nobody_in_kubernetes(self, api: Any) -> None:
+    async def test_a_quiet_move_is_invisible_in_kubernetes(self, api: Any) -> None:
         version = api.cluster.server.storage.version
         done = api.cluster.move_gpu("gpu-0000", "gpu-0001", reboot=False)
         assert api.cluster.server.storage.version == version
@@ -98,7 +98,7 @@ class TestTheMachines:
         assert (await api.refused("/api/v1/nodes/gpu-0000"))["code"] == 404
         assert (await api.refused(f"/api/v1/namespaces/{key.replace('/', '/pods/')}"))["code"] == 404
 
-    async def test_a_node_that_is_made_again_is_another_vm(self, api: Any) -> None:
+    async def test_a_recreated_node_is_another_vm(self, api: Any) -> None:
         before, key = await node(api, "gpu-0000"), api.cluster.pod("gpu-0000")
         api.cluster.delete_node("gpu-0000")
         assert api.cluster.add_node().nodes == ("gpu-0000",)
@@ -108,7 +108,7 @@ class TestTheMachines:
         assert api.cluster.pod("gpu-0000") != key
         assert len(await uuids(api, "gpu-0000")) == 4
 
-    async def test_a_lost_gpu_lowers_what_is_allocatable_alone(self, api: Any) -> None:
+    async def test_a_lost_gpu_lowers_only_allocatable(self, api: Any) -> None:
         [lost] = api.cluster.lose_gpu("gpu-0000").gpus
         status = (await node(api, "gpu-0000"))["status"]
         assert (status["capacity"]["nvidia.com/gpu"], status["allocatable"]["nvidia.com/gpu"]) == ("4", "3")
@@ -143,7 +143,7 @@ class TestTheMachines:
             picked = [[each.clusters["sim-0"].reboot_node().nodes for _ in range(5)] for each in (one, other)]
         assert picked[0] == picked[1]
 
-    async def test_what_cannot_be_done_is_one_line(self, api: Any) -> None:
+    async def test_an_impossible_action_is_refused_in_one_line(self, api: Any) -> None:
         with pytest.raises(SimulationError, match=r"^sim-0: no GPU node cpu-0000; there are "):
             api.cluster.reboot_node("cpu-0000")
         with pytest.raises(SimulationError, match=r"^no cluster sim-7; there are sim-0, sim-1, sim-2$"):
@@ -206,7 +206,7 @@ class TestTheServer:
         api.cluster.unthrottle()
         await api.get("/api/v1/pods")
 
-    async def test_dropped_connections_break(self, api: Any) -> None:
+    async def test_dropped_connections_are_closed(self, api: Any) -> None:
         async with api.watch(PODS) as following:
             await following()
             api.cluster.drop_connections()

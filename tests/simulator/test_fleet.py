@@ -64,7 +64,7 @@ class TestActs:
         assert fleet.capacity("sim-0", "gpu-0000") == 3
         assert fleet.capacity("sim-1", "gpu-0002") == 5
 
-    def test_of_gb200_the_whole_board_moves(self, fleet: Fleet) -> None:
+    def test_a_gb200_moves_with_its_whole_board(self, fleet: Fleet) -> None:
         serial = fleet.cards("sim-2", "gpu-0000")[0].serial
         moved = fleet.move("sim-2", "gpu-0000", "sim-2", "gpu-0001", fleet.cards("sim-2", "gpu-0000")[0].uuid)
         assert len(moved) == 2
@@ -78,7 +78,7 @@ class TestActs:
         assert {gpu.serial for gpu in after}.isdisjoint(gpu.serial for gpu in before)
         assert {gpu.chassis for gpu in after} == {gpu.chassis for gpu in before}
 
-    def test_a_gpu_under_repair_comes_back_elsewhere_in_anothers_slot(self, fleet: Fleet) -> None:
+    def test_a_repaired_gpu_returns_in_another_slot(self, fleet: Fleet) -> None:
         broken = fleet.cards("sim-0", "gpu-0001")[1].uuid
         new, out = fleet.replace("sim-0", "gpu-0001", broken)
         assert (out, fleet.cards("sim-0", "gpu-0001")[1].uuid) == (broken, new)
@@ -91,13 +91,13 @@ class TestActs:
         ):
             fleet.replace("sim-0", "gpu-0001", None, broken)
 
-    def test_of_gb200_the_whole_board_is_replaced(self, fleet: Fleet) -> None:
+    def test_a_gb200_is_replaced_with_its_whole_board(self, fleet: Fleet) -> None:
         before = [card.serial for card in fleet.cards("sim-2", "gpu-0000")]
         assert len(fleet.replace("sim-2", "gpu-0000", fleet.cards("sim-2", "gpu-0000")[0].uuid)) == 4
         after = [card.serial for card in fleet.cards("sim-2", "gpu-0000")]
         assert [one == other for one, other in zip(before, after, strict=True)] == [False, False, True, True]
 
-    def test_a_deleted_nodes_gpus_come_back_with_the_next_node(self, fleet: Fleet) -> None:
+    def test_gpus_of_a_deleted_node_return_with_the_next(self, fleet: Fleet) -> None:
         gone = fleet.remove("sim-0", "gpu-0003")
         assert not {gpu for gpu in fleet.expected() if gpu.uuid in gone}
         assert fleet.add("sim-0", "gpu-0009") == gone
@@ -113,7 +113,7 @@ class TestActs:
         fleet.reboot("sim-0", "gpu-0000")
         assert fleet.expected() == truth
 
-    def test_what_does_not_exist_is_one_clear_line(self, fleet: Fleet) -> None:
+    def test_a_missing_object_is_reported_in_one_line(self, fleet: Fleet) -> None:
         with pytest.raises(SimulationError, match=r"^no cluster sim-9; there are sim-0, sim-1, sim-2$"):
             fleet.cards("sim-9", "gpu-0000")
         with pytest.raises(SimulationError, match=r"^sim-0: no GPU node x; there are gpu-0000, gpu-0001, gpu-0002, "):
@@ -134,7 +134,7 @@ class TestWhatNvidiaSmiPrints:
             for gpu in read(fleet, cluster, node)
         }
 
-    def test_it_has_the_form_and_size_of_the_tools(self, fleet: Fleet) -> None:
+    def test_it_has_the_format_and_size_of_real_output(self, fleet: Fleet) -> None:
         text = smi.render("gb200", fleet.cards("sim-2", "gpu-0000"), 1_769_000_000.0).decode()
         assert text.startswith(
             '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
@@ -145,7 +145,7 @@ class TestWhatNvidiaSmiPrints:
         assert "{" not in text
         assert 4 * 10_000 < len(text) < 4 * 14_000
 
-    def test_a_host_without_gpus_prints_none(self) -> None:
+    def test_a_host_without_gpus_lists_none(self) -> None:
         assert b"<attached_gpus>0</attached_gpus>" in smi.render("h100", [], 0.0)
 
     def test_mig_shows_its_devices_and_changes_no_uuid(self, fleet: Fleet) -> None:

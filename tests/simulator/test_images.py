@@ -59,7 +59,7 @@ def test_the_runtime_refuses_what_the_image_lacks(image: Image, argv: list[str],
         ),
     ],
 )
-def test_a_shell_and_chroot_say_what_they_do_not_find(
+def test_shell_and_chroot_name_the_missing_program(
     image: Image, argv: list[str], exit_status: int, stderr: str
 ) -> None:
     assert start(image, argv) == Started(exit_status=exit_status, stderr=stderr)

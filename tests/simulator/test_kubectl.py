@@ -62,7 +62,7 @@ async def test_exec_prints_the_xml(kubectl: Any, simulator: Simulator, websocket
 
 
 @pytest.mark.parametrize("websockets", ["true", "false"])
-async def test_exec_passes_exit_status_and_stderr_on(kubectl: Any, simulator: Simulator, websockets: str) -> None:
+async def test_exec_passes_on_exit_status_and_stderr(kubectl: Any, simulator: Simulator, websockets: str) -> None:
     namespace, name = simulator.clusters["sim-0"].pod("gpu-0001").split("/")
     simulator.clusters["sim-0"].fail_exec(exit_status=9, stderr="no driver\n")
     done = await kubectl(

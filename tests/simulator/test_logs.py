@@ -38,7 +38,7 @@ def logs(api: Api) -> Logs:
     return Logs(api)
 
 
-async def test_a_pod_of_the_reader_prints_when_it_starts_and_when_told(logs: Logs, simulator: Simulator) -> None:
+async def test_a_reader_pod_prints_at_start_and_on_request(logs: Logs, simulator: Simulator) -> None:
     first = await logs.read()
     await anyio.sleep(0.01)
     logs.cluster.print_now(logs.node)
@@ -48,7 +48,7 @@ async def test_a_pod_of_the_reader_prints_when_it_starts_and_when_told(logs: Log
     assert {gpu.uuid for gpu in nvidia_smi.parse(first).gpus} == expected
 
 
-async def test_lines_are_counted_from_the_end_and_bytes_from_there(logs: Logs) -> None:
+async def test_tail_lines_apply_before_the_byte_limit(logs: Logs) -> None:
     whole = await logs.read()
     assert await logs.read(tailLines="2") == b"".join(whole.splitlines(keepends=True)[-2:])
     assert await logs.read(tailLines="2", limitBytes="5") == b"".join(whole.splitlines(keepends=True)[-2:])[:5]
@@ -64,7 +64,7 @@ async def test_each_line_has_its_time_if_asked_for(logs: Logs) -> None:
     assert found.last.output.rstrip() == (await logs.read()).rstrip()
 
 
-async def test_what_cannot_be_served_is_refused(logs: Logs) -> None:
+async def test_unsupported_requests_are_refused(logs: Logs) -> None:
     assert "previous terminated container" in (await logs.api.refused(logs.path, previous="true"))["message"]
     assert "is not valid for pod" in (await logs.api.refused(logs.path, container="x"))["message"]
     assert (await logs.api.refused(logs.path, tailLines="-1"))["code"] == 422
@@ -74,7 +74,7 @@ async def test_what_cannot_be_served_is_refused(logs: Logs) -> None:
     assert (await logs.api.refused(logs.path))["code"] == 403
 
 
-async def test_pods_of_others_print_no_document(logs: Logs) -> None:
+async def test_other_pods_print_no_document(logs: Logs) -> None:
     namespace, _, name = logs.cluster.pod(logs.node).partition("/")
     async with logs.api.session.get(f"/api/v1/namespaces/{namespace}/pods/{name}/log") as response:
         assert await response.read() == b"started\n"

@@ -84,7 +84,7 @@ def test_a_json_patch_that_does_not_apply_is_refused(operation: dict[str, Any]) 
     assert refused.value.code == 422
 
 
-def test_another_kind_of_patch_is_not_spoken() -> None:
+def test_other_kinds_of_patch_are_refused() -> None:
     with pytest.raises(ApiError, match="accepted media types include: application/json-patch") as refused:
         apply("application/apply-patch+yaml", NODE, {})
     assert refused.value.code == 415

@@ -44,7 +44,7 @@ def test_a_lease_is_read_with_its_times_and_labels() -> None:
     }
 
 
-def test_another_kind_is_refused_by_name() -> None:
+def test_other_kinds_are_refused_by_name() -> None:
     with pytest.raises(ApiError, match="kind 'Pod' is not supported as protobuf"):
         decode(envelope("Pod", "v1", b""))
 

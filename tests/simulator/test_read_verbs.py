@@ -44,7 +44,7 @@ class TestDiscovery:
             assert (response.status, await response.text()) == (200, "ok")
 
     @pytest.mark.parametrize("path", ["/apis/apps/v1/deployments", "/api/v1/secrets", "/nowhere", "/api/v2/pods"])
-    async def test_what_is_not_served_is_not_found(self, api: Any, path: str) -> None:
+    async def test_an_unserved_resource_is_not_found(self, api: Any, path: str) -> None:
         status = await api.refused(path)
         assert (status["code"], status["reason"]) == (404, "NotFound")
 
@@ -63,7 +63,7 @@ class TestGet:
         assert node["status"]["capacity"]["nvidia.com/gpu"] == "4"
         assert len(node["status"]["nodeInfo"]["bootID"]) == 36
 
-    async def test_what_does_not_exist_is_not_found(self, api: Any) -> None:
+    async def test_a_missing_object_is_not_found(self, api: Any) -> None:
         status = await api.refused(f"{PODS}/none")
         assert (status["code"], status["message"]) == (404, 'pods "none" not found')
         assert status["details"] == {"name": "none", "kind": "pods"}
@@ -114,7 +114,7 @@ class TestList:
         assert names(page) + names(rest) == names(whole)
         assert "continue" not in rest["metadata"]
 
-    async def test_pages_are_of_one_moment(self, api: Any) -> None:
+    async def test_pages_are_a_consistent_snapshot(self, api: Any) -> None:
         before = await api.get("/api/v1/nodes")
         page = await api.get("/api/v1/nodes", limit="1")
         api.cluster.delete_node("gpu-0003")
@@ -135,7 +135,7 @@ class TestList:
     async def test_an_invalid_token_is_refused(self, api: Any) -> None:
         assert (await api.refused("/api/v1/nodes", **{"continue": "!!"}))["code"] == 400
 
-    async def test_a_version_of_the_future_is_not_there_yet(self, api: Any) -> None:
+    async def test_a_future_version_is_not_available_yet(self, api: Any) -> None:
         status = await api.refused("/api/v1/nodes", resourceVersion="999999999")
         assert (status["code"], status["reason"]) == (504, "Timeout")
 
@@ -155,14 +155,14 @@ class TestWatch:
         assert versions == sorted(versions)
         assert versions[0] > int(version)
 
-    async def test_it_begins_with_what_happened_meanwhile(self, api: Any) -> None:
+    async def test_it_starts_with_the_events_missed(self, api: Any) -> None:
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         api.cluster.delete_node("gpu-0000")
         async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
             event = await following()
         assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "gpu-0000")
 
-    async def test_without_a_version_it_begins_with_what_there_is(self, api: Any) -> None:
+    async def test_without_a_version_it_starts_with_existing_objects(self, api: Any) -> None:
         async with api.watch("/api/v1/nodes") as following:
             assert [(await following())["type"] for _ in range(6)] == ["ADDED"] * 6
 
@@ -195,7 +195,7 @@ class TestWatch:
                 kinds.append(event["type"])
         assert set(kinds) == {"BOOKMARK"}
 
-    async def test_what_leaves_the_selection_is_deleted_from_it(self, api: Any) -> None:
+    async def test_an_object_leaving_the_selection_is_deleted(self, api: Any) -> None:
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         query = {"resourceVersion": version, "labelSelector": "pool=a"}
         headers = {"Content-Type": "application/merge-patch+json"}
@@ -263,7 +263,7 @@ async def test_other_clusters_are_other_servers(simulator: Simulator, connect: A
         assert status == 401
 
 
-async def test_each_cluster_has_an_authority_of_its_own(simulator: Simulator) -> None:
+async def test_each_cluster_has_its_own_authority(simulator: Simulator) -> None:
     assert len({authority(simulator, name) for name in simulator.clusters}) == len(simulator.clusters) == 3
 
 

@@ -44,7 +44,7 @@ def test_an_empty_selector_selects_everything() -> None:
 
 
 @pytest.mark.parametrize("selector", ["app=web)", "=x", "app in", "app in web", "a b"])
-def test_what_is_no_selector_is_refused(selector: str) -> None:
+def test_an_invalid_selector_is_refused(selector: str) -> None:
     with pytest.raises(ApiError, match="unable to parse requirement"):
         label_selector(selector)
 

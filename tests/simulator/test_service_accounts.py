@@ -31,12 +31,12 @@ async def test_the_kubeconfig_gets_a_token_that_renews_itself(api: Any, simulato
     assert review["status"]["userInfo"]["username"] == token.user
 
 
-async def test_a_token_ends(api: Any) -> None:
+async def test_a_token_expires(api: Any) -> None:
     api.cluster.bind_token(3600, age=3601)
     assert (await ask(api, api.cluster.token, "POST", PATH, expirationSeconds=3600))[0] == 401
 
 
-async def test_what_a_real_server_refuses_is_refused(api: Any) -> None:
+async def test_requests_a_real_server_refuses_are_refused(api: Any) -> None:
     api.cluster.bind_token()
     token = api.cluster.token
     assert (await ask(api, token, "POST", PATH, expirationSeconds=599))[0] == 422
@@ -48,7 +48,7 @@ async def test_what_a_real_server_refuses_is_refused(api: Any) -> None:
     assert 'User "system:serviceaccount:gpuid:gpuid" cannot create resource "serviceaccounts/token"' in body["message"]
 
 
-async def test_a_rotated_token_ends_them_all(api: Any) -> None:
+async def test_rotating_the_token_invalidates_all(api: Any) -> None:
     api.cluster.bind_token()
     before = api.cluster.token
     api.cluster.rotate_token()

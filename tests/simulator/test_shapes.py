@@ -76,7 +76,7 @@ def test_the_command_of_a_preset_is_found_in_the_image(name: str) -> None:
         ("driver", "nvidia-peermem-ctr", "nvidia-smi", "executable file not found in $PATH"),
     ],
 )
-async def test_what_the_image_lacks_is_not_found(
+async def test_a_program_missing_from_the_image_is_not_found(
     clusters: dict[str, SimulatedCluster], name: str, container: str, command: str, said: str
 ) -> None:
     cluster = clusters[name]

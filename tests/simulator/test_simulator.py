@@ -22,7 +22,7 @@ async def test_the_kubeconfig_has_a_context_for_each_cluster(simulator: Simulato
     assert document["users"][1]["user"] == {"token": simulator.clusters["sim-1"].token}
 
 
-async def test_the_kubeconfig_is_its_owners_alone(simulator: Simulator) -> None:
+async def test_the_kubeconfig_is_private_to_its_owner(simulator: Simulator) -> None:
     assert simulator.kubeconfig.stat().st_mode & 0o777 == 0o600
 
 

@@ -59,7 +59,7 @@ class TestWearFollowsTheCard:
             "Yes",
         ]
 
-    def test_and_not_to_the_cards_that_replace_it(self, fleet: Fleet) -> None:
+    def test_but_not_to_replacement_cards(self, fleet: Fleet) -> None:
         fleet.wear("sim-0", "gpu-0000", None, {"row_remap_failure": True})
         fleet.swap_tray("sim-0", "gpu-0000")
         assert {gpu["remapped_rows/remapped_row_failure"] for gpu in printed(fleet, "sim-0", "gpu-0000")} == {"No"}
@@ -79,7 +79,7 @@ class TestWearFollowsTheCard:
 
 
 class TestRepairs:
-    def test_a_reset_does_what_was_pending(self, fleet: Fleet) -> None:
+    def test_a_reset_performs_pending_repairs(self, fleet: Fleet) -> None:
         pending: Wear = {"row_remap_pending": True, "tpc_repair_pending": True, "recovery_action": "Reset"}
         [uuid] = fleet.wear("sim-0", "gpu-0000", None, pending | {"remapped_rows_uncorrectable": 3})
         fleet.reset("sim-0", "gpu-0000", uuid)
@@ -126,13 +126,13 @@ class TestDriversTellAsMuchAsTheyDo:
         where = ("ecc", "remapped", "retired", "gpu_reset", "gpu_recovery", "fabric")
         return {path: text for path, text in worn.items() if path.startswith(where) and text != new.get(path)}
 
-    def test_418_counts_errors_alone(self, fleet: Fleet) -> None:
+    def test_418_reports_only_error_counts(self, fleet: Fleet) -> None:
         assert self.told(fleet, "418") == {
             "ecc_errors/aggregate/sram_uncorrectable": "7",
             "ecc_errors/aggregate/dram_correctable": "11",
         }
 
-    def test_450_tells_remapped_rows(self, fleet: Fleet) -> None:
+    def test_450_reports_remapped_rows(self, fleet: Fleet) -> None:
         assert self.told(fleet, "450") == {
             "ecc_errors/aggregate/sram_uncorrectable": "7",
             "ecc_errors/aggregate/dram_correctable": "11",
@@ -141,14 +141,14 @@ class TestDriversTellAsMuchAsTheyDo:
             "remapped_rows/remapped_row_pending": "Yes",
         }
 
-    def test_535_tells_what_is_left_to_remap_and_whether_to_reset(self, fleet: Fleet) -> None:
+    def test_535_reports_remaining_rows_and_pending_resets(self, fleet: Fleet) -> None:
         told = self.told(fleet, "535")
         assert told["remapped_rows/row_remapper_histogram/row_remapper_histogram_low"] == "3 bank(s)"
         assert told["remapped_rows/row_remapper_histogram/row_remapper_histogram_none"] == "1 bank(s)"
         assert told["gpu_reset_status/reset_required"] == "Yes"
         assert told["ecc_errors/aggregate/sram_uncorrectable"] == "7"
 
-    def test_570_tells_parity_from_secded_and_what_to_do(self, fleet: Fleet) -> None:
+    def test_570_reports_parity_secded_and_recovery_action(self, fleet: Fleet) -> None:
         told = self.told(fleet, "570")
         assert told["ecc_errors/aggregate/sram_uncorrectable_parity"] == "2"
         assert told["ecc_errors/aggregate/sram_uncorrectable_secded"] == "5"
@@ -158,7 +158,7 @@ class TestDriversTellAsMuchAsTheyDo:
         assert not [path for path in told if "repair" in path or "reset" in path or "inactive" in path]
 
     @pytest.mark.parametrize("form", ["580", "610"])
-    def test_580_tells_pending_repairs(self, fleet: Fleet, form: str) -> None:
+    def test_580_reports_pending_repairs(self, fleet: Fleet, form: str) -> None:
         told = self.told(fleet, form)
         assert told["ecc_errors/channel_repair_pending"] == "Yes"
         assert told["ecc_errors/unrepairable_memory"] == "Yes"
@@ -193,7 +193,7 @@ class TestDriversTellAsMuchAsTheyDo:
 
 
 class TestActions:
-    def test_wear_takes_every_field_of_health(self) -> None:
+    def test_wear_accepts_every_field_of_health(self) -> None:
         assert tuple(actions(SimulatedCluster)["wear_gpu"].parameters)[-len(HEALTH_FIELDS) :] == HEALTH_FIELDS
 
     async def test_wear_reset_and_flash_by_the_control_server(self, simulator: Simulator) -> None:
@@ -218,7 +218,7 @@ class TestActions:
         await act("flash_inforom", uuid=uuid)
         assert await worn() == {uuid: {"inforom": "G520.0200.00.06"}}
 
-    async def test_without_a_gpu_one_is_worn_that_has_it(self, simulator: Simulator) -> None:
+    async def test_by_default_an_already_worn_gpu_is_chosen(self, simulator: Simulator) -> None:
         cluster, fleet = simulator.clusters["sim-0"], simulator.fleet
         first, *_, last = cluster.nodes
         fleet.swap_tray("sim-0", first, "v100")
@@ -230,7 +230,7 @@ class TestActions:
         with pytest.raises(SimulationError, match=r"^sim-0: gpu-\d+: no rows; there are "):
             cluster.wear_gpu(rows=1)
 
-    async def test_what_does_not_exist_is_refused(self, simulator: Simulator) -> None:
+    async def test_a_missing_gpu_is_refused(self, simulator: Simulator) -> None:
         cluster = simulator.clusters["sim-0"]
         with pytest.raises(SimulationError, match=r"^sim-0: no GPU GPU-1$"):
             cluster.reset_gpu(uuid="GPU-1")

@@ -32,7 +32,7 @@ class TestNodes:
         assert node["metadata"]["labels"]["gpuid.example/chassis"] == "1"
         assert (await api.get("/api/v1/nodes/gpu-0000")) == node
 
-    async def test_a_null_removes_a_label_and_the_manager_of_a_change_is_kept(self, api: Any) -> None:
+    async def test_a_null_removes_a_label_and_managers_are_kept(self, api: Any) -> None:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         path = "/api/v1/nodes/gpu-0000?fieldManager="
         for manager, value in (("one", "1"), ("two", None), ("one", None)):
@@ -57,7 +57,7 @@ class TestNodes:
         _, after = await api.ask("PATCH", "/api/v1/nodes/gpu-0000", json={"metadata": {"labels": {}}}, headers=MERGE)
         assert after == before
 
-    async def test_name_and_status_stay(self, api: Any) -> None:
+    async def test_name_and_status_are_unchanged(self, api: Any) -> None:
         patch = {"metadata": {"name": "x"}, "status": {"capacity": None}, "spec": {"unschedulable": True}}
         before = await api.get("/api/v1/nodes/gpu-0000")
         _, after = await api.ask("PATCH", "/api/v1/nodes/gpu-0000", json=patch, headers=MERGE)
@@ -97,20 +97,20 @@ class TestNodes:
 
 
 class TestLeases:
-    async def test_one_is_created_read_and_listed(self, api: Any) -> None:
+    async def test_a_lease_is_created_read_and_listed(self, api: Any) -> None:
         status, created = await api.ask("POST", LEASES, json=lease("a"))
         assert status == 201
         assert created["metadata"]["namespace"] == "gpuid"
         assert await api.get(f"{LEASES}/shard-0") == created
         assert len((await api.get(LEASES))["items"]) == 1
 
-    async def test_a_second_one_of_the_name_is_a_conflict(self, api: Any) -> None:
+    async def test_a_second_lease_with_the_name_is_a_conflict(self, api: Any) -> None:
         await api.ask("POST", LEASES, json=lease("a"))
         status, answer = await api.ask("POST", LEASES, json=lease("b"))
         assert (status, answer["reason"]) == (409, "AlreadyExists")
         assert answer["message"] == 'leases.coordination.k8s.io "shard-0" already exists'
 
-    async def test_only_the_latest_version_may_be_updated(self, api: Any) -> None:
+    async def test_only_the_latest_version_can_be_updated(self, api: Any) -> None:
         _, created = await api.ask("POST", LEASES, json=lease("a"))
         version = created["metadata"]["resourceVersion"]
         status, updated = await api.ask("PUT", f"{LEASES}/shard-0", json=lease("b", resourceVersion=version))
@@ -119,7 +119,7 @@ class TestLeases:
         assert (status, answer["reason"]) == (409, "Conflict")
         assert "the object has been modified" in answer["message"]
 
-    async def test_one_is_watched_patched_and_deleted(self, api: Any) -> None:
+    async def test_a_lease_is_watched_patched_and_deleted(self, api: Any) -> None:
         _, created = await api.ask("POST", LEASES, json=lease("a"))
         async with api.watch(LEASES, resourceVersion=created["metadata"]["resourceVersion"]) as following:
             await api.ask("PATCH", f"{LEASES}/shard-0", json={"spec": {"holderIdentity": None}}, headers=MERGE)
@@ -128,7 +128,7 @@ class TestLeases:
         assert [event["type"] for event in events] == ["MODIFIED", "DELETED"]
         assert (await api.refused(f"{LEASES}/shard-0"))["message"] == ('leases.coordination.k8s.io "shard-0" not found')
 
-    async def test_one_without_a_name_is_refused(self, api: Any) -> None:
+    async def test_a_lease_without_a_name_is_refused(self, api: Any) -> None:
         status, answer = await api.ask("POST", LEASES, json={"metadata": {}})
         assert (status, answer["reason"]) == (422, "Invalid")
 
@@ -149,7 +149,7 @@ class TestReviews:
         assert await self.may(api, "list", "pods")
         assert await self.may(api, "create", "pods", "exec")
 
-    async def test_what_is_denied_is_reviewed_as_such_and_refused(self, api: Any) -> None:
+    async def test_a_denied_request_is_reviewed_as_denied_and_refused(self, api: Any) -> None:
         api.cluster.deny("list", "pods")
         assert not await self.may(api, "list", "pods")
         assert await self.may(api, "watch", "pods")

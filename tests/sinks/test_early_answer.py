@@ -124,7 +124,7 @@ def batch(record: MakeRecord) -> list[SinkRecord]:
     return [record(number) for number in range(30_000)]
 
 
-async def test_who_answers_and_resets_is_heard_each_time(
+async def test_an_answer_before_a_reset_is_always_read(
     tls: ssl.SSLContext | None, sink_to: Any, record: MakeRecord
 ) -> None:
     def handle(connection: socket.socket, _: bytes) -> None:
@@ -141,7 +141,7 @@ async def test_who_answers_and_resets_is_heard_each_time(
     assert receiver.connections == TIMES  # none had to be repeated
 
 
-async def test_who_answers_and_takes_no_more_is_heard(
+async def test_an_answer_without_reading_the_rest_is_read(
     tls: ssl.SSLContext | None, sink_to: Any, record: MakeRecord
 ) -> None:
     done = threading.Event()
@@ -156,7 +156,7 @@ async def test_who_answers_and_takes_no_more_is_heard(
         done.set()
 
 
-async def test_who_answers_first_and_reads_then_has_the_batch(
+async def test_a_receiver_answering_before_reading_gets_the_batch(
     tls: ssl.SSLContext | None, sink_to: Any, record: MakeRecord
 ) -> None:
     def handle(connection: socket.socket, head: bytes) -> None:
@@ -174,7 +174,7 @@ async def test_who_answers_first_and_reads_then_has_the_batch(
     assert receiver.connections == 1
 
 
-async def test_an_answer_that_another_one_follows_is_none(sink_to: Any, record: MakeRecord) -> None:
+async def test_an_answer_followed_by_another_is_ignored(sink_to: Any, record: MakeRecord) -> None:
     waiting = threading.Event()
 
     def handle(connection: socket.socket, head: bytes) -> None:
@@ -187,7 +187,7 @@ async def test_an_answer_that_another_one_follows_is_none(sink_to: Any, record: 
         await sink_to(receiver.url).send(batch(record), key="k")
 
 
-async def test_who_hangs_up_without_a_word_is_asked_again(
+async def test_a_connection_closed_without_an_answer_is_retried(
     tls: ssl.SSLContext | None, sink_to: Any, record: MakeRecord
 ) -> None:
     def handle(connection: socket.socket, _: bytes) -> None:
@@ -230,7 +230,7 @@ async def test_a_short_write_timeout_does_not_hide_an_answer(sink_to: Any, recor
         done.set()
 
 
-async def test_an_answer_is_heard_through_a_tunnel(certificates: Any, sink_to: Any, record: MakeRecord) -> None:
+async def test_an_early_answer_is_read_through_a_tunnel(certificates: Any, sink_to: Any, record: MakeRecord) -> None:
     def handle(connection: socket.socket, _: bytes) -> None:
         connection.sendall(TOO_LARGE)
 

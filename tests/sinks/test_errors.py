@@ -41,19 +41,19 @@ OF_RECORDS = (400, 413, 422)
         (599, Reason.SERVER_ERROR),
     ],
 )
-def test_no_status_alone_refuses_a_batch_for_good(status: int, reason: Reason) -> None:
+def test_no_status_alone_is_a_permanent_rejection(status: int, reason: Reason) -> None:
     error = from_status(status, "text", 7.0)
     assert isinstance(error, UnavailableError)
     assert (error.reason, error.retry_after) == (reason, 7.0)
 
 
-def test_only_what_speaks_of_the_records_is_final() -> None:
+def test_only_errors_about_the_records_are_permanent() -> None:
     final = [s for s in range(300, 600) if isinstance(from_status(s, "text", about_records=OF_RECORDS), RejectedError)]
     assert final == list(OF_RECORDS)
     assert from_status(422, "text", about_records=OF_RECORDS).reason is Reason.REJECTED
 
 
-def test_a_batch_that_is_too_large_is_told_from_one_that_is_wrong() -> None:
+def test_a_batch_too_large_differs_from_an_invalid_one() -> None:
     assert isinstance(from_status(413, "text", about_records=OF_RECORDS), TooLargeError)
     assert not isinstance(from_status(400, "text", about_records=OF_RECORDS), TooLargeError)
     # RFC 9110 has Retry-After for a limit that will not last.
@@ -82,7 +82,7 @@ def test_a_batch_that_is_too_large_is_told_from_one_that_is_wrong() -> None:
         "400 Bad Request; Bad Request; Host 'gpus.example.com' is not trusted.",
     ],
 )
-def test_a_400_that_is_not_about_the_records_is_not_final(said: str) -> None:
+def test_a_400_not_about_the_records_is_not_permanent(said: str) -> None:
     error = from_status(400, f"sinks.hook: http://x: answered 400: {said}", about_records=OF_RECORDS)
     assert isinstance(error, UnavailableError)
     assert error.reason is Reason.MISCONFIGURED
@@ -98,7 +98,7 @@ def test_a_400_that_is_not_about_the_records_is_not_final(said: str) -> None:
         "400 Bad Request; The browser (or proxy) sent a request that this server could not understand.",  # Flask's
     ],
 )
-def test_a_400_that_may_be_about_the_records_is_final(said: str) -> None:
+def test_a_400_possibly_about_the_records_is_permanent(said: str) -> None:
     error = from_status(400, f"sinks.hook: http://x: answered 400: {said}", about_records=OF_RECORDS)
     assert isinstance(error, RejectedError)
 

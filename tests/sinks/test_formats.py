@@ -36,7 +36,7 @@ def test_csv_reads_like_the_go_programs(record: MakeRecord) -> None:
     )
 
 
-def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> None:
+def test_csv_quotes_where_needed_and_may_have_a_header(record: MakeRecord) -> None:
     odd = record(cluster='a,"b"', node="two\nlines", machine="é", model=" spaced", uuid="\r")
     lines = formats.csv([odd], header=True).decode()
     assert lines == (
@@ -47,7 +47,7 @@ def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> N
 
 
 @given(records)
-def test_csv_is_read_back_as_text_that_prints(batch: list[SinkRecord]) -> None:
+def test_csv_is_read_back_as_printable_text(batch: list[SinkRecord]) -> None:
     text = formats.csv(batch, header=True).decode()
     read = list(csv.DictReader(io.StringIO(text, newline="")))
     assert read == [{name: csv_text(getattr(one, name)) for name in formats.COLUMNS} for one in batch]
@@ -55,7 +55,7 @@ def test_csv_is_read_back_as_text_that_prints(batch: list[SinkRecord]) -> None:
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "\u200b=1"])
-def test_csv_holds_no_formula(formula: str, record: MakeRecord) -> None:
+def test_csv_contains_no_formula(formula: str, record: MakeRecord) -> None:
     text = formats.csv([record(model=formula)], columns=["model"]).decode()
     (cell,) = next(csv.reader(io.StringIO(text)))
     assert cell.startswith("'")
@@ -63,7 +63,7 @@ def test_csv_holds_no_formula(formula: str, record: MakeRecord) -> None:
 
 
 @pytest.mark.parametrize("form", [formats.json_array, formats.json_lines])
-def test_json_escapes_what_does_not_print(form: Callable[[list[SinkRecord]], bytes], record: MakeRecord) -> None:
+def test_json_escapes_unprintable_characters(form: Callable[[list[SinkRecord]], bytes], record: MakeRecord) -> None:
     body = form([record(model="\x1b[31m\x7f\x9b\u2028\u202e\N{TAG SPACE}é")]).decode()
     assert body.replace("\n", "").isprintable()
     assert "é" in body
@@ -89,7 +89,7 @@ def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
     assert table.column("time").to_pylist()[0].isoformat() == "2026-06-07T10:30:45+00:00"
 
 
-def test_parquet_files_of_earlier_versions_are_read_together_with_new_ones(record: MakeRecord, tmp_path: Path) -> None:
+def test_old_and_new_parquet_files_are_read_together(record: MakeRecord, tmp_path: Path) -> None:
     with (tmp_path / "a.parquet").open("wb") as body, formats.ParquetFile(body, columns=formats.COLUMNS) as file:
         file.write([record()])
     (tmp_path / "b.parquet").write_bytes(formats.parquet([record(1, last_known={"serial": "2026-06-07T10:30:45Z"})]))
@@ -100,7 +100,7 @@ def test_parquet_files_of_earlier_versions_are_read_together_with_new_ones(recor
     assert table.column("last_known").to_pylist() == [None, '{"serial":"2026-06-07T10:30:45Z"}']
 
 
-def test_csv_has_the_columns_of_earlier_versions_whatever_has_changed(record: MakeRecord) -> None:
+def test_csv_keeps_the_columns_of_earlier_versions(record: MakeRecord) -> None:
     altered = record(changes={"serial": {"before": "1", "after": None}}, last_known={"serial": "2026-06-07T10:30:45Z"})
     assert formats.csv([altered], header=True) == formats.csv([record()], header=True)
 
@@ -156,6 +156,6 @@ def test_times_become_utc(time: str, utc: str) -> None:
 @pytest.mark.parametrize(
     "time", ["", "yesterday", "2026-06-07T10:30:45", "2026-13-07T10:30:45Z", "2026-06-07é10:30:45Z"]
 )
-def test_what_is_no_time_is_refused(time: str) -> None:
+def test_an_invalid_time_is_refused(time: str) -> None:
     with pytest.raises(RejectedError, match="expected an RFC 3339 time"):
         formats.parse_time(time)

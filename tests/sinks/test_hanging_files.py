@@ -43,7 +43,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ),
     ],
 )
-async def test_only_its_sink_waits(settings: Any, record: Callable[..., SinkRecord]) -> None:
+async def test_a_hanging_file_delays_only_its_sink(settings: Any, record: Callable[..., SinkRecord]) -> None:
     turns = 0
 
     async def turn() -> None:

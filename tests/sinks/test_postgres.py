@@ -82,7 +82,7 @@ async def test_a_created_table_has_the_go_programs_columns_then_ours(
     ]  # fmt: skip
 
 
-async def test_a_mark_is_written_where_the_table_has_a_column_for_it(
+async def test_a_mark_is_written_if_the_table_has_its_column(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
@@ -116,7 +116,7 @@ async def test_two_gpus_of_one_serial_are_two_rows(
     assert await rows(owner, "gpu, uuid") == [("1", "a"), ("1", "b")]
 
 
-async def test_the_go_programs_own_table_is_written_as_it_is(
+async def test_the_go_programs_table_is_written_unchanged(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     await owner.execute(PEER_TABLE)
@@ -184,7 +184,7 @@ async def test_check_leaves_neither_row_nor_table(
     assert len(await rows(owner, "gpu")) == 1
 
 
-async def test_a_missing_table_keeps_the_data_until_it_is_there(
+async def test_data_waits_until_a_missing_table_exists(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path) as sink:
@@ -207,7 +207,7 @@ async def test_a_missing_table_keeps_the_data_until_it_is_there(
     assert caught.value.reason is Reason.MISSING
 
 
-async def test_rights_to_insert_are_enough_and_none_is_unauthorized(
+async def test_the_insert_right_is_enough_and_none_is_unauthorized(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     await owner.execute(PEER_TABLE)
@@ -292,7 +292,7 @@ async def test_a_locked_table_times_out_without_an_open_transaction(
     assert len(await rows(owner, "gpu")) == 2
 
 
-async def test_tls_is_required_and_verified_as_told(
+async def test_tls_is_required_and_verified_as_configured(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, certificates: Any, record: MakeRecord
 ) -> None:
     encrypted = (
@@ -379,7 +379,7 @@ async def test_the_password_may_come_from_the_environment(
         ("ALTER COLUMN node TYPE varchar(3)", Reason.REJECTED),
     ],
 )
-async def test_only_what_speaks_of_a_value_is_refused_for_good(
+async def test_only_errors_about_a_value_are_permanent(
     change: str, reason: Reason, postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     await owner.execute("DROP TABLE IF EXISTS nodes CASCADE; CREATE TABLE nodes (node text PRIMARY KEY)")
@@ -426,7 +426,7 @@ async def test_parameters_of_the_url_reach_the_server(
     await sink.aclose()
 
 
-async def test_a_host_that_hangs_is_passed_over_for_the_next(
+async def test_a_hanging_host_is_skipped(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers

@@ -45,7 +45,7 @@ class Careless:
 @pytest.mark.parametrize(
     "error", [UnavailableError(f"no {SECRET}", Reason.CONNECTION), RuntimeError(f"no {SECRET}"), KeyError(SECRET)]
 )
-async def test_every_error_of_a_sink_loses_them(error: Exception) -> None:
+async def test_secrets_are_removed_from_every_sink_error(error: Exception) -> None:
     sink = RedactingSink(Careless(error))
     for doomed in (sink.send([], key="k"), sink.aclose()):
         with pytest.raises(type(error)) as caught:
@@ -56,14 +56,12 @@ async def test_every_error_of_a_sink_loses_them(error: Exception) -> None:
         assert ENCODED not in said
 
 
-async def test_what_a_check_says_loses_them() -> None:
+async def test_secrets_are_removed_from_check_results() -> None:
     assert await RedactingSink(Careless(RuntimeError())).check() == "reached with ***"
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
-async def test_the_credentials_of_aws_are_lost(
-    aws_environment: None, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+async def test_aws_credentials_are_removed(aws_environment: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SECRET)
     sink = S3Sink("lake", S3Settings(bucket="lake-bucket"))
     await sink._client._open()
@@ -74,7 +72,7 @@ async def test_the_credentials_of_aws_are_lost(
     assert str(error) == "sinks.lake: s3://lake-bucket: PutObject answered 403 Denied: you sent *** (***)"
 
 
-def test_the_password_of_postgres_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_postgres_password_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", SECRET)
     sink = PostgresSink("db", PostgresSettings(url="postgresql://u@h/d"))
     error = sink._map_error(asyncpg.InvalidPasswordError(f"\x1b[31mno {SECRET}"))

@@ -63,7 +63,7 @@ def _with_bucket(owner: Any) -> Iterator[Any]:
     owner.delete_bucket(Bucket=BUCKET)
 
 
-async def test_a_batch_is_a_csv_object_in_its_hours_partition(server: str, aws: Any, record: MakeRecord) -> None:
+async def test_a_batch_is_a_csv_object_in_an_hourly_partition(server: str, aws: Any, record: MakeRecord) -> None:
     batch = [record(), record(1, time="2026-06-07T11:00:00.250Z")]
     async with lake(server, prefix="serial-numbers") as sink:
         await sink.send(batch, key="batch 7")
@@ -100,7 +100,7 @@ async def test_the_peers_columns_are_exactly_its_own(server: str, aws: Any, reco
     )
 
 
-async def test_json_lines_compressed(server: str, aws: Any, record: MakeRecord) -> None:
+async def test_json_lines_can_be_compressed(server: str, aws: Any, record: MakeRecord) -> None:
     async with lake(server, format="jsonl", gzip=True) as sink:
         await sink.send([record(), record(1)], key="k")
     ((key, body),) = objects(aws).items()
@@ -116,7 +116,7 @@ async def test_parquet_is_read_back(server: str, aws: Any, record: MakeRecord) -
     assert pyarrow.parquet.read_table(io.BytesIO(body)).column("gpu").to_pylist() == ["1761025346025", "1761025346026"]
 
 
-async def test_a_batch_sent_again_meets_its_own_object(server: str, aws: Any, record: MakeRecord) -> None:
+async def test_a_batch_sent_again_finds_its_own_object(server: str, aws: Any, record: MakeRecord) -> None:
     async with lake(server, gzip=True) as sink:
         await sink.send([record()], key="k")
         before = objects(aws)
@@ -147,12 +147,12 @@ async def test_a_batch_has_the_same_key_in_every_release(
     assert list(objects(aws)) == [f"year=2026/month=06/day=07/hour=10/{name}.{ending}"]
 
 
-def test_the_hour_is_utc_whatever_the_record_says() -> None:
+def test_the_hour_is_always_utc() -> None:
     key = object_key(S3Settings(bucket="abc"), "2026-01-01T00:30:00.987654+02:00", "k", b"")
     assert key.startswith("year=2025/month=12/day=31/hour=22/20251231-223000.987-")
 
 
-async def test_kms_encryption_is_asked_for(moto: str, moto_aws: Any, record: MakeRecord) -> None:
+async def test_kms_encryption_is_requested(moto: str, moto_aws: Any, record: MakeRecord) -> None:
     async with lake(moto, sse="aws:kms", kms_key_id="alias/gpuid") as sink:
         await sink.send([record()], key="k")
         assert await sink.check() == "s3://gpu-serials is writable"
@@ -173,7 +173,7 @@ async def test_a_missing_bucket_keeps_the_data(server: str, aws: Any, record: Ma
 
 
 @pytest.mark.parametrize("prefix", ["é + %41 & = ? # ~ ü", "a b/c'd/(e)!*", "日本/gpus"])
-async def test_a_prefix_may_have_any_characters(server: str, aws: Any, record: MakeRecord, prefix: str) -> None:
+async def test_a_prefix_may_contain_any_characters(server: str, aws: Any, record: MakeRecord, prefix: str) -> None:
     async with lake(server, prefix=prefix) as sink:
         await sink.send([record()], key="k")
         assert await sink.check() == "s3://gpu-serials is writable"
@@ -182,14 +182,14 @@ async def test_a_prefix_may_have_any_characters(server: str, aws: Any, record: M
 
 
 @pytest.mark.parametrize("checksum", ["auto", "md5", "crc32", "none"])
-async def test_every_checksum_arrives(server: str, aws: Any, record: MakeRecord, checksum: str) -> None:
+async def test_every_checksum_is_sent(server: str, aws: Any, record: MakeRecord, checksum: str) -> None:
     async with lake(server, checksum=checksum) as sink:
         await sink.send([record()], key="k")
         assert await sink.check() == "s3://gpu-serials is writable"
     assert len(objects(aws)) == 1
 
 
-async def test_a_bucket_with_default_retention_takes_batches(server: str, aws: Any, record: MakeRecord) -> None:
+async def test_a_bucket_with_default_retention_accepts_batches(server: str, aws: Any, record: MakeRecord) -> None:
     aws.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     retention = {"Mode": "GOVERNANCE", "Days": 1}
     configuration = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}}
@@ -215,7 +215,7 @@ async def test_check_leaves_no_version_behind(server: str, aws: Any) -> None:
 
 
 @pytest.mark.parametrize("server", ["versitygw"], indirect=True)  # moto takes any key
-async def test_a_wrong_key_is_unauthorized_until_it_is_right(
+async def test_a_wrong_key_is_unauthorized_until_corrected(
     server: str, aws: Any, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

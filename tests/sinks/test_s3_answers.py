@@ -57,7 +57,7 @@ class TestADelivery:
         assert text == f"PutObject redirects ({status}) to {host}; set endpoint_url and region to the final address"
 
     @pytest.mark.parametrize("status", [301, 302, 307])
-    async def test_a_redirect_to_nowhere_is_one_request(self, record: MakeRecord, status: int) -> None:
+    async def test_a_redirect_without_a_location_is_requested_once(self, record: MakeRecord, status: int) -> None:
         async with answering(lambda _: web.Response(status=status)) as (url, seen), lake(url) as sink:
             reason, text = await failure_of(sink, [record()])
         assert len(seen) == 1
@@ -98,7 +98,7 @@ class TestADelivery:
             ({"status": 200, "text": "not <XML"}, "with a page instead of S3's response, so nothing is stored"),
         ],
     )
-    async def test_nothing_is_delivered_without_s3s_word(
+    async def test_nothing_is_delivered_without_confirmation_by_s3(
         self, record: MakeRecord, answer: dict[str, Any], said: str
     ) -> None:
         async with answering(lambda _: web.Response(**answer)) as (url, _), lake(url) as sink:
@@ -108,7 +108,7 @@ class TestADelivery:
         assert reason is Reason.MISCONFIGURED
         assert re.search(said, text)
 
-    async def test_an_error_inside_of_a_200_is_an_error(self, record: MakeRecord) -> None:
+    async def test_an_error_inside_a_200_is_an_error(self, record: MakeRecord) -> None:
         body = "<?xml version='1.0'?><Error><Code>InternalError</Code><Message>try again</Message></Error>"
         async with answering(lambda _: web.Response(text=body)) as (url, _), lake(url) as sink:
             reason, text = await failure_of(sink, [record()])
@@ -191,14 +191,14 @@ class TestARequest:
         assert trial.headers["Content-Type"] == delivery.headers["Content-Type"] == "application/gzip"
         assert trial.body
 
-    async def test_a_page_does_not_delete_the_trial_object(self) -> None:
+    async def test_a_web_page_does_not_count_as_deletion(self) -> None:
         def answer(exchange: Exchange) -> web.StreamResponse:
             return stored(exchange) if exchange.method == "PUT" else web.Response(text=LOGIN)
 
         async with answering(answer) as (url, _), lake(url, prefix="p") as sink:
             assert "the test object p/gpuid-check.csv remains: DeleteObject answered 200" in await sink.check()
 
-    async def test_a_missing_right_to_delete_is_only_said(self) -> None:
+    async def test_a_missing_delete_right_is_only_reported(self) -> None:
         def answer(exchange: Exchange) -> web.StreamResponse:
             if exchange.method == "PUT":
                 return stored(exchange)
@@ -240,7 +240,7 @@ class TestChecksums:
 
     @pytest.mark.parametrize("service", [locked, without_flexible_checksums])
     @pytest.mark.parametrize("named", ["endpoint_url", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "config", "services"])
-    async def test_every_service_takes_the_default(
+    async def test_every_service_accepts_the_default(
         self,
         record: MakeRecord,
         monkeypatch: pytest.MonkeyPatch,
@@ -262,7 +262,7 @@ class TestChecksums:
                 assert await sink.check() == "s3://gpu-serials is writable"
         assert {one.method for one in seen} == {"PUT", "DELETE"}
 
-    async def test_it_can_be_chosen(self, record: MakeRecord) -> None:
+    async def test_the_checksum_is_configurable(self, record: MakeRecord) -> None:
         names = {"content-md5", "x-amz-checksum-crc32"}
         sent = {}
         async with answering(stored) as (url, seen):
@@ -273,7 +273,7 @@ class TestChecksums:
         assert sent == {"md5": {"content-md5"}, "crc32": {"x-amz-checksum-crc32"}, "none": set()}
 
     @pytest.mark.parametrize("named", ["environment", "config"])
-    async def test_aws_own_setting_asks_for_crc32(
+    async def test_the_aws_setting_selects_crc32(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str
     ) -> None:
         if named == "config":
@@ -333,7 +333,7 @@ class TestChecksums:
         (409, "OperationAborted", {}, Reason.SERVER_ERROR),
     ],
 )
-async def test_what_does_not_speak_of_the_batch_holds_the_sink_up(
+async def test_errors_not_about_the_batch_block_the_sink(
     record: MakeRecord, status: int, code: str, headers: dict[str, Any], reason: Reason
 ) -> None:
     async with answering(status, code, "because", **headers) as (url, seen), lake(url) as sink:
@@ -346,13 +346,13 @@ async def test_what_does_not_speak_of_the_batch_holds_the_sink_up(
 
 
 @pytest.mark.parametrize("code", ["EntityTooLarge", "KeyTooLong", "KeyTooLongError", "MetadataTooLarge"])
-async def test_what_speaks_of_the_batch_refuses_it(record: MakeRecord, code: str) -> None:
+async def test_errors_about_the_batch_reject_it(record: MakeRecord, code: str) -> None:
     async with answering(400, code, "because") as (url, _), lake(url) as sink:
         with pytest.raises(RejectedError, match=f"PutObject answered 400 {code}: because"):
             await sink.send([record()], key="k")
 
 
-async def test_halves_of_what_is_too_large_may_be_taken(record: MakeRecord) -> None:
+async def test_a_batch_too_large_is_retried_in_halves(record: MakeRecord) -> None:
     async with answering(400, "EntityTooLarge", "because") as (url, _), lake(url) as sink:
         with pytest.raises(TooLargeError):
             await sink.send([record()], key="k")
@@ -386,7 +386,7 @@ async def test_halves_of_what_is_too_large_may_be_taken(record: MakeRecord) -> N
         (404, "<!doctype html><title>Not\x1b[31m found</title>", Reason.MISSING, "404: Not[31m found"),
     ],
 )
-async def test_the_receivers_own_words_are_in_the_text(
+async def test_the_error_quotes_the_receiver(
     record: MakeRecord, status: int, body: str, reason: Reason, said: str
 ) -> None:
     async with answering(lambda _: web.Response(status=status, text=body)) as (url, _), lake(url) as sink:
@@ -397,7 +397,7 @@ async def test_the_receivers_own_words_are_in_the_text(
 
 
 @pytest.mark.parametrize("setting", ["read_timeout", "timeout"])
-async def test_a_service_that_never_answers_runs_into_the_timeout(setting: str, record: MakeRecord) -> None:
+async def test_a_service_that_never_answers_times_out(setting: str, record: MakeRecord) -> None:
     async with answering(0) as (url, _), lake(url, **{setting: Duration(0.5)}) as sink:
         reason, _ = await failure_of(sink, [record()])
     assert reason is Reason.TIMEOUT

@@ -99,7 +99,7 @@ class TestWhatChanges:
                 await sink.send([record()], key="k")
         assert [scope(one)[2] for one in seen] == ["eu-west-1", "eu-central-1"]
 
-    async def test_a_profile_that_comes_later_is_used(self, record: MakeRecord, tmp_path: Path) -> None:
+    async def test_a_profile_added_later_is_used(self, record: MakeRecord, tmp_path: Path) -> None:
         async with answering(stored) as (url, seen), lake(url, profile="late") as sink:
             with pytest.raises(UnavailableError, match="late") as caught:
                 await sink.send([record()], key="k")
@@ -140,7 +140,7 @@ class TestWhatChanges:
                     await sink.send([record()], key="k")
         assert [scope(one)[0] for one in seen if one.method == "PUT"] == ["KEY-OF-first", "KEY-OF-second"]
 
-    async def test_what_a_credential_service_says_is_in_the_text(
+    async def test_the_error_quotes_the_credential_service(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/gpuid")
@@ -199,7 +199,7 @@ class TestWhatChanges:
             (tmp_path / "answer").write_text(answer_of_program("NEWKEY"))
             await sink.send([record()], key="k")
 
-    async def test_new_clients_leave_nothing_of_the_old_ones(self, record: MakeRecord, tmp_path: Path) -> None:
+    async def test_old_clients_are_closed_completely(self, record: MakeRecord, tmp_path: Path) -> None:
         async with answering(stored) as (url, _), lake(url) as sink:
             replace(tmp_path / "credentials", credentials("KEY"))
             await sink.send([record()], key="k")
@@ -280,7 +280,7 @@ class TestNobodyIsAsked:
     )
 
     @pytest.mark.parametrize("chained", [False, True])
-    def test_not_for_an_mfa_code(self, tmp_path: Path, chained: bool) -> None:
+    def test_no_mfa_code_is_prompted_for(self, tmp_path: Path, chained: bool) -> None:
         replace(tmp_path / "config", self.MFA if not chained else chain(self.MFA))
         replace(tmp_path / "credentials", credentials("KEY").replace("default", "base"))
         said = check_on_a_terminal("http://127.0.0.1:1")
@@ -289,7 +289,7 @@ class TestNobodyIsAsked:
         assert "use a role without mfa_serial" in said
 
     @pytest.mark.parametrize("chained", [False, True])
-    def test_not_by_a_program(self, tmp_path: Path, chained: bool) -> None:
+    def test_no_program_prompts(self, tmp_path: Path, chained: bool) -> None:
         program(tmp_path, 'read code; echo "got [$code]" >&2; read code </dev/tty && echo "asked" >&2; exit 1')
         if chained:
             process = (tmp_path / "config").read_text().replace("default", "profile base")
@@ -303,7 +303,7 @@ class TestNobodyIsAsked:
         assert "asked" not in said
 
     @pytest.mark.parametrize("session", [False, True])
-    async def test_not_to_log_in(self, record: MakeRecord, tmp_path: Path, session: bool) -> None:
+    async def test_no_login_is_prompted_for(self, record: MakeRecord, tmp_path: Path, session: bool) -> None:
         sso = "sso_start_url = https://x.awsapps.com/start\nsso_region = eu-west-1\n"
         role = "sso_account_id = 123456789012\nsso_role_name = gpuid\n"
         text = f"[default]\nsso_session = s\n{role}[sso-session s]\n{sso}" if session else f"[default]\n{sso}{role}"
@@ -361,7 +361,7 @@ class TestCredentialServices:
             (by_sts, "STS redirects (302) to {}; check AWS_ENDPOINT_URL_STS"),
         ],
     )
-    async def test_a_redirect_leads_to_nobody_else(
+    async def test_a_redirect_is_not_followed(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Any, said: str
     ) -> None:
         def elsewhere(_: Exchange) -> web.StreamResponse:
@@ -401,14 +401,14 @@ class TestCredentialServices:
             (None, "returned a response in an unexpected format"),
         ],
     )
-    async def test_an_odd_answer_is_a_line_that_names_the_service(
+    async def test_an_unexpected_answer_names_the_service_in_one_line(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch, answer: object, said: str
     ) -> None:
         async with answering(lambda _: web.json_response(answer)) as (url, _):
             by_container(monkeypatch, url, Path())
             assert (await self.refusal(record)).startswith(f"{CONTAINER} {said}")
 
-    async def test_an_answer_without_end_is_not_kept(self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_endless_answer_is_cut_off(self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
         async with answering(lambda _: web.Response(body=bytes(2 << 20))) as (url, _):
             by_container(monkeypatch, url, Path())
             assert (await self.refusal(record)).startswith(f"{CONTAINER} answered 200 with more than 1 MiB")
@@ -420,7 +420,7 @@ class TestCredentialServices:
             ("Welcome", "STS failed: Unable to parse response"),
         ],
     )
-    async def test_a_page_in_place_of_sts(
+    async def test_a_web_page_instead_of_sts_is_an_error(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, said: str
     ) -> None:
         async with answering(lambda _: web.Response(text=page)) as (url, _):
@@ -429,7 +429,7 @@ class TestCredentialServices:
 
 
 class TestNothingElseWaits:
-    async def test_a_file_that_hangs_costs_only_its_own_sink(
+    async def test_a_hanging_file_affects_only_its_sink(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         token = tmp_path / "token"
@@ -458,7 +458,7 @@ class TestNothingElseWaits:
             await eventually(asked)
             await sink.aclose()
 
-    async def test_a_sink_whose_file_hangs_can_be_closed(
+    async def test_a_sink_with_a_hanging_file_can_be_closed(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         os.mkfifo(tmp_path / "token")
@@ -486,9 +486,7 @@ class TestNothingElseWaits:
             tasks.cancel_scope.cancel()
         await eventually(lambda: not any(running(int(file.read_text())) for file in pids))
 
-    async def test_an_agent_that_keeps_the_output_open_leaves_nothing_behind(
-        self, record: MakeRecord, tmp_path: Path
-    ) -> None:
+    async def test_an_agent_holding_the_output_open_is_cleaned_up(self, record: MakeRecord, tmp_path: Path) -> None:
         program(tmp_path, f"setsid sleep 1000 & echo $! >>\"{tmp_path}/agents\"; echo '{answer_of_program('KEY')}'")
         settings = S3Settings(bucket="gpu-serials", endpoint_url="http://127.0.0.1:1", timeout=Duration(2))
         sink = S3Sink("lake", settings)
@@ -507,7 +505,7 @@ class TestNothingElseWaits:
             for agent in (tmp_path / "agents").read_text().split():
                 os.kill(int(agent), signal.SIGKILL)
 
-    async def test_a_program_that_prints_without_end_is_ended(self, record: MakeRecord, tmp_path: Path) -> None:
+    async def test_a_program_with_endless_output_is_killed(self, record: MakeRecord, tmp_path: Path) -> None:
         program(tmp_path, f'echo $$ >"{tmp_path}/pid"; exec yes')
         async with lake("http://127.0.0.1:1") as sink:
             with pytest.raises(UnavailableError, match="it printed more than 1 MiB") as caught:
@@ -515,13 +513,13 @@ class TestNothingElseWaits:
         assert caught.value.reason is Reason.UNAUTHORIZED
         await eventually(lambda: not running(int((tmp_path / "pid").read_text())))
 
-    async def test_a_program_that_complains_at_length_is_heard(self, record: MakeRecord, tmp_path: Path) -> None:
+    async def test_a_long_error_message_of_a_program_is_quoted(self, record: MakeRecord, tmp_path: Path) -> None:
         program(tmp_path, f"head -c 500000 /dev/zero >&2; echo '{answer_of_program('KEY')}'")
         async with answering(stored) as (url, seen), lake(url, timeout=Duration(30)) as sink:
             await sink.send([record()], key="k")
         assert [scope(one)[0] for one in seen] == ["KEY"]
 
-    async def test_a_thread_that_cannot_start_is_a_line_for_a_person(
+    async def test_a_thread_that_cannot_start_is_one_clear_line(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sink = S3Sink("lake", S3Settings(bucket="gpu-serials", endpoint_url="http://127.0.0.1:1"))

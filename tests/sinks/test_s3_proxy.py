@@ -121,7 +121,7 @@ async def test_the_environment_s_is_used_with_its_password(record: MakeRecord, m
 
 
 @pytest.mark.parametrize("no_proxy", ["10.0.0.0/8,127.0.0.0/8", "fd00::/8", ".svc,::1/128", ""])
-async def test_no_proxy_is_read_as_everywhere(
+async def test_no_proxy_is_interpreted_as_elsewhere(
     no_proxy: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -141,7 +141,7 @@ async def test_an_empty_key_means_none(record: MakeRecord, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_a_service_behind_a_proxy_has_to_show_its_certificate(
+async def test_a_service_behind_a_proxy_must_present_its_certificate(
     scheme: str, record: MakeRecord, certificates: Any
 ) -> None:
     seen: list[str] = []
@@ -159,7 +159,7 @@ async def test_a_service_behind_a_proxy_has_to_show_its_certificate(
 
 
 @pytest.mark.parametrize(("status", "reason"), [(407, Reason.UNAUTHORIZED), (403, Reason.CONNECTION)])
-async def test_what_a_proxy_answers_is_repeated(
+async def test_the_answer_of_a_proxy_is_quoted(
     status: int, reason: Reason, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ async def test_a_proxy_that_fails_is_named_without_its_password(
     assert "s3cr3t" not in str(caught.value)
 
 
-async def test_one_that_is_no_url_is_misconfigured(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_is_not_a_url_is_misconfigured(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "ftp://me:s3cr3t@proxy")
     async with lake("http://s3.test") as sink:
         with pytest.raises(
@@ -226,7 +226,7 @@ async def test_a_socks_proxy_that_does_not_answer_is_a_timeout(record: MakeRecor
 
 
 @pytest.mark.parametrize("trusting", [False, True])
-async def test_what_tls_fails_for_comes_first(trusting: bool, record: MakeRecord, certificates: Any) -> None:
+async def test_the_reason_for_a_tls_failure_comes_first(trusting: bool, record: MakeRecord, certificates: Any) -> None:
     settings = {"ca_file": certificates.client_cert} if trusting else {}
     async with service([], server_tls(certificates)) as port, lake(f"https://localhost:{port}", **settings) as sink:
         with pytest.raises(UnavailableError) as caught:
@@ -244,7 +244,7 @@ async def test_what_tls_fails_for_comes_first(trusting: bool, record: MakeRecord
         ("http", b"SSH-2.0-OpenSSH\r\n", "the response is not valid HTTP"),
     ],
 )
-async def test_a_server_of_another_kind_is_named_without_the_object(
+async def test_a_server_other_than_s3_is_named_without_the_object(
     scheme: str, answer: bytes, said: str, record: MakeRecord
 ) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

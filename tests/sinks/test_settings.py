@@ -71,7 +71,7 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "postgres", "url": "postgresql://h/d", "sslmode": "prefer", "ca_file": "c"}, "ca_file and cert_file"),
     ],
 )
-def test_values_that_cannot_work_are_refused_without_repeating_a_secret(document: dict[str, Any], message: str) -> None:
+def test_unusable_values_are_refused_without_repeating_secrets(document: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError) as caught:
         read(document)
     assert message in str(caught.value)
@@ -92,6 +92,6 @@ def test_only_settings_of_a_known_sink_open_one() -> None:
 @pytest.mark.parametrize(
     "host", ["h", "a.b.", "a_b.svc", "127.0.0.1:1", "[::1]:8443", "\u00fc.example", "xn--tda.de", "a" * 63 + ".b"]
 )
-def test_a_host_that_can_be_one_is_taken(host: str) -> None:
+def test_a_valid_host_is_accepted(host: str) -> None:
     assert read({"type": "webhook", "url": f"https://{host}/"})
     assert read({"type": "postgres", "url": f"postgresql://me@{host}/db"})

@@ -39,7 +39,7 @@ async def test_each_record_is_one_line_of_json(pipe: tuple[FileIO, FileIO], reco
     assert json.loads(second)["model"] == "two\nlines"
 
 
-async def test_a_full_pipe_blocks_nothing_and_tears_no_line(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
+async def test_a_full_pipe_neither_blocks_nor_splits_lines(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
     sink = StdoutSink("out", pipe[1].fileno())
     batch = [record(number) for number in range(2000)]  # far more than a pipe holds
     with anyio.move_on_after(0.3) as scope:
@@ -110,7 +110,7 @@ async def test_a_full_disk_is_unavailable(record: MakeRecord) -> None:
         os.close(descriptor)
 
 
-async def test_settings_open_the_process_own_standard_output() -> None:
+async def test_settings_open_the_standard_output_of_the_process() -> None:
     sink = open_sink("out", StdoutSettings())
     assert isinstance(sink, RedactingSink)
     assert isinstance(sink.sink, StdoutSink)

@@ -162,7 +162,7 @@ async def test_a_slow_200_is_a_delivery(record: MakeRecord) -> None:
             await sink.send([record()], key="k")
 
 
-async def test_a_200_whose_body_breaks_off_is_a_delivery(record: MakeRecord) -> None:
+async def test_a_200_with_a_truncated_body_is_a_delivery(record: MakeRecord) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
@@ -182,7 +182,7 @@ async def test_a_200_whose_body_breaks_off_is_a_delivery(record: MakeRecord) -> 
         (404, {}, Reason.MISSING, None),
     ],
 )
-async def test_answers_that_may_change_are_unavailable(
+async def test_temporary_error_statuses_are_unavailable(
     status: int, headers: dict[str, str], reason: Reason, retry_after: float | None, record: MakeRecord
 ) -> None:
     with receiving() as receiver:
@@ -253,7 +253,7 @@ async def test_a_refused_connection_is_unavailable(record: MakeRecord, unused_po
 
 
 @pytest.mark.parametrize("setting", ["read_timeout", "timeout"])
-async def test_a_receiver_that_never_answers_runs_into_the_timeout(setting: str, record: MakeRecord) -> None:
+async def test_a_receiver_that_never_answers_times_out(setting: str, record: MakeRecord) -> None:
     done = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -297,7 +297,7 @@ async def test_requests_go_through_a_proxy_that_tunnels(scheme: str, certificate
     assert len(receiver.requests) == 1
 
 
-async def test_a_proxy_that_wants_a_password_is_unauthorized(record: MakeRecord) -> None:
+async def test_a_proxy_that_requires_a_password_is_unauthorized(record: MakeRecord) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
@@ -382,7 +382,7 @@ class Asked(NamedTuple):
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 @pytest.mark.parametrize("echo", ECHOED)
-async def test_what_a_receiver_echoes_is_lost(
+async def test_secrets_echoed_by_a_receiver_are_removed(
     echo: str, status: int, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_TOKEN", "hunter2-token-hunter2")
@@ -413,7 +413,7 @@ async def test_what_a_receiver_echoes_is_lost(
 
 
 @pytest.mark.parametrize("location", ["http://[", "//\u2028x", "/x", "mailto:x"])
-async def test_a_redirect_to_no_url_is_one_all_the_same(location: str, record: MakeRecord) -> None:
+async def test_a_redirect_to_an_invalid_url_is_a_redirect(location: str, record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(302, headers={"Location": location.encode().decode("latin-1")})
         async with webhook(receiver.url) as sink:
@@ -424,7 +424,7 @@ async def test_a_redirect_to_no_url_is_one_all_the_same(location: str, record: M
 
 
 @pytest.mark.parametrize("status", [300, 402, 406, 411, 412, 414, 417, 418, 424, 426, 428, 431, 451, 499])
-async def test_what_is_not_about_the_records_holds_the_sink_up(status: int, record: MakeRecord) -> None:
+async def test_errors_not_about_the_records_block_the_sink(status: int, record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(status, "account suspended")
         async with webhook(receiver.url) as sink:
@@ -434,7 +434,7 @@ async def test_what_is_not_about_the_records_holds_the_sink_up(status: int, reco
                 await sink.check()
 
 
-async def test_a_400_of_a_proxy_that_passed_nothing_on_holds_the_sink_up(record: MakeRecord) -> None:
+async def test_a_400_from_a_proxy_blocks_the_sink(record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(400, "Invalid Request", headers={"X-Squid-Error": "ERR_INVALID_REQ 0"})
         async with webhook(receiver.url) as sink:
@@ -461,7 +461,7 @@ async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
     assert len(requests) == 4
 
 
-async def test_a_known_key_is_told_from_other_answers(record: MakeRecord) -> None:
+async def test_a_known_key_is_distinguished_from_other_answers(record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(409, "duplicate", headers={"Retry-After": "3"})
         async with webhook(receiver.url) as sink:
@@ -490,7 +490,7 @@ PAGE = """<html>\r\n<head><title>{0}</title><style>b {{}}</style></head>\r\n<bod
         (400, RejectedError, '{"error": "gpu: <title> is unknown"}', '{"error": "gpu: <title> is unknown"}'),
     ],
 )
-async def test_the_words_of_a_web_page_are_repeated(
+async def test_the_text_of_a_web_page_is_quoted(
     status: int, kind: type[SinkError], page: str, said: str, record: MakeRecord
 ) -> None:
     with receiving() as receiver:
@@ -503,7 +503,7 @@ async def test_the_words_of_a_web_page_are_repeated(
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("length", ["Content-Length: 9\r\n", "Connection: close\r\n"])
-async def test_a_413_that_comes_before_the_whole_body_is_read(
+async def test_a_413_before_the_end_of_the_body_is_read(
     tls: bool, length: str, certificates: Any, record: MakeRecord
 ) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -550,7 +550,7 @@ async def test_a_200_before_the_whole_body_is_read_delivers_nothing(record: Make
         done.set()
 
 
-async def test_a_receiver_that_stops_reading_runs_into_the_write_timeout(record: MakeRecord) -> None:
+async def test_a_receiver_that_stops_reading_times_out(record: MakeRecord) -> None:
     done = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -626,7 +626,7 @@ class TestProxies:
                 await sink.send([record()], key="k")
         assert seen[0] == f"{asked} HTTP/1.1"
 
-    async def test_socks5_of_the_environment_looks_the_name_up(
+    async def test_socks5_from_the_environment_resolves_names_locally(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with self.proxy() as (port, seen):
@@ -641,7 +641,7 @@ class TestProxies:
     @pytest.mark.parametrize(
         "no_proxy", ["fd00::/8", "fd00:10:96::/112", "[::1]", "127.0.0.0/8", "localhost,127.0.0.1", ".svc,::1/128", "*"]
     )
-    async def test_no_proxy_as_kubernetes_writes_it_stops_nothing(
+    async def test_no_proxy_in_kubernetes_form_is_accepted(
         self, url: str, no_proxy: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -656,7 +656,7 @@ class TestProxies:
         ("host", "no_proxy"),
         [("10.1.2.3", "10.0.0.0/8"), ("[fd00::1]", "fd00::/8"), ("hook.svc", ".svc"), ("a.hook.test", "hook.test")],
     )
-    async def test_what_no_proxy_names_is_reached_directly(
+    async def test_hosts_in_no_proxy_are_reached_directly(
         self, host: str, no_proxy: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://corp:3128")
@@ -689,7 +689,7 @@ class TestProxies:
         assert caught.value.reason is Reason.CONNECTION
 
     @pytest.mark.parametrize("proxy", ["http://me:s3cr3t@proxy:port", "ftp://me:s3cr3t@proxy", "http://"])
-    async def test_one_that_is_no_url_is_misconfigured(
+    async def test_a_proxy_that_is_not_a_url_is_misconfigured(
         self, proxy: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", proxy)

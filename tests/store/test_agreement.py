@@ -154,7 +154,7 @@ SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 @example(steps=ANSWERED)
 @example(steps=BOTH)
 @given(steps=steps)
-def test_after_any_sequence(steps, collecting):
+def test_stores_agree_after_any_sequence(steps, collecting):
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
 
@@ -172,7 +172,7 @@ def test_after_any_sequence(steps, collecting):
 @example(steps=[WORN[0], ("commit",), *OUTWORN[1:3], ("commit",), OUTWORN[3]], often=False)
 @example(steps=BOTH, often=True)
 @given(steps=steps, often=st.booleans())
-def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
+def test_stores_agree_after_losing_all_steps(steps, often, collecting):
     """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(outcome, steps, often, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)

@@ -22,12 +22,12 @@ async def test_a_missing_database_will_be_created(settings, sqlite_settings, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_one_beside_a_running_collector_is_good(settings, collecting):
+async def test_a_store_in_use_by_a_collector_passes(settings, collecting):
     async with collecting(settings):
         assert await check(settings) == "tables are up to date"
 
 
-async def test_one_of_a_newer_version_is_refused(settings, collecting):
+async def test_a_store_of_a_newer_version_is_refused(settings, collecting):
     async with collecting(settings) as one, one.store.database.write() as connection:
         await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '9999'")
     with pytest.raises(StoreError, match=rf"created by a newer gpuid \(schema 9999, this one knows {HEAD}\)"):
@@ -41,7 +41,7 @@ async def test_another_programs_database_is_refused(sqlite_settings, tmp_path):
         await check(sqlite_settings)
 
 
-async def test_damaged_rows_are_no_reason_to_refuse_it(settings, collecting, caplog):
+async def test_damaged_rows_do_not_fail_the_check(settings, collecting, caplog):
     async with collecting(settings) as one:
         one.read("a", 10.0, "1")
         assert await one.store.history_writer.flushed(10)
@@ -57,18 +57,18 @@ async def test_a_full_disk_is_reported(sqlite_settings, monkeypatch):
         await check(sqlite_settings)
 
 
-async def test_what_is_no_database_is_refused(sqlite_settings, tmp_path):
+async def test_a_file_that_is_not_a_database_is_refused(sqlite_settings, tmp_path):
     (tmp_path / "gpuid.db").write_text("not a database at all" * 100)
     with pytest.raises(StoreError, match="not a database; move it away"):
         await check(sqlite_settings)
 
 
-async def test_a_folder_that_is_not_there_is_refused(tmp_path):
+async def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(StoreError, match=r"nowhere does not exist; create it or fix store\.url"):
         await check(StoreSettings(url=f"sqlite://{tmp_path}/nowhere/gpuid.db"))
 
 
-async def test_a_place_that_is_no_folder_is_refused(tmp_path):
+async def test_a_path_that_is_not_a_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file is not a directory; choose another store\.url"):
         await check(StoreSettings(url=f"sqlite://{tmp_path}/file/gpuid.db"))
@@ -140,7 +140,7 @@ async def test_missing_postgres_rights_on_sequences_are_reported(as_user):
 
 
 @pytest.mark.parametrize("tables", [False, True])
-async def test_a_check_leaves_nothing(as_user, tables):
+async def test_a_check_leaves_nothing_behind(as_user, tables):
     settings = await as_user("gpuid_checker", "GRANT gpuid TO gpuid_checker", tables=tables)
     for _ in range(2):
         await check(settings)

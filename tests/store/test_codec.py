@@ -117,16 +117,16 @@ def snapshots(draw: st.DrawFn) -> NodeState:
 
 
 @given(snapshots())
-def test_every_node_reads_as_it_was_written(snapshot):
+def test_every_node_round_trips(snapshot):
     assert decode_node(snapshot.place, snapshot.time, encode_node(snapshot)) == snapshot
 
 
-def test_what_an_earlier_version_did_not_write_is_absent():
+def test_fields_an_earlier_version_did_not_write_are_absent():
     written = msgspec.msgpack.encode({"node": {"name": "a"}, "gpus": {"uuid": ["GPU-1"]}, "since": [1.0]})
     assert decode_node(Place("prod", "a"), None, written).gpus == (Gpu(uuid="GPU-1"),)
 
 
-def test_an_earlier_version_did_not_write_since_when_a_gpu_is_lost():
+def test_a_loss_from_an_earlier_version_has_no_time():
     written = msgspec.msgpack.encode(
         {"node": {"name": "a"}, "unseen": [["GPU-1", 5.0, True], ["GPU-2", 6.0, True, True]]}
     )
@@ -149,7 +149,7 @@ def test_marks_of_an_earlier_version_have_the_time_of_the_reading():
     assert two.last_known == ()
 
 
-def test_equal_healths_are_written_once_and_are_one_object():
+def test_equal_health_is_written_once_and_shared():
     healthy = Health(row_remap_pending=False, ecc_dram_correctable=0, inforom="G520.0200.00.05")
     worn = Health(row_remap_pending=True, ecc_dram_correctable=0, inforom="G520.0200.00.05")
     rows = [healthy, healthy, worn, None, Health()]
@@ -172,24 +172,24 @@ field_changes_ = st.lists(
 
 
 @given(field_changes_, st.dictionaries(st.sampled_from(KEPT_FIELDS), st.text(max_size=5)))
-def test_records_read_as_they_were_written(changes, last_known):
+def test_records_round_trip(changes, last_known):
     record = SinkRecord(**dict.fromkeys(names, "ü"), changes=changes_object(changes), last_known=last_known or None)
     assert decode_records(encode_records([record, record])) == [record, record]
 
 
-def test_records_of_an_earlier_version_say_nothing_of_what_changed():
+def test_records_of_an_earlier_version_lack_change_details():
     fields: dict[str, Any] = dict.fromkeys(names, "ü")
     assert decode_records(msgspec.msgpack.encode([fields])) == [SinkRecord(**fields)]
 
 
 @given(field_changes_, marks.map(tuple))
-def test_what_changed_reads_as_it_was_written(changes, last_known):
+def test_change_details_round_trip(changes, last_known):
     assert decode_changes(encode_changes(changes)) == changes
     assert decode_last_known(encode_last_known(last_known)) == last_known
 
 
 @given(gpus, times)
-def test_what_stays_known_of_a_gpu_reads_as_the_inventory_keeps_it(gpu, time):
+def test_last_known_facts_are_read_as_the_inventory_keeps_them(gpu, time):
     kept = facts_of(gpu, time)
     for lost in (False, True):
         found, was_lost = decode_facts(gpu.uuid, encode_facts(gpu, time, lost=lost))
@@ -225,7 +225,7 @@ def test_a_node_that_an_earlier_version_read_without_health_is_read_again():
     assert decode_node(place, 1.0, msgspec.msgpack.encode(written)).fingerprint != fingerprint
 
 
-def test_a_gpu_that_comes_with_another_health_is_one_record_of_its_move():
+def test_a_move_with_changed_health_is_one_record():
     fingerprint = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)
     inventory = Inventory()
 

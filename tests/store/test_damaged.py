@@ -106,7 +106,7 @@ def found_aside(folder: Path) -> list[Path]:
 class TestCommands:
     """Neither command of `gpuid store` takes it for a good one, and both leave it as it is."""
 
-    async def test_it_is_not_taken_back(self, kind, path, sqlite_settings):
+    async def test_a_damaged_store_is_not_downgraded(self, kind, path, sqlite_settings):
         DAMAGE[kind](path)
         before = path.read_bytes()
         with pytest.raises(StoreError):
@@ -114,7 +114,7 @@ class TestCommands:
         assert path.read_bytes() == before
         assert not found_aside(path.parent)
 
-    async def test_it_is_no_backup(self, kind, path, sqlite_settings):
+    async def test_a_damaged_store_is_not_backed_up(self, kind, path, sqlite_settings):
         DAMAGE[kind](path)
         before = path.read_bytes()
         with pytest.raises(StoreError):
@@ -135,7 +135,7 @@ async def test_commands_say_what_to_do_about_damage(kind, path, sqlite_settings)
 
 class TestAtTheStart:
     @pytest.mark.parametrize("kind", DAMAGE)
-    async def test_it_is_set_aside_and_a_new_one_begun(self, kind, path, sqlite_settings, collecting, caplog):
+    async def test_it_is_set_aside_and_a_new_one_started(self, kind, path, sqlite_settings, collecting, caplog):
         DAMAGE[kind](path)
         before = path.read_bytes()
         async with collecting(sqlite_settings) as one:
@@ -157,7 +157,7 @@ class TestAtTheStart:
         assert found_aside(path.parent) == [aside]
 
     @pytest.mark.parametrize("kind", DAMAGE)
-    async def test_a_strict_store_is_left_as_it_is(self, kind, path, sqlite_settings):
+    async def test_a_strict_store_is_left_unchanged(self, kind, path, sqlite_settings):
         DAMAGE[kind](path)
         before = path.read_bytes()
         strict = msgspec.structs.replace(sqlite_settings, strict=True)
@@ -168,14 +168,14 @@ class TestAtTheStart:
         assert found_aside(path.parent) == []
 
     @pytest.mark.parametrize("mode", [OpenMode.READER, OpenMode.OPERATOR, OpenMode.TRIAL])
-    async def test_nobody_but_a_collector_sets_it_aside(self, mode, path, sqlite_settings):
+    async def test_only_a_collector_sets_it_aside(self, mode, path, sqlite_settings):
         DAMAGE["header zeroed"](path)
         with pytest.raises(StoreError, match="not a database; move it away"):
             async with Store.open(sqlite_settings, mode):
                 pass
         assert found_aside(path.parent) == []
 
-    async def test_not_while_another_collector_has_it(self, path, sqlite_settings):
+    async def test_it_is_not_set_aside_while_another_collector_uses_it(self, path, sqlite_settings):
         async with Store.open(sqlite_settings):
             DAMAGE["first page flipped"](path)
             with pytest.raises(StoreError, match="in use by another gpuid"):
@@ -184,7 +184,7 @@ class TestAtTheStart:
             assert found_aside(path.parent) == []
 
     @pytest.mark.parametrize("damaged", [False, True])
-    async def test_another_programs_database_is_left_alone(self, damaged, sqlite_settings, tmp_path):
+    async def test_another_programs_database_is_left_unchanged(self, damaged, sqlite_settings, tmp_path):
         path = tmp_path / "gpuid.db"
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE music (title TEXT)")
@@ -199,14 +199,14 @@ class TestAtTheStart:
                     pass
         assert path.read_bytes() == before
 
-    async def test_one_of_a_newer_version_is_left_alone(self, path, sqlite_settings):
+    async def test_a_store_of_a_newer_version_is_left_unchanged(self, path, sqlite_settings):
         altered("UPDATE gpuid_schema SET version_num = '9999'")(path)
         with pytest.raises(StoreError, match="created by a newer gpuid"):
             async with Store.open(sqlite_settings):
                 pass
         assert found_aside(path.parent) == []
 
-    async def test_a_link_stays_and_what_it_names_is_set_aside(self, path, tmp_path, collecting):
+    async def test_the_target_of_a_symbolic_link_is_set_aside(self, path, tmp_path, collecting):
         (tmp_path / "links").mkdir()
         link = tmp_path / "links" / "store.db"
         link.symlink_to(path)
@@ -217,7 +217,7 @@ class TestAtTheStart:
         assert path.exists()
         assert len(found_aside(tmp_path)) == 1
 
-    async def test_its_log_goes_with_it(self, path, sqlite_settings):
+    async def test_its_write_ahead_log_is_set_aside_too(self, path, sqlite_settings):
         remove_log(path)
         DAMAGE["header zeroed"](path)
         path.with_name("gpuid.db-wal").write_bytes(b"a log")
@@ -225,14 +225,14 @@ class TestAtTheStart:
             (aside,) = found_aside(path.parent)
             assert aside.with_name(aside.name + "-wal").read_bytes() == b"a log"
 
-    def test_no_earlier_one_is_overwritten(self, tmp_path):
+    def test_earlier_damaged_stores_are_not_overwritten(self, tmp_path):
         for content in ("one", "two", "three"):
             (tmp_path / "gpuid.db").write_text(content)
             set_aside(tmp_path / "gpuid.db", 1764123825.0)
         assert sorted(file.read_text() for file in found_aside(tmp_path)) == ["one", "three", "two"]
 
     @pytest.mark.parametrize("kind", ["of another database", "damaged"])
-    async def test_a_log_that_is_not_its_own_is_set_aside_alone(self, kind, path, sqlite_settings, collecting, caplog):
+    async def test_a_foreign_write_ahead_log_is_set_aside_alone(self, kind, path, sqlite_settings, collecting, caplog):
         if kind == "damaged":
             path.with_name("gpuid.db-wal").write_bytes(b"x" * 20_000)
         else:
@@ -251,11 +251,11 @@ class TestAtTheStart:
             assert Path(one.store.health.status.set_aside.newest).read_bytes() == before  # noqa: ASYNC240
         assert "set its write-ahead log aside, and with it the last changes" in caplog.text
 
-    async def test_a_new_one_is_known_without_its_log(self, sqlite_settings, tmp_path):
+    async def test_a_new_store_is_recognised_without_its_log(self, sqlite_settings, tmp_path):
         async with Store.open(sqlite_settings):
             assert (tmp_path / "gpuid.db").read_bytes()[68:72] == b"gpui"
 
-    async def test_what_was_lost_is_told(self, path, sqlite_settings, collecting, caplog):
+    async def test_the_loss_is_reported(self, path, sqlite_settings, collecting, caplog):
         async with collecting(sqlite_settings) as one:
             await one.store.reconcile({"lake": Subscription("changes", backfill=True)})
         altered("ALTER TABLE gpuid_nodes DROP COLUMN read_at")(path)
@@ -266,7 +266,7 @@ class TestAtTheStart:
 
 
 class TestThatCannotBeSetAside:
-    async def test_the_collector_goes_on_and_recovers(self, path, sqlite_settings, collecting, monkeypatch):
+    async def test_the_collector_continues_and_recovers(self, path, sqlite_settings, collecting, monkeypatch):
         monkeypatch.setattr("collector.store.database.RETRY_SECONDS", 0.05)
         DAMAGE["header zeroed"](path)
         allowed = False
@@ -294,7 +294,7 @@ class TestThatCannotBeSetAside:
             assert await one.store.history_writer.flushed(10)
             assert [place.since for place in await one.store.history.where("GPU-1")] == [20.0]
 
-    async def test_a_failing_disk_is_no_damage(self, path, sqlite_settings, collecting, monkeypatch):
+    async def test_a_failing_disk_is_not_damage(self, path, sqlite_settings, collecting, monkeypatch):
         monkeypatch.setattr("collector.store.database.RETRY_SECONDS", 0.05)
         failing = True
 
@@ -346,7 +346,7 @@ class TestWhileRunning:
             await engine.dispose()  # with what its connections hold in memory
 
     @pytest.mark.parametrize("found_by", ["write", "read", "answer"])
-    async def test_a_new_one_gets_all_that_is_known(self, found_by, sqlite_settings, collecting, tmp_path, caplog):
+    async def test_a_new_store_gets_everything_known(self, found_by, sqlite_settings, collecting, tmp_path, caplog):
         async with collecting(sqlite_settings) as one:
             store = one.store
             await store.reconcile({"lake": Subscription("changes", backfill=False)})
@@ -379,7 +379,7 @@ class TestWhileRunning:
             for uuid, node in known.items():
                 assert [found.place.node for found in one.inventory.find(uuid=f"GPU-{uuid}")] == [node]
 
-    async def test_an_answer_under_way_is_given_up(self, sqlite_settings, collecting):
+    async def test_an_answer_in_progress_is_abandoned(self, sqlite_settings, collecting):
         endless = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
         refusals = []
 
@@ -408,7 +408,7 @@ class TestWhileRunning:
             assert [place.node for place in await one.store.history.within(60).where("GPU-1")] == ["a"]
         assert "the file is damaged" in refusals[0]
 
-    async def test_a_reading_under_way_ends_with_the_old_one(self, sqlite_settings, collecting):
+    async def test_a_read_in_progress_ends_with_the_old_store(self, sqlite_settings, collecting):
         """A connection that nobody closed would be reported when it is collected, as an error of the test."""
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
@@ -424,7 +424,7 @@ class TestWhileRunning:
             gc.collect()
             assert await one.store.history_writer.flushed(60)
 
-    async def test_a_table_that_is_gone_is_damage(self, sqlite_settings, collecting, tmp_path):
+    async def test_a_missing_table_is_damage(self, sqlite_settings, collecting, tmp_path):
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             assert await one.store.history_writer.flushed(10)
@@ -435,7 +435,7 @@ class TestWhileRunning:
             assert await one.store.history_writer.flushed(60)
             assert [change.uuid for change in await one.store.history.changes()] == ["GPU-2", "GPU-1"]
 
-    async def test_a_strict_store_is_reported_and_left(self, sqlite_settings, collecting, tmp_path):
+    async def test_a_strict_store_is_reported_and_left_unchanged(self, sqlite_settings, collecting, tmp_path):
         strict = msgspec.structs.replace(sqlite_settings, strict=True)
         async with collecting(strict) as one:
             one.read("a", 10.0, "1")

@@ -56,7 +56,7 @@ async def test_a_node_is_known_from_its_placements(recorded, collecting, snapsho
         assert "damaged" not in caplog.text
 
 
-async def test_a_take_over_reads_past_it(recorded, collecting):
+async def test_a_new_leader_skips_damaged_rows(recorded, collecting):
     await execute(recorded, "UPDATE gpuid_nodes SET snapshot = :bytes WHERE node = 'a'", bytes=b"no node")
     async with Store.open(recorded, OpenMode.READER) as store:
         nodes = [node.place.node for part in [part async for part in store.nodes()] for node in part]
@@ -64,7 +64,7 @@ async def test_a_take_over_reads_past_it(recorded, collecting):
 
 
 @pytest.mark.parametrize("byte", [0x00, 0x80, 0xC0, 0xC1, 0xFF])
-def test_no_byte_of_a_node_leads_to_values_of_another_type(byte, recorded_node):
+def test_no_damaged_byte_gives_values_of_another_type(byte, recorded_node):
     """Every byte replaced: the node is refused, or all values are of their types."""
     place, written = recorded_node
     types = dict(Gpu.__annotations__) | {"last_known": tuple}
@@ -108,7 +108,7 @@ def recorded_node():
         '{"health": [{"ecc_dram_uncorrectable": 99999999999999999999999}, 1], "ecc_growth": "now"}',
     ],
 )
-async def test_what_is_altered_or_last_known_costs_nothing_else(recorded, collecting, written):
+async def test_damaged_details_do_not_affect_other_values(recorded, collecting, written):
     for column in ("changes.changes", "changes.last_known", "placements.last_known"):
         table, name = column.split(".")
         await execute(recorded, f"UPDATE gpuid_{table} SET {name} = :text", text=written)
@@ -136,7 +136,7 @@ async def test_what_is_altered_or_last_known_costs_nothing_else(recorded, collec
         assert [(p.since, p.until) for p in await one.store.history.where("GPU-2")] == [(10.0, 20.0)]
 
 
-async def test_records_that_are_damaged_hold_up_no_sink(recorded, collecting, caplog):
+async def test_damaged_records_do_not_block_a_sink(recorded, collecting, caplog):
     await execute(recorded, "UPDATE gpuid_readings SET records = :bytes WHERE id = 1", bytes=b"\xff")
     async with collecting(recorded) as one:
         outbox = one.store.outbox
@@ -155,7 +155,7 @@ async def test_records_that_are_damaged_hold_up_no_sink(recorded, collecting, ca
 
 
 @pytest.mark.parametrize("value", ["DELETE FROM gpuid_facts", "UPDATE gpuid_facts SET value = 'x' WHERE name = 'id'"])
-async def test_a_store_without_its_id_gets_another(recorded, collecting, value):
+async def test_a_store_without_an_id_gets_a_new_one(recorded, collecting, value):
     await execute(recorded, value)
     async with Store.open(recorded, OpenMode.READER) as store:
         assert len(await store.outbox.sinks()) == 2
@@ -172,7 +172,7 @@ class TestSqlite:
     """Which keeps a value of any type in any column."""
 
     @pytest.mark.parametrize("value", ["x'ff41'", "CAST(x'ff41' AS TEXT)", "1e300", "'later'", "-5"])
-    async def test_the_history_shows_what_there_is(self, value, sqlite_settings, collecting, tmp_path):
+    async def test_the_history_shows_what_is_readable(self, value, sqlite_settings, collecting, tmp_path):
         async with collecting(sqlite_settings) as one:
             await one.store.reconcile(SINKS)
             one.read("a", 10.0, "1", "2")

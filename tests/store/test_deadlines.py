@@ -32,7 +32,7 @@ async def refused(store: Store) -> str:
     return str(caught.value)
 
 
-async def test_a_frozen_server_keeps_no_answer_waiting(
+async def test_a_frozen_server_does_not_block_answers(
     postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Store.open(StoreSettings(url=postgres_server.new_database())) as store:
@@ -96,7 +96,7 @@ async def test_a_query_whose_deadline_passes_while_it_is_queued_never_begins(set
     assert not begun
 
 
-async def test_answers_leave_the_connections_of_the_recorder_alone(settings: StoreSettings) -> None:
+async def test_answers_do_not_use_the_recorders_connections(settings: StoreSettings) -> None:
     async with Store.open(settings) as store, occupied(store):
         started = anyio.current_time()
         async with store.database.read() as connection:
@@ -104,7 +104,7 @@ async def test_answers_leave_the_connections_of_the_recorder_alone(settings: Sto
         assert anyio.current_time() - started < 20  # less than anybody waits for a connection
 
 
-async def test_no_query_goes_on_after_the_store_has_closed(settings: StoreSettings) -> None:
+async def test_no_query_continues_after_the_store_has_closed(settings: StoreSettings) -> None:
     async with Store.open(settings) as store:
         pausing = anyio.Event()
         tasks = store.database._answers
@@ -155,7 +155,7 @@ async def occupied(store: Store) -> AsyncIterator[None]:
             over.set()
 
 
-async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: StoreSettings) -> None:
+async def test_a_hanging_file_system_blocks_few_threads(sqlite_settings: StoreSettings) -> None:
     hangs = True
 
     def hang() -> int:
@@ -199,7 +199,7 @@ async def ask(store: Store, query: Any, seconds: float, *, pause: float = 0.0) -
     await store.database.within(deadline, run())
 
 
-async def test_a_server_that_restarted_is_asked_again_at_once(postgres_server: PostgresServer) -> None:
+async def test_a_restarted_server_is_queried_again_immediately(postgres_server: PostgresServer) -> None:
     async with Store.open(StoreSettings(url=postgres_server.new_database())) as store:
         async with anyio.create_task_group() as tasks:
             for _ in range(8):

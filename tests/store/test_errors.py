@@ -23,7 +23,7 @@ LOCATION = PostgresLocation("postgresql://u@h/d", "postgresql://u@h/d", PASSWORD
         f"{'x' * 190}{PASSWORD}",
     ],
 )
-def test_a_password_that_a_server_repeats_is_lost(said: str) -> None:
+def test_a_password_repeated_by_a_server_is_removed(said: str) -> None:
     for error in (ConnectionError(said), RuntimeError(said), OSError(1, said)):
         text = str(explain(error, LOCATION))
         assert text.isprintable()
@@ -31,7 +31,7 @@ def test_a_password_that_a_server_repeats_is_lost(said: str) -> None:
         assert "***" in text
 
 
-def test_the_environments_password_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_in_the_environment_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     location = PostgresLocation("postgresql://u@h/d", "postgresql://u@h/d", "")
     assert str(explain(RuntimeError(f"no {PASSWORD}"), location)) == "store postgresql://u@h/d: no ***"

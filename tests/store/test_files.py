@@ -27,7 +27,7 @@ def umask(request):
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("umask")
-async def test_they_are_private_whatever_the_umask(sqlite_settings, collecting, tmp_path):
+async def test_files_are_private_with_any_umask(sqlite_settings, collecting, tmp_path):
     async with collecting(sqlite_settings) as one:
         one.read("a", 10.0, "1")
         assert await one.store.history_writer.flushed(10)
@@ -35,7 +35,7 @@ async def test_they_are_private_whatever_the_umask(sqlite_settings, collecting, 
 
 
 @pytest.mark.anyio
-async def test_those_of_an_earlier_version_become_private(sqlite_settings, collecting, tmp_path, caplog):
+async def test_files_of_an_earlier_version_become_private(sqlite_settings, collecting, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     async with collecting(sqlite_settings) as one:
         one.read("a", 10.0, "1")
@@ -50,7 +50,7 @@ async def test_those_of_an_earlier_version_become_private(sqlite_settings, colle
     assert "restricted the permissions of a store file" in caplog.text
 
 
-def test_they_are_private_from_the_first_instant(tmp_path):
+def test_files_are_private_from_creation(tmp_path):
     """Look at every open() that creates a file; the umask would let others in."""
     program = """
 import os, sys, anyio
@@ -75,7 +75,7 @@ assert created and not any(mode for _, mode in created), created
     subprocess.run([sys.executable, "-c", program, tmp_path / "gpuid.db"], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_another_user_is_told_what_to_do(anyio_backend, tmp_path):
+def test_another_user_gets_a_remedy(anyio_backend, tmp_path):
     folder = Path("/tmp") / f"gpuid-private-{os.getpid()}"
     folder.mkdir(mode=0o755)
     settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")

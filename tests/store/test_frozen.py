@@ -75,7 +75,7 @@ class FrozenProxy:
         await target.aclose()
 
 
-async def test_a_leader_whose_connections_are_stuck_is_followed(postgres_server, collecting):
+async def test_a_leader_with_stuck_connections_is_replaced(postgres_server, collecting):
     url = postgres_server.new_database()
     proxy = FrozenProxy(url)
     async with contextlib.AsyncExitStack() as stack:
@@ -106,7 +106,7 @@ async def test_a_leader_whose_connections_are_stuck_is_followed(postgres_server,
         assert [(c.event, c.uuid) for c in await other.store.history.changes()] == expected
 
 
-async def test_a_process_stopped_in_the_middle_of_writing_is_followed(postgres_server, tmp_path):
+async def test_a_process_stopped_while_writing_is_replaced(postgres_server, tmp_path):
     settings = StoreSettings(url=postgres_server.new_database())
     acknowledged = tmp_path / "acknowledged"
     command = [sys.executable, Path(__file__).with_name("killed.py"), settings.url, acknowledged, tmp_path / "got", "7"]
@@ -145,7 +145,7 @@ async def in_transaction(store, child: Process) -> bool:
         return bool(found.scalar_one())
 
 
-async def test_nobody_leads_and_says_so_once(postgres_server, collecting, caplog):
+async def test_a_missing_leader_is_logged_once(postgres_server, collecting, caplog):
     settings = StoreSettings(url=postgres_server.new_database())
     caplog.set_level(logging.INFO)
     said = "no collector leads: nothing is recorded or delivered"

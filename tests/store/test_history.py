@@ -42,7 +42,7 @@ TIMELINE = [
 
 
 class TestLeft:
-    async def test_what_left_a_node_comes_in_the_order_of_leaving(self, settings, collecting):
+    async def test_former_gpus_are_in_the_order_of_departure(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2", "3")
             one.read("a", 20.0, "1", "3", "4", "5")
@@ -70,7 +70,7 @@ class TestWhere:
             for term in ("GPU-0a1b-ff", "gpu-0A1B-FF"):
                 assert lines(await one.store.history.where(term)) == [("GPU-0a1b-ff", "prod", "a", 10.0, None, 10.0)]
 
-    async def test_a_chassis_has_all_that_ever_was_in_it(self, collector):
+    async def test_a_chassis_lists_every_gpu_ever_in_it(self, collector):
         found = await collector.store.history.where("chassis-1")
         assert [(p.uuid, p.node, p.until) for p in found] == [
             ("GPU-1", "c", None),
@@ -80,7 +80,7 @@ class TestWhere:
             ("GPU-1", "a", 20.0),
         ]
 
-    async def test_what_was_never_seen_is_nowhere(self, collector):
+    async def test_a_gpu_never_seen_has_no_place(self, collector):
         assert await collector.store.history.where("GPU-9") == []
 
     async def test_a_placement_has_every_field(self, collector):
@@ -92,7 +92,7 @@ class TestWhere:
             "i-a",
         )
 
-    async def test_it_says_where_in_its_machine_a_gpu_was(self, settings, collecting):
+    async def test_it_has_the_position_of_a_gpu_in_its_machine(self, settings, collecting):
         card = Gpu(uuid="GPU-1", tray="3", slot="4", module="7", pci_bus_id="00000000:4E:00.0")
         async with collecting(settings) as one:
             one.read("a", 10.0, card)
@@ -157,7 +157,7 @@ class TestParts:
             assert [(row.cluster, row.node, row.until) for row in rows] == [("lab", "a", 21.0), ("prod", "a", 20.0)]
             assert len(await one.store.history.left("a", limit=1)) == 1
 
-    async def test_of_several_gpus_that_left_the_last_is_shown(self, settings, collecting):
+    async def test_the_last_of_several_departed_gpus_is_shown(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             one.read("a", 20.0, "1")
@@ -168,7 +168,7 @@ class TestParts:
 
 
 class TestNode:
-    async def test_what_sits_there_comes_first_then_what_sat_there(self, collector):
+    async def test_current_gpus_come_before_former_ones(self, collector):
         found = await collector.store.history.node("a", "prod")
         assert [(p.uuid, p.until) for p in found] == [("GPU-3", None), ("GPU-2", 25.0), ("GPU-1", 20.0)]
 
@@ -180,7 +180,7 @@ class TestNode:
 
 
 class TestChanges:
-    async def test_all_that_happened_is_listed_in_its_order(self, collector):
+    async def test_all_changes_are_listed_in_order(self, collector):
         found = await collector.store.history.changes()
         assert [(c.event, c.uuid, c.node, c.time, c.previous) for c in found] == [
             ("appeared", "GPU-1", "a", 10.0, None),
@@ -243,7 +243,7 @@ class TestPagesOfPlacements:
         (last,) = await collector.store.history.node("a", "prod", after=pages[3].position)
         assert (last.uuid, last.until) == ("GPU-1", 20.0)
 
-    async def test_what_ends_between_two_pages_hides_nothing(self, collector):
+    async def test_a_placement_ending_between_pages_hides_nothing(self, collector):
         (first,) = await collector.store.history.where("chassis-1", limit=1)
         collector.read("c", 60.0, cluster="lab")
         collector.read("a", 60.0)
@@ -252,7 +252,7 @@ class TestPagesOfPlacements:
         assert [p.uuid for p in rest] == ["GPU-1", "GPU-1", "GPU-3", "GPU-2", "GPU-1"]
 
     @pytest.mark.parametrize("text", ["", "7", "present-1.0", "gone-1.0-2", "past-nan-3", "past--1.0-3", "past-1.0-٣"])
-    def test_a_position_that_none_gave_is_refused(self, text):
+    def test_an_unknown_position_is_refused(self, text):
         with pytest.raises(ValueError, match="expected the `next` value of the previous page"):
             Position.parse(text)
 
@@ -266,7 +266,7 @@ class TestLatestChanges:
             ("moved", "GPU-1", 20.0),
         ]
 
-    async def test_an_event_and_a_cluster_can_be_chosen(self, collector):
+    async def test_changes_are_filtered_by_event_and_cluster(self, collector):
         found = await collector.store.history.latest_changes(ChangeFilter(events=["moved"], cluster="lab"))
         assert [(c.event, c.time) for c in found] == [("moved", 30.0)]
 
@@ -278,7 +278,7 @@ class TestLatestChanges:
             before = ChangePosition(page[-1].time, page[-1].id)
         assert pages == whole[::-1]
 
-    async def test_those_of_one_node_gpu_or_serial_can_be_chosen(self, collector):
+    async def test_changes_are_filtered_by_node_gpu_or_serial(self, collector):
         async def ask(**wanted: Any) -> list[tuple[str, float]]:
             found = await collector.store.history.latest_changes(ChangeFilter(**wanted))
             return [(c.event, c.time) for c in found]
@@ -300,7 +300,7 @@ class TestLatestChanges:
 class TestFirstSights:
     """The GPUs of a node that was read for the first time are counted by cluster and day."""
 
-    async def test_those_of_a_cluster_on_one_day_are_one(self, settings, collecting):
+    async def test_first_sights_of_a_cluster_are_grouped_by_day(self, settings, collecting):
         day = 86400.0
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
@@ -335,7 +335,7 @@ class TestFirstSights:
                 ("d", "GPU-7"),
             ]
 
-    async def test_each_commit_adds_and_forgotten_ones_are_counted_no_more(self, settings, collecting):
+    async def test_counts_grow_with_commits_and_shrink_with_retention(self, settings, collecting):
         def counted(found):
             return [(s.cluster, s.node, s.nodes, s.gpus, s.since, s.position.time) for s in found]
 
@@ -354,7 +354,7 @@ class TestFirstSights:
             await prune(one.store.database, before=86400.0)
             assert counted(await ask()) == [("prod", "d", 1, 1, 86400.0, 86400.0)]
 
-    async def test_a_page_passes_over_a_fleet_of_them(self, sqlite_settings, collecting):
+    async def test_a_page_skips_a_fleet_of_first_sights(self, sqlite_settings, collecting):
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             assert await one.store.history_writer.flushed(10)
@@ -366,7 +366,7 @@ class TestFirstSights:
         assert found == {"other", "cluster", "across"}
         assert not any("TEMP B-TREE" in plan for plan in plans)
 
-    async def test_they_are_found_in_an_older_store(self, settings, collecting):
+    async def test_first_sights_are_found_in_an_older_store(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
             one.read("a", 20.0, "1", "2")
@@ -388,7 +388,7 @@ class TestFirstSights:
 class TestAlterations:
     """Alterations belong to the placement during which they happened."""
 
-    async def test_each_placement_has_its_own_the_newest_first(self, settings, collecting):
+    async def test_each_placement_has_its_alterations_newest_first(self, settings, collecting):
         gpu = Gpu(uuid="GPU-1", serial="S", vbios="1")
         async with collecting(settings) as one:
             one.read("a", 10.0, gpu)
@@ -406,7 +406,7 @@ class TestAlterations:
                 Alteration(20.0, (FieldChange("serial", "S", None),)),
             )
 
-    async def test_only_the_newest_of_a_gpu_that_alters_all_the_time(self, settings, collecting):
+    async def test_only_the_newest_of_many_alterations_are_returned(self, settings, collecting):
         async with collecting(settings) as one:
             for number in range(MAX_ALTERATIONS + 5):
                 one.read("a", 10.0 + number, Gpu(uuid="GPU-1", vbios=str(number)))
@@ -435,7 +435,7 @@ class TestHealth:
             (change, *_) = await one.store.history.changes(ChangeFilter(events=["health"]))
             assert (change.event, change.time) == ("health", 20.0)
 
-    async def test_the_condition_is_that_of_the_last_reading_present_or_not(self, settings, collecting):
+    async def test_the_condition_is_from_the_last_reading(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, Gpu(uuid="GPU-1", health=WORN), Gpu(uuid="GPU-2", health=WORN), "3")
             one.read("a", 20.0, Gpu(uuid="GPU-1", health=WORN), lost=["3"])
@@ -485,7 +485,7 @@ def worn(rows: int, name: str = "1") -> Gpu:
 class TestTheHealthOfAGpu:
     """How a GPU's health changed is found by what names the GPU, wherever that was."""
 
-    async def test_it_is_found_without_a_scan(self, settings, collecting):
+    async def test_the_health_of_a_gpu_is_found_without_a_scan(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, worn(1))
             assert await one.store.history_writer.flushed(10)
@@ -533,7 +533,7 @@ async def plans_of(store, query) -> list[str]:
 
 
 class TestHealthChanges:
-    async def test_changes_of_health_of_some_gpus_come_newest_first(self, settings, collecting):
+    async def test_health_changes_of_some_gpus_come_newest_first(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             node = one.inventory.node(Place("prod", "a"))

@@ -113,7 +113,7 @@ class TestANewLead:
 
 class TestAFileThatIsTakenAway:
     @pytest.mark.parametrize("replaced", [False, True])
-    async def test_is_noticed_without_any_change(self, sqlite_settings, collecting, tmp_path, replaced):
+    async def test_is_detected_without_any_change(self, sqlite_settings, collecting, tmp_path, replaced):
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             assert await one.store.history_writer.flushed(10)
@@ -131,7 +131,7 @@ class TestAFileThatIsTakenAway:
 
 
 class TestPostgresThatGoesAway:
-    async def test_what_happens_meanwhile_is_committed_when_it_is_back(self, postgres_server, collecting):
+    async def test_changes_meanwhile_are_committed_when_it_returns(self, postgres_server, collecting):
         settings = StoreSettings(url=postgres_server.new_database())
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
@@ -157,7 +157,7 @@ class TestPostgresThatGoesAway:
                     await batch.write(connection, store.database)
                 assert len(await store.history.changes()) == changes
 
-    async def test_the_end_does_not_wait_for_a_server_that_hangs(self, postgres_server, collecting):
+    async def test_stopping_does_not_wait_for_a_hanging_server(self, postgres_server, collecting):
         settings = StoreSettings(url=postgres_server.new_database())
         hung: list[int] = []
         try:

@@ -82,7 +82,7 @@ async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
         assert await second.leadership.ask()
 
 
-async def test_an_end_that_took_all_the_time_for_the_store_still_gives_the_lead_back(two):
+async def test_a_slow_shutdown_still_releases_the_lease(two):
     one, other = two
     end = one.database.end
     end.begin(time.monotonic() - Stage.STORE.value)
@@ -101,7 +101,7 @@ async def test_a_former_leader_may_lead_again(two):
     assert await one.leadership.ask()
 
 
-async def test_a_leader_that_froze_while_it_prepared_a_statement_is_followed(postgres_server):
+async def test_a_leader_frozen_while_preparing_a_statement_is_replaced(postgres_server):
     url = postgres_server.new_database()
     async with Store.open(StoreSettings(url=url)) as one, Store.open(StoreSettings(url=url)) as other:
         frozen = await asyncpg.connect(url)
@@ -128,7 +128,7 @@ async def test_an_expired_lease_goes_to_another_collector(two):
     assert not one.leadership.recording
 
 
-async def test_a_leader_that_is_late_and_unchallenged_still_leads(two):
+async def test_a_late_but_unchallenged_leader_still_leads(two):
     one, other = two
     await expire(other)
     await cut(other)
@@ -171,7 +171,7 @@ async def test_a_leader_that_is_late_in_renewing_configures_its_sinks(two):
     assert [state.sink for state in await one.outbox.sinks()] == ["lake"]
 
 
-async def test_a_lease_of_a_server_whose_clock_was_set_back_expires_too(two):
+async def test_a_lease_expires_although_the_servers_clock_went_back(two):
     one, other = two
     async with other.database.write() as connection:
         await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = expires + 3600")
@@ -179,7 +179,7 @@ async def test_a_lease_of_a_server_whose_clock_was_set_back_expires_too(two):
     assert not await one.leadership.ask()
 
 
-async def test_everybody_knows_who_leads(two):
+async def test_every_collector_knows_who_leads(two):
     one, other = two
     assert await one.leadership.ask()
     assert not await other.leadership.ask()
@@ -208,7 +208,7 @@ async def test_a_standby_notices_when_nobody_leads(timed):
     assert other.status.has_leader
 
 
-async def test_a_holder_that_does_not_record_is_no_leader(timed):
+async def test_a_holder_that_does_not_record_is_not_the_leader(timed):
     one, other, clock = timed
     one.stand_by()  # it cannot take over, for whatever reason, and keeps the lease
     assert await one.ask()
@@ -234,7 +234,7 @@ async def test_readers_do_not_keep_a_leader_from_renewing(two):
         assert await one.leadership.ask()
 
 
-async def test_a_transaction_left_open_delays_the_next_leader_only_for_a_while(two):
+async def test_an_open_transaction_delays_the_next_leader_only_briefly(two):
     one, other = two
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(pytest.raises(StoreError))
@@ -252,7 +252,7 @@ async def test_a_transaction_left_open_delays_the_next_leader_only_for_a_while(t
         pass
 
 
-async def test_asking_again_and_again_uses_one_connection(two):
+async def test_repeated_attempts_use_one_connection(two):
     _one, other = two
     assert not await other.leadership.ask()
     async with other.database.read() as connection:
@@ -267,7 +267,7 @@ async def backends(connection):
     return set(await connection.scalars(query))
 
 
-async def test_without_a_server_the_lead_ends_by_itself_and_comes_back(timed, postgres_server):
+async def test_without_a_server_leadership_ends_and_later_returns(timed, postgres_server):
     one, other, clock = timed
     await anyio.to_thread.run_sync(postgres_server.stop)
     try:
@@ -298,7 +298,7 @@ async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
         assert other.leadership.leads
 
 
-async def test_a_collector_that_knows_only_the_lock_from_before_records_no_more(settings):
+async def test_a_collector_with_only_the_old_lock_stops_recording(settings):
     async with Store.open(settings) as store, store.database.write() as connection:
         await to_first_version(connection)
         await connection.exec_driver_sql("INSERT INTO gpuid_facts VALUES ('leader', 'its token')")

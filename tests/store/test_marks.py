@@ -69,7 +69,7 @@ class TestSetting:
         (mark,) = await in_force(collector.store)
         assert (mark.uuid, mark.serial) == ("GPU-1", "serial-1")
 
-    async def test_a_gpu_that_was_there_long_ago_is_known(self, collector):
+    async def test_a_gpu_seen_long_ago_is_known(self, collector):
         collector.read("a", 20.0)
         assert await collector.store.history_writer.flushed(10)
         (done,) = await collector.store.marks.set(["serial-1"], RMA, by="ops")
@@ -85,7 +85,7 @@ class TestSetting:
         (done,) = await collector.store.marks.set([name], RMA, by="ops")
         assert (done.seen, done.mark.uuid, done.mark.serial) == (False, uuid, serial)
 
-    async def test_another_mark_ends_the_former(self, collector, clock):
+    async def test_a_new_mark_ends_the_previous_one(self, collector, clock):
         await collector.store.marks.set(["serial-1"], RMA, by="ops")
         clock.time = 2000.0
         (done,) = await collector.store.marks.set(["GPU-1"], WATCH, by="dev")
@@ -101,7 +101,7 @@ class TestSetting:
         assert done.unchanged
         assert await collector.store.marks.version() == version
 
-    async def test_one_gpu_that_is_named_twice_gets_one_mark(self, collector):
+    async def test_a_gpu_named_twice_gets_one_mark(self, collector):
         await collector.store.marks.set(["serial-1", "GPU-1"], RMA, by="ops")
         assert len(await collector.store.marks.page(ended=True)) == 1
 
@@ -113,7 +113,7 @@ class TestSetting:
         assert done.former.uuid is None
         assert [mark.uuid for mark in await in_force(collector.store)] == ["GPU-7"]
 
-    async def test_a_mark_that_ended_by_itself_keeps_its_end(self, collector, clock):
+    async def test_an_expired_mark_keeps_its_end(self, collector, clock):
         await collector.store.marks.set(["GPU-1"], NewMark(kind=MarkKind.WATCH, until=1500.0), by="ops")
         clock.time = 2000.0
         (done,) = await collector.store.marks.set(["GPU-1"], RMA, by="ops")
@@ -129,18 +129,18 @@ class TestRefusing:
         assert str(raised.value) == "board: 2 GPUs have this serial (GPU-2, GPU-3); use the UUID"
         assert await in_force(collector.store) == []
 
-    async def test_the_serial_of_a_chassis_is_no_gpus(self, collector):
+    async def test_the_serial_of_a_chassis_matches_no_gpu(self, collector):
         with pytest.raises(RefusedMarkError, match="chassis-1: this is the serial of a chassis"):
             await collector.store.marks.set(["chassis-1"], RMA, by="ops")
 
-    def test_more_marks_than_can_be_in_force(self):
+    def test_more_marks_than_the_limit_are_refused(self):
         book = Book([], KnownGpus(), 0.0, "ops", most=2)
         for name in ("1", "2", "3"):
             book.mark(name, RMA)
         with pytest.raises(RefusedMarkError, match="3 GPUs would be marked, and at most 2 can be"):
             book.check()
 
-    def test_a_mark_that_has_ended_leaves_its_place_to_another(self):
+    def test_an_ended_mark_makes_room_for_another(self):
         old = Mark(id=1, uuid="GPU-1", kind=MarkKind.RMA, set_at=0.0, set_by="ops", until=5.0)
         book = Book([old], KnownGpus(), 10.0, "ops", most=1)
         book.mark("2", RMA)
@@ -181,7 +181,7 @@ class TestRemoving:
         assert done.mark is not None
         assert await in_force(collector.store) == []
 
-    async def test_a_mark_of_the_serial_beneath_a_mark_of_the_uuid_is_not_forgotten(self, collector):
+    async def test_a_serial_mark_under_a_uuid_mark_is_kept(self, collector):
         store = collector.store.marks
         await store.set(["GPU-9"], WATCH, by="ops")  # before it was seen
         await store.set(["serial-9"], RMA, by="ops")
@@ -194,12 +194,12 @@ class TestRemoving:
         assert done.still is None
         assert await in_force(collector.store) == []
 
-    async def test_what_has_no_mark_stops_nobody(self, collector):
+    async def test_unmarked_gpus_do_not_stop_the_removal(self, collector):
         await collector.store.marks.set(["GPU-1"], RMA, by="ops")
         done = await collector.store.marks.remove(["GPU-2", "serial-1"], by="dev")
         assert [(one.name, one.mark is None) for one in done] == [("GPU-2", True), ("serial-1", False)]
 
-    async def test_a_mark_that_has_ended_by_itself_is_none(self, collector, clock):
+    async def test_an_expired_mark_is_not_a_mark(self, collector, clock):
         await collector.store.marks.set(["GPU-1"], NewMark(kind=MarkKind.WATCH, until=1500.0), by="ops")
         clock.time = 2000.0
         (done,) = await collector.store.marks.remove(["GPU-1"], by="dev")
@@ -268,7 +268,7 @@ class TestTogether:
             await command.marks.set(["GPU-1"], RMA, by="ops")
         assert [mark.uuid for mark in await in_force(collector.store)] == ["GPU-1"]
 
-    async def test_whoever_writes_at_once_leaves_one_in_force(self, collector, settings):
+    async def test_concurrent_writers_leave_one_mark_in_force(self, collector, settings):
         async with Store.open(settings, OpenMode.OPERATOR) as one, Store.open(settings, OpenMode.OPERATOR) as other:
             stores = [collector.store, one, other]
             async with anyio.create_task_group() as tasks:
@@ -290,7 +290,7 @@ class TestTogether:
 
 
 class TestRetention:
-    async def test_only_what_has_ended_is_forgotten(self, collector, clock):
+    async def test_only_ended_marks_are_forgotten(self, collector, clock):
         await collector.store.marks.set(["GPU-1"], NewMark(kind=MarkKind.RMA), by="ops")  # without an end
         await collector.store.marks.set(["GPU-2"], NewMark(kind=MarkKind.WATCH, until=5000.0), by="ops")
         await collector.store.marks.set(["GPU-3"], NewMark(kind=MarkKind.WATCH), by="ops")

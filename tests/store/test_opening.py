@@ -49,13 +49,13 @@ class TestTheSchema:
             )
         assert differences == []
 
-    def test_the_newest_migration_is_the_one_that_the_code_knows(self):
+    def test_the_newest_migration_is_the_one_the_code_knows(self):
         config = Config()
         config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
         config.set_main_option("path_separator", "os")
         assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
 
-    async def test_a_second_start_finds_the_same_store(self, settings):
+    async def test_a_second_start_opens_the_same_store(self, settings):
         async with Store.open(settings) as store:
             first = store.database.id
         async with Store.open(settings) as store:
@@ -81,7 +81,7 @@ class TestTheSchema:
                 f"run that version, let it run `gpuid store downgrade --to {schema.HEAD}`, or choose another store.url"
             )
 
-    async def test_what_an_older_version_recorded_is_read(self, settings):
+    async def test_records_of_an_older_version_are_read(self, settings):
         gpu = Gpu(uuid="GPU-1", serial="S")
         node = NodeState(place=Place("prod", "a"), node=NodeInfo(name="a"), time=5.0, gpus=(gpu,), since=(1.0,))
         async with Store.open(settings) as store, store.database.write() as connection:
@@ -136,7 +136,7 @@ class TestTheFile:
         )
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_folder_of_the_default_is_made(self, tmp_path):
+    def test_the_default_folder_is_created(self, tmp_path):
         own = tmp_path / "var/lib/gpuid"
         prepare_folder(own / "gpuid.db", own=own)
         assert own.is_dir()
@@ -147,33 +147,33 @@ class TestTheFile:
         assert modes == ["wal", 1]
 
     @pytest.mark.parametrize("kind", ["a directory", "not a regular file"])
-    async def test_what_is_no_file_is_refused_and_left_alone(self, sqlite_settings, kind):
+    async def test_a_path_that_is_not_a_file_is_refused_unchanged(self, sqlite_settings, kind):
         path = path_of(sqlite_settings)
         path.mkdir() if kind == "a directory" else os.mkfifo(path)
         for access in OpenMode:
             assert await refusal(sqlite_settings, access) == (f"store {path}: is {kind}; choose another store.url")
         assert [found.name for found in path.parent.iterdir()] == ["gpuid.db"]
 
-    async def test_what_is_in_the_way_of_its_lock_is_named(self, sqlite_settings):
+    async def test_an_obstacle_to_its_lock_is_named(self, sqlite_settings):
         lock = path_of(sqlite_settings).with_name("gpuid.db.lock")
         lock.mkdir()
         assert await refusal(sqlite_settings) == (
             f"store {path_of(sqlite_settings)}: {lock} is not a regular file and cannot be the lock file; move it away"
         )
 
-    async def test_a_link_into_a_folder_that_is_not_there_says_so(self, sqlite_settings, tmp_path):
+    async def test_a_link_into_a_missing_folder_is_reported(self, sqlite_settings, tmp_path):
         path = path_of(sqlite_settings)
         path.symlink_to(tmp_path / "absent" / "gpuid.db")
         assert await refusal(sqlite_settings) == (
             f"store {path}: the directory {tmp_path}/absent does not exist; create it or fix store.url"
         )
 
-    async def test_a_link_to_itself_says_so(self, sqlite_settings):
+    async def test_a_link_to_itself_is_reported(self, sqlite_settings):
         path = path_of(sqlite_settings)
         path.symlink_to(path)
         assert await refusal(sqlite_settings) == f"store {path}: it is a symbolic link to itself; fix store.url"
 
-    async def test_another_programs_database_is_refused_and_left_alone(self, sqlite_settings):
+    async def test_another_programs_database_is_refused_unchanged(self, sqlite_settings):
         path = path_of(sqlite_settings)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE music (title TEXT)")
@@ -302,7 +302,7 @@ class TestTheUrl:
     @pytest.mark.parametrize(
         "url", ["", "sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://x", "/var/lib/gpuid.db"]
     )
-    def test_what_it_cannot_be_is_refused(self, url):
+    def test_invalid_urls_are_refused(self, url):
         with pytest.raises(ValueError, match=r'^url: expected "sqlite:///path/to/gpuid.db" or "postgresql://'):
             StoreSettings(url=url)
 

@@ -38,7 +38,7 @@ async def read(collector, node, time, *gpus):
 
 
 class TestWhereASinkBegins:
-    async def test_a_new_one_gets_what_happens_from_now_on(self, collector):
+    async def test_a_new_sink_gets_changes_from_now_on(self, collector):
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "2")
@@ -126,7 +126,7 @@ class TestRecords:
         }
 
     @pytest.mark.parametrize("subscription", [CHANGES, READINGS])
-    async def test_a_record_of_a_marked_gpu_says_so_for_ever(self, collector, subscription):
+    async def test_a_record_keeps_the_mark_of_its_gpu(self, collector, subscription):
         await collector.store.reconcile({"lake": subscription})
         collector.store.history_writer.marks = Marks(
             [Mark(uuid="GPU-1", kind=MarkKind.RMA, set_at=1.0, set_by="ops", until=15.0)]
@@ -138,7 +138,7 @@ class TestRecords:
         assert [change.mark for change in await collector.store.history.changes()] == ["rma", None]
 
     @pytest.mark.parametrize("subscription", [CHANGES, READINGS])
-    async def test_an_alteration_says_what_it_was(self, collector, subscription):
+    async def test_an_alteration_has_the_old_value(self, collector, subscription):
         await collector.store.reconcile({"lake": subscription})
         await read(collector, "a", 10.0, Gpu(uuid="GPU-1", serial="S-1", mig=False))
         await read(collector, "a", 20.0, Gpu(uuid="GPU-1", mig=True))
@@ -155,7 +155,7 @@ class TestRecords:
         (letter,) = await collector.store.outbox.dead_letters()
         assert (await collector.store.outbox.show(letter.id)).records == batch.records
 
-    async def test_a_confirmation_has_what_is_last_known(self, collector):
+    async def test_a_confirmation_has_last_known_values(self, collector):
         await collector.store.reconcile({"lake": READINGS})
         for at, serial in ((10.0, "S-1"), (20.0, None), (30.0, None)):
             await read(collector, "a", at, Gpu(uuid="GPU-1", serial=serial))
@@ -215,7 +215,7 @@ class TestBatches:
             assert [record.uuid for record in following.records] == ["GPU-4"]
             assert following.key != batch.key
 
-    async def test_no_two_sinks_or_stores_have_a_key_in_common(self, collector, sqlite_settings, collecting, tmp_path):
+    async def test_keys_are_unique_across_sinks_and_stores(self, collector, sqlite_settings, collecting, tmp_path):
         await collector.store.reconcile({"lake": CHANGES, "hook": CHANGES})
         await read(collector, "a", 10.0, "1")
         keys = {(await collector.store.outbox.next_batch(name, 9)).key for name in ("lake", "hook")}
@@ -253,7 +253,7 @@ class TestBatches:
 
 class TestHalves:
     @pytest.mark.parametrize("emit", ["changes", "readings"])
-    async def test_they_are_the_same_after_a_restart_under_keys_of_their_own(self, settings, collecting, emit):
+    async def test_halves_keep_their_own_keys_after_a_restart(self, settings, collecting, emit):
         async with collecting(settings) as one:
             await one.store.reconcile({"lake": Subscription(emit, False)})
             for number in "12345":
@@ -272,7 +272,7 @@ class TestHalves:
             assert len({whole.key, half.key, rest.key}) == 3
             assert await two.store.outbox.dead_letters() == []
 
-    async def test_one_reading_is_halved_in_order(self, collector):
+    async def test_one_reading_is_split_in_order(self, collector):
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
         await read(collector, "b", 11.0, "6")
@@ -292,7 +292,7 @@ class TestHalves:
         assert (letter.count, letter.reason, letter.replay) == (1, "answered 413", False)
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(0, None, dead_letters=1)
 
-    async def test_they_wait_and_are_no_dead_letters(self, collector):
+    async def test_halves_wait_and_are_not_dead_letters(self, collector):
         outbox = collector.store.outbox
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
@@ -314,7 +314,7 @@ class TestHalves:
             await outbox.confirm(batch)
         assert batch.rejected
 
-    async def test_those_of_a_sink_that_is_given_up_are_dropped(self, collector):
+    async def test_halves_of_an_abandoned_sink_are_dropped(self, collector):
         outbox = collector.store.outbox
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
@@ -325,7 +325,7 @@ class TestHalves:
         await outbox.give_up(time.time() + 60)
         assert await outbox.backlog("lake") == SinkBacklog(0, None, dead_letters=1)
 
-    async def test_those_of_a_replayed_dead_letter_come_before_later_ones(self, collector):
+    async def test_halves_of_a_replayed_letter_come_before_later_ones(self, collector):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, *"123456")
         for _ in range(2):
@@ -346,7 +346,7 @@ class TestHalves:
 
 class TestBacklog:
     @pytest.mark.parametrize("follow", [CHANGES, READINGS])
-    async def test_it_has_the_count_and_the_oldest_record(self, collector, follow):
+    async def test_a_backlog_has_a_count_and_an_oldest_record(self, collector, follow):
         await collector.store.reconcile({"lake": follow})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "b", 20.0, "3")
@@ -367,7 +367,7 @@ class TestBacklog:
             SinkState(sink="log", emit="changes", records=0, oldest=None, next=None),
         ]
 
-    async def test_one_of_an_unknown_sink_is_empty(self, collector):
+    async def test_the_backlog_of_an_unknown_sink_is_empty(self, collector):
         assert await collector.store.outbox.backlog("nobody") == SinkBacklog(0, None)
         assert await collector.store.outbox.next_batch("nobody", 10) is None
 

@@ -51,7 +51,7 @@ async def test_counts_are_right_with_any_checkpoints(settings: StoreSettings, co
         assert {time: await counts(fleet, time) for time in THEN} == THEN
 
 
-async def test_what_is_recorded_late_is_counted(settings: StoreSettings, collecting: Any) -> None:
+async def test_late_records_are_counted(settings: StoreSettings, collecting: Any) -> None:
     async with collecting(settings) as fleet:
         await fill(fleet)
         await keep(fleet.store.database, math.inf, events=1)
@@ -61,9 +61,7 @@ async def test_what_is_recorded_late_is_counted(settings: StoreSettings, collect
         assert await counts(fleet, 110.0) == THEN[150.0]
 
 
-async def test_no_checkpoint_is_made_of_a_time_that_may_still_be_recorded(
-    settings: StoreSettings, collecting: Any
-) -> None:
+async def test_no_checkpoint_covers_a_time_still_being_recorded(settings: StoreSettings, collecting: Any) -> None:
     async with collecting(settings) as fleet:
         await fill(fleet)
         assert await keep(fleet.store.database, 900.0, events=1) == 0
@@ -87,7 +85,7 @@ async def test_gpus_and_nodes_come_in_pages(settings: StoreSettings, collecting:
         assert await past.count_nodes(250.0, {"machine": ["i-a", "i-c"]}) == 2
 
 
-async def test_what_is_forgotten_is_not_shown_as_empty(settings: StoreSettings, collecting: Any) -> None:
+async def test_a_forgotten_past_is_not_shown_as_empty(settings: StoreSettings, collecting: Any) -> None:
     async with collecting(settings) as fleet:
         with pytest.raises(NotRecordedError, match="nothing has been recorded yet"):
             await look_back(fleet.store.past, 100.0)
@@ -104,9 +102,7 @@ async def test_what_is_forgotten_is_not_shown_as_empty(settings: StoreSettings, 
         assert (await fleet.store.past.begins())[0] == 250.0
 
 
-async def test_a_store_begun_in_place_of_a_damaged_one_knows_no_earlier_past(
-    settings: StoreSettings, collecting: Any
-) -> None:
+async def test_a_replacement_store_knows_no_earlier_past(settings: StoreSettings, collecting: Any) -> None:
     async with collecting(settings, clock=lambda: 500.0) as fleet:
         fleet.read("a", 100.0, "1")
         await fleet.store.renew(lambda: {Place("prod", "a"): fleet.inventory.node(Place("prod", "a"))})
@@ -138,7 +134,7 @@ async def last_altered(fleet: Any) -> float | None:
         return await fact(connection, LAST_ALTERED)
 
 
-async def test_what_was_altered_since_is_taken_back(settings: StoreSettings, collecting: Any) -> None:
+async def test_later_alterations_are_undone(settings: StoreSettings, collecting: Any) -> None:
     def gpu(number: int, **facts: Any) -> Gpu:
         return Gpu(**{"uuid": f"GPU-{number}", "serial": f"s{number}", "model": "old", "chassis": "c1", **facts})
 
@@ -176,7 +172,7 @@ async def test_what_was_altered_since_is_taken_back(settings: StoreSettings, col
         assert await last_altered(fleet) == 300.0
 
 
-async def test_a_store_without_alterations_is_asked_for_none(settings: StoreSettings, collecting: Any) -> None:
+async def test_a_store_without_alterations_is_not_queried_for_them(settings: StoreSettings, collecting: Any) -> None:
     async with collecting(settings) as fleet:
         await fill(fleet)
         await note_altered(fleet.store.database)

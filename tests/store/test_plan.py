@@ -77,7 +77,7 @@ class TestWhatChangesDo:
         assert steps.arrived == [{"b_uuid": "GPU-1"}]  # the ghost goes first; it comes again only if it is nowhere
         assert [(row["b_uuid"], row["b_node"]) for row in steps.vanished] == [("GPU-1", "b")]
 
-    def test_a_fact_that_altered_is_kept_with_the_placement(self):
+    def test_an_altered_fact_is_kept_with_the_placement(self):
         steps = plan([change(Event.ALTERED, 5.0, A)])
         assert steps.alter == [
             {
@@ -101,7 +101,7 @@ class TestWhatChangesDo:
         assert [row["serial"] for row in steps.begin] == ["new"]
         assert steps.alter == []
 
-    def test_a_confirmation_is_no_change(self):
+    def test_a_confirmation_is_not_a_change(self):
         with pytest.raises(ValueError, match="confirmed is no change"):
             plan([change(Event.CONFIRMED, 1.0, A)])
 
@@ -114,10 +114,10 @@ class TestTheDifferenceWhenTheStepsAreLost:
             for one in differences(Recorded(placements, set(), {}), nodes, 100.0)
         ]
 
-    def test_nothing_is_found_where_nothing_changed(self):
+    def test_without_changes_there_is_no_difference(self):
         assert self.found([("GPU-1", A)], {A: snapshot(A, 9.0, GPU_1=1.0)}) == []
 
-    def test_what_left_one_node_for_another_has_moved(self):
+    def test_a_gpu_found_on_another_node_has_moved(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
         assert self.found([("GPU-1", A)], nodes) == [("moved", "GPU-1", "b", 7.0, A)]
 
@@ -129,7 +129,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
     def test_the_gpus_of_a_missing_node_vanish_now(self):
         assert self.found([("GPU-1", A)], {A: None}) == [("vanished", "GPU-1", "a", 100.0, None)]
 
-    def test_what_left_two_nodes_ends_in_both(self):
+    def test_a_gpu_that_left_two_nodes_ends_in_both(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 9.0), C: snapshot(C, 8.0, GPU_1=7.0)}
         assert self.found([("GPU-1", A), ("GPU-1", B)], nodes) == [
             ("vanished", "GPU-1", "a", 7.0, None),
@@ -149,23 +149,23 @@ class TestTheDifferenceWhenTheStepsAreLost:
             ("vanished", "GPU-2", "a", 1.0, None),
         ]
 
-    def test_what_a_node_merely_claims_is_not_placed_there(self):
+    def test_a_claimed_gpu_is_not_placed(self):
         claimant = msgspec.structs.replace(snapshot(B, 8.0, GPU_1=7.0, GPU_2=1.0), claims=frozenset({"GPU-1"}))
         nodes = {A: snapshot(A, 9.0, GPU_1=1.0), B: claimant}
         assert self.found([("GPU-1", A), ("GPU-2", B)], nodes) == []
 
-    def test_a_fact_that_is_another_one_has_altered(self):
+    def test_a_different_fact_is_an_alteration(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", (), A, 1.0, 1.0)]
         (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
         assert found.changes == (FieldChange("serial", "old", "s"),)
 
-    def test_nothing_alters_before_it_was_recorded_to_come(self):
+    def test_nothing_alters_before_its_recorded_arrival(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", (), A, 9.5, 9.5)]
         (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=8.9)}, 100.0)
         assert (found.event, found.time) == ("altered", 9.5)
 
-    def test_a_fact_that_is_no_longer_reported_has_altered(self):
+    def test_a_fact_no_longer_reported_is_an_alteration(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         node = snapshot(A, 9.0, GPU_1=1.0)
         silent = tuple(msgspec.structs.replace(gpu, last_known=(LastReport("serial", 5.0),)) for gpu in node.gpus)
@@ -177,19 +177,19 @@ class TestTheDifferenceWhenTheStepsAreLost:
         (found,) = differences(Recorded(marked, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.changes) == ("altered", (FieldChange("serial", None, "s"),))
 
-    def test_nothing_arrives_before_it_was_recorded_to_leave(self):
+    def test_nothing_arrives_before_its_recorded_departure(self):
         recorded = Recorded([], set(), {"GPU-1": 8.5})
         nodes = {B: snapshot(B, 9.0, GPU_1=7.0, GPU_2=7.0)}
         found = [(one.event.value, one.gpu.uuid, one.time) for one in differences(recorded, nodes, 100.0)]
         assert found == [("appeared", "GPU-2", 7.0), ("appeared", "GPU-1", 8.5)]
 
-    def test_what_is_elsewhere_as_well_has_not_moved(self):
+    def test_a_gpu_in_two_places_has_not_moved(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
         found = differences(Recorded(before, {"GPU-1"}, {}), nodes, 100.0)
         assert [(one.event.value, one.place, one.time) for one in found] == [("vanished", A, 7.0), ("appeared", B, 7.0)]
 
-    def test_what_is_in_no_node_left_when_that_was_noticed(self):
+    def test_an_absent_gpu_left_when_its_absence_was_noticed(self):
         before = [OpenPlacement(uuid, "s", "c", "m", (), A, 1.0, 1.0) for uuid in ("GPU-1", "GPU-2", "GPU-3")]
         left = {uuid: Departure(A, time, 0.1, Gpu(uuid=uuid)) for uuid, time in (("GPU-1", 5.0), ("GPU-2", 0.5))}
         found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, left)
@@ -197,7 +197,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
 
     LOST = FieldChange("lost", False, True)
 
-    def test_what_was_lost_before_it_was_away_is_lost_once(self):
+    def test_a_loss_before_an_absence_is_recorded_once(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         node = msgspec.structs.replace(snapshot(A, 9.0, GPU_1=7.0), unseen=(Unseen("GPU-1", 8.0, lost=True),))
         found = differences(Recorded(before, set(), {}), {A: node}, 100.0)
@@ -205,7 +205,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         (_, _, health) = differences(Recorded([before[0]._replace(lost=False)], set(), {}), {A: node}, 100.0)
         assert health.changes == (self.LOST,)
 
-    def test_how_it_was_when_it_left_is_said_before_it_left(self):
+    def test_the_final_health_is_recorded_before_departure(self):
         gpu = Gpu(uuid="GPU-1", serial="s", health=Health(row_remap_pending=False))
         before = [OpenPlacement("GPU-1", "s", None, None, (), A, 1.0, 2.0, gpu, lost=False)]
         worn = Gpu(
@@ -232,7 +232,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         assert (facts.health, facts.ecc_growth) == (worn.health, 40.0)
         assert dict(facts.last_known) == {"serial": 41.0, "chassis": 30.0, "row_remap_pending": 31.0, "health": 41.0}
 
-    def test_nothing_vanishes_before_it_was_read_last_or_changed_last(self):
+    def test_nothing_vanishes_before_its_last_reading_or_change(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 6.0)]
         left = {"GPU-1": Departure(A, 5.0, 5.0, Gpu(uuid="GPU-1"))}
         (found,) = differences(Recorded(before, set(), {}), {A: None}, 100.0, left)
@@ -240,7 +240,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         (found,) = differences(Recorded(before, set(), {"GPU-1": 7.0}), {A: None}, 100.0, left)
         assert found.time == 7.0
 
-    def test_what_comes_to_a_second_node_says_how_it_is(self):
+    def test_a_gpu_on_a_second_node_reports_its_health(self):
         node = snapshot(B, 8.0, GPU_1=7.0)
         worn = tuple(msgspec.structs.replace(gpu, health=Health(row_remap_pending=True)) for gpu in node.gpus)
         node = msgspec.structs.replace(node, gpus=worn)
@@ -248,7 +248,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         assert (appeared.event, health.event, health.time) == (Event.APPEARED, Event.HEALTH, 7.0)
         assert health.changes == (FieldChange("row_remap_pending", None, True),)
 
-    def test_what_is_found_is_in_the_order_of_time(self):
+    def test_differences_are_in_chronological_order(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}
         assert self.found([("GPU-1", A), ("GPU-2", C)], nodes) == [
             ("vanished", "GPU-2", "c", 5.0, None),

@@ -49,7 +49,7 @@ async def test_collectors_record_and_take_over_behind_a_pooler(behind, collectin
         assert len(await again.store.history.changes()) == 19
 
 
-async def test_a_lock_that_a_pooler_keeps_is_in_nobodys_way(behind):
+async def test_a_lock_kept_by_a_pooler_blocks_nobody(behind):
     """A collector that knew only the session's lock left it behind in a connection of the pooler's."""
     settings = behind("transaction")
     connection = await asyncpg.connect(settings.url, statement_cache_size=0)
@@ -61,7 +61,7 @@ async def test_a_lock_that_a_pooler_keeps_is_in_nobodys_way(behind):
         await connection.close()
 
 
-async def test_a_pooler_that_gives_out_statements_is_refused_by_check_and_run_alike(behind):
+async def test_a_statement_pooler_is_refused_by_check_and_run(behind):
     settings = behind("statement")
     said = []
     for refused in (check(settings), opened(settings)):

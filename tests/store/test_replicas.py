@@ -95,7 +95,7 @@ async def replica(postgres_server, collecting, receiver):
         replicas.cancel_scope.cancel()
 
 
-async def test_what_both_see_is_recorded_and_delivered_once(replica, receiver):
+async def test_a_change_both_see_is_recorded_and_delivered_once(replica, receiver):
     first, second = await replica("first"), await replica("second")
     for who, time in ((first, 10.0), (second, 10.5)):
         who.read("a", time, "1", "2")
@@ -137,7 +137,7 @@ async def test_changes_without_a_leader_are_recorded_by_the_next(replica):
     assert await second.present() == {("GPU-2", "a", 10.0), ("GPU-1", "c", 20.0)}
 
 
-async def test_a_new_leader_knows_what_the_one_before_last_knew_of_absent_gpus(replica):
+async def test_a_new_leader_knows_absent_gpus_of_earlier_leaders(replica):
     first, second = await replica("first"), await replica("second")
     first.read("a", 10.0, "1", "2")
     second.read("a", 10.5, Gpu(uuid="GPU-1"), "2")  # as if it had begun when GPU-1 no longer said so

@@ -32,7 +32,7 @@ gpus = st.builds(
     readings=[Gpu(uuid="GPU-1", serial="S", mig=False), Gpu(uuid="GPU-1", mig=True), Gpu(uuid="GPU-1", serial="T")]
 )
 @given(readings=st.lists(gpus, min_size=2, max_size=5))
-def test_it_is_the_same_everywhere(readings, collecting):
+def test_a_change_is_the_same_everywhere(readings, collecting):
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(check, readings, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
 

@@ -68,7 +68,7 @@ async def recorded(fleet: RecordedFleet) -> list[tuple[str, str]]:
     return [(one.event, one.cluster) for one in await fleet.store.history.changes()]
 
 
-async def test_a_shard_takes_what_no_other_one_owns(shared: StoreSettings) -> None:
+async def test_a_shard_takes_unowned_clusters(shared: StoreSettings) -> None:
     async with shard(shared, 0) as (_, first), shard(shared, 1) as (_, second):
         assert await take(first, "a", "b") == {"a", "b"}
         assert await take(second, "b", "c") == {"c"}
@@ -77,7 +77,7 @@ async def test_a_shard_takes_what_no_other_one_owns(shared: StoreSettings) -> No
         assert await take(first, "a", "b") == {"a"}  # its own, for the second time
 
 
-async def test_a_commit_leaves_out_the_clusters_that_another_shard_took(shared: StoreSettings) -> None:
+async def test_a_commit_omits_clusters_taken_by_another_shard(shared: StoreSettings) -> None:
     async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
         await take(first, "a", "b")
         one.read("n1", 100.0, "1", cluster="a")
@@ -102,7 +102,7 @@ async def test_a_commit_leaves_out_the_clusters_that_another_shard_took(shared: 
                 await first.begin(connection, {"a", "b"})
 
 
-async def test_what_waited_while_another_shard_had_the_cluster_is_not_written(shared: StoreSettings) -> None:
+async def test_changes_queued_during_another_shards_ownership_are_dropped(shared: StoreSettings) -> None:
     async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, _):
         await take(first, "a", "b")
         async with other.store.database.write():  # so the commit waits for its turn
@@ -114,7 +114,7 @@ async def test_what_waited_while_another_shard_had_the_cluster_is_not_written(sh
         assert await recorded(one) == [("appeared", "b")]
 
 
-async def test_a_gpu_that_came_from_a_lost_cluster_leaves_it_as_it_is(shared: StoreSettings) -> None:
+async def test_a_gpu_from_a_lost_cluster_does_not_change_it(shared: StoreSettings) -> None:
     async with shard(shared, 0) as (one, first), shard(shared, 1) as (_, second):
         await take(first, "a", "b")
         one.read("n1", 100.0, "1", cluster="a")
@@ -169,7 +169,7 @@ async def test_a_shard_takes_its_lease_while_others_write_without_a_pause(shared
         done.set()
 
 
-async def test_what_is_new_is_found_by_the_number_of_the_commit(shared: StoreSettings) -> None:
+async def test_new_rows_are_found_by_commit_number(shared: StoreSettings) -> None:
     async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
         await take(first, "a")
         one.read("n1", 100.0, "1", cluster="a")
@@ -193,7 +193,7 @@ async def test_what_is_new_is_found_by_the_number_of_the_commit(shared: StoreSet
         assert (news.leases["shard-0"].held, news.leases["shard-0"].token == row.token) == (True, True)
 
 
-async def test_a_question_is_answered_by_the_next_reading_alone(shared: StoreSettings) -> None:
+async def test_a_request_is_answered_only_by_the_next_reading(shared: StoreSettings) -> None:
     place = Place("a", "n1")
     async with shard(shared, 0) as (one, first), shard(shared, 1) as (_, second):
         await take(first, "a")
@@ -237,7 +237,7 @@ async def test_each_shard_numbers_its_own_commits(shared: StoreSettings) -> None
         assert len(await recorded(one)) == 18
 
 
-async def test_a_file_is_for_no_shards(tmp_path: Path) -> None:
+async def test_sqlite_does_not_support_shards(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^shards require a shared store; set store.url to a PostgreSQL"):
         async with Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), shard=Shard(0, 2)):
             pass
@@ -254,7 +254,7 @@ async def test_without_shards_nothing_is_numbered(shared: StoreSettings) -> None
         tasks.cancel_scope.cancel()
 
 
-def test_why_a_node_is_unread_is_kept_but_for_the_attempts() -> None:
+def test_the_reason_a_node_is_unread_is_kept() -> None:
     node = NodeState(place=Place("a", "n"), node=NodeInfo(name="n"))
     failing = Failing(ReadFailure.TIMEOUT, 5.0, "no answer", 7, 99.0)
     for uncovered in (None, Unread(Uncovered.NO_POD, 3.0), Unread(ReadFailure.NO_CONTAINER, None)):

@@ -10,7 +10,7 @@ A, B = Place("prod", "a"), Place("prod", "b")
 
 
 class TestAfterARestart:
-    async def test_the_inventory_is_what_it_was(self, settings, collecting):
+    async def test_the_inventory_is_unchanged(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             one.read("b", 11.0, "3")
@@ -19,7 +19,7 @@ class TestAfterARestart:
         async with collecting(settings) as two:
             assert [two.inventory.node(place) for place in (A, B)] == before
 
-    async def test_what_was_recorded_last_is_committed_at_the_end(self, settings, collecting):
+    async def test_the_last_records_are_committed_on_stopping(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
         async with collecting(settings) as two:
@@ -38,7 +38,7 @@ class TestAfterARestart:
             assert (await three.store.load()).absent == {}
 
     @pytest.mark.parametrize("node", ["a", "b"])
-    async def test_no_gpu_comes_back_before_it_left_although_the_clock_was_set_back(self, settings, collecting, node):
+    async def test_no_gpu_returns_before_it_left_despite_the_clock(self, settings, collecting, node):
         async with collecting(settings) as one:
             one.read("a", 4000.0, "1", "2")
             one.read("b", 4000.0, "3")
@@ -53,7 +53,7 @@ class TestAfterARestart:
             assert times == [4000.0, 5000.0, 5000.0]
 
     @pytest.mark.parametrize("leave", ["reading", "node", "move"])
-    async def test_no_gpu_leaves_before_it_came_although_the_clock_was_set_back(self, settings, collecting, leave):
+    async def test_no_gpu_leaves_before_it_arrived_despite_the_clock(self, settings, collecting, leave):
         async with collecting(settings) as one:
             one.read("a", 5000.0, "1")
             one.read("b", 5000.0)
@@ -69,7 +69,7 @@ class TestAfterARestart:
             placements = [(p.node, p.since, p.until) for p in await three.store.history.where("GPU-1")]
             assert placements == [("b", 5000.0, None), ("a", 5000.0, 5000.0)]
 
-    async def test_a_removed_cluster_takes_its_absent_gpus_along(self, settings, collecting):
+    async def test_a_removed_cluster_removes_its_absent_gpus(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             one.read("b", 10.0, "3", cluster="lab")
@@ -92,7 +92,7 @@ class TestAfterARestart:
             assert [p.place for p in two.inventory.find(uuid="GPU-1")] == [B]
             assert (await two.store.load()).absent == {}
 
-    async def test_a_conflict_is_still_one(self, settings, collecting):
+    async def test_a_conflict_is_restored(self, settings, collecting):
         async with collecting(settings) as one:
             one.conflict("a", "b", 10.0, "1")
             assert one.inventory.conflicts("prod") == 1
@@ -101,7 +101,7 @@ class TestAfterARestart:
             open_ = [p.node for p in await two.store.history.where("GPU-1") if p.until is None]
             assert sorted(open_) == ["a", "b"]
 
-    async def test_a_claim_is_still_one_and_not_in_history(self, settings, collecting):
+    async def test_a_claim_is_restored_and_not_in_history(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
             assert one.read("b", 11.0, "1", both=True) == []
@@ -150,7 +150,7 @@ class TestAfterARestart:
 
 
 class TestTheNodes:
-    async def test_they_come_in_parts_ordered_by_cluster_and_node(self, settings, collecting):
+    async def test_nodes_come_in_parts_ordered_by_cluster_and_node(self, settings, collecting):
         async with collecting(settings, decode_nodes=2) as one:
             for number, (cluster, node) in enumerate([("b", "1"), ("a", "2"), ("b", "3"), ("a", "1"), ("c", "1")]):
                 one.read(node, 10.0, f"{number}", cluster=cluster)

@@ -241,10 +241,10 @@ TO_AND_FRO = [
 @example(steps=WORN_THEN_GONE)
 @example(steps=TO_AND_FRO)
 @given(steps=schedule)
-def test_take_overs_write_one_history(steps):
+def test_takeovers_write_one_history(steps):
     try_out(steps)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_seeds(seed):
+def test_many_seeds_write_one_history(seed):
     try_out(chosen(seed))

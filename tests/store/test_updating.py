@@ -89,7 +89,7 @@ async def check_updated(settings, rows, nodes=100):
 
 
 @pytest.mark.parametrize("changes", [0, 1])
-async def test_since_when_the_history_is_complete_is_noted(settings, changes):
+async def test_the_start_of_complete_history_is_recorded(settings, changes):
     await create_tables(settings, "0006", *RECORD[: 2 * changes])
     async with Store.open(settings) as store, store.database.read() as connection:
         facts = {row[0]: row[1] for row in await connection.execute(text("SELECT name, value FROM gpuid_facts"))}
@@ -97,7 +97,7 @@ async def test_since_when_the_history_is_complete_is_noted(settings, changes):
     assert facts.get("history_begins") == ("9000.0" if changes else None)
 
 
-async def test_others_read_and_record_meanwhile(filled):
+async def test_others_read_and_record_during_an_update(filled):
     settings = await filled(200_000, nodes=12_500)
     seen, recorded, longest = set(), 0, 0.0
     async with connected(settings) as reader, connected(settings) as leader, anyio.create_task_group() as tasks:
@@ -136,7 +136,7 @@ async def test_others_read_and_record_meanwhile(filled):
     await check_updated(settings, 200_000, nodes=12_500)
 
 
-async def test_an_update_that_the_server_ends_goes_on_where_it_was(filled):
+async def test_an_interrupted_update_resumes_where_it_stopped(filled):
     settings = await filled(25_000)
     async with connected(settings) as other, connected(settings) as admin:
         for statement in WAIT_AT_12000:
@@ -155,7 +155,7 @@ async def test_an_update_that_the_server_ends_goes_on_where_it_was(filled):
     await check_updated(settings, 25_000)
 
 
-async def test_an_index_that_was_not_completed_is_built_again(filled):
+async def test_an_incomplete_index_is_rebuilt(filled):
     settings = await filled(200)
     async with connected(settings) as other, connected(settings) as admin:
         async with other.transaction(isolation="repeatable_read"):
@@ -171,7 +171,7 @@ async def test_an_index_that_was_not_completed_is_built_again(filled):
     await check_updated(settings, 200)
 
 
-async def test_limits_of_the_role_do_not_end_it(filled):
+async def test_timeouts_of_the_role_do_not_interrupt_it(filled):
     settings = await filled(200)
     long = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%' AND now() - query_start > '3 s'"
     async with connected(settings) as other, connected(settings) as admin:
@@ -186,7 +186,7 @@ async def test_limits_of_the_role_do_not_end_it(filled):
     await check_updated(settings, 200)
 
 
-async def test_a_lock_that_is_not_free_is_tried_again(filled, caplog):
+async def test_a_busy_lock_is_retried(filled, caplog):
     settings = await filled(200)
     async with (
         connected(settings) as other,

@@ -62,7 +62,7 @@ async def described(settings: StoreSettings, describe: Any) -> Any:
         return await connection.run_sync(describe)
 
 
-async def test_a_store_of_every_sqlite_version_is_updated_and_goes_back(tmp_path: Path) -> None:
+async def test_every_sqlite_version_is_updated_and_downgraded(tmp_path: Path) -> None:
     async with Store.open(StoreSettings(url=f"sqlite://{tmp_path}/new.db")):
         pass
     tables = await described(StoreSettings(url=f"sqlite://{tmp_path}/new.db"), tables_of)
@@ -73,7 +73,7 @@ async def test_a_store_of_every_sqlite_version_is_updated_and_goes_back(tmp_path
 
 
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
-async def test_a_store_of_a_postgresql_version_is_updated_and_goes_back(postgres_server: Any, version: str) -> None:
+async def test_postgresql_versions_are_updated_and_downgraded(postgres_server: Any, version: str) -> None:
     settings = StoreSettings(url=postgres_server.new_database())
     async with Store.open(settings):
         pass
@@ -133,7 +133,7 @@ async def check_used(settings: StoreSettings, version: str) -> None:
         assert letter.records
 
 
-def test_every_schema_has_rows_that_a_collector_wrote() -> None:
+def test_every_schema_has_rows_written_by_a_collector() -> None:
     assert [f"{number:04}" for number in range(1, int(schema.HEAD) + 1)] == VERSIONS, "python -m tests.store.record"
 
 
@@ -155,7 +155,7 @@ async def test_the_documentation_lists_what_a_downgrade_deletes() -> None:
     assert f"{table}\n" in UPGRADING
 
 
-async def test_a_store_in_use_is_not_taken_back(settings: StoreSettings) -> None:
+async def test_a_store_in_use_is_not_downgraded(settings: StoreSettings) -> None:
     async with Store.open(settings) as store:
         await store.leadership.ask()
         with pytest.raises(StoreError, match=r"in use by another gpuid|stop all collectors first"):
@@ -168,7 +168,7 @@ async def test_a_store_in_use_is_not_taken_back(settings: StoreSettings) -> None
         pass
 
 
-async def test_an_older_store_is_not_updated_before_it_is_taken_back(settings: StoreSettings) -> None:
+async def test_an_older_store_is_downgraded_without_updating_first(settings: StoreSettings) -> None:
     await write_old_store(settings, "0009")
     before = await described(settings, tables_of), await described(settings, rows_of)
     async with used_by_an_older_collector(settings):
@@ -236,6 +236,6 @@ async def test_a_backup_of_a_store_in_use_is_a_store(sqlite_settings: StoreSetti
         assert len((await store.load()).nodes) == 5
 
 
-async def test_postgresql_has_a_backup_of_its_own() -> None:
+async def test_postgresql_points_to_its_own_backup() -> None:
     with pytest.raises(StoreError, match="use pg_dump to back up PostgreSQL"):
         await backup(StoreSettings(url="postgresql://db/gpuid"), None)  # type: ignore[arg-type]

@@ -32,15 +32,15 @@ MIG = FieldChange("mig", False, True)
         (FieldChange("of_a_later_version", 1, 2), "of_a_later_version 1 → 2"),
     ],
 )
-def test_one_field(change: FieldChange, text: str) -> None:
+def test_one_altered_field_is_described(change: FieldChange, text: str) -> None:
     assert describe_changes([change]) == text
 
 
-def test_several_fields_of_one_gpu() -> None:
+def test_several_altered_fields_of_one_gpu_are_described() -> None:
     assert describe_changes([LOST, MIG]) == "serial 1653922001234 → not reported, MIG off → on"
 
 
-def test_the_same_fields_of_several_gpus() -> None:
+def test_the_same_fields_of_several_gpus_are_grouped() -> None:
     other = FieldChange("serial", "8", None)
     assert describe_common_changes([(LOST, MIG), (other, MIG)]) == "serial … → not reported, MIG off → on"
     assert describe_common_changes([]) == ""
@@ -60,5 +60,5 @@ values = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
         st.builds(FieldChange, st.sampled_from([*FACT_LABELS]), values, values), unique_by=lambda one: one.field
     ).map(tuple)
 )
-def test_rows_say_what_changes_say(changes: tuple[FieldChange, ...]) -> None:
+def test_rows_match_the_changes(changes: tuple[FieldChange, ...]) -> None:
     assert as_field_changes(changes_object(changes)) == changes

@@ -46,7 +46,7 @@ FLEET = [
         ("degraded", "", "cluster", []),
     ],
 )
-def test_clusters_are_chosen_and_sorted(show: str, name: str, sort: str, names: list[str]) -> None:
+def test_clusters_are_filtered_and_sorted(show: str, name: str, sort: str, names: list[str]) -> None:
     assert [one.name for one in list_clusters(FLEET, ClusterShow(show), name, sort)] == names
 
 
@@ -54,13 +54,13 @@ def test_only_nodes_whose_readings_fail_are_failing() -> None:
     assert [failing_nodes(one) for one in FLEET] == [0, 0, 1]
 
 
-def test_clusters_are_totalled() -> None:
+def test_totals_over_clusters_are_correct() -> None:
     sums = total(FLEET)
     assert (sums.clusters, sums.down, sums.nodes, sums.unread, sums.failing) == (3, 1, 2, 2, 1)
     assert (sums.gpus, sums.capacity, sums.missing, sums.degraded) == (16, 18, 2, 0)
 
 
-def test_the_matrix_has_the_largest_and_what_is_left() -> None:
+def test_the_matrix_has_the_largest_and_the_rest() -> None:
     whole = model_matrix(FLEET, 5, 5)
     assert whole.models == [("H100", 12), ("GB200", 4)]
     assert [(row.cluster, row.counts, row.others, row.total) for row in whole.rows] == [

@@ -38,7 +38,7 @@ def stages(changes: list[HealthChange], one: Gpu, *, until: float, lost: bool = 
 
 
 class TestWords:
-    def test_every_reason_has_words_and_a_sentence_of_nvidias(self) -> None:
+    def test_every_reason_has_a_description_and_nvidias_sentence(self) -> None:
         assert set(REASON_WORDS) == set(ADVICE) == set(Degradation)
         assert all("NVIDIA" in text and text.endswith(".") for text in ADVICE.values())
 
@@ -78,11 +78,11 @@ class TestStages:
         verdict = judge(Condition(Health(row_remap_pending=True, row_remap_failure=True)), Past(past))
         assert [(one.reason, one.since) for one in verdict.reasons] == [(FAILURE, 40.0), (PENDING, 30.0)]
 
-    def test_what_is_older_than_all_changes_has_no_beginning(self) -> None:
+    def test_a_reason_older_than_all_changes_has_no_start(self) -> None:
         past = stages([change(10.0, ecc_dram_correctable=(1, 2))], gpu(row_remap_failure=True), until=50.0)
         assert judge(Condition(Health(row_remap_failure=True)), Past(past)).reasons[0].since is None
 
-    def test_what_was_so_when_it_was_seen_first_may_be_older(self) -> None:
+    def test_a_reason_at_first_sight_may_be_older(self) -> None:
         now = Condition(Health(row_remap_failure=True, row_remap_pending=True), read=50.0)
         changes = [change(10.0, row_remap_failure=(None, True)), change(20.0, row_remap_pending=(False, True))]
         reasons = judge(now, retrace(changes, gpu(row_remap_failure=True, row_remap_pending=True), now)).reasons
@@ -91,7 +91,7 @@ class TestStages:
             (PENDING, 20.0, False),
         ]
 
-    def test_a_driver_that_says_less_ends_no_reason(self) -> None:
+    def test_a_driver_that_reports_less_ends_no_reason(self) -> None:
         past = stages(
             [change(10.0, row_remap_failure=(False, True)), change(20.0, ecc_dram_correctable=(1, 3))],
             gpu(row_remap_failure=True),  # as last known
@@ -111,7 +111,7 @@ class TestStages:
             (10.0 + GROWTH_WINDOW_SECONDS, ()),
         ]
 
-    def test_growth_that_goes_on_is_one_stage(self) -> None:
+    def test_continued_growth_is_one_stage(self) -> None:
         half = GROWTH_WINDOW_SECONDS / 2
         grown = [change(half * step, ecc_dram_uncorrectable=(step, step + 1)) for step in range(1, 5)]
         assert [one.since for one in stages(grown, gpu(), until=half * 4.5)] == [None, half]
@@ -147,7 +147,7 @@ A, B = Place("a", "node"), Place("b", "node")
 class TestAcrossClusters:
     """What is known there may not be known here, and the last stage says what the verdict says."""
 
-    def test_what_is_no_longer_known_is_no_reason(self) -> None:
+    def test_forgotten_health_is_not_a_reason(self) -> None:
         changes = [
             change(10.0, A, tpc_repair_pending=(None, True)),
             change(20.0, B, tpc_repair_pending=(True, None)),
@@ -166,7 +166,7 @@ class TestAcrossClusters:
             (Health(row_remap_failure=True), []),
         ],
     )
-    def test_what_no_reset_cures_is_remembered_until_it_is_denied(
+    def test_permanent_faults_are_remembered_until_contradicted(
         self, health: Health | None, unsaid: list[Degradation]
     ) -> None:
         changes = [
@@ -179,7 +179,7 @@ class TestAcrossClusters:
         ("there", "reasons"),
         [({}, (GROWING,)), ({"ecc_dram_uncorrectable": (4, 9)}, (GROWING,)), ({"ecc_dram_uncorrectable": (4, 0)}, ())],
     )
-    def test_growth_goes_along_where_the_counters_confirm_it(
+    def test_growth_moves_along_if_counters_confirm_it(
         self, there: dict[str, tuple[object, object]], reasons: tuple[Degradation, ...]
     ) -> None:
         grown = change(10.0, A, ecc_dram_uncorrectable=(0, 4))
@@ -189,7 +189,7 @@ class TestAcrossClusters:
         assert past.stages[-1].reasons == reasons
         assert past.turns[came].began == ()
 
-    def test_more_errors_than_in_another_cluster_are_no_growth(self) -> None:
+    def test_more_errors_than_in_another_cluster_are_not_growth(self) -> None:
         changes = [
             change(10.0, A, ecc_dram_correctable=(0, 4)),
             change(20.0, B, ecc_dram_uncorrectable=(0, 4)),
@@ -198,7 +198,7 @@ class TestAcrossClusters:
             ()
         ]
 
-    def test_but_in_the_same_one_they_are(self) -> None:
+    def test_more_errors_in_the_same_cluster_are_growth(self) -> None:
         changes = [
             change(10.0, A, ecc_dram_correctable=(0, 4)),
             change(20.0, B, ecc_dram_uncorrectable=(0, 4)),
@@ -214,7 +214,7 @@ class TestAcrossClusters:
             (Condition(Health(unrepairable_memory=True), read=50.0), 50.0),
         ],
     )
-    def test_the_last_stage_is_the_verdict_whatever_the_changes_tell(self, now: Condition, since: float) -> None:
+    def test_the_last_stage_always_equals_the_verdict(self, now: Condition, since: float) -> None:
         whole = retrace([change(10.0, row_remap_failure=(False, True))], gpu(), now)
         past = whole.stages
         assert (past[-1].since, past[-1].reasons) == (since, degradations(now))
@@ -282,7 +282,7 @@ class TestTurn:
         assert turn_of(group) == expected
 
 
-def test_changes_alone_tell_what_is_known_of_an_absent_card() -> None:
+def test_the_condition_of_an_absent_card_follows_from_changes() -> None:
     told = [
         change(1.0, row_remap_failure=(False, True), ecc_dram_uncorrectable=(0, 1)),
         change(2.0, row_remap_failure=(True, None), inforom=("1", "2")),

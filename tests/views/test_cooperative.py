@@ -15,7 +15,7 @@ from collector.views.cooperative import sorted_window, yielding
     reverse=st.booleans(),
     copies=st.sampled_from([1, 100]),
 )
-def test_a_window_is_what_sorting_everything_would_show(items, offset, limit, reverse, copies) -> None:
+def test_a_window_equals_a_slice_of_the_sorted_whole(items, offset, limit, reverse, copies) -> None:
     items = items * copies  # beyond what is sorted at once
 
     async def window() -> list[tuple[int, int]]:
@@ -26,7 +26,7 @@ def test_a_window_is_what_sorting_everything_would_show(items, offset, limit, re
 
 
 @pytest.mark.anyio
-async def test_others_have_their_turn_while_a_fleet_is_walked() -> None:
+async def test_walking_a_fleet_yields_to_other_tasks() -> None:
     turns = 0
 
     async def other() -> None:

@@ -31,7 +31,7 @@ def told(found: list[ChangeGroup]) -> list[tuple[str, str, int]]:
     return [(group.gpus[0].uuid, group.summary, group.times) for group in found]
 
 
-def test_what_grows_each_time_is_one_row() -> None:
+def test_repeated_growth_is_one_row() -> None:
     changes = [("g1", Event.HEALTH, counted(number, number + 1)) for number in range(20)]
     changes.insert(10, ("g2", Event.MOVED, ()))
     (first, second) = fold_counting(groups(*changes), 12)
@@ -39,7 +39,7 @@ def test_what_grows_each_time_is_one_row() -> None:
     assert (first.time, first.began) == (20.0, 0.0)
 
 
-def test_what_went_back_means_something_or_is_of_others_is_told_by_itself() -> None:
+def test_other_changes_have_their_own_row() -> None:
     changes = groups(
         ("g1", Event.HEALTH, counted(5, 7)),
         ("g1", Event.HEALTH, counted(7, 0)),
@@ -52,6 +52,6 @@ def test_what_went_back_means_something_or_is_of_others_is_told_by_itself() -> N
     assert fold_counting(changes, 12) == changes
 
 
-def test_no_more_are_returned_than_are_wanted() -> None:
+def test_no_more_rows_are_returned_than_requested() -> None:
     changes = groups(*((f"g{number}", Event.HEALTH, counted(0, 1)) for number in range(20)))
     assert fold_counting(changes, 12) == changes[:12]

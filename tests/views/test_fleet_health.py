@@ -47,7 +47,7 @@ async def test_shares_add_up_over_clusters_and_models() -> None:
         assert (row.gpus_healthy, row.gpus_known) == share
 
 
-def test_a_cluster_that_is_not_configured_any_more_does_not_count() -> None:
+def test_a_cluster_no_longer_configured_does_not_count() -> None:
     site = Site()
     site.cluster("prod")
     site.read("prod", "n1", gpu(0), capacity=1)

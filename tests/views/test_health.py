@@ -43,7 +43,7 @@ def names(rows: list[DegradedGpu]) -> list[str | None]:
     return [row.placement.gpu.serial for row in rows]
 
 
-async def test_the_worst_come_first(worn: Site) -> None:
+async def test_the_worst_gpus_come_first(worn: Site) -> None:
     survey = await survey_health(worn.collector)
     assert names(survey.degraded) == ["5", "3", "6", "2"]
     assert [one.level for one in survey.degraded] == [Level.REPLACE] * 3 + [Level.RESET]
@@ -51,7 +51,7 @@ async def test_the_worst_come_first(worn: Site) -> None:
     assert survey.models == ["NVIDIA A100", "NVIDIA H100"]
 
 
-async def test_what_cannot_be_seen_is_counted_apart(worn: Site) -> None:
+async def test_unseen_gpus_are_counted_separately(worn: Site) -> None:
     worn.fail("prod", "b", ReadFailure.TIMEOUT)
     worn.add("prod", "new", capacity=8)
     survey = await survey_health(worn.collector)
@@ -72,7 +72,7 @@ async def test_what_cannot_be_seen_is_counted_apart(worn: Site) -> None:
         (Filter(mark=MarkKind.WATCH), []),
     ],
 )
-async def test_filters_choose_among_them(worn: Site, wanted: Filter, expected: list[str]) -> None:
+async def test_degraded_gpus_can_be_filtered(worn: Site, wanted: Filter, expected: list[str]) -> None:
     worn.collector.marks.replace(
         Mark(uuid=uuid, serial=serial, kind=MarkKind.RMA, set_at=1.0, set_by="ann")
         for uuid, serial in (("GPU-3", None), (None, "1"), ("GPU-none", None))
@@ -81,14 +81,14 @@ async def test_filters_choose_among_them(worn: Site, wanted: Filter, expected: l
     assert names(await select(worn.collector, survey.degraded, wanted)) == expected
 
 
-async def test_a_claimed_gpu_is_listed_where_it_was_first(worn: Site) -> None:
+async def test_a_claimed_gpu_is_listed_at_its_first_place(worn: Site) -> None:
     worn.read("prod", "z", card("2", PENDING), time=1764000100.0, both=True)
     survey = await survey_health(worn.collector)
     assert [one.placement.place.node for one in survey.degraded if one.placement.gpu.serial == "2"] == ["a"]
     assert survey.gpus == 6
 
 
-async def test_or_where_it_is_claimed_if_it_is_degraded_there_alone(worn: Site) -> None:
+async def test_a_claimed_gpu_degraded_only_there_is_listed_there(worn: Site) -> None:
     worn.read("lab", "z", card("1", FAILED), time=1764000100.0, both=True)
     survey = await survey_health(worn.collector)
     assert [one.placement.place.node for one in survey.degraded if one.placement.gpu.serial == "1"] == ["z"]
@@ -96,7 +96,7 @@ async def test_or_where_it_is_claimed_if_it_is_degraded_there_alone(worn: Site) 
     assert survey.gpus == 6
 
 
-async def test_a_gpu_with_a_mark_of_its_own_has_not_that_of_its_serial(worn: Site) -> None:
+async def test_its_own_mark_overrides_the_mark_of_its_serial(worn: Site) -> None:
     told: dict[str, Any] = {"set_at": 1.0, "set_by": "ann"}
     worn.collector.marks.replace(
         [Mark(serial="1", kind=MarkKind.RMA, **told), Mark(uuid="GPU-1", kind=MarkKind.WATCH, **told)]
@@ -113,7 +113,7 @@ async def test_the_worst_of_a_node_counts(worn: Site) -> None:
 
 
 @pytest.mark.parametrize("stored", [False, True])
-async def test_since_when_comes_from_the_changes(worn: Site, tmp_path: Path, stored: bool) -> None:
+async def test_the_start_time_comes_from_the_changes(worn: Site, tmp_path: Path, stored: bool) -> None:
     async with keeping(worn, tmp_path) if stored else nullcontext():
         gpus = worn.inventory.nodes("prod")["a"].gpus
         worn.read("prod", "a", msgspec.structs.replace(gpus[0], health=PENDING), *gpus[1:], time=1764000200.0)
@@ -123,7 +123,7 @@ async def test_since_when_comes_from_the_changes(worn: Site, tmp_path: Path, sto
     assert times["GPU-2"] == 1764000000.0  # the first that was read of it
 
 
-async def test_walking_is_not_repeated_for_every_reader(worn: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_fleet_is_not_walked_for_every_reader(worn: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     walks = 0
 
     async def counted(view: object) -> object:

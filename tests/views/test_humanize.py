@@ -26,24 +26,24 @@ from collector.views.humanize import ago, describe_failure, describe_status, dur
         (400 * 86400, "400 days ago"),
     ],
 )
-def test_how_long_ago(seconds: float, words: str) -> None:
+def test_times_are_described_as_how_long_ago(seconds: float, words: str) -> None:
     assert ago(1764000000 - seconds, 1764000000) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0, "0 seconds"), (1, "1 second"), (60, "60 seconds"), (7200, "2 hours")]
 )
-def test_how_long(seconds: float, words: str) -> None:
+def test_durations_are_described(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_every_state_has_words() -> None:
+def test_every_state_has_a_description() -> None:
     for state in ClusterState:
         assert describe_status(ClusterStatus(cluster="a", state=state, since=0.0))
     assert describe_status(None) == "is starting (waiting for its first response)"
 
 
-def test_every_failure_of_a_reading_has_words() -> None:
+def test_every_failed_reading_has_a_description() -> None:
     assert all(describe_failure(reason) for reason in ReadFailure)
 
 
@@ -51,5 +51,5 @@ def test_every_failure_of_a_reading_has_words() -> None:
     ("ratio", "words"),
     [(1.0, "100 %"), (0.0, "0 %"), (0.99999, "99.9 %"), (0.00001, "0.1 %"), (0.6563, "65.6 %")],
 )
-def test_what_is_not_all_is_never_all(ratio: float, words: str) -> None:
+def test_a_share_below_all_is_never_shown_as_all(ratio: float, words: str) -> None:
     assert percent(ratio) == words

@@ -17,7 +17,7 @@ def kinds(life: list[Happening]) -> list[tuple[str, float | None]]:
 
 
 class TestTelling:
-    def test_it_came_moved_left_and_came_back(self) -> None:
+    def test_arrival_move_departure_and_return_are_listed(self) -> None:
         life = tell([Period(A, 70.0, None), Period(B, 20.0, 50.0), Period(A, 10.0, 20.0)], [], [], [], now=100.0)
         assert kinds(life) == [("came", 70.0), ("left", 50.0), ("moved", 20.0), ("came", 10.0)]
         back, left, moved, came = life
@@ -49,12 +49,12 @@ class TestTelling:
         assert life[5].changes == (FieldChange("row_remap_pending", False, True),)
         assert life[5].turn.level == "reset"
 
-    def test_a_move_whose_nodes_were_read_in_the_other_order_is_one(self) -> None:
+    def test_a_move_read_in_reverse_order_is_one_event(self) -> None:
         life = tell([Period(B, 52.0, None), Period(A, 10.0, 50.0)], [], [], [], now=100.0)
         assert kinds(life) == [("moved", 52.0), ("came", 10.0)]
         assert (life[0].previous, life[0].before, life[0].nowhere) == (A, 40.0, None)
 
-    def test_the_end_of_a_growth_is_told(self) -> None:
+    def test_the_end_of_growth_is_listed(self) -> None:
         grown = HealthChange(10.0, (FieldChange("ecc_dram_uncorrectable", 0, 4),), A)
         now = Condition(Health(ecc_dram_uncorrectable=4), ecc_growth=10.0, read=WEEK + 20.0)
         past = retrace([grown], Gpu(uuid="GPU-1", health=now.health), now)
@@ -62,7 +62,7 @@ class TestTelling:
         assert kinds(life) == [("health", WEEK + 10.0), ("health", 10.0), ("came", 5.0)]
         assert life[0].turn.ended == life[1].turn.began == (Degradation.UNCORRECTABLE_ECC_GROWING,)
 
-    def test_how_it_came_is_told_once(self) -> None:
+    def test_the_initial_condition_is_listed_once(self) -> None:
         ill = Health(row_remap_failure=True, row_remap_pending=True)
         first = HealthChange(10.0, (FieldChange("row_remap_failure", None, True),), A)
         past = retrace([first], Gpu(uuid="GPU-1", health=ill), Condition(ill, read=50.0))
@@ -76,7 +76,7 @@ class TestTelling:
         past = retrace([first], Gpu(uuid="GPU-1", health=ill), Condition(ill, read=50.0))
         assert tell([Period(A, 10.0, None)], [], [first], [], now=50.0, past=past)[-1].reasons == ()
 
-    def test_two_places_at_once_are_no_move(self) -> None:
+    def test_two_simultaneous_places_are_not_a_move(self) -> None:
         life = tell([Period(B, 20.0, None), Period(A, 10.0, None)], [], [], [], now=100.0)
         assert kinds(life) == [("came", 20.0), ("came", 10.0)]
 
@@ -84,7 +84,7 @@ class TestTelling:
 class TestParts:
     LIFE = (*(Happening(Kind.HEALTH, float(time)) for time in (9, 8, 7, 7, 7, 6)), Happening(Kind.CAME, None))
 
-    def test_the_parts_together_are_the_life(self) -> None:
+    def test_the_parts_together_are_the_whole_life(self) -> None:
         told: list[Happening] = []
         before: float | None = None
         for _ in range(10):
@@ -94,7 +94,7 @@ class TestParts:
                 break
         assert told == list(self.LIFE)
 
-    def test_nothing_is_told_of_what_is_not_known_completely(self) -> None:
+    def test_incomplete_events_are_not_listed(self) -> None:
         part = part_of(self.LIFE, before=None, complete_from=8.0, limit=100)
         assert [one.time for one in part.happenings] == [9.0, 8.0]
         assert part.older == 8.0

@@ -29,7 +29,7 @@ def test_only_equal_texts_are_equal(one: str, other: str) -> None:
     limit=st.integers(1, 7),
     removed=st.sets(st.integers(0, 29)),
 )
-def test_pages_are_the_whole_in_order_whatever_leaves_meanwhile(
+def test_pages_are_complete_and_ordered_despite_deletions(
     rows: dict[tuple[str, str], Value], sort: Sort, limit: int, removed: set[int]
 ) -> None:
     left = [row for index, row in enumerate(rows) if index not in removed]
@@ -62,7 +62,7 @@ def test_any_text_is_a_cursor_or_refused(text: str) -> None:
     assert found is None or Cursor.parse(str(found)) == found
 
 
-def test_what_is_no_cursor_is_refused() -> None:
+def test_an_invalid_cursor_is_refused() -> None:
     with pytest.raises(ValueError, match="expected the `next` value of the previous page"):
         Cursor.parse("é")
 

@@ -29,7 +29,7 @@ async def rows(site: Site, text: str) -> list[tuple[str, str, str | None, str | 
     return [(row.id, row.state, row.node, row.serial) for row in lookup_rows(site.collector, answer)]
 
 
-async def test_few_bytes_do_not_ask_for_many_matches(site: Site) -> None:
+async def test_a_short_request_does_not_cause_many_matches(site: Site) -> None:
     for number in range(20):
         site.read("prod-a", f"big-{number}", *(Gpu(uuid=f"GPU-{number}-{n}", model="H9") for n in range(8)))
     found = await find(site, "\n".join(["H9"] * 1000), most=100)
@@ -83,19 +83,19 @@ def fleet(site: Site) -> Site:
         ("5c1fe5e8", Kind.PARTIAL),
     ],
 )
-async def test_a_gpu_is_found_by_all_that_names_it(fleet: Site, text: str, kind: Kind) -> None:
+async def test_a_gpu_is_found_by_every_identifier(fleet: Site, text: str, kind: Kind) -> None:
     (result,) = await find(fleet, text)
     assert result.kind is kind
     assert result.total == 1
 
 
-async def test_a_model_by_its_short_name_is_all_gpus_of_it(fleet: Site) -> None:
+async def test_the_short_name_of_a_model_finds_its_gpus(fleet: Site) -> None:
     (result,) = await find(fleet, "h100", most=2)
     assert (result.kind, result.total, len(result.matches)) == (Kind.MODEL, 4, 2)
     assert not (await find(fleet, "nvidia"))[0].matches, "that would be everything"
 
 
-async def test_a_node_of_another_cluster_is_not_meant(fleet: Site) -> None:
+async def test_a_node_of_another_cluster_does_not_match(fleet: Site) -> None:
     assert not (await find(fleet, "prod-b/gpu-0007"))[0].matches
     assert not (await find(fleet, "gpu-0009 0000:4e:00.0"))[0].matches
 
@@ -121,7 +121,7 @@ async def test_each_id_has_its_row_in_the_given_order(fleet: Site) -> None:
         ("34028 4028", ["34028", "4028"]),  # two by their last digits
     ],
 )
-async def test_what_words_mean_the_fleet_tells(fleet: Site, text: str, ids: list[str]) -> None:
+async def test_words_are_interpreted_by_names_in_the_fleet(fleet: Site, text: str, ids: list[str]) -> None:
     assert [result.term.text for result in await find(fleet, text)] == ids
 
 
@@ -134,14 +134,14 @@ async def test_the_past_is_found_in_store_and_memory(fleet: Site, perhaps_kept: 
     ]
 
 
-async def test_who_was_in_a_chassis_is_elsewhere_now(fleet: Site, kept: Store) -> None:
+async def test_former_gpus_of_a_chassis_show_their_current_place(fleet: Site, kept: Store) -> None:
     fleet.read("prod-a", "n8", Gpu(uuid=UUID, serial="1652923034028", chassis="C9"), time=1764000300.0)
     answer = await lookup(fleet.collector, parse_terms("1821324180135"))
     (row,) = lookup_rows(fleet.collector, answer)
     assert (row.state, row.node, row.note) == ("elsewhere", "gpu-0007", "now on n8 (prod-a)")
 
 
-async def test_a_node_that_is_gone_is_found(fleet: Site, kept: Store) -> None:
+async def test_a_deleted_node_is_found(fleet: Site, kept: Store) -> None:
     fleet.remove("prod-a", "gpu-0007", 1764000300.0)
     assert await rows(fleet, "gpu-0007\nprod-a/gpu-0007") == [
         ("gpu-0007", "gone", "gpu-0007", None),
@@ -149,7 +149,7 @@ async def test_a_node_that_is_gone_is_found(fleet: Site, kept: Store) -> None:
     ]
 
 
-async def test_a_claim_that_is_not_settled_is_told(fleet: Site) -> None:
+async def test_an_unsettled_claim_is_mentioned(fleet: Site) -> None:
     fleet.read("prod-a", "n8", Gpu(uuid=UUID, serial="1652923034028"), both=True)
     answer = await lookup(fleet.collector, parse_terms("1652923034028"))
     told = {row.node: (row.claim, row.note) for row in lookup_rows(fleet.collector, answer)}
@@ -160,7 +160,7 @@ async def test_a_claim_that_is_not_settled_is_told(fleet: Site) -> None:
     )
 
 
-async def test_marks_are_found_by_ticket_and_of_what_was_never_seen(fleet: Site) -> None:
+async def test_marks_are_found_by_ticket_and_for_unseen_gpus(fleet: Site) -> None:
     told: dict[str, Any] = {"set_at": 1764000000.0, "set_by": "ann"}
     fleet.collector.marks.replace(
         [
@@ -176,7 +176,7 @@ async def test_marks_are_found_by_ticket_and_of_what_was_never_seen(fleet: Site)
     ]
 
 
-async def test_a_no_says_exactly_what_was_searched(fleet: Site, kept: Store) -> None:
+async def test_a_negative_answer_lists_what_was_searched(fleet: Site, kept: Store) -> None:
     fleet.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     answer = await lookup(fleet.collector, parse_terms("999"))
     assert describe_no(answer.results[0], answer.searched) == (
@@ -200,7 +200,7 @@ async def test_a_cluster_that_was_never_read_is_unknown(fleet: Site) -> None:
     assert "1 cluster cannot be reached and has never been read (prod-c): its GPUs are unknown." in told
 
 
-async def test_without_the_history_a_no_says_so(fleet: Site, kept: Store) -> None:
+async def test_without_history_a_negative_answer_says_so(fleet: Site, kept: Store) -> None:
     fleet.break_store()
     answer = await lookup(fleet.collector, parse_terms("9999"))
     assert "The history could not be searched: store " in describe_no(answer.results[0], answer.searched)
@@ -209,13 +209,13 @@ async def test_without_the_history_a_no_says_so(fleet: Site, kept: Store) -> Non
     assert "keeps no history" in describe_no(answer.results[0], answer.searched)
 
 
-async def test_last_digits_of_many_are_found_as_well(fleet: Site) -> None:
+async def test_the_last_digits_of_many_are_found(fleet: Site) -> None:
     found = await find(fleet, "\n".join(["34028", "5c1fe5e8", *(f"nothing-{number}" for number in range(50))]))
     assert [result.kind for result in found[:3]] == [Kind.PARTIAL, Kind.PARTIAL, None]
     assert "only the ends of serials" in found[2].whole
 
 
-async def test_serials_that_end_with_it_come_first(fleet: Site) -> None:
+async def test_serials_ending_with_the_text_come_first(fleet: Site) -> None:
     fleet.read("prod-a", "a1", Gpu(uuid="GPU-z1", serial="9340280000000", chassis="34028"))
     fleet.read("prod-a", "a2", Gpu(uuid="GPU-z2", serial="9934028000000"))
     (result,) = await find(fleet, "4028")

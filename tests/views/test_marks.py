@@ -27,7 +27,7 @@ def inventory() -> Inventory:
     return inventory
 
 
-def test_a_mark_of_a_serial_counts_for_each_gpu_that_has_no_mark_of_its_own(inventory: Inventory) -> None:
+def test_a_serial_mark_applies_to_gpus_without_their_own(inventory: Inventory) -> None:
     of_serial = Mark(serial="board", kind=MarkKind.RMA, set_at=1.0, set_by="ann")
     of_uuid = Mark(uuid="GPU-1", serial="board", kind=MarkKind.WATCH, set_at=2.0, set_by="bob")
 

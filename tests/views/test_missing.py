@@ -30,7 +30,7 @@ def entry(inventory: Inventory) -> NodeState:
     return found
 
 
-def test_it_is_named_with_where_it_sat_and_when_it_was_seen(site: Site) -> None:
+def test_a_missing_gpu_has_its_slot_and_last_time(site: Site) -> None:
     site.read("prod-a", "n1", *GPUS[:3], capacity=4, time=20.0)
     (one,) = missing_from(site.inventory, entry(site.inventory))
     seat = ("S-4", "GPU-4", "4", "00000000:4D:00.0", 4)
@@ -38,32 +38,32 @@ def test_it_is_named_with_where_it_sat_and_when_it_was_seen(site: Site) -> None:
     assert (one.last_seen, one.left) == (10.0, 20.0)
 
 
-def test_one_that_came_back_or_is_elsewhere_is_not(site: Site) -> None:
+def test_a_returned_or_moved_gpu_is_not_missing(site: Site) -> None:
     site.read("prod-a", "n1", *GPUS[:3], capacity=4, time=20.0)
     site.read("prod-a", "n2", GPUS[3], capacity=4, time=30.0)
     assert missing_from(site.inventory, entry(site.inventory)) == []
 
 
-def test_one_whose_seat_another_has_taken_was_replaced_and_is_not_missing(site: Site) -> None:
+def test_a_replaced_gpu_is_not_missing(site: Site) -> None:
     new = msgspec.structs.replace(GPUS[3], uuid="GPU-9", serial="S-9")
     site.read("prod-a", "n1", *GPUS[:3], new, capacity=4, time=20.0)
     site.read("prod-a", "n1", *GPUS[1:3], new, capacity=4, time=30.0)
     assert [one.gpu.uuid for one in missing_from(site.inventory, entry(site.inventory))] == ["GPU-1"]
 
 
-def test_no_more_are_named_than_are_missing_the_last_to_leave_first(site: Site) -> None:
+def test_the_last_to_leave_are_named_up_to_the_count(site: Site) -> None:
     site.read("prod-a", "n1", *GPUS[:3], capacity=4, time=20.0)
     site.read("prod-a", "n1", *GPUS[:2], capacity=3, time=30.0)
     assert [one.gpu.uuid for one in missing_from(site.inventory, entry(site.inventory))] == ["GPU-3"]
 
 
-def test_a_node_that_was_never_read_misses_nothing(site: Site) -> None:
+def test_an_unread_node_has_no_missing_gpus(site: Site) -> None:
     site.remove("prod-a", "n1", 20.0)
     site.add("prod-a", "n1")
     assert missing_from(site.inventory, entry(site.inventory)) == []
 
 
-def test_the_store_keeps_where_it_sat() -> None:
+def test_the_store_keeps_the_slot() -> None:
     facts, lost = decode_facts("GPU-4", encode_facts(GPUS[3], 10.0, lost=True))
     assert facts is not None
     assert (facts.serial, facts.module, facts.pci_bus_id, facts.minor_number) == ("S-4", "4", "00000000:4D:00.0", 4)

@@ -39,14 +39,14 @@ def placement(number: int) -> PastPlacement:
     ("filters", "words", "found"),
     [({}, ["2345"], ["2345"]), ({"state": frozenset(["lost"])}, [], []), ({"degraded": frozenset(["true"])}, [], [])],
 )
-async def test_rows_that_are_chosen_here_are_read_many_at_a_time(filters: Any, words: Any, found: Any) -> None:
+async def test_rows_filtered_here_are_read_in_batches(filters: Any, words: Any, found: Any) -> None:
     then = Then()
     listed = await list_past_gpus(then, filters, words=words, limit=1)  # type: ignore[arg-type]
     assert [row.uuid for row in listed.rows] == found
     assert then.asked == [ROWS_PER_QUERY] * 3
 
 
-async def test_rows_that_the_store_chooses_are_no_more_than_are_shown() -> None:
+async def test_the_store_returns_only_the_rows_shown() -> None:
     then = Then()
     listed = await list_past_gpus(then, {}, limit=2)  # type: ignore[arg-type]
     assert ([row.uuid for row in listed.rows], then.asked) == (["0000", "0001"], [3])

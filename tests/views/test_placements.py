@@ -48,7 +48,7 @@ class TestPeriods:
             Period(A, 1.0, 4.0, 4.0, "m"),
         ]
 
-    def test_memory_has_what_its_changes_imply(self) -> None:
+    def test_memory_contains_placements_its_changes_imply(self) -> None:
         happened = [
             group(9, Event.VANISHED, B),
             group(5, Event.MOVED, B, previous=A),
@@ -62,7 +62,7 @@ class TestPeriods:
             Period(A, None, 5.0),
         ]
 
-    def test_a_place_of_now_comes_first(self) -> None:
+    def test_a_current_place_comes_first(self) -> None:
         happened = [group(5, Event.MOVED, B, previous=A), group(1, Event.APPEARED, A)]
         assert periods_from_memory(happened, "GPU-1", [placement(B, 5.0, 8.0)]) == [
             Period(B, 5.0, None, 8.0),

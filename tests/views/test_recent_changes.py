@@ -25,7 +25,7 @@ def told(latest: RecentChanges, event: Event | None = None, *, after: int | None
     return [(group.event, group.place.node, len(group.gpus)) for group in latest.newest(event, after=after)]
 
 
-def test_what_one_reading_changed_is_one_group_for_each_kind() -> None:
+def test_changes_of_one_reading_are_grouped_by_kind() -> None:
     latest = RecentChanges()
     latest.add([change(Event.APPEARED, "1"), change(Event.APPEARED, "2"), change(Event.VANISHED, "3")])
     latest.add([change(Event.MOVED, "4", previous="n8"), change(Event.MOVED, "5", previous="n9")])
@@ -73,7 +73,7 @@ async def test_every_waiter_is_woken() -> None:
     assert sorted(woken) == ["a", "b"]
 
 
-def test_a_change_of_the_history_is_what_it_was() -> None:
+def test_a_change_from_the_history_is_unchanged() -> None:
     recorded = HistoricChange(
         id=7,
         time=2.0,
@@ -120,7 +120,7 @@ def test_gpus_that_are_altered_alike_are_one_group() -> None:
     assert [one[1] for one in first.altered] == [FieldChange("serial", str(n), None) for n in (1, 3, 5, 7)]
 
 
-def test_an_alteration_of_the_history_says_what_it_was() -> None:
+def test_an_alteration_from_the_history_has_the_old_value() -> None:
     recorded = HistoricChange(
         id=7,
         time=2.0,

@@ -54,12 +54,14 @@ class TestState:
             ),
         ],
     )
-    def test_the_worst_is_said(self, state: GpuState, severity: str, words: str, repair: tuple[str, ...]) -> None:
+    def test_the_worst_condition_is_shown(
+        self, state: GpuState, severity: str, words: str, repair: tuple[str, ...]
+    ) -> None:
         assert (state.severity, state.words, state.repair) == (severity, words, repair)
 
 
 class TestBoards:
-    def test_those_to_be_pulled_come_first_and_two_gpus_of_a_board_are_one(self) -> None:
+    def test_boards_to_pull_come_first_and_count_once(self) -> None:
         here = [gpu(4, "B-2"), gpu(3, "B-2"), gpu(1), gpu(2)]
         gone = MissingGpu(gpu(5), 10.0, 20.0)
         found = boards(here, {"GPU-4": GpuState(mark=RMA), "GPU-2": GpuState(reported=True)}, [gone])
@@ -71,14 +73,14 @@ class TestBoards:
         ]
         assert (found[0].each("slot"), found[0].each("tray")) == ("4", "")
 
-    def test_a_gpu_that_never_said_more_than_its_address_is_a_board_to_pull(self) -> None:
+    def test_a_gpu_known_only_by_address_is_pulled(self) -> None:
         found = boards([gpu(1)], {}, silent=[SilentGpu("00000000:4E:00.0", 1.0, "boot")])
         assert [(board.serial, board.each("pci_bus_id"), board.why) for board in found] == [
             (None, "00000000:4E:00.0", ("does not respond and was never read",)),
             ("S-1", "", ()),
         ]
 
-    def test_of_a_board_of_two_it_is_said_which_one_is_missing(self) -> None:
+    def test_the_missing_half_of_a_board_is_named(self) -> None:
         (board,) = boards([gpu(1, "B")], {}, [MissingGpu(gpu(2, "B"), 10.0, 20.0)])
         assert (board.each("module"), board.why) == ("1, 2", ("missing: slot 4, module 2",))
 
@@ -87,27 +89,27 @@ class TestLosingSeats:
     def left(self, number: int, until: float, module: str | None = "3", bus: str = "0000:4E") -> FormerGpu:
         return FormerGpu(Gpu(uuid=f"GPU-{number}", module=module, pci_bus_id=bus), NODE, 1.0, until, [])
 
-    def test_a_seat_that_lost_several_is_named(self) -> None:
+    def test_a_slot_that_lost_several_gpus_is_named(self) -> None:
         (seat,) = losing_seats([self.left(1, 30.0), self.left(2, 20.0), self.left(1, 10.0), self.left(9, 5.0, "4")])
         assert (seat.name, [(one.uuid, times) for one, times in seat.gpus]) == (
             "module 3",
             [("GPU-1", 2), ("GPU-2", 1)],
         )
 
-    def test_without_modules_the_address_names_it(self) -> None:
+    def test_without_modules_the_slot_is_named_by_address(self) -> None:
         (seat,) = losing_seats([self.left(1, 30.0, None), self.left(2, 20.0, None)])
         assert seat.name == "0000:4E"
 
-    def test_a_tray_that_left_as_a_whole_says_nothing_of_its_seats(self) -> None:
+    def test_a_departed_tray_does_not_count_against_its_slots(self) -> None:
         trays = [self.left(number, until, str(number)) for until in (30.0, 20.0) for number in range(4)]
         assert losing_seats(trays) == []
 
-    def test_what_has_no_place_has_no_seat(self) -> None:
+    def test_a_gpu_without_a_position_has_no_slot(self) -> None:
         assert losing_seats([self.left(1, 30.0, None, ""), self.left(2, 20.0, None, "")]) == []
 
 
 class TestDropouts:
-    def test_only_what_comes_back_to_the_same_node_counts(self) -> None:
+    def test_only_returns_to_the_same_node_count(self) -> None:
         other = Place("prod", "n2")
         told = [(NODE, 90.0, None), (NODE, 70.0, 80.0), (other, 50.0, 60.0), (NODE, 30.0, 40.0), (NODE, 10.0, 20.0)]
         periods = [PlacementPeriod(*one) for one in told]

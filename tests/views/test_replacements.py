@@ -32,13 +32,13 @@ LEFT, CAME, MOVED = Event.VANISHED, Event.APPEARED, Event.MOVED
 REPLACED = Folded.REPLACED
 
 
-def test_what_left_and_what_came_in_one_reading_is_a_replacement() -> None:
+def test_departure_and_arrival_in_one_reading_are_a_replacement() -> None:
     (one,) = replaced(groups((CAME, 5.0, "3 4"), (LEFT, 5.0, "1 2")))
     assert told([one]) == [(REPLACED, "1 2", "3 4")]
     assert (one.time, one.began, one.size) == (5.0, 5.0, 2)
 
 
-def test_so_it_is_within_an_hour_and_not_later() -> None:
+def test_a_replacement_takes_at_most_an_hour() -> None:
     soon, late = REPLACED_WITHIN_SECONDS, REPLACED_WITHIN_SECONDS + 1.0
     assert told(replaced(groups((LEFT, 0.0, "1"), (CAME, soon, "2")))) == [(REPLACED, "1", "2")]
     assert told(replaced(groups((LEFT, 0.0, "1"), (CAME, late, "2")))) == [(CAME, "", "2"), (LEFT, "", "1")]
@@ -48,23 +48,23 @@ def test_gpus_that_come_before_others_leave_replace_nothing() -> None:
     assert told(replaced(groups((CAME, 1.0, "2"), (LEFT, 2.0, "1")))) == [(LEFT, "", "1"), (CAME, "", "2")]
 
 
-def test_gpus_that_only_were_away_are_not_replaced() -> None:
+def test_gpus_that_return_are_not_replaced() -> None:
     away = groups((LEFT, 0.0, "1 2"), (CAME, 60.0, "1 2"))
     assert replaced(away) == away
 
 
-def test_gpus_that_are_back_beside_a_new_one_are_counted() -> None:
+def test_gpus_returning_with_a_new_one_are_counted() -> None:
     (one,) = replaced(groups((LEFT, 0.0, "1 2 3"), (CAME, 60.0, "1 2 4")))
     assert (told([one]), one.returned) == ([(REPLACED, "3", "4")], 2)
 
 
-def test_what_moved_in_says_from_where() -> None:
+def test_an_arriving_gpu_shows_its_origin() -> None:
     (one,) = replaced(groups((LEFT, 0.0, "1"), (MOVED, 60.0, "2")))
     assert told([one]) == [(REPLACED, "1", "2")]
     assert one.origins == (Place("b", "n2"),)
 
 
-def test_what_left_and_was_found_elsewhere_has_moved() -> None:
+def test_a_departed_gpu_found_elsewhere_has_moved() -> None:
     (left,) = groups((LEFT, 0.0, "1 2"))
     (came,) = groups((MOVED, 60.0, "1 2"))
     moved = msgspec.structs.replace(came, place=Place("b", "n3"), previous=NODE)
@@ -75,19 +75,19 @@ def test_what_left_and_was_found_elsewhere_has_moved() -> None:
     assert replaced([one, left]) == [one, left]
 
 
-def test_each_is_replaced_by_what_came_next() -> None:
+def test_each_gpu_is_replaced_by_the_next_arrival() -> None:
     found = replaced(groups((LEFT, 0.0, "1"), (CAME, 10.0, "2"), (LEFT, 20.0, "2"), (CAME, 30.0, "3")))
     assert told(found) == [(REPLACED, "2", "3"), (REPLACED, "1", "2")]
 
 
-def test_a_replacement_is_whole_in_the_part_in_which_others_came() -> None:
+def test_a_replacement_is_not_split_across_parts() -> None:
     newer, older = groups((LEFT, 0.0, "1"), (CAME, 60.0, "2"))
     assert told(replaced([newer], [newer, older])) == [(REPLACED, "1", "2")]
     assert told(replaced([older], [newer, older])) == []
     assert told(replaced([older], [newer, older], chosen=True)) == [(REPLACED, "1", "2")]
 
 
-def test_exchanges_are_told_seat_by_seat_where_both_are_known() -> None:
+def test_replacements_are_listed_by_slot_if_known() -> None:
     (one,) = replaced(groups((LEFT, 0.0, "1/1 2/2 3"), (CAME, 60.0, "4/2 5/1 6 7/8")))
     assert [(e.seat, e.left and e.left.uuid, e.came and e.came.uuid) for e in exchanges(one)] == [
         ("module 1", "1", "5"),

@@ -89,5 +89,5 @@ def test_any_rows_are_a_csv_file_without_formulas(rows: list[dict[str, object]])
 @pytest.mark.parametrize(
     ("text", "expected"), [(None, None), ("9", 9), ("07", 7), ("A1", "A1"), ("", ""), ("٣", "٣"), ("9" * 20, "9" * 20)]
 )
-def test_what_is_a_number_is_one(text: str | None, expected: object) -> None:
+def test_numbers_stay_numbers(text: str | None, expected: object) -> None:
     assert numbered(text) == expected

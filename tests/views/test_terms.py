@@ -59,7 +59,7 @@ UUID = "5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11"
         ("https://h/clusters/sim%2F1", "sim/1"),
     ],
 )
-def test_one_id_in_the_forms_that_it_comes_in(text: str, reading: str) -> None:
+def test_one_id_is_read_in_every_form(text: str, reading: str) -> None:
     (term,) = parse_terms(text)
     assert reading in term.readings
 
@@ -78,7 +78,7 @@ def test_one_id_in_the_forms_that_it_comes_in(text: str, reading: str) -> None:
         (" \n,;\t", []),
     ],
 )
-def test_many_ids_in_any_separation(text: str, ids: list[str]) -> None:
+def test_many_ids_are_read_with_any_separator(text: str, ids: list[str]) -> None:
     assert [term.text for term in parse_terms(text)] == ids
 
 
@@ -101,7 +101,7 @@ def test_words_in_one_cell_may_be_one_name_or_several() -> None:
         ("https://h/x/clusters/a%2Fb/nodes/gpu-0007?at=3d", Place("a/b", "gpu-0007")),
     ],
 )
-def test_a_node_with_its_cluster(text: str, place: Place) -> None:
+def test_a_node_is_read_with_its_cluster(text: str, place: Place) -> None:
     (term,) = parse_terms(text)
     assert place in term.places
     assert place.node not in term.readings, "a node of that name in another cluster is another one"
@@ -120,7 +120,7 @@ def test_a_node_with_its_cluster(text: str, place: Place) -> None:
         ("12:345", "", ""),
     ],
 )
-def test_bus_addresses(text: str, bus: str, node: str) -> None:
+def test_bus_addresses_are_read(text: str, bus: str, node: str) -> None:
     (term,) = parse_terms(text)
     assert (term.bus, term.node) == (bus, node)
 
@@ -138,7 +138,7 @@ def test_bus_addresses(text: str, bus: str, node: str) -> None:
         "1652923034028\0",
     ],
 )
-def test_one_id_alone_is_read_as_in_a_text(text: str) -> None:
+def test_a_single_id_is_read_as_in_a_text(text: str) -> None:
     (term,) = parse_terms(text)
     alone = parse_term(text)
     assert alone.text == term.text
@@ -146,7 +146,7 @@ def test_one_id_alone_is_read_as_in_a_text(text: str) -> None:
     assert not any("\0" in reading for reading in alone.readings)
 
 
-def test_a_sentence_is_its_words() -> None:
+def test_a_sentence_is_read_as_words() -> None:
     (term,) = parse_terms("Ticket 4711: please replace S/N 1761781876127 in sim-2/gpu-0002")
     words = {word.text: word for word in term.words}
     assert "1761781876127" in words
@@ -165,11 +165,11 @@ def test_the_time_of_an_address_is_kept() -> None:
         ("https://example.com/cats", "not the page"),
     ],
 )
-def test_what_cannot_be_found_says_why(text: str, note: str) -> None:
+def test_unsearchable_terms_say_why(text: str, note: str) -> None:
     assert note in parse_term(text).note
 
 
-def test_too_many_and_too_long() -> None:
+def test_too_many_or_too_long_terms_are_refused() -> None:
     ids = [str(number) for number in range(MAX_TERMS)]
     assert len(parse_terms("\n".join(ids))) == len(parse_terms(" ".join(ids))) == MAX_TERMS
     for separator in ("\n", " "):
@@ -192,5 +192,5 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(st.lists(st.from_regex(r"[0-9]{8,14}", fullmatch=True), min_size=2, max_size=50), st.sampled_from("\n,;\t|"))
-def test_serials_come_back_in_their_order(serials: list[str], separator: str) -> None:
+def test_serials_keep_their_order(serials: list[str], separator: str) -> None:
     assert [term.text for term in parse_terms(separator.join(serials))] == serials

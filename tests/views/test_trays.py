@@ -29,7 +29,7 @@ class TestTrays:
 
 
 class TestSeats:
-    def test_a_gpu_that_was_never_read_has_one_by_its_address(self) -> None:
+    def test_an_unread_gpu_has_a_slot_by_its_address(self) -> None:
         entry = NodeState(
             place=Place("prod", "a"),
             node=NodeInfo(name="a", capacity=4),
@@ -47,13 +47,13 @@ class TestSeats:
         ]
 
     @given(modules=st.sets(st.integers(0, 16)), missing=st.integers(0, 8), told=st.booleans())
-    def test_every_gpu_and_every_missing_gpu_has_one(self, modules: set[int], missing: int, told: bool) -> None:
+    def test_every_present_and_missing_gpu_has_a_slot(self, modules: set[int], missing: int, told: bool) -> None:
         gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
         found = seats(gpus, missing)
         assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
         assert sum(seat.positions for seat in found if seat.gpu is None) == missing
 
-    def test_a_missing_gpu_that_is_known_stands_where_it_sat(self) -> None:
+    def test_a_known_missing_gpu_is_shown_in_its_slot(self) -> None:
         here = [Gpu(uuid=f"GPU-{module}", module=module) for module in ("1", "3")]
         two, four = (MissingGpu(Gpu(uuid=f"GPU-{module}", module=module), 1.0, 2.0) for module in ("2", "4"))
         assert seats(here, 1, [two])[1] == Seat("module 2", None, missing=two)
@@ -66,7 +66,7 @@ class TestSeats:
             ("position unknown", 1, None),
         ]
 
-    def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
+    def test_a_gap_in_the_modules_is_the_empty_slot(self) -> None:
         one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")
         assert seats([one, three], 1) == [Seat("module 1", one), Seat("module 2", None), Seat("module 3", three)]
         assert seats([one, three], 2) == [

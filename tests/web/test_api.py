@@ -144,9 +144,7 @@ def worn(site: Site) -> Site:
 
 
 class TestConditions:
-    async def test_a_degraded_gpu_says_why_what_it_needs_and_how_it_is_marked(
-        self, worn: Site, client: httpx.AsyncClient
-    ) -> None:
+    async def test_a_degraded_gpu_has_reasons_remedy_and_mark(self, worn: Site, client: httpx.AsyncClient) -> None:
         (gpu,) = (await client.get("/api/v1/gpus?serial=100")).json()["gpus"]
         assert [gpu["degraded"], gpu["level"]] == [["row_remap_failure", "row_remap_pending"], "replace"]
         assert gpu["health"] == {
@@ -186,7 +184,7 @@ class TestConditions:
     ) -> None:
         assert await uuids(client, query) == expected
 
-    async def test_nodes_and_clusters_count_by_what_is_needed(self, worn: Site, client: httpx.AsyncClient) -> None:
+    async def test_nodes_and_clusters_count_by_remedy(self, worn: Site, client: httpx.AsyncClient) -> None:
         clusters = (await client.get("/api/v1/clusters")).json()["clusters"]
         nodes = (await client.get("/api/v1/nodes")).json()["nodes"]
         assert [row["gpus_degraded"] for row in clusters] == [{"replace": 1, "reset": 1}, {"reset": 1}]
@@ -358,7 +356,7 @@ class TestClustersAndNodes:
 
 
 class TestProblems:
-    async def test_they_are_those_of_the_page(self, site: Site, client: httpx.AsyncClient) -> None:
+    async def test_problems_are_those_of_the_page(self, site: Site, client: httpx.AsyncClient) -> None:
         site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
         answer = (await client.get("/api/v1/problems")).json()
@@ -401,7 +399,7 @@ class TestProblems:
             page = (await client.get(path, headers={"Accept": "text/html"})).text
             assert all(row["title"] in page for row in answer["problems"])
 
-    async def test_a_cluster_chooses_its_own(self, site: Site, client: httpx.AsyncClient) -> None:
+    async def test_a_cluster_filters_its_problems(self, site: Site, client: httpx.AsyncClient) -> None:
         site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
         answer = (await client.get("/api/v1/problems?cluster=prod-b&limit=1")).json()
         assert [row["title"] for row in answer["problems"]] == ["prod-b is unreachable"]
@@ -431,7 +429,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         "path", ["problems", "gpus?state=gone", "gpus?state=all", "nodes?state=gone", "gpus?at=1h"]
     )
-    async def test_a_cursor_of_something_else_is_refused(
+    async def test_a_cursor_of_another_list_is_refused(
         self, client: httpx.AsyncClient, path: str, cursor: list[Any]
     ) -> None:
         after = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
@@ -484,7 +482,7 @@ class TestBadQuestions:
 ODD = "NVIDIA\x1b[31m\x7f\x9b\u2028\u202e H100"
 
 
-async def test_nothing_that_a_terminal_obeys_is_in_an_answer(site: Site, client: httpx.AsyncClient) -> None:
+async def test_an_answer_contains_no_terminal_control_characters(site: Site, client: httpx.AsyncClient) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-odd", serial="900", model=ODD))
     answer = await client.get("/api/v1/gpus?uuid=GPU-odd")
     assert answer.text.isprintable()

@@ -60,7 +60,7 @@ def codes() -> str:
 
 
 @pytest.mark.parametrize("table", [operations, parameters, columns, codes])
-def test_a_table_is_that_of_the_code(table: object) -> None:
+def test_documented_tables_match_the_code(table: object) -> None:
     assert callable(table)
     expected = table()
     assert expected in DOCUMENT, f"docs/api.md should have:\n{expected}"
@@ -78,7 +78,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_works(example: str, url: str, tmp_path: Path) -> None:
+def test_documented_examples_work(example: str, url: str, tmp_path: Path) -> None:
     text = example.replace("https://gpuid.example.com", url)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

@@ -47,10 +47,10 @@ class TestOrder:
             ("state=found&cluster=prod-b", ["b1", "b2"]),
         ],
     )
-    async def test_gpus(self, client: httpx.AsyncClient, query: str, expected: list[str]) -> None:
+    async def test_gpus_are_sorted(self, client: httpx.AsyncClient, query: str, expected: list[str]) -> None:
         assert await uuids(client, query) == [f"GPU-{one}" for one in expected]
 
-    async def test_natural(self, site: Site, client: httpx.AsyncClient) -> None:
+    async def test_sorting_is_natural(self, site: Site, client: httpx.AsyncClient) -> None:
         for node in ("n10", "n9"):
             site.read("prod-a", node, Gpu(uuid=f"GPU-{node}", serial="5"))
         nodes = (await get(client, "nodes?cluster=prod-a"))["nodes"]
@@ -67,12 +67,12 @@ class TestOrder:
             ("driver_version=1", []),
         ],
     )
-    async def test_nodes_by_what_is_wrong_and_what_is_on_them(
+    async def test_nodes_are_sorted_by_problems_and_contents(
         self, client: httpx.AsyncClient, query: str, expected: list[str]
     ) -> None:
         assert [node["node"] for node in (await get(client, f"nodes?{query}"))["nodes"]] == expected
 
-    async def test_clusters(self, client: httpx.AsyncClient) -> None:
+    async def test_clusters_are_sorted(self, client: httpx.AsyncClient) -> None:
         assert [one["cluster"] for one in (await get(client, "clusters?sort=gpus"))["clusters"]] == ["prod-b", "prod-a"]
         assert [one["cluster"] for one in (await get(client, "clusters?q=B"))["clusters"]] == ["prod-b"]
 
@@ -96,7 +96,9 @@ class TestOrder:
             ("q=" + "x" * 301, "q: expected at most 300 characters", "q"),
         ],
     )
-    async def test_mistakes(self, client: httpx.AsyncClient, query: str, detail: str, parameter: str) -> None:
+    async def test_mistakes_are_refused(
+        self, client: httpx.AsyncClient, query: str, detail: str, parameter: str
+    ) -> None:
         answer = await client.get(f"/api/v1/gpus?{query}")
         problem = answer.json()
         assert answer.headers["Content-Type"].startswith("application/problem+json")
@@ -108,18 +110,18 @@ class TestOrder:
         query = "&".join(f"serial=16529220012{number:02}" for number in range(600)) + "&serial=100"
         assert [gpu["uuid"] for gpu in (await get(client, f"gpus?{query}"))["gpus"]] == ["GPU-a1"]
 
-    async def test_what_is_too_long_says_what_to_do(self, client: httpx.AsyncClient) -> None:
+    async def test_a_query_too_long_gets_a_remedy(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus?" + "&".join(["serial=1652922001234"] * 2000))
         assert (answer.status_code, "POST them to /api/v1/gpus/lookup" in answer.text) == (431, True)
 
 
 class TestColumns:
-    async def test_fields(self, client: httpx.AsyncClient) -> None:
+    async def test_fields_select_columns(self, client: httpx.AsyncClient) -> None:
         page = await get(client, "gpus?serial=100&fields=uuid,mark.kind,node")
         assert page["gpus"] == [{"uuid": "GPU-a1", "mark": None, "node": "n1"}]
         assert await get(client, "clusters/prod-a?fields=gpus,up") == {"gpus": 3, "up": True}
 
-    async def test_csv_without_a_limit_is_the_whole(self, client: httpx.AsyncClient) -> None:
+    async def test_csv_without_a_limit_is_complete(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus?fields=uuid,mark&sort=-uuid", headers={"Accept": "text/csv"})
         assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
         rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -139,11 +141,11 @@ class TestColumns:
 
 class TestOneAlone:
     @pytest.mark.parametrize("name", ["100", "GPU-a1", "gpu-A1"])
-    async def test_a_gpu(self, client: httpx.AsyncClient, name: str) -> None:
+    async def test_a_gpu_is_returned(self, client: httpx.AsyncClient, name: str) -> None:
         gpu = await get(client, f"gpus/{name}")
         assert gpu == (await get(client, "gpus?uuid=GPU-a1"))["gpus"][0]
 
-    async def test_as_a_sticker_has_it(self, client: httpx.AsyncClient) -> None:
+    async def test_a_gpu_is_found_as_printed_on_a_sticker(self, client: httpx.AsyncClient) -> None:
         for name in ("S%2FN%3A%20100", "100,", "%20100"):
             assert (await get(client, f"gpus/{name}"))["serial"] == "100"
 
@@ -157,28 +159,28 @@ class TestOneAlone:
             ("text/csv;q=x", "application/json"),
         ],
     )
-    async def test_what_is_wanted_most(self, client: httpx.AsyncClient, accepted: str, kind: str) -> None:
+    async def test_the_preferred_format_is_sent(self, client: httpx.AsyncClient, accepted: str, kind: str) -> None:
         for query in ("", "?limit=1"):
             answer = await client.get(f"/api/v1/gpus{query}", headers={"Accept": accepted})
             assert answer.headers["Content-Type"].startswith(kind)
             assert answer.headers["Cache-Control"] == "private, no-cache"
 
-    async def test_what_is_not_wanted_is_not_compressed(self, client: httpx.AsyncClient) -> None:
+    async def test_an_unaccepted_encoding_is_not_used(self, client: httpx.AsyncClient) -> None:
         for query in ("openapi.json", "gpus?format=csv"):
             answer = await client.get(f"/api/v1/{query}", headers={"Accept-Encoding": "gzip;q=0"})
             assert "Content-Encoding" not in answer.headers
 
-    async def test_a_look_up_is_asked_by_post(self, client: httpx.AsyncClient) -> None:
+    async def test_lookups_use_post(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus/lookup")
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
         assert (answer.json()["code"], answer.json()["detail"][:13]) == ("method_not_allowed", "expected POST")
 
-    async def test_a_serial_of_several(self, client: httpx.AsyncClient) -> None:
+    async def test_a_serial_of_several_gpus_lists_them(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus/900")
         assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous")
         assert answer.json()["detail"].endswith("use the UUID of one of them: GPU-b1, GPU-b2")
 
-    async def test_a_node_and_a_cluster(self, client: httpx.AsyncClient) -> None:
+    async def test_a_node_and_a_cluster_are_returned(self, client: httpx.AsyncClient) -> None:
         assert (await get(client, "clusters/prod-a/nodes/n2"))["found"] == 2
         assert (await get(client, "clusters/prod-b"))["state"] == "unreachable"
 
@@ -190,7 +192,7 @@ class TestOneAlone:
             ("clusters/lab", "there are: prod-a, prod-b"),
         ],
     )
-    async def test_what_is_not_there_says_what_was_searched(
+    async def test_a_missing_object_says_what_was_searched(
         self, client: httpx.AsyncClient, path: str, said: str
     ) -> None:
         answer = await client.get(f"/api/v1/{path}")
@@ -207,7 +209,7 @@ class TestWhatIsGone:
         if (store := site.collector.store) is not None:
             assert await store.history_writer.flushed(10)
 
-    async def test_is_found(self, client: httpx.AsyncClient) -> None:
+    async def test_a_departed_gpu_is_found(self, client: httpx.AsyncClient) -> None:
         assert await uuids(client, "") == ["GPU-a2", "GPU-b1", "GPU-b2"]
         assert await uuids(client, "state=gone") == ["GPU-a1", "GPU-a3"]
         assert await uuids(client, "state=all") == ["GPU-a2", "GPU-b1", "GPU-b2", "GPU-a1", "GPU-a3"]
@@ -216,19 +218,19 @@ class TestWhatIsGone:
         assert await uuids(client, "state=gone&uuid=gpu-A3&cluster=prod-a") == ["GPU-a3"]
         assert await uuids(client, "state=gone&cluster=prod-b") == []
 
-    async def test_alone(self, client: httpx.AsyncClient) -> None:
+    async def test_a_departed_gpu_is_returned_alone(self, client: httpx.AsyncClient) -> None:
         gpu = await get(client, "gpus/103")
         assert (gpu["state"], gpu["cluster"], gpu["node"], gpu["serial"]) == ("gone", "prod-a", "n2", "103")
         assert gpu["until"] == "2025-11-24T16:01:40.000Z"
         node = await get(client, "clusters/prod-a/nodes/n1")
         assert (node["state"], node["until"]) == ("gone", "2025-11-24T16:03:20.000Z")
 
-    async def test_nodes(self, client: httpx.AsyncClient) -> None:
+    async def test_departed_nodes_are_found(self, client: httpx.AsyncClient) -> None:
         for state, expected in (("gone", ["n1"]), ("all", ["n2", "n3", "n1"]), ("present", ["n2", "n3"])):
             page = await get(client, f"nodes?state={state}")
             assert [node["node"] for node in page["nodes"]] == expected
 
-    async def test_in_a_file(self, client: httpx.AsyncClient) -> None:
+    async def test_departed_gpus_are_in_a_file(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/gpus?state=all&format=csv&fields=uuid,state")
         assert answer.text.splitlines()[1:] == [
             *(f"GPU-{one},found" for one in ("a2", "b1", "b2")),
@@ -237,7 +239,7 @@ class TestWhatIsGone:
 
 
 class TestChanges:
-    async def test_the_newest_first(self, site: Site, kept: Store, client: httpx.AsyncClient) -> None:
+    async def test_the_newest_changes_come_first(self, site: Site, kept: Store, client: httpx.AsyncClient) -> None:
         site.read("prod-a", "n1", time=1764000100.0)
         assert await kept.history_writer.flushed(10)
         oldest: list[int] = [row["id"] for row in (await get(client, "changes?since=2025-11-01"))["changes"]]
@@ -258,7 +260,7 @@ class TestChanges:
 
 
 class TestSentOnce:
-    async def test_what_a_client_has_is_not_sent_again(self, site: Site, client: httpx.AsyncClient) -> None:
+    async def test_an_unchanged_answer_is_not_sent_again(self, site: Site, client: httpx.AsyncClient) -> None:
         first = await client.get("/api/v1/gpus")
         tag = first.headers["ETag"]
         again = await client.get("/api/v1/gpus", headers={"If-None-Match": f'"other", {tag}'})
@@ -269,7 +271,7 @@ class TestSentOnce:
         assert changed.status_code == 200
         assert changed.headers["ETag"] != tag
 
-    async def test_what_is_large_is_compressed(self, client: httpx.AsyncClient) -> None:
+    async def test_a_large_answer_is_compressed(self, client: httpx.AsyncClient) -> None:
         async with client.stream("GET", "/api/v1/gpus", headers={"Accept-Encoding": "gzip"}) as answer:
             raw = b"".join([part async for part in answer.aiter_raw()])
         plain = await client.get("/api/v1/gpus", headers={"Accept-Encoding": "identity"})

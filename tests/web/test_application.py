@@ -24,7 +24,7 @@ async def test_an_error_is_a_page_only_for_browsers(client: httpx.AsyncClient) -
     assert (below_api.status_code, below_api.json()["code"]) == (404, "unknown_path")
 
 
-async def test_the_page_that_asks_for_credentials_discloses_nothing(site: Any, serving: Any) -> None:
+async def test_the_credentials_page_discloses_nothing(site: Any, serving: Any) -> None:
     hashed = bcrypt.hashpw(b"p", bcrypt.gensalt(4)).decode()
     async with serving(site, basic_auth={"sre": hashed}) as client:
         for path in ("/", "/gpus/GPU-a1", "/search?q=100", "/changes", "/clusters/prod-a"):
@@ -39,7 +39,7 @@ async def test_a_refused_method_is_answered_with_the_allowed_ones(client: httpx.
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
 
 
-async def test_pages_may_load_nothing_but_what_is_packaged(client: httpx.AsyncClient) -> None:
+async def test_pages_may_load_only_packaged_files(client: httpx.AsyncClient) -> None:
     answer = await client.get("/", headers=BROWSER)
     assert answer.headers["Content-Security-Policy"] == (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -75,7 +75,7 @@ class TestSlowStore:
     @pytest.mark.parametrize(
         "path", ["/api/v1/changes", "/api/v1/gpus/GPU-a1/history", "/api/v1/nodes/n1/history", "/gpus/GPU-no"]
     )
-    async def test_what_needs_the_history_is_refused_for_now(
+    async def test_history_requests_are_temporarily_refused(
         self, site: Any, kept: Any, client: httpx.AsyncClient, path: str
     ) -> None:
         site.collector.history_seconds = -10.0
@@ -84,7 +84,9 @@ class TestSlowStore:
         assert "timed out reading the file" in answer.text
 
     @pytest.mark.parametrize("path", ["/gpus/GPU-a1", "/clusters/prod-a/nodes/n1", "/search?q=100", "/changes"])
-    async def test_a_page_shows_the_rest(self, site: Any, kept: Any, client: httpx.AsyncClient, path: str) -> None:
+    async def test_a_page_shows_everything_else(
+        self, site: Any, kept: Any, client: httpx.AsyncClient, path: str
+    ) -> None:
         site.collector.history_seconds = -10.0
         answer = await client.get(path, headers={"Accept": "text/html"}, follow_redirects=True)
         assert answer.status_code == 200

@@ -126,7 +126,7 @@ def closed() -> Iterator[None]:
 
 
 class TestTime:
-    async def test_half_a_request_ends(self, site: Any, serving: Any, secured: dict[str, Any]) -> None:
+    async def test_an_incomplete_request_times_out(self, site: Any, serving: Any, secured: dict[str, Any]) -> None:
         async with serving(site, header_timeout=SHORT, idle_timeout=LONG, **secured) as client:
             for first in (b"", HALF, HEALTHZ + HALF):
                 half = await Client(client.base_url.port, tls=secured.get("verify")).open()
@@ -135,7 +135,7 @@ class TestTime:
                     assert b" 200 " in await half.receive()
                 await eventually(half.is_over)
 
-    async def test_a_trickle_of_headers_is_no_excuse(self, site: Any, serving: Any) -> None:
+    async def test_slowly_trickling_headers_time_out(self, site: Any, serving: Any) -> None:
         async with serving(site, header_timeout=SHORT) as client:
             half = await Client(client.base_url.port).open()
             half.send(HALF)
@@ -147,7 +147,7 @@ class TestTime:
 
             await eventually(trickle)
 
-    async def test_a_handshake_that_never_finishes_ends(self, site: Any, serving: Any, tmp_path: Path) -> None:
+    async def test_an_unfinished_handshake_times_out(self, site: Any, serving: Any, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "server")
         settings = {"cert_file": cert, "key_file": key, "verify": trusting(cert), "header_timeout": SHORT}
         async with serving(site, **settings) as client:
@@ -156,14 +156,14 @@ class TestTime:
                 silent.send(said)
                 await eventually(silent.is_over)
 
-    async def test_an_idle_connection_ends(self, site: Any, serving: Any, secured: dict[str, Any]) -> None:
+    async def test_an_idle_connection_is_closed(self, site: Any, serving: Any, secured: dict[str, Any]) -> None:
         async with serving(site, idle_timeout=SHORT, **secured) as client:
             idle = await Client(client.base_url.port, tls=secured.get("verify")).open()
             idle.send(HEALTHZ)
             assert b" 200 " in await idle.receive()
             await eventually(idle.is_over)
 
-    async def test_headers_may_have_no_more_than_a_size(self, site: Any, serving: Any) -> None:
+    async def test_the_size_of_headers_is_limited(self, site: Any, serving: Any) -> None:
         async with serving(site, max_header_size=Size(1024)) as client:
             large = await Client(client.base_url.port).open()
             large.send(b"GET / HTTP/1.1\r\n" + b"X-Header: 34567890123456789012345678901234567890\r\n" * 30)
@@ -203,7 +203,7 @@ class TestSlowReaders:
             await eventually(trickle)
 
     @pytest.mark.parametrize("reads", [True, False])
-    async def test_a_kernel_that_does_not_say_what_was_taken_cuts_no_reader(
+    async def test_without_kernel_progress_data_no_reader_is_disconnected(
         self, large: Site, serving: Any, reads: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = socket.socket.getsockopt
@@ -226,7 +226,7 @@ class TestSlowReaders:
                 await anyio.sleep(0.01)  # it needs several times the timeout for all
             assert received.count(b"gpuid_gpu_info{") == 3200
 
-    async def test_one_that_reads_gets_everything(self, large: Site, serving: Any) -> None:
+    async def test_a_client_that_reads_gets_everything(self, large: Site, serving: Any) -> None:
         async with serving(large, write_timeout=Duration(2)) as client:
             answer = await client.get("/metrics", timeout=60)
             assert answer.text.count("gpuid_gpu_info{") == 3200
@@ -248,7 +248,7 @@ class TestNumber:
                             assert (await other.get(path, timeout=30)).status_code == 200
             await eventually(lambda: sum(not half.is_over() for half in halves) <= 10)
 
-    async def test_the_client_that_has_most_gives_way(self, site: Any, serving: Any) -> None:
+    async def test_the_client_with_most_connections_loses_one(self, site: Any, serving: Any) -> None:
         async with serving(site, max_connections=10) as client:
             port = client.base_url.port
             idle = await Client(port, "127.0.0.2").open()
@@ -265,7 +265,7 @@ class TestNumber:
             await eventually(lambda: sum(not one.is_over() for one in flood) <= 5)
             assert not flood[-1].is_over()
 
-    async def test_a_request_that_is_answered_stays_longest(self, site: Any, serving: Any) -> None:
+    async def test_a_request_being_answered_is_kept_longest(self, site: Any, serving: Any) -> None:
         async with serving(site, max_connections=5) as client:
             busy = await Client(client.base_url.port).open()
             busy.send(b"GET /changes/stream HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -293,7 +293,7 @@ def poor(tmp_path: Path) -> Iterator[CollectorProcess]:
 
 
 class TestFewFiles:
-    def test_half_requests_do_not_keep_probes_from_their_answers(self, poor: CollectorProcess) -> None:
+    def test_incomplete_requests_do_not_block_probes(self, poor: CollectorProcess) -> None:
         with contextlib.ExitStack() as stack:
             for spare in (None, 10):
                 if spare is not None:  # so few that accepting fails before the limit is reached

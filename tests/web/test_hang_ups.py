@@ -142,7 +142,7 @@ async def test_a_fault_of_a_handler_is_answered_and_logged_once(
     assert "of another connection" in caplog.text
 
 
-async def test_a_fault_below_api_is_a_problem(
+async def test_a_fault_under_api_is_a_problem_document(
     site: Any, serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(request: web.Request) -> web.Response:
@@ -159,7 +159,7 @@ async def test_a_fault_below_api_is_a_problem(
     assert record.exc_info is not None
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole(
+async def test_a_truncated_answer_does_not_look_complete(
     site: Any, serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from collector.store import LeadStatus, StoreStatus
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_lives_when_it_answers(client: httpx.AsyncClient) -> None:
+async def test_it_is_live_when_it_answers(client: httpx.AsyncClient) -> None:
     answer = await client.get("/healthz")
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
@@ -39,7 +39,7 @@ async def test_verbose_lists_every_cluster(client: httpx.AsyncClient) -> None:
     assert answer.text == "[+]prod-a up\n[-]prod-b unreachable: https://10.0.0.1:6443: connection refused\nok\n"
 
 
-async def test_once_ready_it_stays_so_when_a_cluster_is_added(site, serving) -> None:
+async def test_it_stays_ready_when_a_cluster_is_added(site, serving) -> None:
     async with serving(site) as client:
         assert (await client.get("/readyz")).status_code == 200
         site.cluster("prod-c", ClusterState.STARTING)

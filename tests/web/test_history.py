@@ -109,7 +109,7 @@ async def test_changes_come_in_pages(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["gpus/100/history", "nodes/n1/history"])
-async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_cursor_is_refused(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(f"/api/v1/{path}?after=7")
     assert answer.status_code == 400
     assert answer.json()["detail"] == "after: expected the `next` value of the previous page"
@@ -143,7 +143,7 @@ class TestWhatWasAltered:
     }
     KNOWN: ClassVar[Any] = {"serial": "2025-11-24T16:01:40.000Z"}
 
-    async def test_the_changes(self, altered: httpx.AsyncClient) -> None:
+    async def test_alterations_are_in_the_changes(self, altered: httpx.AsyncClient) -> None:
         rows = (await altered.get("/api/v1/changes", params={"since": "2025-11-24T16:00:30Z"})).json()["changes"]
         (row,) = (row for row in rows if row["event"] == "altered")
         assert (row["uuid"], row["serial"]) == ("GPU-s1", "S-1")
@@ -151,7 +151,7 @@ class TestWhatWasAltered:
         assert {row["changes"] is None for row in rows if row["event"] != "altered"} == {True}
 
     @pytest.mark.parametrize("path", ["gpus/S-1", "gpus/GPU-s1", "gpus/C9", "nodes/n7"])
-    async def test_the_history_of_a_gpu_and_of_a_node(self, altered: httpx.AsyncClient, path: str) -> None:
+    async def test_alterations_are_in_gpu_and_node_history(self, altered: httpx.AsyncClient, path: str) -> None:
         rows = (await altered.get(f"/api/v1/{path}/history")).json()["placements"]
         (row,) = (row for row in rows if row["uuid"] == "GPU-s1")
         assert (row["serial"], row["last_known"]) == ("S-1", self.KNOWN)
@@ -159,7 +159,7 @@ class TestWhatWasAltered:
         assert all((row["last_known"], row["altered"]) == (None, []) for row in rows if row["uuid"] == "GPU-s2")
 
     @pytest.mark.parametrize("query", ["serial=S-1", "uuid=GPU-s1", "chassis=C9"])
-    async def test_the_present(self, altered: httpx.AsyncClient, query: str) -> None:
+    async def test_alterations_appear_in_the_present(self, altered: httpx.AsyncClient, query: str) -> None:
         (row,) = (await altered.get(f"/api/v1/gpus?{query}")).json()["gpus"]
         assert (row["uuid"], row["serial"], row["last_known"]) == ("GPU-s1", "S-1", self.KNOWN)
 
@@ -178,7 +178,7 @@ class TestHealth:
             yield client
 
     @pytest.mark.parametrize("path", ["gpus/W-1", "nodes/n8"])
-    async def test_its_history_says_how_it_changed_and_how_it_is(
+    async def test_its_history_has_changes_and_current_health(
         self, worn: httpx.AsyncClient, site: Any, path: str
     ) -> None:
         for _ in range(2):  # while it is there, and after it has left
@@ -194,7 +194,7 @@ class TestHealth:
             site.read("prod-a", "n8", time=1764000300.0)
             assert await site.collector.store.history_writer.flushed(10)
 
-    async def test_changes_are_chosen_by_event(self, worn: httpx.AsyncClient) -> None:
+    async def test_changes_are_filtered_by_event(self, worn: httpx.AsyncClient) -> None:
         rows = (await worn.get("/api/v1/changes?event=health")).json()["changes"]
         assert [(row["event"], row["uuid"]) for row in rows] == [("health", "GPU-w1")] * 2
         both = (await worn.get("/api/v1/changes?event=health&event=appeared&cluster=prod-a")).json()["changes"]

@@ -28,9 +28,7 @@ async def client(site: Any, serving: Any, kept: Store) -> AsyncIterator[httpx.As
 
 
 class TestSetting:
-    async def test_a_mark_is_kept_with_who_set_it_and_is_in_force_at_once(
-        self, site: Any, client: httpx.AsyncClient
-    ) -> None:
+    async def test_a_mark_has_its_author_and_applies_immediately(self, site: Any, client: httpx.AsyncClient) -> None:
         answer = await client.put(PATH, json=RMA)
         assert answer.status_code == 200
         body = answer.json()
@@ -42,7 +40,7 @@ class TestSetting:
         (gpu,) = (await client.get("/api/v1/gpus?mark=rma")).json()["gpus"]
         assert (gpu["uuid"], gpu["mark"]["set_by"]) == ("GPU-a1", "sre")
 
-    async def test_another_one_ends_it(self, client: httpx.AsyncClient) -> None:
+    async def test_another_mark_ends_it(self, client: httpx.AsyncClient) -> None:
         await client.put(PATH, json=RMA)
         body = (await client.put("/api/v1/gpus/gpu-a1/mark", json={"kind": "watch"})).json()
         assert body["former"]["kind"] == "rma"
@@ -51,12 +49,12 @@ class TestSetting:
         both = (await client.get("/api/v1/marks?all=true&gpu=100")).json()["marks"]
         assert [(mark["kind"], mark["removed_by"]) for mark in both] == [("watch", None), ("rma", "sre")]
 
-    async def test_a_gpu_that_was_never_seen_is_marked_with_a_warning(self, client: httpx.AsyncClient) -> None:
+    async def test_a_gpu_never_seen_is_marked_with_a_warning(self, client: httpx.AsyncClient) -> None:
         body = (await client.put("/api/v1/gpus/S9/mark", json={"kind": "rma"})).json()
         assert (body["seen"], body["mark"]["serial"], body["mark"]["uuid"]) == (False, "S9", None)
         assert body["warning"].startswith("no GPU with this serial or UUID was ever seen")
 
-    async def test_a_gpu_that_only_the_inventory_knows_yet_is_known(
+    async def test_a_gpu_known_only_to_the_inventory_is_known(
         self, site: Any, client: httpx.AsyncClient, kept: Store
     ) -> None:
         site.collector.store = None  # nothing is recorded from now on
@@ -64,7 +62,7 @@ class TestSetting:
         site.collector.store = kept
         assert (await client.put("/api/v1/gpus/109/mark", json={"kind": "rma"})).json()["mark"]["uuid"] == "GPU-a9"
 
-    async def test_a_bearer_token_is_as_good(self, site: Any, serving: Any, kept: Store, tmp_path: Path) -> None:
+    async def test_a_bearer_token_is_accepted(self, site: Any, serving: Any, kept: Store, tmp_path: Path) -> None:
         token = tmp_path / "token"
         token.write_text("t0ken")
         async with serving(site, bearer_token_file=token) as client:
@@ -79,14 +77,16 @@ class TestRemoving:
         assert (answer.status_code, answer.json()["mark"]["kind"]) == (200, "rma")
         assert list(site.collector.marks) == []
 
-    async def test_what_is_not_marked_is_not_found(self, client: httpx.AsyncClient) -> None:
+    async def test_an_unmarked_gpu_is_not_found(self, client: httpx.AsyncClient) -> None:
         answer = await client.delete(PATH)
         assert (answer.status_code, answer.json()["detail"]) == (404, "100 is not marked")
 
 
 class TestWhoMay:
     @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-    async def test_nobody_where_nobody_authenticates(self, site: Any, serving: Any, kept: Store, method: str) -> None:
+    async def test_without_authentication_nobody_may_mark(
+        self, site: Any, serving: Any, kept: Store, method: str
+    ) -> None:
         async with serving(site) as client:
             answer = await client.request(method, PATH, json=RMA)
             assert answer.status_code == 403
@@ -94,7 +94,7 @@ class TestWhoMay:
             assert (await client.get("/api/v1/marks")).json() == {"marks": [], "next": None}
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-    async def test_nobody_without_the_password(self, client: httpx.AsyncClient, method: str) -> None:
+    async def test_without_the_password_nobody_may_mark(self, client: httpx.AsyncClient, method: str) -> None:
         answer = await client.request(method, PATH, json=RMA, auth=("sre", "wrong"))
         assert answer.status_code == 401
 
@@ -109,7 +109,7 @@ class TestWhoMay:
             {"Origin": "https://["},
         ],
     )
-    async def test_no_page_of_another_site(
+    async def test_pages_of_another_site_may_not_mark(
         self, client: httpx.AsyncClient, method: str, headers: dict[str, str]
     ) -> None:
         await client.put(PATH, json={"kind": "watch"})
@@ -117,13 +117,13 @@ class TestWhoMay:
         assert (answer.status_code, answer.json()["detail"]) == (403, "cross-site requests are not allowed")
         assert [mark["kind"] for mark in (await client.get("/api/v1/marks")).json()["marks"]] == ["watch"]
 
-    async def test_pages_of_this_site(self, client: httpx.AsyncClient) -> None:
+    async def test_pages_of_this_site_may_mark(self, client: httpx.AsyncClient) -> None:
         host = client.base_url.netloc.decode()
         for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": f"http://{host}"}):
             assert (await client.put(PATH, json=RMA, headers=headers)).status_code == 200
 
     @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-    async def test_no_form(self, client: httpx.AsyncClient, kind: str) -> None:
+    async def test_forms_may_not_mark(self, client: httpx.AsyncClient, kind: str) -> None:
         answer = await client.put(PATH, content=b'{"kind": "rma"}', headers={"Content-Type": kind})
         assert (answer.status_code, answer.json()["detail"]) == (415, "expected Content-Type: application/json")
 
@@ -156,7 +156,7 @@ class TestBadInput:
         assert "\n" not in answer.json()["detail"]
 
     @pytest.mark.parametrize("body", [b"", b"\xff", b"{", b"[" * 5000])
-    async def test_what_is_no_json_is_refused(self, client: httpx.AsyncClient, body: bytes) -> None:
+    async def test_a_body_that_is_not_json_is_refused(self, client: httpx.AsyncClient, body: bytes) -> None:
         answer = await client.put(PATH, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400
 
@@ -185,7 +185,7 @@ class TestBadInput:
 
 
 class TestTheStore:
-    async def test_a_collector_without_one_keeps_no_marks(self, site: Any, serving: Any) -> None:
+    async def test_without_a_store_there_are_no_marks(self, site: Any, serving: Any) -> None:
         async with serving(site, basic_auth={"sre": HASH}) as client:
             client.auth = httpx.BasicAuth("sre", "secret")
             for answer in (
@@ -196,12 +196,12 @@ class TestTheStore:
                 assert answer.status_code == 404
                 assert answer.json()["detail"] == "this collector keeps no marks: its configuration has no [store]"
 
-    async def test_one_that_fails_is_unavailable(self, site: Any, client: httpx.AsyncClient) -> None:
+    async def test_a_failing_store_is_unavailable(self, site: Any, client: httpx.AsyncClient) -> None:
         site.break_store()
         for answer in (await client.put(PATH, json=RMA), await client.delete(PATH), await client.get("/api/v1/marks")):
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
-    async def test_one_that_is_busy_keeps_nobody_waiting(
+    async def test_a_busy_store_does_not_block_requests(
         self, site: Any, kept: Store, client: httpx.AsyncClient
     ) -> None:
         site.collector.history_seconds = 0.05

@@ -54,7 +54,7 @@ class TestNegotiation:
         assert answer.headers["Vary"] == "Accept, Accept-Encoding"
         assert answer.text.endswith("# EOF\n")
 
-    async def test_a_slip_in_a_parameter_is_not_answered_with_everything(self, client: httpx.AsyncClient) -> None:
+    async def test_a_mistyped_parameter_is_refused(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/metrics?clutser=prod")
         assert (answer.status_code, answer.text) == (400, 'unknown parameter "clutser"; expected one of cluster\n')
 
@@ -76,7 +76,7 @@ class TestNegotiation:
 
 
 class TestShares:
-    async def test_a_share_is_of_the_clusters_asked_for(self, client: httpx.AsyncClient) -> None:
+    async def test_a_share_contains_the_requested_clusters(self, client: httpx.AsyncClient) -> None:
         both = (await client.get("/metrics?cluster=prod-a&cluster=prod-b")).text
         one = (await client.get("/metrics?cluster=prod-a")).text
         assert both.count("gpuid_gpu_info{") == 5

@@ -24,7 +24,7 @@ async def test_the_clusters_of_a_time_have_their_counts(past_client: httpx.Async
     assert (one["cluster"], one["gpus"]) == ("old", 2)
 
 
-async def test_a_gpu_is_as_it_was(past_client: httpx.AsyncClient) -> None:
+async def test_a_gpu_is_described_as_it_was(past_client: httpx.AsyncClient) -> None:
     for name in ("GPU-C1", "701"):
         row = (await past_client.get(f"/api/v1/gpus/{name}", params=BEFORE)).json()
         assert (row["cluster"], row["node"], row["serial"], row["module"]) == ("old", "n7", "701", 1)
@@ -67,7 +67,7 @@ async def test_lists_are_filtered(past_client: httpx.AsyncClient, path: str, par
     assert [row["uuid" if path == "gpus" else "node"] for row in answer[path]] == expected
 
 
-async def test_how_a_node_was_is_not_told(past_client: httpx.AsyncClient) -> None:
+async def test_the_past_state_of_a_node_is_not_included(past_client: httpx.AsyncClient) -> None:
     answer = (await past_client.get("/api/v1/nodes", params={"state": "present", **BEFORE})).json()
     assert {row["state"] for row in answer["nodes"]} == {None}
 
@@ -95,7 +95,7 @@ async def test_a_list_can_be_csv(past_client: httpx.AsyncClient) -> None:
         ("clusters/old/nodes/none", BEFORE, 404, "not_found", 'no GPU was on a node "none" in the cluster "old" at'),
     ],
 )
-async def test_what_cannot_be_answered_is_a_problem(
+async def test_an_unanswerable_request_is_a_problem_document(
     past_client: httpx.AsyncClient, path: str, params: Any, status: int, code: str, detail: str
 ) -> None:
     answer = await past_client.get(f"/api/v1/{path}", params=params)
@@ -112,9 +112,7 @@ async def test_without_a_store_there_is_no_past(site: Any, serving: Any) -> None
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4905, 0.9999])
-async def test_a_printed_time_given_back_shows_what_is_there_since_then(
-    site: Any, serving: Any, tmp_path: Path, fraction: float
-) -> None:
+async def test_a_printed_start_time_can_be_queried(site: Any, serving: Any, tmp_path: Path, fraction: float) -> None:
     time = READ_AT + fraction  # of which an answer has the milliseconds, and a page the seconds
     settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
     async with Store.open(settings, clock=lambda: time) as store, anyio.create_task_group() as run:

@@ -20,7 +20,7 @@ async def target(client: httpx.AsyncClient, path: str = "/sd", **headers: str) -
     return group["labels"].get("__scheme__"), group["targets"][0], group["labels"]["__metrics_path__"]
 
 
-async def test_without_a_word_of_a_proxy_the_scheme_is_the_jobs_own(client: httpx.AsyncClient) -> None:
+async def test_without_proxy_headers_the_scheme_is_the_connections(client: httpx.AsyncClient) -> None:
     assert await target(client) == (None, "gpuid:8080", "/metrics")
 
 
@@ -35,7 +35,7 @@ async def test_without_a_word_of_a_proxy_the_scheme_is_the_jobs_own(client: http
         ({"Forwarded": "for=10.0.0.1;proto=https;host=gpu.example.com"}, ("https", "gpu.example.com", "/metrics")),
     ],
 )
-async def test_what_proxies_say_is_used(
+async def test_forwarded_headers_are_used(
     client: httpx.AsyncClient, headers: dict[str, str], expected: tuple[str | None, str, str]
 ) -> None:
     assert await target(client, **headers) == expected
@@ -52,11 +52,11 @@ async def test_what_proxies_say_is_used(
         {"Forwarded": "proto=ftp"},
     ],
 )
-async def test_nonsense_is_ignored(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_invalid_headers_are_ignored(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     assert await target(client, **headers) == (None, "gpuid:8080", "/metrics")
 
 
-async def test_the_configured_url_is_used_whatever_is_said(site: Any, serving: Any) -> None:
+async def test_the_configured_url_takes_precedence(site: Any, serving: Any) -> None:
     async with serving(site, external_url="https://gpu.example.com/gpuid/") as client:
         expected = ("https", "gpu.example.com", "/gpuid/metrics")
         assert await target(client, X_Forwarded_Host="other", X_Forwarded_Prefix="/other") == expected
@@ -65,7 +65,7 @@ async def test_the_configured_url_is_used_whatever_is_said(site: Any, serving: A
             assert (await client.get(path)).status_code == 200
 
 
-async def test_the_document_of_the_api_is_below_the_prefix(site: Any, serving: Any) -> None:
+async def test_the_api_document_is_under_the_prefix(site: Any, serving: Any) -> None:
     path = "/api/v1/openapi.json"
     async with serving(site) as client:
         assert (await client.get(path)).json()["servers"] == [{"url": "/"}]
@@ -75,13 +75,13 @@ async def test_the_document_of_the_api_is_below_the_prefix(site: Any, serving: A
         assert (await client.get(path)).json()["servers"] == [{"url": "/gpuid"}]
 
 
-async def test_the_pages_of_problems_are_below_the_prefix(client: httpx.AsyncClient) -> None:
+async def test_the_problem_pages_are_under_the_prefix(client: httpx.AsyncClient) -> None:
     answer = (await client.get("/api/v1/problems", headers={"X-Forwarded-Prefix": "/p"})).json()
     assert {row["url"][:3] for row in answer["problems"] if row["url"]} == {"/p/"}
 
 
 @pytest.mark.parametrize("configured", [True, False])
-async def test_every_link_of_every_page_is_below_the_prefix(site: Any, serving: Any, configured: bool) -> None:
+async def test_every_link_of_every_page_is_under_the_prefix(site: Any, serving: Any, configured: bool) -> None:
     settings = {"external_url": "https://gpu.example.com/p"} if configured else {}
     headers = BROWSER if configured else {**BROWSER, "X-Forwarded-Prefix": "/p"}
     site.read("prod-a", "n1", *(site.inventory.find(uuid="GPU-b1")[0].gpu,), both=True)
@@ -103,7 +103,7 @@ async def test_every_link_of_every_page_is_below_the_prefix(site: Any, serving: 
         assert answer.headers["Location"] == "/p/gpus/GPU-a2"
 
 
-async def test_credentials_are_asked_for_below_the_prefix(site: Any, serving: Any, tmp_path: Any) -> None:
+async def test_credentials_are_required_under_the_prefix(site: Any, serving: Any, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("t")
     settings = {"external_url": "https://gpu.example.com/p", "bearer_token_file": tmp_path / "token"}
     async with serving(site, **settings) as client:
@@ -114,7 +114,7 @@ async def test_credentials_are_asked_for_below_the_prefix(site: Any, serving: An
     assert statuses == {"/p/metrics": 401, "/metrics": 401, "/p/healthz": 200, "/p/p/healthz": 401}
 
 
-async def test_a_proxy_may_leave_the_prefix_that_it_names_in_the_path(client: httpx.AsyncClient) -> None:
+async def test_a_proxy_may_keep_its_prefix_in_the_path(client: httpx.AsyncClient) -> None:
     headers = {"X-Forwarded-Prefix": "/gpuid/"}
     assert await target(client, "/gpuid/sd", **headers) == (None, "gpuid:8080", "/gpuid/metrics")
     for path in (
@@ -139,7 +139,7 @@ async def test_a_proxy_may_leave_the_prefix_that_it_names_in_the_path(client: ht
     assert refused.json() == (await client.get("/api/v1/gpus?no=1")).json()
 
 
-async def test_what_a_page_leads_to_keeps_the_prefix_once(client: httpx.AsyncClient) -> None:
+async def test_links_have_the_prefix_only_once(client: httpx.AsyncClient) -> None:
     headers = {**BROWSER, "X-Forwarded-Prefix": "/gpuid"}
     text = (await client.get("/gpuid/clusters/prod-a", headers=headers)).text
     links = re.findall(r'(?:href|src|action|data-live)="(/[^"]*)"', text)
@@ -147,7 +147,7 @@ async def test_what_a_page_leads_to_keeps_the_prefix_once(client: httpx.AsyncCli
     assert [link for link in links if not re.match(r"/gpuid/(?!gpuid)|/gpuid$", link)] == []
 
 
-async def test_a_named_prefix_opens_nothing(site: Any, serving: Any, tmp_path: Any) -> None:
+async def test_a_prefix_header_does_not_bypass_authentication(site: Any, serving: Any, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("t")
     async with serving(site, bearer_token_file=tmp_path / "token") as client:
         for prefix, path, status in (

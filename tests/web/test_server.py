@@ -102,7 +102,7 @@ class TestAuthentication:
 class TestGuessing:
     """Passwords are hashed one at a time and slowly, whoever asks."""
 
-    async def test_few_guesses_wait_and_nobody_else_waits_for_them(
+    async def test_slow_guesses_do_not_delay_other_requests(
         self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         closed, statuses = threading.Event(), Counter[int]()
@@ -150,9 +150,7 @@ class TestGuessing:
 
 
 class TestTls:
-    async def test_https_is_spoken_with_the_configured_certificate(
-        self, site: Any, serving: Any, tmp_path: Path
-    ) -> None:
+    async def test_https_uses_the_configured_certificate(self, site: Any, serving: Any, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "server")
         async with serving(
             site, cert_file=cert, key_file=key, verify=ssl.create_default_context(cafile=cert)
@@ -208,7 +206,7 @@ class TestNewCertificates:
             new_cert.replace(cert)
             await eventually(lambda: answers(client, trusting(cert)))
 
-    async def test_when_the_certificate_in_use_ends_is_reported(
+    async def test_the_expiry_of_the_certificate_is_reported(
         self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         cert, key = certificate(tmp_path, "a")
@@ -328,7 +326,7 @@ class TestMalformed:
                         await stream.receive()
         assert caplog.records == []
 
-    def test_what_the_request_parser_raises_is_not_logged(self) -> None:
+    def test_errors_of_the_request_parser_are_not_logged(self) -> None:
         for file, ours in (("/lib/aiohttp/_http_parser.pyx", False), ("/lib/aiohttp/web_app.py", True)):
             with pytest.raises(IndexError) as caught:  # as yarl raises it for "GET http://[]@/"
                 exec(compile("raise IndexError('string index out of range')", file, "exec"))

@@ -32,7 +32,7 @@ def shard(site: Any) -> Any:
     return site
 
 
-async def test_discovery_has_its_own_clusters_alone(shard: Any, serving: Any) -> None:
+async def test_discovery_has_only_its_own_clusters(shard: Any, serving: Any) -> None:
     async with serving(shard) as client:
         answer = (await client.get("/sd")).json()
     assert [one["labels"].get("cluster") for one in answer] == ["prod-a", None]
@@ -73,7 +73,7 @@ async def test_a_cluster_that_no_shard_reads_is_a_problem(shard: Any, serving: A
     )
 
 
-async def test_it_is_not_ready_before_its_own_clusters_have_answered(site: Any, serving: Any) -> None:
+async def test_it_is_not_ready_until_its_own_clusters_answer(site: Any, serving: Any) -> None:
     names = [f"prod-{number}" for number in range(9)]
     for name in names:
         site.cluster(name, ClusterState.STARTING)
@@ -89,7 +89,7 @@ async def test_it_is_not_ready_before_its_own_clusters_have_answered(site: Any, 
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
-async def test_it_is_ready_whatever_other_shards_do(shard: Any, serving: Any) -> None:
+async def test_readiness_does_not_depend_on_other_shards(shard: Any, serving: Any) -> None:
     async with serving(shard) as client:
         answer = await client.get("/readyz?verbose")
     assert (answer.status_code, answer.text.splitlines()) == (

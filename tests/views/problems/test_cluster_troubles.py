@@ -62,7 +62,7 @@ async def the_only(site: Site, cluster: str) -> Problem:
     return problem
 
 
-async def test_a_healthy_fleet_has_none() -> None:
+async def test_a_healthy_fleet_has_no_problems() -> None:
     assert await everything(fleet(["a", "b"])) == []
 
 
@@ -77,7 +77,7 @@ async def test_the_missing_gpu_is_named_with_where_it_sat() -> None:
     assert (gpu.pci_bus_id, gpu.last_seen) == ("00000000:8B:00.0", 1764000000.0)
 
 
-async def test_the_same_trouble_of_many_clusters_is_one_row() -> None:
+async def test_the_same_problem_in_many_clusters_is_one_row() -> None:
     names = [f"sim-{number}" for number in range(20)]
     site = fleet(names)
     for name in names:
@@ -88,7 +88,7 @@ async def test_the_same_trouble_of_many_clusters_is_one_row() -> None:
     assert (problem.nodes_total, problem.gpus_total, problem.url) == (20, 20, "/problems#gpu_missing")
 
 
-async def test_an_unreachable_cluster_swallows_that_its_nodes_are_unread() -> None:
+async def test_an_unreachable_cluster_hides_its_unread_nodes() -> None:
     site = fleet(["a", "b"], ["n1", "n2", "n3"])
     site.fail("a", "n1", ReadFailure.CONNECTION)
     site.uncover("a", "n2", Uncovered.POD_NOT_READY)
@@ -100,7 +100,7 @@ async def test_an_unreachable_cluster_swallows_that_its_nodes_are_unread() -> No
     assert "`gpuid check --cluster a`" in problem.remedy
 
 
-async def test_a_failing_node_is_told_in_the_commands_own_words_with_the_attempts() -> None:
+async def test_a_failing_node_quotes_the_command_and_attempts() -> None:
     site = fleet(["a"])
     for time in (1764000100.0, 1764000200.0):
         place = Place("a", "n1")
@@ -112,7 +112,7 @@ async def test_a_failing_node_is_told_in_the_commands_own_words_with_the_attempt
     assert problem.since == 1764000100.0
 
 
-async def test_a_gpu_for_which_its_node_cannot_be_read_is_named_there_and_nowhere_else() -> None:
+async def test_an_unresponsive_gpu_is_named_only_with_its_node() -> None:
     site = fleet(["a"])
     bus = "00000000:4E:00.0"
     site.publish(
@@ -141,7 +141,7 @@ async def test_a_node_is_counted_once() -> None:
     assert problem.title == "n1 (a) is unreadable: GPU pod not ready"
 
 
-async def test_a_cluster_without_gpu_pods_is_a_problem_and_its_unread_nodes_are_none() -> None:
+async def test_missing_gpu_pods_hide_unread_nodes() -> None:
     site = Site()
     site.cluster("a")
     site.collector.pods = (0,)
@@ -155,7 +155,7 @@ async def test_a_cluster_without_gpu_pods_is_a_problem_and_its_unread_nodes_are_
     assert problem.url == "/clusters/a?show=unread"
 
 
-async def test_a_cluster_of_which_no_node_can_be_read_has_the_reasons_of_its_nodes() -> None:
+async def test_an_entirely_unreadable_cluster_has_its_nodes_reasons() -> None:
     site = fleet(["a"])
     for node in ("n1", "n2"):
         site.publish(site.inventory.read_failed(Place("a", node), ReadFailure.FORBIDDEN, 1.0, "pods exec forbidden"))
@@ -167,7 +167,7 @@ async def test_a_cluster_of_which_no_node_can_be_read_has_the_reasons_of_its_nod
     assert (problem.severity, problem.consequences, problem.since) == (Severity.CRITICAL, 2, 1.0)
 
 
-async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
+async def test_degraded_gpus_are_grouped_by_remedy() -> None:
     site = Site()
     site.cluster("prod-a")
     conditions = [Health(row_remap_failure=True), Health(row_remap_pending=True), Health(row_remap_pending=True), None]
@@ -183,7 +183,7 @@ async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
     ]
 
 
-async def test_a_gpu_is_lost_since_its_change_and_not_since_it_was_seen() -> None:
+async def test_a_gpu_is_lost_since_its_loss_was_recorded() -> None:
     site = fleet(["a"], ["n1"])
     (first, *_), seen = boards("a", "n1"), 1764000000.0
     site.read("a", "n1", *boards("a", "n1"), time=seen)
@@ -194,7 +194,7 @@ async def test_a_gpu_is_lost_since_its_change_and_not_since_it_was_seen() -> Non
     assert problem.gpus[0].last_seen == seen
 
 
-async def test_a_gpu_that_is_marked_rma_in_service_is_one_by_itself() -> None:
+async def test_a_gpu_marked_rma_in_service_is_its_own_problem() -> None:
     site = fleet(["a"])
     site.collector.marks.replace([Mark(uuid="GPU-a-n1-1", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])
     problem = await the_only(site, "a")
@@ -214,7 +214,7 @@ async def test_a_gpu_in_conflict_between_two_clusters_is_counted_once() -> None:
     assert problem.since == 1764000002.0  # when the second one reported it
 
 
-async def test_a_node_has_its_own() -> None:
+async def test_a_node_has_its_own_problems() -> None:
     site = fleet(["a"])
     site.fail("a", "n2", ReadFailure.TIMEOUT)
     site.read("a", "n1", *boards("a", "n1", 6))
@@ -223,7 +223,7 @@ async def test_a_node_has_its_own() -> None:
     assert [one.title for one in await node_problems(site.collector, entry)] == ["2 GPUs missing on n1 (a)"]
 
 
-async def test_clusters_that_resemble_each_other_are_named_with_what_to_do() -> None:
+async def test_resembling_clusters_are_named_with_a_remedy() -> None:
     site = fleet(["prod-a", "prod-b"])
     site.collector.similar = {"prod-a": ["prod-b"], "prod-b": ["prod-a"]}
     (problem,) = await everything(site)
@@ -257,7 +257,7 @@ async def test_a_store_that_is_down_ranks_before_any_cluster() -> None:
     assert [one.kind for one in await everything(site)] == ["store_down", "cluster_unreachable"]
 
 
-async def test_a_node_with_a_lost_gpu_is_read_seldom_and_so_not_overdue_as_soon(
+async def test_a_node_with_a_lost_gpu_is_overdue_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = fleet(["a"], ["n1"])
@@ -271,7 +271,7 @@ async def test_a_node_with_a_lost_gpu_is_read_seldom_and_so_not_overdue_as_soon(
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen_are_none(lost: bool) -> None:
+async def test_only_slices_seen_before_are_a_problem(lost: bool) -> None:
     site = fleet(["a"])
     site.collector.slice_statuses["a"] = SliceStatus(SliceState.FORBIDDEN, "may not list", lost=lost)
     told = [(one.title, one.reason) for one in await of(site, "a")]

@@ -18,7 +18,7 @@ def test_nothing_is_wrong_at_first() -> None:
     assert problems(Site()) == []
 
 
-def test_they_are_told_the_severe_ones_first() -> None:
+def test_severe_problems_come_first() -> None:
     site = Site()
     files = SetAside(files=2, bytes=1_500_000, newest="/data/gpuid.db.damaged-20261126T012345Z")
     site.collector.store_status = StoreStatus(up=False, since=5.0, message="disk full", set_aside=files)
@@ -49,7 +49,7 @@ def test_they_are_told_the_severe_ones_first() -> None:
     ]
 
 
-def test_a_failing_sink_is_told_in_the_receivers_words() -> None:
+def test_a_failing_sink_quotes_the_receiver() -> None:
     site = Site()
     site.collector.sink_statuses.set_backlog("hook", SinkBacklog(records=3, oldest=1764000000.0, dead_letters=2))
     site.collector.sink_statuses.failed("hook", "unavailable", 8.0, "https://x: connection refused")

@@ -63,14 +63,14 @@ def folded(found: tuple[Trouble, ...]) -> Troubles:
 
 
 @given(found=FLEETS)
-def test_every_trouble_is_counted_in_one_row_or_as_a_consequence_of_one(found: tuple[Trouble, ...]) -> None:
+def test_every_trouble_is_counted_exactly_once(found: tuple[Trouble, ...]) -> None:
     rows = list(folded(found))
     assert sum(row.count + row.consequences for row in rows) == sum(one.count + one.consequences for one in found)
     assert len({(row.kind, row.variant) for row in rows}) == len(rows)
 
 
 @given(found=FLEETS)
-def test_a_row_is_what_its_troubles_are(found: tuple[Trouble, ...]) -> None:
+def test_a_row_summarises_its_troubles(found: tuple[Trouble, ...]) -> None:
     """Without causes, which swallow."""
     found = tuple(one for one in found if one.kind not in CAUSES)
     expected = Counter[tuple[str, str]]()
@@ -90,7 +90,7 @@ def test_a_row_is_what_its_troubles_are(found: tuple[Trouble, ...]) -> None:
 
 
 @given(found=FLEETS)
-def test_no_cause_stands_beside_its_consequence_in_one_cluster(found: tuple[Trouble, ...]) -> None:
+def test_consequences_are_hidden_by_their_cause(found: tuple[Trouble, ...]) -> None:
     own = Troubles(one for one in found if one.cluster == "c1")
     own.swallow()
     kinds = {row.kind for row in own}
@@ -99,9 +99,7 @@ def test_no_cause_stands_beside_its_consequence_in_one_cluster(found: tuple[Trou
 
 
 @given(found=FLEETS, seed=st.randoms())
-def test_problems_are_ranked_by_severity_cure_size_and_age_in_whatever_order_they_come(
-    found: tuple[Trouble, ...], seed: random.Random
-) -> None:
+def test_problems_are_ranked_by_severity_cure_size_and_age(found: tuple[Trouble, ...], seed: random.Random) -> None:
     problems = [problem_of(row) for row in folded(found)]
     order = [one.id for one in ranked(problems)]
     seed.shuffle(problems)
@@ -118,7 +116,7 @@ def test_problems_are_ranked_by_severity_cure_size_and_age_in_whatever_order_the
 
 
 @given(found=FLEETS)
-def test_every_problem_has_a_sentence_a_path_and_what_to_do(found: tuple[Trouble, ...]) -> None:
+def test_every_problem_has_a_sentence_path_and_remedy(found: tuple[Trouble, ...]) -> None:
     for problem in map(problem_of, folded(found)):
         assert problem.title
         assert problem.title == problem.title.strip()
@@ -128,7 +126,7 @@ def test_every_problem_has_a_sentence_a_path_and_what_to_do(found: tuple[Trouble
         assert problem.url.startswith("/")
 
 
-def test_what_is_counted_by_keys_counts_once_wherever_it_is_reported() -> None:
+def test_items_with_keys_count_once() -> None:
     row = TroubleRow(ProblemKind.CONFLICT, "")
     for cluster in ("a", "b"):
         other = TroubleRow(ProblemKind.CONFLICT, "")
@@ -142,13 +140,13 @@ def test_every_kind_has_a_severity_and_every_state_of_a_cluster_a_kind() -> None
     assert DOWN.keys() == set(ClusterState) - {ClusterState.UP}
 
 
-def test_names_stand_in_natural_order() -> None:
+def test_names_are_in_natural_order() -> None:
     found = [Trouble(ProblemKind.CLUSTER_UNREACHABLE, cluster=name) for name in ("sim-10", "sim-2", "sim-1")]
     (row,) = Troubles(found)
     assert problem_of(row).title == "sim-1, sim-2 and sim-10 are unreachable"
 
 
-def test_many_reasons_are_told_with_how_many_have_them() -> None:
+def test_many_reasons_are_listed_with_their_counts() -> None:
     found = [
         Trouble(ProblemKind.CLUSTER_UNREACHABLE, cluster=f"c{number}", reason="refused" if number % 3 else "timed out")
         for number in range(9)
@@ -157,7 +155,7 @@ def test_many_reasons_are_told_with_how_many_have_them() -> None:
     assert problem_of(row).reason == "refused (6 clusters); timed out (3 clusters)"
 
 
-def test_one_reason_of_many_places_is_told_once() -> None:
+def test_one_reason_in_many_places_is_listed_once() -> None:
     found = [
         Trouble(ProblemKind.CLUSTER_UNREACHABLE, cluster=f"c{number}", reason=f"https://10.0.0.{number}:6443: {why}")
         for number, why in enumerate(["connection refused"] * 3 + ["timed out"])
@@ -167,7 +165,7 @@ def test_one_reason_of_many_places_is_told_once() -> None:
     assert problem_of(row).reason == "connection refused (3 clusters); https://10.0.0.3:6443: timed out (1 cluster)"
 
 
-def test_clusters_of_which_no_node_can_be_read_are_counted_by_why() -> None:
+def test_unreadable_clusters_are_counted_by_reason() -> None:
     fleet = Troubles()
     for cluster, reason, why in (
         ("a", ReadFailure.NO_BINARY, "not in $PATH"),

@@ -174,14 +174,14 @@ class TestReading:
         assert page.locator("svg .bar").count() == 2
         expect(page.locator(".life > li", has_text="from n2 (prod-a) to n1 (prod-a)")).to_be_visible()
 
-    def test_words_of_time_stay_true(self, opened: Any) -> None:
+    def test_relative_times_stay_correct(self, opened: Any) -> None:
         page = opened("/clusters/prod-b/nodes/n3")
         told = page.locator("main time .ago").first
         expect(told).to_have_text("10 minutes ago")
         page.evaluate("document.querySelector('main time').dateTime = '2025-11-22T16:10:00Z'")
         expect(told).to_have_text("2 days ago", timeout=30_000)
 
-    def test_what_identifies_a_gpu_can_be_copied(self, opened: Any) -> None:
+    def test_identifiers_of_a_gpu_can_be_copied(self, opened: Any) -> None:
         page = opened("/gpus/GPU-a2", permissions=["clipboard-read", "clipboard-write"])
         page.get_by_role("button", name="Copy the serial").click()
         expect(page.get_by_role("status").filter(has_text="Copied the serial 102")).to_be_attached()
@@ -191,7 +191,7 @@ class TestReading:
         expect(page.get_by_role("status").filter(has_text="Copied the UUID GPU-a2")).to_be_attached()
         assert page.evaluate("navigator.clipboard.readText()") == "GPU-a2"
 
-    def test_times_are_the_readers_own_by_choice_on_every_page(self, opened: Any) -> None:
+    def test_every_page_can_show_local_times(self, opened: Any) -> None:
         page = opened("/gpus/GPU-a2", timezone_id="Asia/Kolkata")
         told = page.locator("main time").first
         expect(told).to_have_attribute("title", "2025-11-24T16:05:00Z\n2025-11-24 21:35:00 GMT+5:30")
@@ -203,7 +203,7 @@ class TestReading:
         page.goto("/changes")
         expect(page.locator(".change time").first).to_have_text(re.compile(r"21:3\d:\d\d"))
 
-    def test_the_repair_sheet_alone_is_printed_and_light(self, opened: Any) -> None:
+    def test_only_the_repair_sheet_is_printed_in_light_colours(self, opened: Any) -> None:
         page = opened("/clusters/prod-a/nodes/worn", color_scheme="dark")
         sheet = page.get_by_role("region", name="Repair sheet")
         expect(sheet).to_be_hidden()
@@ -215,7 +215,7 @@ class TestReading:
 
 
 class TestPhone:
-    def test_everything_to_tap_is_large_enough_and_nothing_is_cut(self, opened: Any) -> None:
+    def test_touch_targets_are_large_and_nothing_is_cut(self, opened: Any) -> None:
         page = opened("/", width=390)
         for name, path in PAGES.items():
             page.goto(path)
@@ -231,7 +231,7 @@ class TestPhone:
         fits = "(q) => { q.value = q.placeholder; return q.scrollWidth <= q.clientWidth }"
         assert page.get_by_label(FIELD).evaluate(fits)
 
-    def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
+    def test_filter_fields_have_equal_height(self, opened: Any) -> None:
         page = opened("/clusters/prod-a")
         boxes = [one.bounding_box() for one in page.locator(".toolbar :is(select, input, button):visible").all()]
         assert {(round(box["y"], 1), round(box["height"], 1)) for box in boxes} == {
@@ -248,7 +248,7 @@ class TestKeyboard:
         page.keyboard.press("Enter")
         page.wait_for_url(f"{live.url}/gpus/GPU-a1")
 
-    def test_a_slash_in_the_search_is_a_slash(self, opened: Any) -> None:
+    def test_a_slash_can_be_typed_in_the_search(self, opened: Any) -> None:
         page = opened("/")
         page.keyboard.press("/")
         page.keyboard.type("a/b")
@@ -264,7 +264,7 @@ class TestKeyboard:
         page.keyboard.press("Enter")
         expect(page.get_by_role("main")).to_be_focused()
 
-    def test_a_choice_is_put_in_force_by_apply_alone(self, opened: Any, live: Live) -> None:
+    def test_a_filter_takes_effect_only_on_apply(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         what = page.get_by_label("What")
         what.focus()
@@ -279,7 +279,7 @@ class TestKeyboard:
 
 
 class TestKeys:
-    def test_keys_lead_everywhere_and_are_listed(self, opened: Any, live: Live) -> None:
+    def test_keyboard_shortcuts_reach_every_page_and_are_listed(self, opened: Any, live: Live) -> None:
         page = opened("/")
         page.keyboard.press("?")
         expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
@@ -297,7 +297,7 @@ class TestKeys:
 
 
 class TestLive:
-    def test_a_change_appears_by_itself_and_the_counts_follow(self, opened: Any, live: Live) -> None:
+    def test_a_change_appears_live_and_updates_the_counts(self, opened: Any, live: Live) -> None:
         page = opened("/")
         expect(page.get_by_role("button", name="Pause live updates")).to_have_text("Live", timeout=30_000)
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
@@ -320,7 +320,7 @@ class TestLive:
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
         expect(page.get_by_text("prod-a rejects the credentials")).to_be_visible(timeout=60_000)
 
-    def test_the_foot_says_how_current_the_page_is(self, opened: Any, live: Live) -> None:
+    def test_the_footer_says_how_current_the_page_is(self, opened: Any, live: Live) -> None:
         page = opened("/")
         told = page.locator("footer time")
         expect(told).to_have_text("2025-11-24T16:10:00Z")
@@ -441,7 +441,7 @@ class TestFinding:
         page.get_by_role("button", name="Find").click()
         expect(page.get_by_role("heading", name="2 ids found, 1 not found")).to_be_visible()
 
-    def test_what_the_camera_reads_is_looked_up(self, browser: Browser, live: Live) -> None:
+    def test_codes_read_by_the_camera_are_looked_up(self, browser: Browser, live: Live) -> None:
         context = browser.new_context(base_url=live.url)
         context.set_default_timeout(30_000)
         context.add_init_script(CAMERA)
@@ -455,7 +455,7 @@ class TestFinding:
         page.wait_for_url("**/gpus/GPU-a2")
         context.close()
 
-    def test_a_browser_that_reads_no_codes_says_so(self, opened: Any) -> None:
+    def test_a_browser_without_code_detection_says_so(self, opened: Any) -> None:
         page = opened("/scan")
         expect(page.locator("[data-scan-state]")).to_contain_text("This browser cannot read codes itself")
         expect(page.get_by_role("button", name="Start the camera")).to_be_hidden()

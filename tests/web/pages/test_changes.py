@@ -36,7 +36,7 @@ async def test_the_newest_come_first_with_and_without_a_store(
     assert ("Add a [store] to its configuration to keep every change." in text) is not perhaps_kept
 
 
-async def test_what_moved_or_vanished_says_what_is_wrong_with_it(
+async def test_a_moved_or_vanished_gpu_shows_its_condition(
     site: Any, serving: Any, visit: Any, perhaps_kept: bool
 ) -> None:
     cards = [Gpu(uuid=f"GPU-w{n}", serial=f"W-{n}", health=Health(row_remap_failure=n > 0)) for n in range(3)]
@@ -90,7 +90,7 @@ async def test_a_vanished_gpu_that_is_back_shows_where(site: Any, serving: Any, 
         ("since=8m&until=2025-11-24T16:10:00Z&event=&node=", "vanished GPU 103", "moved GPU"),
     ],
 )
-async def test_they_can_be_chosen(
+async def test_changes_can_be_filtered(
     eventful: Any, serving: Any, visit: Any, perhaps_kept: bool, query: str, there: str, not_there: str
 ) -> None:
     async with serving(eventful) as client:
@@ -99,7 +99,7 @@ async def test_they_can_be_chosen(
     assert not_there not in text
 
 
-async def test_what_is_chosen_stays_chosen(eventful: Any, serving: Any, visit: Any) -> None:
+async def test_filters_are_kept(eventful: Any, serving: Any, visit: Any) -> None:
     query = "event=moved&cluster=prod-b&node=n4&text=10%22%3E&since=1d&until=2025-12-01"
     async with serving(eventful) as client:
         page = await visit(client, f"/changes?{query}")
@@ -163,7 +163,7 @@ async def test_memory_is_read_in_parts(site: Any, serving: Any, visit: Any) -> N
     assert not [link for link in second.links if "before" in link]
 
 
-async def test_a_store_in_trouble_leaves_what_memory_holds(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_with_a_failing_store_changes_in_memory_remain(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         page = await visit(client, "/changes")
@@ -184,6 +184,6 @@ async def test_a_store_in_trouble_leaves_what_memory_holds(site: Any, kept: Stor
         ),
     ],
 )
-async def test_a_bad_question_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:
+async def test_a_bad_query_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:
     answer = await client.get(f"/changes?{query}")
     assert (answer.status_code, answer.text) == (400, error)

@@ -54,7 +54,7 @@ async def test_a_gpu_that_is_missing_there_is_named(site: Any, serving: Any, vis
     assert "module 2 S-22 missing GPU-22 bus 00000002:01:00.0 last seen 10 minutes ago" in page.text
 
 
-async def test_what_was_in_it_before_has_its_seat(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+async def test_former_gpus_have_their_slot(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
     second, _ = trays()
     new = msgspec.structs.replace(second[1], uuid="GPU-new", serial="S-new")
     site.read("prod-a", "two", *second, capacity=2)
@@ -66,7 +66,7 @@ async def test_what_was_in_it_before_has_its_seat(site: Any, serving: Any, visit
     assert ("[store]" in page.text) is not perhaps_kept
 
 
-async def test_one_that_is_empty_now_has_its_page(site: Any, kept: Any, serving: Any, visit: Any) -> None:
+async def test_an_empty_chassis_has_its_page(site: Any, kept: Any, serving: Any, visit: Any) -> None:
     second, _ = trays("a/b & c")
     site.read("prod-a", "two", *second, capacity=2)
     site.remove("prod-a", "two", 1764000100.0)
@@ -78,14 +78,14 @@ async def test_one_that_is_empty_now_has_its_page(site: Any, kept: Any, serving:
     assert "S-21 tray 2, slot 3, module 1 two ( prod-a )" in page.text
 
 
-async def test_one_that_nobody_knows_is_not_found(site: Any, kept: Any, serving: Any, visit: Any) -> None:
+async def test_an_unknown_chassis_is_not_found(site: Any, kept: Any, serving: Any, visit: Any) -> None:
     async with serving(site) as client:
         page = await visit(client, "/chassis/none")
     assert page.status == 404
     assert "No GPU currently reports the chassis “none”, and none in the history did." in page.text
 
 
-async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Any, serving: Any, visit: Any) -> None:
+async def test_a_failing_store_hides_only_the_past(site: Any, kept: Any, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         present, unknown = [await visit(client, f"/chassis/{name}") for name in ("C1", "none")]

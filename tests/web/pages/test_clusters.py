@@ -56,7 +56,7 @@ async def test_nodes_are_filtered_and_sorted(
     assert listed(page.links) == names
 
 
-async def test_the_problem_of_a_node_is_in_its_row(troubled: Any, serving: Any, visit: Any) -> None:
+async def test_the_problem_of_a_node_is_shown_in_its_row(troubled: Any, serving: Any, visit: Any) -> None:
     async with serving(troubled) as client:
         text = (await visit(client, "/clusters/z")).text
     assert "short 3 missing 1 of 4 i-short" in text
@@ -96,7 +96,7 @@ async def test_an_unreachable_cluster_has_a_reason_and_a_time(client: httpx.Asyn
     assert "Never synced." in text
 
 
-async def test_many_nodes_come_in_parts_that_keep_the_choice(site: Any, serving: Any, visit: Any) -> None:
+async def test_many_nodes_come_in_parts_that_keep_the_filter(site: Any, serving: Any, visit: Any) -> None:
     for number in range(250):
         site.read("prod-a", f"gpu-{number:04d}", Gpu(uuid=f"GPU-{number}"))
     async with serving(site) as client:
@@ -136,7 +136,7 @@ async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit
         ("page=-1", "page: expected a whole number of at least 1"),
     ],
 )
-async def test_a_bad_question_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:
+async def test_a_bad_query_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:
     answer = await client.get(f"/clusters/prod-a?{query}")
     assert answer.status_code == 400
     assert answer.text.startswith(error)

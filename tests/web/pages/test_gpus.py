@@ -82,7 +82,7 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     assert "/api/v1/gpus/GPU-a1/history" in page.links
 
 
-async def test_where_a_gpu_sat_outlives_a_restart(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_the_slot_of_a_gpu_survives_a_restart(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", module="4", pci_bus_id="00000004:4E:00.0"))
     site.read("prod-a", "n1", time=1764000300.0)
     assert await kept.history_writer.flushed(10)
@@ -125,7 +125,7 @@ async def test_a_gpu_that_a_second_node_reports_is_being_verified(site: Any, ser
     assert "It was on" not in page.text
 
 
-async def test_a_claimant_is_no_part_of_a_conflict(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_claimant_is_not_part_of_a_conflict(site: Any, serving: Any, visit: Any) -> None:
     site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice", serial="7"))
     site.read("prod-b", "n9", Gpu(uuid="GPU-twice", serial="7"), both=True)
     async with serving(site) as client:
@@ -158,7 +158,7 @@ async def test_a_place_in_an_unreachable_cluster_is_marked_last_known(client: ht
     )
 
 
-async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_failing_store_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-a1")
@@ -171,7 +171,7 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
     assert "The history could not be searched: store " in unknown.text
 
 
-async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
+async def test_an_unknown_gpu_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
     page = await visit(client, "/gpus/GPU-none")
     assert page.status == 404
     assert "No results for “GPU-none”. Not among the 5 GPUs on 3 nodes across 2 clusters currently known" in page.text
@@ -180,7 +180,7 @@ async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, cli
     assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
 
 
-async def test_what_was_altered_is_shown_and_a_last_known_serial_is_marked(
+async def test_alterations_are_shown_and_last_known_serials_marked(
     site: Any, serving: Any, visit: Any, perhaps_kept: bool
 ) -> None:
     before = Gpu(uuid="GPU-s1", serial="S-1", model="NVIDIA H100", mig=False)
@@ -229,7 +229,7 @@ def live(site: Any) -> None:
     site.read("prod-c", "w2", worn(FAILED), time=1764000300.0)
 
 
-async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+async def test_its_page_shows_the_whole_history(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
     live(site)
     async with serving(site) as client:
         text = (await visit(client, "/gpus/GPU-w")).text
@@ -286,9 +286,7 @@ async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
     assert "marked watch by ben" in page.text
 
 
-async def test_without_a_store_an_absent_gpu_was_read_when_it_was_read_last(
-    site: Any, serving: Any, visit: Any
-) -> None:
+async def test_without_a_store_an_absent_gpu_shows_its_last_reading(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
     site.read("prod-a", "w1", time=1764000240.0)
     async with serving(site) as client:
@@ -298,7 +296,7 @@ async def test_without_a_store_an_absent_gpu_was_read_when_it_was_read_last(
     assert "1970" not in text
 
 
-async def test_what_another_cluster_does_not_report_is_no_reason_there(
+async def test_health_unreported_by_another_cluster_is_not_a_reason(
     site: Any, serving: Any, visit: Any, perhaps_kept: bool
 ) -> None:
     repair, whole = Health(ecc_dram_correctable=1, tpc_repair_pending=True), Health(ecc_dram_correctable=1)
@@ -316,7 +314,7 @@ async def test_what_another_cluster_does_not_report_is_no_reason_there(
     assert page.answer.text.count('class="span') == 1
 
 
-async def test_what_another_cluster_leaves_unsaid_is_remembered(site: Any, serving: Any, visit: Any) -> None:
+async def test_health_unreported_by_another_cluster_is_remembered(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
     site.read("prod-a", "w1", time=1764000060.0)
     site.read("prod-c", "w2", worn(Health(ecc_sram_correctable=2)), time=1764000120.0)
@@ -326,7 +324,7 @@ async def test_what_another_cluster_leaves_unsaid_is_remembered(site: Any, servi
     assert "At its former place, it needed replacement: row remapping failed. Here, this is not reported." in text
 
 
-async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visit: Any) -> None:
+async def test_reports_of_two_places_are_shown_separately(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
     site.read("prod-c", "w2", worn(FAILED), time=1764000060.0, both=True)
     async with serving(site) as client:
@@ -336,7 +334,7 @@ async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visi
         assert "As w2 ( prod-c ) reports it: Needs replacement (row remapping failed)." in text
 
 
-async def test_of_a_conflict_the_worst_is_told_first(site: Any, serving: Any, visit: Any) -> None:
+async def test_in_a_conflict_the_worst_place_comes_first(site: Any, serving: Any, visit: Any) -> None:
     site.conflict("prod-a", ("n7", "n8"), worn(SOUND))
     site.read("prod-a", "n8", worn(PENDING), time=1764000300.0, both=True)
     async with serving(site) as client:
@@ -345,14 +343,14 @@ async def test_of_a_conflict_the_worst_is_told_first(site: Any, serving: Any, vi
     assert "As n7 ( prod-a ) reports it: Healthy ." in text
 
 
-async def test_the_end_of_a_mark_is_ahead(site: Any, serving: Any, visit: Any) -> None:
+async def test_the_end_of_a_mark_is_in_the_future(site: Any, serving: Any, visit: Any) -> None:
     told: dict[str, Any] = {"set_at": 1764000000.0, "set_by": "ann", "until": 1764000600.0 + 14 * 86400}
     site.collector.marks.replace([Mark(uuid="GPU-a1", kind=MarkKind.WATCH, **told)])
     async with serving(site) as client:
         assert ", until 2025-12-08T16:10:00Z ( in 14 days )" in (await visit(client, "/gpus/GPU-a1")).text
 
 
-async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_serial_redirects_to_its_gpu(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", Gpu(uuid="GPU-a0", serial="100"), time=1764000001.0)
     site.read("prod-a", "n1", Gpu(uuid="GPU-a0"), Gpu(uuid="GPU-a1", serial="100"), time=1764000002.0)
     site.read("prod-a", "n4", Gpu(uuid="GPU-last", serial="444"))
@@ -372,9 +370,7 @@ async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) ->
     }
 
 
-async def test_the_repair_sheet_of_a_gpu_whose_node_is_gone_has_no_board_to_pull(
-    site: Any, serving: Any, visit: Any
-) -> None:
+async def test_a_gpu_on_a_deleted_node_has_no_board_to_pull(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9", serial="S-9", slot="4", module="2"))
     site.remove("prod-a", "n9", 1764000300.0)
     async with serving(site) as client:
@@ -382,7 +378,7 @@ async def test_the_repair_sheet_of_a_gpu_whose_node_is_gone_has_no_board_to_pull
     assert "Last seat slot 4, module 2 State not in any node Not in any node: nothing to pull Name Date Ticket" in text
 
 
-async def test_the_serial_of_a_gpu_that_is_gone_leads_to_it(
+async def test_the_serial_of_an_absent_gpu_redirects_to_it(
     site: Any, serving: Any, visit: Any, perhaps_kept: bool
 ) -> None:
     site.read("prod-a", "n2", time=1764000300.0)
@@ -392,7 +388,7 @@ async def test_the_serial_of_a_gpu_that_is_gone_leads_to_it(
         assert "Not currently in any node. Last seen on n2 ( prod-a )" in (await visit(client, "/gpus/GPU-a2")).text
 
 
-async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_gpu_never_seen_can_be_marked(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     await kept.marks.set(["GPU-later"], NewMark(kind=MarkKind.WATCH), by="ben")
     await site.collector.refresh_marks()
     async with serving(site) as client:
@@ -419,7 +415,7 @@ async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, 
     assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
 
 
-async def test_what_a_driver_no_longer_reports_is_marked(site: Any, serving: Any, visit: Any) -> None:
+async def test_values_no_longer_reported_are_marked(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
     site.read("prod-a", "w1", worn(Health(remapped_rows_uncorrectable=4)), time=1764000060.0)
     async with serving(site) as client:
@@ -437,7 +433,7 @@ async def test_a_gpu_that_reports_nothing_is_not_called_healthy(site: Any, servi
     assert "Healthy" not in text
 
 
-async def test_an_id_of_absurd_length_is_refused(client: httpx.AsyncClient) -> None:
+async def test_an_overlong_id_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.get(f"/gpus/{'a' * 501}")
     assert (answer.status_code, answer.text.count("\n")) == (400, 1)
     assert "expected at most 500 characters, got 501" in answer.text

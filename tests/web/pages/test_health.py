@@ -38,7 +38,7 @@ def worn(site: Any) -> Any:
     return site
 
 
-async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: Any, visit: Any) -> None:
+async def test_the_worst_come_first_with_reason_and_start(worn: Any, serving: Any, visit: Any) -> None:
     async with serving(worn) as client:
         page = await visit(client, "/health")
     assert "3 degraded GPUs 1 needs replacement, 2 need a reset or drain, of 9 GPUs in all clusters." in page.text
@@ -54,7 +54,7 @@ async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: 
     assert {"/gpus/GPU-502", "https://t.example/OPS-7", "/health.csv", "/api/v1/gpus?degraded=true"} <= set(page.links)
 
 
-async def test_what_cannot_be_seen_is_said(worn: Any, serving: Any, visit: Any) -> None:
+async def test_unseen_gpus_are_mentioned(worn: Any, serving: Any, visit: Any) -> None:
     worn.fail("prod-a", "w2", ReadFailure.TIMEOUT)
     worn.add("prod-a", "new", capacity=8)
     async with serving(worn) as client:
@@ -119,7 +119,7 @@ async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, vi
         ("model=NVIDIA+H100", ["502", "503", "501"]),
     ],
 )
-async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
+async def test_filters_are_in_the_page_and_file_urls(
     worn: Any, serving: Any, visit: Any, query: str, expected: list[str]
 ) -> None:
     async with serving(worn) as client:
@@ -135,7 +135,7 @@ async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
     assert [name for name in ("500", "501", "502", "503") if name in table] == sorted(expected)
 
 
-async def test_the_file_has_what_the_page_has(worn: Any, serving: Any) -> None:
+async def test_the_file_matches_the_page(worn: Any, serving: Any) -> None:
     async with serving(worn) as client:
         answer = await client.get("/health.csv")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
@@ -169,7 +169,7 @@ async def test_the_file_has_what_the_page_has(worn: Any, serving: Any) -> None:
         ("/health.csv?limit=1", 'unknown parameter "limit"'),
     ],
 )
-async def test_a_bad_question_says_what_was_expected(client: Any, path: str, expected: str) -> None:
+async def test_a_bad_query_says_what_was_expected(client: Any, path: str, expected: str) -> None:
     answer = await client.get(path)
     assert (answer.status_code, answer.text[: len(expected)]) == (400, expected)
 

@@ -14,7 +14,7 @@ from collector.store import LeadStatus, SinkBacklog, StoreStatus
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_has_the_counts_and_the_problems(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_it_shows_the_counts_and_the_problems(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "5 GPUs on 3 nodes across 2 clusters" in page.text
     assert "prod-b is unreachable critical 10 minutes ago 2025-11-24T16:00:00Z" in page.text
@@ -23,7 +23,7 @@ async def test_it_has_the_counts_and_the_problems(client: httpx.AsyncClient, vis
     assert "/problems#gpu_missing" in page.links
 
 
-async def test_each_of_the_worst_problems_is_one_line_however_much_it_has_to_say(site: Any, serving: Any) -> None:
+async def test_each_of_the_worst_problems_is_one_line(site: Any, serving: Any) -> None:
     for number in range(45):
         site.cluster(f"down-{number}", ClusterState.UNREACHABLE, f"https://10.0.0.{number}:6443: connection refused")
         site.read("prod-a", f"f{number}", Gpu(uuid=f"GPU-f{number}"), capacity=1)
@@ -36,7 +36,7 @@ async def test_each_of_the_worst_problems_is_one_line_however_much_it_has_to_say
     assert 'class="members"' not in text
 
 
-async def test_virtual_gpus_are_told_apart(whole: Any, serving: Any, visit: Any) -> None:
+async def test_virtual_gpus_are_distinguished(whole: Any, serving: Any, visit: Any) -> None:
     whole.read("prod-a", "n4", Gpu(uuid="GPU-v", virtual=True), capacity=None)
     async with serving(whole) as client:
         assert "3 GPUs and 1 virtual GPU on 4 nodes" in (await visit(client, "/")).text
@@ -85,7 +85,7 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     assert "/clusters/prod-a?show=failing" in page.links
 
 
-async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any, visit: Any) -> None:
+async def test_a_node_that_recovers_is_no_longer_failing(whole: Any, serving: Any, visit: Any) -> None:
     whole.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     whole.read("prod-a", "n1", Gpu(uuid="GPU-n1"), capacity=1, time=1764000590.0)
     async with serving(whole) as client:
@@ -100,7 +100,7 @@ class TestWhatHasNotBeenSeen:
             text: str = (await visit(client, "/")).text
         return text
 
-    async def test_a_gpu_node_without_a_pod(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_gpu_node_without_a_pod_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         for node in ("bare-1", "bare-2"):
             whole.add("prod-a", node)
             whole.uncover("prod-a", node, Uncovered.NO_POD)
@@ -110,7 +110,7 @@ class TestWhatHasNotBeenSeen:
         assert "2 nodes of prod-a are unreadable: no GPU pod warning 5 minutes ago 2025-11-24T16:05:00Z" in text
         assert "prod-a up 4 2 0 2 18 0 0 0" in text
 
-    async def test_a_pod_that_is_not_ready(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_pod_that_is_not_ready_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)
         text = await self.seen(whole, serving, visit)
         assert "All good" not in text
@@ -118,20 +118,20 @@ class TestWhatHasNotBeenSeen:
         whole.uncover("prod-a", "n1", None)
         assert "All good" in await self.seen(whole, serving, visit)
 
-    async def test_pods_without_the_container(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_pods_without_the_container_are_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "gfd")
         whole.uncover("prod-a", "gfd", ReadFailure.NO_CONTAINER)
         assert "3 of 4 GPU nodes read; 1 unread: no container with the configured name." in await self.seen(
             whole, serving, visit
         )
 
-    async def test_nodes_that_wait_for_their_first_reading(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_nodes_awaiting_their_first_reading_are_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.add("prod-a", "new")
         text = await self.seen(whole, serving, visit)
         assert "All good" not in text
         assert "new (prod-a) waits for the first reading" in text
 
-    async def test_a_source_that_matches_nothing(self, site: Any, serving: Any, visit: Any) -> None:
+    async def test_a_source_that_matches_nothing_is_shown(self, site: Any, serving: Any, visit: Any) -> None:
         site.cluster("prod-c")
         site.add("prod-c", "n1")
         site.uncover("prod-c", "n1", Uncovered.NO_POD)
@@ -144,9 +144,7 @@ class TestWhatHasNotBeenSeen:
         )
         assert "prod-c up 0 of 1 node read 1 1 0 0" in await self.seen(site, serving, visit)
 
-    async def test_one_of_two_sources_that_matches_nothing_where_nodes_lack_pods(
-        self, whole: Any, serving: Any, visit: Any
-    ) -> None:
+    async def test_one_of_two_sources_without_matches_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.pod_sources = (*PRESETS["gpu-operator"], *PRESETS["gke"])
         whole.collector.pods = (5, 0)
         assert "All good" in await self.seen(whole, serving, visit)
@@ -155,25 +153,25 @@ class TestWhatHasNotBeenSeen:
         expected = "The source kube-system/k8s-app=nvidia-gpu-device-plugin has no pods in prod-a"
         assert expected in await self.seen(whole, serving, visit)
 
-    async def test_a_cluster_whose_nodes_all_fail(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_cluster_whose_nodes_all_fail_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.fail("prod-b", "n3", ReadFailure.FORBIDDEN)
         text = await self.seen(whole, serving, visit)
         assert "prod-b has no GPU node that can be read" in text
         assert "prod-b up 0 of 1 node read 1 1 1" in text
 
-    async def test_a_cluster_that_was_not_listed_yet(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_cluster_not_listed_yet_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.listed_nodes = None
         text = await self.seen(whole, serving, visit)
         assert "prod-a and prod-b have not been listed completely yet" in text
         assert "All good" not in text
 
-    async def test_a_view_that_is_stale(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_stale_view_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.synced_at = whole.collector.time - 1000
         text = await self.seen(whole, serving, visit)
         assert "prod-a and prod-b have not been confirmed as current warning" in text
         assert "All good" not in text
 
-    async def test_a_selector_that_no_node_matches(self, whole: Any, serving: Any, visit: Any) -> None:
+    async def test_a_selector_without_matching_nodes_is_shown(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.collector.listed_nodes, whole.collector.selector = 0, "gpu=yes"
         assert 'no node matches node_selector "gpu=yes"' in await self.seen(whole, serving, visit)
 
@@ -193,9 +191,7 @@ class TestWhatHasNotBeenSeen:
         assert "All good" not in text
         assert "No GPU nodes: every cluster is up and was listed completely" in text
 
-    async def test_gpus_of_an_unknown_capacity_are_not_set_against_the_capacity_of_others(
-        self, whole: Any, serving: Any, visit: Any
-    ) -> None:
+    async def test_gpus_without_known_capacity_are_not_compared(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.read("prod-a", "mig", *(Gpu(uuid=f"GPU-m{n}") for n in range(7)), capacity=None)
         async with serving(whole) as client:
             fleet, cluster = [(await visit(client, path)).text for path in ("/", "/clusters/prod-a")]
@@ -309,13 +305,13 @@ async def test_gpus_are_counted_by_model(client: httpx.AsyncClient, visit: Any) 
     assert {"/gpus?model=NVIDIA+H100", "/gpus?cluster=prod-a&model=NVIDIA+H100"} <= set(page.links)
 
 
-async def test_the_latest_changes_are_there_without_a_script(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_the_latest_changes_are_shown_without_scripts(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "10 minutes ago 2025-11-24T16:00:00Z first seen 2 GPUs on n3 ( prod-b )" in page.text
     assert "first seen 3 GPUs on 2 nodes ( prod-a )" in page.text
 
 
-async def test_what_programs_ask_for_is_linked(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_the_urls_for_programs_are_linked(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     wanted = {"/metrics", "/sd", "/readyz?verbose", "/healthz", "/api/v1/clusters", "/api/v1/nodes", "/api/v1/gpus"}
     assert wanted <= set(page.links)

@@ -13,7 +13,7 @@ from collector.web.pages.links import ticket_name, ticket_url
         ("https://t.example/?id=7", "t.example"),
     ],
 )
-def test_a_ticket_on_the_web_is_a_link_with_a_short_name(ticket: str, name: str) -> None:
+def test_a_ticket_url_is_a_link_with_a_short_name(ticket: str, name: str) -> None:
     assert (ticket_url(ticket), ticket_name(ticket)) == (ticket, name)
 
 

@@ -79,7 +79,7 @@ async def test_nodes_are_filtered_and_their_csv_is_the_same(
     assert sorted(row["node"] for row in rows) == sorted(nodes)
 
 
-async def test_lists_lead_from_one_to_the_other(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_lists_link_to_each_other(client: httpx.AsyncClient, visit: Any) -> None:
     assert {"/gpus", "/nodes"} <= set((await visit(client, "/")).links)
     clusters = await visit(client, "/clusters?sort=-gpus&name=prod")
     assert clusters.text.index("prod-a up") < clusters.text.index("prod-b unreachable")
@@ -89,7 +89,7 @@ async def test_lists_lead_from_one_to_the_other(client: httpx.AsyncClient, visit
 
 
 @pytest.mark.parametrize("path", ["/gpus", "/nodes", "/clusters"])
-async def test_nothing_that_matches_leads_back_to_all(client: httpx.AsyncClient, visit: Any, path: str) -> None:
+async def test_an_empty_result_links_back_to_all(client: httpx.AsyncClient, visit: Any, path: str) -> None:
     page = await visit(client, f"{path}?{'q' if path == '/gpus' else 'name'}=nothing")
     assert "No matching" in page.text
     assert path in page.links
@@ -98,7 +98,7 @@ async def test_nothing_that_matches_leads_back_to_all(client: httpx.AsyncClient,
 @pytest.mark.parametrize(
     "question", ["gpus?sort=size", "gpus?level=bad", "nodes?show=bad", "clusters?sort=x", "gpus?page=0"]
 )
-async def test_a_bad_question_is_refused(client: httpx.AsyncClient, question: str) -> None:
+async def test_a_bad_query_is_refused(client: httpx.AsyncClient, question: str) -> None:
     answer = await client.get(f"/{question}")
     assert answer.status_code == 400
     assert "expected" in answer.text

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 TEXT = {"Content-Type": "text/plain"}
 
 
-async def test_json_ids_have_a_result_each_in_their_order(client: httpx.AsyncClient) -> None:
+async def test_json_ids_each_have_a_result_in_order(client: httpx.AsyncClient) -> None:
     ids = ["S/N: 100", "none, such", "900", "100"]
     answer = (await client.post("/api/v1/gpus/lookup", json={"ids": ids})).json()
     assert [one["id"] for one in answer["results"]] == ids
@@ -86,7 +86,7 @@ async def test_text_is_answered_as_csv(client: httpx.AsyncClient, site: Any) -> 
         ({"content": b"1", "headers": TEXT, "params": {"format": "xml"}}, 400, "format: expected one of json, csv"),
     ],
 )
-async def test_what_is_wrong_is_one_clear_problem(
+async def test_an_invalid_request_is_one_clear_problem(
     client: httpx.AsyncClient, request_: dict[str, Any], status: int, text: str
 ) -> None:
     answer = await client.post("/api/v1/gpus/lookup", **request_)
@@ -104,7 +104,7 @@ async def test_ten_thousand_ids_are_answered(client: httpx.AsyncClient, site: An
     assert (answer["found"], answer["not_found"]) == (4000, 6000)
 
 
-async def test_the_look_up_asks_for_credentials_as_everything_does(site: Any, serving: Any, tmp_path: Any) -> None:
+async def test_the_lookup_requires_credentials(site: Any, serving: Any, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("t")
     async with serving(site, bearer_token_file=tmp_path / "token") as client:
         for path in ("/api/v1/gpus/lookup", "/lookup"):
@@ -145,13 +145,13 @@ async def test_the_page_takes_many_ids_without_a_script(client: httpx.AsyncClien
         ("", None),
     ],
 )
-async def test_suggestions(client: httpx.AsyncClient, text: str, first: dict[str, str] | None) -> None:
+async def test_suggestions_are_given(client: httpx.AsyncClient, text: str, first: dict[str, str] | None) -> None:
     found = (await client.get("/api/v1/suggest", params={"q": text})).json()["suggestions"]
     assert (found[0] if found else None) == (None if first is None else found[0] | first)
     assert len(found) <= 10
 
 
-async def test_suggestions_are_few_and_below_the_prefix(site: Any, serving: Any) -> None:
+async def test_suggestions_are_limited_and_under_the_prefix(site: Any, serving: Any) -> None:
     site.read("prod-a", "big", *(Gpu(uuid=f"GPU-{number:03d}", serial=f"77700{number:03d}") for number in range(150)))
     async with serving(site, external_url="https://gpu.example.com/p") as client:
         found = (await client.get("/p/api/v1/suggest?q=777")).json()["suggestions"]
@@ -174,7 +174,7 @@ async def test_only_the_scanner_may_use_the_camera(site: Any, serving: Any) -> N
     }
 
 
-async def test_a_refused_text_stays_in_the_form_and_is_not_renewed(client: httpx.AsyncClient) -> None:
+async def test_a_refused_text_stays_in_the_form(client: httpx.AsyncClient) -> None:
     page = {"Accept": "text/html"}
     for text, why in (("1\n" * 10_001, "at most 10,000 ids at once, got more"), ("2" * 501, "at most 500 characters")):
         refused = await client.post("/lookup", data={"ids": text}, headers=page)
@@ -186,7 +186,7 @@ async def test_a_refused_text_stays_in_the_form_and_is_not_renewed(client: httpx
     assert (empty.status_code, empty.text.count("data-live")) == (200, 0)
 
 
-async def test_no_error_page_is_renewed(client: httpx.AsyncClient) -> None:
+async def test_error_pages_are_not_refreshed(client: httpx.AsyncClient) -> None:
     page = {"Accept": "text/html"}
     wrong_type = await client.post("/lookup", json={}, headers=page)
     absent = await client.get("/nowhere", headers=page)
@@ -194,7 +194,7 @@ async def test_no_error_page_is_renewed(client: httpx.AsyncClient) -> None:
     assert (await client.get("/", headers=page)).text.count("data-live") == 1
 
 
-async def test_a_serial_that_is_merely_last_known_is_marked(client: httpx.AsyncClient, site: Any) -> None:
+async def test_a_last_known_serial_is_marked(client: httpx.AsyncClient, site: Any) -> None:
     site.read("prod-a", "n1", Gpu(uuid="GPU-a1", model="NVIDIA H100", module="1"))
     answer = (await client.post("/api/v1/gpus/lookup", json={"ids": ["100", "102"]})).json()
     (hidden,), (reported,) = (one["matches"] for one in answer["results"])

@@ -48,7 +48,7 @@ async def test_missing_gpus_are_shown(client: httpx.AsyncClient, visit: Any) -> 
     assert "6 of 8 GPUs were not found by the last reading" in text
 
 
-async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_lost_gpu_is_not_also_missing(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=4, lost=(GpuRef(None, "00000000:5D:00.0"),))
     async with serving(site) as client:
         node, cluster, fleet, problems = [
@@ -114,7 +114,7 @@ async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, ser
     assert "n9 ( prod-a ) cannot be read: its pod is not ready. This is the last known state." in gpu
 
 
-async def test_what_is_last_known_of_a_cluster_that_is_down_is_not_called_complete(
+async def test_an_unreachable_cluster_is_never_called_complete(
     client: httpx.AsyncClient, site: Any, visit: Any
 ) -> None:
     site.read("prod-b", "n3", Gpu(uuid="GPU-b1"), capacity=1)
@@ -124,7 +124,7 @@ async def test_what_is_last_known_of_a_cluster_that_is_down_is_not_called_comple
     )
 
 
-async def test_a_node_whose_capacity_is_unknown_is_read_and_not_complete(
+async def test_a_node_with_unknown_capacity_is_not_called_complete(
     client: httpx.AsyncClient, site: Any, visit: Any
 ) -> None:
     site.read("prod-a", "mig", Gpu(uuid="GPU-m"), capacity=None)
@@ -151,7 +151,7 @@ async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: A
     assert "Conflict: GPU-twice is confirmed here and on n2 ( prod-a )" in text
 
 
-async def test_a_claim_is_said_at_both_nodes(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_claim_is_shown_on_both_nodes(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-b", "n9", Gpu(uuid="GPU-a1", serial="100"), capacity=1, both=True)
     async with serving(site) as client:
         first = (await visit(client, "/clusters/prod-a/nodes/n1")).text
@@ -168,9 +168,7 @@ async def test_a_claim_is_said_at_both_nodes(site: Any, serving: Any, visit: Any
     )
 
 
-async def test_what_sat_there_before_and_where_it_is_now(
-    site: Any, serving: Any, visit: Any, perhaps_kept: bool
-) -> None:
+async def test_former_gpus_show_their_current_place(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-a2", serial="102", model="NVIDIA H100"), time=1764000300.0)
     site.read("prod-a", "n2", time=1764000360.0)
     async with serving(site) as client:
@@ -194,7 +192,7 @@ async def test_the_most_recent_former_gpus_are_shown(site: Any, kept: Store, ser
     assert "GPU-50 " not in text
 
 
-async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_deleted_node_still_has_its_page(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.remove("prod-a", "n1", 1764000300.0)
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
@@ -202,7 +200,7 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z unknown not seen" in text
 
 
-async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_failing_store_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         page = await visit(client, "/clusters/prod-a/nodes/n1")
@@ -213,7 +211,7 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
     assert unknown.status == 503
 
 
-async def test_a_node_that_nobody_knows_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_an_unknown_node_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/clusters/prod-a/nodes/none")
     assert page.status == 404
     assert "No node “none” with GPUs or a GPU pod is known in the cluster “prod-a”." in page.text
@@ -234,7 +232,7 @@ async def test_a_last_known_chassis_is_marked_wherever_it_is_shown(site: Any, se
         assert "Chassis C-1 last known" in (await visit(client, "/chassis/C-1")).text
 
 
-async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> None:
+async def test_it_shows_the_condition_of_each_gpu(site: Any, serving: Any, visit: Any) -> None:
     conditions = (Health(row_remap_pending=False), Health(row_remap_pending=True), Health(row_remap_failure=True), None)
     cards = [Gpu(uuid=f"GPU-{n}", serial=f"S-{n}", module=str(n), health=one) for n, one in enumerate(conditions)]
     site.read("prod-a", "n9", *cards, capacity=4)
@@ -255,7 +253,9 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     assert "n9 needs replacement 4 of 4" in fleet
 
 
-async def test_it_says_how_those_were_that_have_left(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+async def test_it_shows_the_last_condition_of_former_gpus(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
     conditions = (Health(row_remap_pending=False), Health(row_remap_failure=True))
     sound, worn = (Gpu(uuid=f"GPU-w{n}", serial=f"S-{n}", health=one) for n, one in enumerate(conditions))
     site.read("prod-a", "n9", sound, worn, time=1764000100.0)
@@ -288,7 +288,7 @@ async def test_a_missing_gpu_is_named_in_its_seat_and_on_the_repair_sheet(
     assert "Boards that stay Serial Module PCI bus S-m1 1 00000001:4E:00.0" in sheet
 
 
-async def test_what_is_here_again_and_what_is_long_are_folded(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_returned_gpus_and_long_lists_are_collapsed(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     cards = [Gpu(uuid=f"GPU-e{n}", serial=f"S-e{n}", module=str(n)) for n in range(1, 13)]
     site.read("prod-a", "n9", *cards, time=1764000010.0)
     site.read("prod-a", "n9", time=1764000020.0)
@@ -316,9 +316,7 @@ async def test_the_repair_sheet_says_what_it_cannot_know(site: Any, serving: Any
     assert "State lost 1 board to pull" in gpu
 
 
-async def test_a_seat_that_loses_gpus_again_and_again_is_named(
-    site: Any, kept: Store, serving: Any, visit: Any
-) -> None:
+async def test_a_slot_that_keeps_losing_gpus_is_named(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     def card(number: int) -> Gpu:
         return Gpu(uuid=f"GPU-e{number}", serial=f"S-e{number}", module="3")
 
@@ -334,9 +332,7 @@ async def test_a_seat_that_loses_gpus_again_and_again_is_named(
     assert "dropped out" not in gpu.text
 
 
-async def test_a_card_that_drops_out_again_and_again_is_said_to(
-    site: Any, kept: Store, serving: Any, visit: Any
-) -> None:
+async def test_a_card_that_keeps_dropping_out_is_named(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     for at in (0.0, 40.0):
         site.read("prod-a", "n9", Gpu(uuid="GPU-e", serial="S-e", module="3"), time=1764000010.0 + at)
         site.read("prod-a", "n9", time=1764000030.0 + at)

@@ -27,13 +27,13 @@ pytestmark = pytest.mark.anyio
         ("c1", "/chassis/C1"),
     ],
 )
-async def test_one_exact_hit_leads_straight_to_it(client: httpx.AsyncClient, term: str, target: str) -> None:
+async def test_one_exact_match_redirects_to_it(client: httpx.AsyncClient, term: str, target: str) -> None:
     answer = await client.get("/search", params={"q": term})
     assert (answer.status_code, answer.headers["Location"]) == (303, target)
 
 
 @pytest.mark.parametrize("term", ["900", "GB200"])
-async def test_several_hits_are_listed(client: httpx.AsyncClient, visit: Any, term: str) -> None:
+async def test_several_matches_are_listed(client: httpx.AsyncClient, visit: Any, term: str) -> None:
     page = await visit(client, f"/search?q={term}")
     assert f"2 hits for “ {term} ”" in page.text
     assert {"/gpus/GPU-b1", "/gpus/GPU-b2"} <= set(page.links)
@@ -47,7 +47,7 @@ async def test_nodes_of_one_name_in_several_clusters_are_listed(site: Any, servi
     assert {"/clusters/prod-a/nodes/n1", "/clusters/prod-b/nodes/n1"} <= set(page.links)
 
 
-async def test_part_of_a_number_is_enough_when_nothing_is_exact(site: Any, serving: Any, visit: Any) -> None:
+async def test_without_an_exact_match_part_of_a_number_matches(site: Any, serving: Any, visit: Any) -> None:
     for uuid in ("x", "y"):
         site.read("prod-a", f"n7{uuid}", Gpu(uuid=f"GPU-{uuid}", serial="1652923034028"))
     async with serving(site) as client:
@@ -56,11 +56,11 @@ async def test_part_of_a_number_is_enough_when_nothing_is_exact(site: Any, servi
     assert "/gpus/GPU-x" in page.links
 
 
-async def test_one_hit_by_a_part_leads_straight_to_it_too(client: httpx.AsyncClient) -> None:
+async def test_one_partial_match_redirects_to_it(client: httpx.AsyncClient) -> None:
     assert (await client.get("/search?q=PU-A1")).headers["Location"] == "/gpus/GPU-a1"
 
 
-async def test_a_gpu_that_is_gone_is_found_by_a_part(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_an_absent_gpu_is_found_by_a_part(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     gone = [Gpu(uuid=f"GPU-9e4{n}", serial=f"165292303402{n}", chassis="C1822") for n in "78"]
     site.read("prod-a", "n9", *gone)
     site.read("prod-a", "n9", time=1764000300.0)
@@ -72,7 +72,7 @@ async def test_a_gpu_that_is_gone_is_found_by_a_part(site: Any, kept: Store, ser
     assert two.text.count("was on n9 ( prod-a )") == 2
 
 
-async def test_former_nodes_are_found_beside_current_ones(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_former_nodes_are_found_with_current_ones(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.cluster("prod-c")
     for cluster in ("prod-b", "prod-c"):
         site.read(cluster, "gpu-0006", Gpu(uuid=f"GPU-{cluster}"), machine=f"i-{cluster}-0ed")
@@ -88,7 +88,7 @@ async def test_former_nodes_are_found_beside_current_ones(site: Any, kept: Store
     assert machine.headers["Location"] == "/clusters/prod-c/nodes/gpu-0006"
 
 
-async def test_hits_beyond_the_limit_are_counted(site: Any, serving: Any, visit: Any) -> None:
+async def test_matches_beyond_the_limit_are_counted(site: Any, serving: Any, visit: Any) -> None:
     for number in range(1002, 0, -1):
         site.read("prod-a", f"gpu-{number:04d}", Gpu(uuid=f"GPU-{number:04d}-1650"), Gpu(uuid=f"GPU-{number:04d}-1651"))
     async with serving(site) as client:
@@ -101,7 +101,7 @@ async def test_hits_beyond_the_limit_are_counted(site: Any, serving: Any, visit:
     assert "901–1,000 of the first 1,000 hits" in last.text
 
 
-async def test_past_hits_beyond_the_limit_are_mentioned(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_past_matches_beyond_the_limit_are_mentioned(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-x{number:04d}") for number in range(1001)))
     site.read("prod-a", "n9", time=1764000300.0)
     assert await kept.history_writer.flushed(60)
@@ -111,7 +111,7 @@ async def test_past_hits_beyond_the_limit_are_mentioned(site: Any, kept: Store, 
     assert "Showing the first 1,000 hits" in text
 
 
-async def test_a_no_says_what_was_searched(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_a_negative_answer_says_what_was_searched(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/search?q=x")
     assert page.status == 200
     assert "No results for “x” Not among the 5 GPUs on 3 nodes across 2 clusters currently known." in page.text
@@ -149,7 +149,7 @@ async def test_a_gpu_that_is_only_in_the_history_is_found(site: Any, kept: Store
     assert "900 not present was on n3 ( prod-b ) – chassis C1 NVIDIA GB200 GPU-b1 5 minutes ago" in two.text
 
 
-async def test_a_store_in_trouble_leaves_what_is_present(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_with_a_failing_store_current_gpus_are_found(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         assert (await client.get("/search?q=100")).headers["Location"] == "/gpus/GPU-a1"
@@ -158,7 +158,7 @@ async def test_a_store_in_trouble_leaves_what_is_present(site: Any, kept: Store,
     assert "The history could not be searched: store " in page.text
 
 
-async def test_many_hits_come_in_parts(site: Any, serving: Any, visit: Any) -> None:
+async def test_many_matches_come_in_parts(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "big", *(Gpu(uuid=f"GPU-{number:03d}", model="NVIDIA L4") for number in range(150)))
     async with serving(site) as client:
         page = await visit(client, "/search?q=l4&page=2")
@@ -186,7 +186,7 @@ async def test_a_part_number_is_found_reported_or_last_known(site: Any, serving:
         assert (await client.get("/api/v1/gpus?board_part_number=no&serial=P-1")).json()["total"] == 0
 
 
-async def test_a_mark_of_what_was_never_seen_is_found(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_mark_of_an_unseen_gpu_is_found(site: Any, serving: Any, visit: Any) -> None:
     site.collector.marks.replace(
         [Mark(serial="777", kind=MarkKind.RMA, note="sent", ticket="OPS-1", set_at=1764000000.0, set_by="ann")]
     )

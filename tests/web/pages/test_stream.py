@@ -55,7 +55,7 @@ async def test_many_changes_are_announced_together(site: Any, client: httpx.Asyn
     assert event == f"id: {site.collector.recent_changes.last_id}\ndata: changed"
 
 
-async def test_who_comes_back_learns_what_was_missed(site: Any, client: httpx.AsyncClient) -> None:
+async def test_a_reconnecting_client_gets_missed_changes(site: Any, client: httpx.AsyncClient) -> None:
     newest = site.collector.recent_changes.last_id
     site.read("prod-a", "n7", Gpu(uuid="GPU-7"))
     async with following(client, **{"Last-Event-ID": str(newest)}) as events:
@@ -63,19 +63,19 @@ async def test_who_comes_back_learns_what_was_missed(site: Any, client: httpx.As
 
 
 @pytest.mark.parametrize("known", ["9" * 18, "9" * 19, "-1", "x"])
-async def test_it_is_announced_now_and_then_that_nothing_changed(site: Any, serving: Any, known: str) -> None:
+async def test_heartbeats_are_sent_without_changes(site: Any, serving: Any, known: str) -> None:
     limits = HttpLimits(stream_heartbeat=0.1)
     async with serving(site, limits=limits) as client, following(client, **{"Last-Event-ID": known}) as events:
         assert await anext(events) == f"id: {site.collector.recent_changes.last_id}\ndata: changed"
 
 
-async def test_credentials_are_asked_for(site: Any, serving: Any) -> None:
+async def test_credentials_are_required(site: Any, serving: Any) -> None:
     hashed = bcrypt.hashpw(b"p", bcrypt.gensalt(4)).decode()
     async with serving(site, basic_auth={"sre": hashed}) as client:
         assert (await client.get("/changes/stream")).status_code == 401
 
 
-async def test_there_are_not_too_many_of_them(site: Any, serving: Any) -> None:
+async def test_the_number_of_streams_is_limited(site: Any, serving: Any) -> None:
     async with serving(site, limits=HttpLimits(max_streams=1)) as client:
         async with following(client):
             answer = await client.get("/changes/stream")
@@ -93,7 +93,7 @@ async def test_a_stream_ends_so_that_access_is_checked_again(site: Any, serving:
         assert [event async for event in events] == []
 
 
-async def test_all_end_cleanly_when_the_server_stops(site: Any) -> None:
+async def test_all_streams_end_cleanly_when_the_server_stops(site: Any) -> None:
     urls: list[str] = []
     bound = anyio.Event()
 

@@ -44,7 +44,7 @@ class TestDrawing:
         drawing = draw(periods, 100.0)
         assert (len(drawing.lanes), drawing.left_out) == (12, 8)
 
-    def test_what_it_needed_throughout_is_one_line(self) -> None:
+    def test_a_lasting_condition_is_one_line(self) -> None:
         failure, pending = Degradation.ROW_REMAP_FAILURE, Degradation.ROW_REMAP_PENDING
         past = [
             Stage(None),
@@ -59,7 +59,9 @@ class TestDrawing:
         spans=st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 1e9), st.floats(0, 1e9)), max_size=30),
         now=st.floats(0, 2e9),
     )
-    def test_everything_is_inside_and_can_be_seen(self, spans: list[tuple[Place, float, float]], now: float) -> None:
+    def test_everything_is_visible_within_the_drawing(
+        self, spans: list[tuple[Place, float, float]], now: float
+    ) -> None:
         periods = [Period(place, min(times), max(times)) for place, *times in spans]
         drawing = draw(periods, now)
         assert sum(len(lane.bars) for lane in drawing.lanes) == len(periods)
