@@ -225,7 +225,7 @@ async def test_a_short_write_timeout_does_not_hide_an_answer(sink_to: Any, recor
         done.wait(60)
 
     with receiving(handle) as receiver:
-        with pytest.raises(UnavailableError, match="answered 202 before"):
+        with pytest.raises(UnavailableError, match="responded with 202 before"):
             await sink_to(receiver.url, write_timeout=Duration(0.3)).send(batch(record), key="k")
         done.set()
 
