@@ -160,7 +160,7 @@ class TestReported:
                 for line in ready.splitlines()
                 if " configuration " in f" {line[3:]}"
             ],
-            re.findall(r"<strong>(The configuration file[^<]*|Changes of the configuration[^<]*)</strong>", page),
+            re.findall(r"<strong>(The configuration file[^<]*|Configuration changes[^<]*)</strong>", page),
         )
 
     async def loaded(self, world: World) -> float:

@@ -286,7 +286,7 @@ async def test_a_repeated_key_that_the_receiver_knows_is_delivered(caplog: pytes
     world.answer = lambda number: lost() if number == 1 else known_key()
     await world.run(until=lambda: not world.batches)
     assert (world.sent, world.confirmed, world.failures) == (["key-1"] * 2, ["key-1"], ["timeout"])
-    assert "receiver has batch already: answered 409" in caplog.text
+    assert "receiver already has batch: answered 409" in caplog.text
 
 
 async def test_a_new_key_that_the_receiver_knows_is_being_processed() -> None:

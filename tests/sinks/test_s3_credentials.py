@@ -394,7 +394,7 @@ class TestCredentialServices:
             (KEYS | {"AccessKeyId": None}, "returned a response whose AccessKeyId is empty"),
             (KEYS | {"SecretAccessKey": 5}, "returned a response whose SecretAccessKey is not a text"),
             (KEYS | {"Token": ["t"]}, "returned a response whose Token is not a text"),
-            ({"AccessKeyId": "EVIL"}, "gave an answer that has no SecretAccessKey"),
+            ({"AccessKeyId": "EVIL"}, "returned a response without SecretAccessKey"),
             (KEYS | {"Expiration": 5}, "returned a response in an unexpected format"),
             (KEYS | {"Expiration": "tomorrow"}, "failed: "),
             ([], "returned a response in an unexpected format"),

@@ -56,7 +56,7 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "s3", "bucket": "abc", "proxy": "p:hunter2"}, "proxy: expected a URL such as"),
         ({"type": "webhook", "url": "https://h/", "token_file": "a", "token_env": "b"}, "token_file or token_env"),
         ({"type": "webhook", "url": "https://h/", "key_file": "a"}, "key_file: requires cert_file"),
-        ({"type": "s3", "bucket": "a b"}, "bucket: expected the name"),
+        ({"type": "s3", "bucket": "a b"}, "bucket: expected a bucket name"),
         ({"type": "s3", "bucket": "abc", "prefix": "/x"}, "prefix: expected a path"),
         ({"type": "s3", "bucket": "abc", "format": "parquet", "gzip": True}, "gzip: not allowed with format"),
         ({"type": "s3", "bucket": "abc", "format": "jsonl", "header": True}, "header and columns"),

@@ -11,6 +11,11 @@ __all__ = ["Answer", "served"]
 Answer = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a client that hangs up is not the fault of the test that captures this output."""
+
+
 @contextlib.contextmanager
 def served(
     answer: Answer, content_type: str = "text/plain", headers: Mapping[str, str] = MappingProxyType({})
@@ -33,7 +38,7 @@ def served(
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

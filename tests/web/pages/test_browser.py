@@ -372,7 +372,7 @@ class TestHostility:
         page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
         expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
         page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
-        expect(page.get_by_role("heading", name="Life")).to_be_visible()
+        expect(page.get_by_role("heading", name="History")).to_be_visible()
         expect(page.get_by_role("main")).to_contain_text("javascript:alert(4)")
         assert page.locator("a[href^=javascript]").count() == 0
         for path in ("/search?q=", "/changes?text=", "/health?cluster=", "/gpus?q=", "/nodes?name="):
@@ -457,5 +457,5 @@ class TestFinding:
 
     def test_a_browser_without_code_detection_says_so(self, opened: Any) -> None:
         page = opened("/scan")
-        expect(page.locator("[data-scan-state]")).to_contain_text("This browser cannot read codes itself")
+        expect(page.locator("[data-scan-state]")).to_contain_text("This browser cannot read codes;")
         expect(page.get_by_role("button", name="Start the camera")).to_be_hidden()
