@@ -230,7 +230,7 @@ def _check_shadows(name: str, found: _Found[Any] | None, files: Collection[str],
 
 
 def _may_name(file: str, name: str) -> bool:
-    """Return whether an unparseable file seems to have an entry of that name."""
+    """Return whether an unparsable file seems to have an entry of that name."""
     try:
         content = in_time(file, functools.partial(read_file, file))
     except IsADirectoryError:
