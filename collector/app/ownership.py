@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from collector.app.clusters import Clusters
@@ -151,9 +152,7 @@ class Ownership:
         leadership, shards = self._store.leadership, self._shards
         if not leadership.recording or leadership.token != self._token:
             await self._lose(set(shards.owned))  # another process of the shard may have had them in the meantime
-        if self._to_load:
-            await self._mirror.load(self._to_load)
-            self._to_load.clear()
+        await self._load()
         if leadership.held and (not leadership.recording or leadership.token != self._token):
             self._token = leadership.token
             self._store.history_writer.begin({})
@@ -162,14 +161,18 @@ class Ownership:
         taken_away = {name for name in shards.owned if not self._is_own(name)}
         await self._lose((shards.lost | taken_away) & shards.owned)
         shards.lost.clear()
-        if self._to_load:
-            await self._mirror.load(self._to_load)
-            self._to_load.clear()
+        await self._load()
         if leadership.held and leadership.recording:
             await self._take()
             await self._end()
             await self._report()
         await self._mirror.send_questions()
+
+    async def _load(self) -> None:
+        """Take from the store all that is recorded of the clusters that are to be loaded."""
+        if self._to_load:
+            await self._mirror.load(self._to_load)
+            self._to_load.clear()
 
     async def _follow_unsharded(self) -> None:
         """Load what a collector without shards has recorded, once it has ended: nothing of that could be mirrored."""
@@ -279,10 +282,4 @@ def _is_news(before: ClusterReport, after: ClusterReport) -> bool:
     """Return whether to send a report to other shards, given the one that they have."""
     if (after.synced or 0.0) - (before.synced or 0.0) >= SYNCED_SECONDS:
         return True
-    return (before.status, before.survey, before.slices, before.resembles, before.label_trouble) != (
-        after.status,
-        after.survey,
-        after.slices,
-        after.resembles,
-        after.label_trouble,
-    )
+    return msgspec.structs.replace(before, synced=after.synced) != after

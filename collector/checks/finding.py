@@ -82,7 +82,7 @@ class Finding(msgspec.Struct, kw_only=True):
     subject: Subject
     name: str
     type: str = ""  # the store's engine or the sink's type
-    summary: str = ""  # the summary if nothing is wrong
+    summary: str = ""  # shown when there are no findings
     problems: list[Problem] = []
     details: ClusterDetails | None = None
 
