@@ -132,6 +132,11 @@ class Fleet:
             if number not in self._dropped
         ]
 
+    def impaired(self, cluster: str) -> list[str]:
+        """Return the nodes with GPUs that have fallen off the bus or do not respond."""
+        bad = self._dropped | self._lost | self._silent
+        return [node for node, host in self._machines[cluster].items() if not bad.isdisjoint(host.gpus)]
+
     def expected(self, *clusters: str) -> set[Placed]:
         """Return every GPU that a correct reading of the given clusters (default: all) must find, with its place."""
         return {placed for cluster in clusters or self.clusters for placed in self._placed(cluster)}

@@ -1,0 +1,70 @@
+"""Run steps against gpuid until something is wrong: `python -m tests.faults --help`."""
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.minimise import minimised
+from tests.faults.plan import CALM, Step, load, save
+from tests.faults.run import Outcome, run
+from tests.faults.world import Setup
+
+MINIMISING_SECONDS = 1800.0
+
+
+def main() -> None:
+    """Run what the command line says; the exit status is 1 if something was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="default: any")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each setup")
+    parser.add_argument("--setup", choices=[*Setup, "all"], default="all")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="do the steps of a file that a run wrote")
+    parser.add_argument("--folder", type=Path, help="where logs, stores and scripts are kept; default: a new one")
+    parser.add_argument("--whole", action="store_true", help="do not shorten the plan of a failure")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="gpuid-faults-"))
+    failed = False
+    if given.replay is not None:
+        setup, seed, steps = load(given.replay)
+        outcome = run(Setup(setup), seed, folder / "replay", steps=steps)
+        print(outcome)
+        sys.exit(bool(outcome.mismatches))
+    for setup in Setup if given.setup == "all" else [Setup(given.setup)]:
+        outcome = run(setup, given.seed, folder / setup, seconds=given.minutes * 60)
+        print(outcome, flush=True)
+        if outcome.mismatches:
+            failed = True
+            script = folder / f"{setup}-{given.seed}.jsonl"
+            save(script, setup, given.seed, outcome.steps)
+            print(f"the plan: {script}", flush=True)
+            if not given.whole:
+                print(f"shortened: {_shorten(outcome, folder)}", flush=True)
+    sys.exit(failed)
+
+
+def _shorten(outcome: Outcome, folder: Path) -> Path:
+    """Write the part of a plan that still fails."""
+    deadline = time.monotonic() + MINIMISING_SECONDS
+    number = 0
+
+    def fails(steps: list[Step]) -> bool:
+        nonlocal number
+        if time.monotonic() > deadline:
+            return False
+        number += 1
+        return bool(run(outcome.setup, outcome.seed, folder / f"shorter-{number}", steps=steps).mismatches)
+
+    path = folder / f"{outcome.setup}-{outcome.seed}-short.jsonl"
+    steps = outcome.steps[:-1] if outcome.steps and outcome.steps[-1].kind == CALM else outcome.steps
+    save(path, outcome.setup, outcome.seed, minimised(steps, fails))
+    return path
+
+
+if __name__ == "__main__":
+    main()

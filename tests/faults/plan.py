@@ -1,0 +1,89 @@
+"""The steps of a run: each a kind and plain values, so that a seed draws the same ones again and a file keeps them."""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.faults.world import World
+
+__all__ = ["CALM", "KINDS", "Arguments", "Kind", "Step", "drawn", "load", "register", "save"]
+
+Arguments = Mapping[str, Any]  # values that JSON has
+
+CALM = "calm"  # the step that takes every fault back, and compares
+STEPS_BETWEEN_CALMS = (5, 25)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens."""
+
+    kind: str
+    arguments: Arguments = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of step: what it does, and for a fault how it is taken back."""
+
+    name: str
+    weight: float  # how often it is drawn, compared with others
+    draw: Callable[["World", random.Random], Arguments | None]  # its arguments; None where it does not apply
+    do: Callable[["World", Arguments], None]
+    undo: Callable[["World", Arguments], None] | None = (
+        None  # of a fault; it also has to work if nothing is left to undo
+    )
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register(
+    name: str,
+    weight: float,
+    draw: Callable[["World", random.Random], Arguments | None],
+    do: Callable[["World", Arguments], None],
+    undo: Callable[["World", Arguments], None] | None = None,
+) -> None:
+    """Add a kind of step.
+
+    `draw` decides by what earlier steps did alone (`World.fleet`, `World.active`), never by what a collector says or by
+    the time, so that a seed draws the same steps again. `do` raises SimulationError where a step is impossible, as it
+    may be in a shortened plan; it is then left out.
+    """
+    assert name not in KINDS, name
+    KINDS[name] = Kind(name, weight, draw, do, undo)
+
+
+def drawn(seed: int, world: "World") -> Iterator[Step]:
+    """Draw steps without end, each when the ones before have been done; now and then a calm."""
+    chance = random.Random(seed)
+    kinds = [KINDS[name] for name in sorted(KINDS)]
+    while True:
+        for _ in range(chance.randint(*STEPS_BETWEEN_CALMS)):
+            while True:
+                (kind,) = chance.choices(kinds, [one.weight for one in kinds])
+                if (arguments := kind.draw(world, chance)) is not None:
+                    yield Step(kind.name, arguments)
+                    break
+        yield Step(CALM)
+
+
+def save(path: Path, setup: str, seed: int, steps: Iterable[Step]) -> None:
+    """Write a plan, with where it runs: a line for each step."""
+    lines = [json.dumps({"setup": setup, "seed": seed})]
+    lines += [json.dumps({"kind": step.kind, **step.arguments}) for step in steps]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def load(path: Path) -> tuple[str, int, list[Step]]:
+    """Read what `save` wrote."""
+    head, *lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return head["setup"], head["seed"], [Step(line.pop("kind"), line) for line in lines]

@@ -1,0 +1,242 @@
+"""One run: steps, calms, and what was found at each of them."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.simulator.wear import NEW
+from tests.faults import api_faults, fleet_steps
+from tests.faults import plan as plans
+from tests.faults.compare import (
+    Gpu,
+    Sample,
+    compare_counters,
+    compare_gpus,
+    compare_marks,
+    compare_past,
+    compare_placements,
+    compare_scrape,
+    growing,
+    replay,
+)
+from tests.faults.plan import CALM, Step
+from tests.faults.world import Member, Setup, World, new_world
+
+__all__ = ["Outcome", "run"]
+
+STEP_KINDS = (fleet_steps, api_faults)  # imported for the kinds that they register
+
+CALM_SECONDS = 150.0  # within which everything is as it should be, on a busy machine too
+PAUSES = (0.0, 0.0, 0.1, 0.5, 2.0)  # seconds after a step
+UNREPORTED = (  # by the driver of the simulated machines (form 570)
+    "remapped_rows_inactive",
+    "channel_repair_pending",
+    "tpc_repair_pending",
+    "unrepairable_memory",
+    "remapped_banks",
+    "bank_remap_pending",
+    "reset_required",
+    "drain_and_reset_recommended",
+)
+PLACEMENTS = 30  # GPUs whose placements are compared at a calm
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    setup: Setup
+    seed: int
+    steps: list[Step] = field(default_factory=list)  # all of them, the calms included
+    calms: int = 0
+    seconds: float = 0.0
+    mismatches: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Say it in one line, with the mismatches below."""
+        head = (
+            f"{self.setup}, seed {self.seed}: {len(self.steps)} steps and {self.calms} calms in {self.seconds:.0f} s, "
+            f"{len(self.mismatches)} mismatches"
+        )
+        return "\n  ".join([head, *self.mismatches[:30]])
+
+
+class Checker:
+    """What is compared at each calm, and what is remembered from one to the next."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world = world
+        self._chance = random.Random(seed)
+        self._changes: list[dict[str, Any]] = []
+        self._scrapes: dict[str, tuple[int, list[Sample]]] = {}  # by process, with its number of starts
+        self._used: dict[tuple[str, int, str], list[float]] = {}
+
+    def check(self) -> list[str]:
+        """Wait until everything is as it should be, and return what is not."""
+        deadline = time.monotonic() + CALM_SECONDS
+        while wrong := self._now():
+            if time.monotonic() > deadline:
+                return wrong
+            time.sleep(0.2)
+        return [*self._past(), *self._counters(), *self._growth()]
+
+    def _now(self) -> list[str]:
+        """Compare what comes by and by."""
+        world, truth = self._world, gpus(self._world)
+        wrong: list[str] = []
+        for process in world.processes:
+            samples = scrape(process)
+            if samples is None:
+                wrong.append(f"{process.name} does not answer")
+                continue
+            own = [gpu for gpu in truth if gpu.cluster in process.hashed]
+            wrong += [f"{process.name}: {one}" for one in compare_scrape(own, process.hashed, samples)]
+            wrong += [f"{process.name}: {one}" for one in compare_marks(world.marks, samples)]
+            rows = (process.api("/api/v1/gpus?limit=10000") or {}).get("gpus")
+            if rows is None:
+                wrong.append(f"{process.name}: no GPUs in the API")
+                continue
+            wrong += [f"{process.name}: {one}" for one in compare_gpus(truth, rows)]
+        if wrong:
+            return wrong
+        wrong = self._read_changes()
+        held, _ = replay(self._changes)
+        places = world.truth.places()
+        return wrong + [
+            f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
+            for uuid in sorted(held.keys() | places.keys())
+            if held.get(uuid, set()) != places.get(uuid, set())
+        ]
+
+    def _past(self) -> list[str]:
+        """Compare what has to hold at once."""
+        world = self._world
+        wrong = replay(self._changes)[1]
+        wrong += compare_past(
+            self._changes, world.truth.lives, world.truth.windows(), clocks=not world.extra.get("clocks_stepped")
+        )
+        places = world.truth.places()
+        known = sorted({change["uuid"] for change in self._changes})
+        for uuid in self._chance.sample(known, min(PLACEMENTS, len(known))):
+            process = self._chance.choice(world.processes)
+            rows = (process.api(f"/api/v1/gpus/{uuid}/history?limit=10000") or {}).get("placements")
+            if rows is None:
+                wrong.append(f"{process.name}: no history of {uuid}")
+            else:
+                wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes)
+        return wrong
+
+    def _read_changes(self) -> list[str]:
+        """Read the changes that were recorded since the last calm."""
+        process = self._world.processes[0]
+        while True:
+            last = self._changes[-1]["id"] if self._changes else 0
+            answer = process.api(f"/api/v1/changes?after={last}&limit=10000")
+            if answer is None:
+                return [f"{process.name}: no changes in the API"]
+            self._changes += answer["changes"]
+            if len(answer["changes"]) < 10_000:
+                return []
+
+    def _counters(self) -> list[str]:
+        wrong = []
+        for process in self._world.processes:
+            samples = scrape(process)
+            if samples is None:
+                continue
+            starts, before = self._scrapes.get(process.name, (0, []))
+            if starts == process.starts:
+                wrong += [f"{process.name}: {one}" for one in compare_counters(before, samples)]
+            self._scrapes[process.name] = process.starts, samples
+        return wrong
+
+    def _growth(self) -> list[str]:
+        """Compare what a process uses with what it used at earlier calms."""
+        wrong = []
+        for process in self._world.processes:
+            for name, (value, slack) in used(process).items():
+                values = self._used.setdefault((process.name, process.starts, name), [])
+                values.append(value)
+                wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack)]
+        return wrong
+
+
+def gpus(world: World) -> list[Gpu]:
+    """Return the truth about every GPU."""
+    worn = world.fleet.worn()
+    found = []
+    for one in sorted(world.fleet.expected()):
+        kind = "gb200" if one.model.endswith("GB200") else "h100"
+        health = msgspec.structs.asdict(NEW[kind]) | worn.get(one.uuid, {})
+        shown = {field: value for field, value in health.items() if field not in UNREPORTED}
+        found.append(Gpu(*one, health=shown, mark=world.marks.get(one.uuid)))
+    return found
+
+
+def scrape(process: Member) -> list[Sample] | None:
+    """Return every sample of a process; None while it does not answer."""
+    answer = process.get("/metrics")
+    if answer is None or answer.status_code != 200:
+        return None
+    families = text_string_to_metric_families(answer.text)
+    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+
+
+def used(process: Member) -> dict[str, tuple[float, float]]:
+    """Return what a process uses, and how much more is no growth."""
+    folder = Path(f"/proc/{process.pid}")
+    status = (folder / "status").read_text()
+    threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
+    return {
+        "bytes of memory": (process.memory(), 24e6),
+        "descriptors": (len(list((folder / "fd").iterdir())), 12),
+        "threads": (threads, 6),
+    }
+
+
+def run(
+    setup: Setup,
+    seed: int,
+    folder: Path,
+    *,
+    seconds: float = 0.0,
+    steps: list[Step] | None = None,
+    report: Callable[[str], None] = logging.info,
+) -> Outcome:
+    """Do steps drawn by the seed for a while, or those that are given, until a calm finds something wrong."""
+    outcome = Outcome(setup, seed)
+    started = time.monotonic()
+    pause = random.Random(seed)
+    with new_world(setup, folder) as world:
+        checker = Checker(world, seed)
+        for step in _ending(steps) if steps is not None else plans.drawn(seed, world):
+            outcome.steps.append(step)
+            try:
+                if step.kind == CALM:
+                    world.calm()
+                    outcome.mismatches = checker.check()
+                    outcome.calms += 1
+                    report(f"{setup} {seed}: calm {outcome.calms} after {len(outcome.steps)} steps")
+                else:
+                    report(f"{setup} {seed}: {step}")
+                    world.perform(step)
+                    time.sleep(pause.choice(PAUSES))
+            except AssertionError as error:  # what support code says of a process that ended
+                outcome.mismatches = [f"{type(error).__name__}: {error}"]
+            outcome.seconds = time.monotonic() - started
+            if outcome.mismatches or (step.kind == CALM and steps is None and outcome.seconds >= seconds):
+                break
+    return outcome
+
+
+def _ending(steps: list[Step]) -> Iterator[Step]:
+    yield from steps
+    if not steps or steps[-1].kind != CALM:
+        yield Step(CALM)

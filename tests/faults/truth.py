@@ -1,0 +1,65 @@
+"""Where every GPU really was, from step to step."""
+
+import time
+from collections import defaultdict
+from typing import NamedTuple
+
+from collector.simulator.fleet import Fleet
+
+__all__ = ["Place", "Stay", "Truth"]
+
+Place = tuple[str, str]  # cluster and node
+
+
+class Stay(NamedTuple):
+    """From when on a GPU was in these places: none if it was out, two if a node claims what another one has."""
+
+    start: float  # Unix seconds; the beginning of the step that brought it there
+    places: frozenset[Place]
+
+
+class Truth:
+    """The life of every GPU that ever was in a node, as the steps made it."""
+
+    def __init__(self) -> None:
+        self.lives: dict[str, list[Stay]] = {}  # by UUID, the first stay first
+        self.hidden: dict[Place, list[tuple[float, float]]] = defaultdict(list)  # when a node could be dropped
+        self._begun = time.time()
+        self._open: dict[Place, float] = {}
+
+    def begin(self) -> None:
+        """Note that a step begins: what it changes is so from now on."""
+        self._begun = time.time()
+
+    def note(self, fleet: Fleet) -> None:
+        """Note where every GPU is after a step; one that does not respond is still where it was."""
+        now: dict[str, set[Place]] = defaultdict(set)
+        for cluster in fleet.clusters:
+            for node in fleet.nodes(cluster):
+                for card in fleet.cards(cluster, node):
+                    now[card.uuid].add((cluster, node))
+        for uuid in self.lives.keys() | now.keys():
+            places = frozenset(now.get(uuid, ()))
+            life = self.lives.setdefault(uuid, [])
+            if not life or life[-1].places != places:
+                life.append(Stay(self._begun, places))
+
+    def places(self) -> dict[str, set[Place]]:
+        """Return where every GPU is now that is anywhere."""
+        return {uuid: set(life[-1].places) for uuid, life in self.lives.items() if life[-1].places}
+
+    def hide(self, place: Place) -> None:
+        """Note that a node may be dropped from now on: it is gone, or has no pod."""
+        self._open.setdefault(place, time.time())
+
+    def show(self, place: Place) -> None:
+        """Note that a node is there again."""
+        if place in self._open:
+            self.hidden[place].append((self._open.pop(place), time.time()))
+
+    def windows(self) -> dict[Place, list[tuple[float, float]]]:
+        """Return from when to when each node could be dropped, those that still can included."""
+        found = {place: list(windows) for place, windows in self.hidden.items()}
+        for place, start in self._open.items():
+            found.setdefault(place, []).append((start, time.time()))
+        return found

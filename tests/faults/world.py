@@ -1,0 +1,304 @@
+"""What a run happens to: a simulated fleet, the processes of one installation of gpuid, their store and their sinks."""
+
+import contextlib
+import enum
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from collector.sharding import shard_of
+from collector.simulator import Simulator
+from collector.simulator.cluster import SimulatedCluster
+from collector.simulator.fleet import Fleet, SimulationError
+from tests.faults.plan import KINDS, Step
+from tests.faults.truth import Truth
+from tests.support import s3
+from tests.support.postgres import PostgresServer, postgres_running
+from tests.support.processes import CollectorProcess
+from tests.support.receiver import Receiver, receiving
+
+__all__ = ["CLUSTERS", "Member", "Setup", "World", "new_world"]
+
+CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, the others of H100
+NODES, GPUS = 3, 4
+
+# Short times, so that what needs hours or minutes otherwise happens within a run.
+DEFAULTS = """
+[defaults]
+kubeconfig = "{kubeconfig}"
+refresh = "10s"
+grace = "5s"
+exec_timeout = "5s"
+labels = true
+"""
+SINKS = """
+[sinks.log]
+type = "stdout"
+batch_age = "200ms"
+
+[sinks.hook]
+type = "webhook"
+url = "{webhook}"
+batch_age = "200ms"
+connect_timeout = "2s"
+read_timeout = "3s"
+write_timeout = "3s"
+timeout = "5s"
+"""
+LAKE = """
+[sinks.lake]
+type = "s3"
+bucket = "{bucket}"
+endpoint_url = "{s3}"
+path_style = true
+region = "us-east-1"
+format = "jsonl"
+batch_age = "1s"
+connect_timeout = "2s"
+read_timeout = "3s"
+timeout = "5s"
+"""
+
+
+class Setup(enum.StrEnum):
+    """How gpuid is installed."""
+
+    SQLITE = "sqlite"  # one process
+    POSTGRES = "postgres"  # two replicas over one PostgreSQL
+    SHARDS = "shards"  # two shards over one PostgreSQL
+
+
+class Member(CollectorProcess):
+    """One process of the installation."""
+
+    def __init__(self, folder: Path, name: str, shard: int | None) -> None:
+        super().__init__(folder, name)
+        self.name, self.shard = name, shard
+        self.starts = 0
+        self.frozen = False
+        self.has_ended = False  # by a step, which `World.calm` makes up for
+        if shard is not None:
+            self.command += ["--shard", str(shard), "--total-shards", "2"]
+
+    @property
+    def hashed(self) -> set[str]:
+        """The clusters that it reads if every process runs."""
+        return {name for name in CLUSTERS if self.shard is None or shard_of(name, 2) == self.shard}
+
+    def start(self) -> None:
+        """Start it, again if it has ended."""
+        self.starts += 1
+        self.has_ended = self.frozen = False
+        super().start()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """End it by a signal; it stays away until `start`."""
+        if self.frozen:
+            self.resume()
+        self.has_ended = True
+        return self.stop(number, seconds=20)
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP)."""
+        self.frozen = True
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.frozen = False
+        self.send(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._popen is not None
+        return self._popen.pid
+
+    def get(self, path: str, *, seconds: float = 20.0) -> httpx.Response | None:
+        """Return what a path answers; None where nothing answers."""
+        try:
+            return httpx.get(f"{self.url}{path}", timeout=seconds)
+        except httpx.HTTPError:
+            return None
+
+    def api(self, path: str) -> Any:
+        """Return what a path of the API answers; None where nothing, or an error, is answered."""
+        answer = self.get(path)
+        return answer.json() if answer is not None and answer.status_code == 200 else None
+
+
+class World:
+    """Everything that steps act on, and the truth that they made."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        folder: Path,
+        simulator: Simulator,
+        call: Callable[..., Any],
+        receiver: Receiver,
+        *,
+        store: str,
+        postgres: PostgresServer | None,
+        lake: str | None,
+    ) -> None:
+        self.setup, self.folder, self.simulator, self.receiver = setup, folder, simulator, receiver
+        self.store = store  # the URL
+        self.postgres = postgres
+        self.lake = lake  # the URL of S3
+        self.call = call  # runs a function, or a coroutine function, in the simulator's loop
+        self.active: list[Step] = []  # the faults that have not been taken back
+        self.done: list[Step] = []
+        self.calms = 0
+        self.marks: dict[str, tuple[str, str]] = {}  # kind and ticket by UUID, as noted
+        self.truth = Truth()
+        self.truth.note(self.fleet)
+        self.extra: dict[str, Any] = {}  # what kinds of steps remember
+        shards: Mapping[str, int | None] = {"one": None}
+        if setup is Setup.POSTGRES:
+            shards = {"one": None, "two": None}
+        elif setup is Setup.SHARDS:
+            shards = {"zero": 0, "one": 1}
+        self.processes = [Member(folder, name, shard) for name, shard in shards.items()]
+        for one in self.processes:
+            if lake is not None:
+                one.env |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}
+            self.configure(one)
+
+    @property
+    def fleet(self) -> Fleet:
+        """Which GPU is where."""
+        return self.simulator.fleet
+
+    @property
+    def clusters(self) -> Mapping[str, SimulatedCluster]:
+        """The API servers; whatever is called of them has to go through `call`."""
+        return self.simulator.clusters
+
+    def act(self, cluster: str, action: str, **arguments: Any) -> Any:
+        """Do an action of a simulated cluster (collector/simulator/cluster.py)."""
+        return self.call(lambda: getattr(self.clusters[cluster], action)(**arguments))
+
+    def configure(self, process: Member, clusters: Mapping[str, Path] | None = None, *, defaults: str = "") -> None:
+        """Write its configuration file, by default with all clusters of the simulator's kubeconfig."""
+        sinks = SINKS.format(webhook=self.receiver.url)
+        if self.lake is not None:
+            sinks += LAKE.format(bucket=s3.BUCKET, s3=self.lake)
+        process.configure(
+            CLUSTERS if clusters is None else clusters,
+            before=DEFAULTS.format(kubeconfig=self.simulator.kubeconfig) + defaults,
+            after=f'[store]\nurl = "{self.store}"\n{sinks}',
+        )
+
+    def perform(self, step: Step) -> bool:
+        """Do a step, if it is possible."""
+        kind = KINDS[step.kind]
+        self.truth.begin()
+        try:
+            kind.do(self, step.arguments)
+        except SimulationError as error:
+            logging.debug("left out %s: %s", step, error)
+            return False
+        finally:
+            self.truth.note(self.fleet)
+        self.done.append(step)
+        if kind.undo is not None:
+            self.active.append(step)
+        return True
+
+    def take_back(self, step: Step) -> None:
+        """Take one fault back."""
+        self.active.remove(step)
+        undo = KINDS[step.kind].undo
+        assert undo is not None
+        self.truth.begin()
+        undo(self, step.arguments)
+        self.truth.note(self.fleet)
+
+    def calm(self) -> None:
+        """Take every fault back, the last one first."""
+        for step in reversed(list(self.active)):
+            self.take_back(step)
+        for one in self.processes:
+            if not one.running:
+                assert one.has_ended, f"{one.name} has ended by itself: {one.tail()}"
+                one.start()
+        self.calms += 1
+
+    def faulty(self, kind: str, **arguments: Any) -> bool:
+        """Return whether a fault of a kind, with these arguments among its own, is there."""
+        return any(step.kind == kind and arguments.items() <= step.arguments.items() for step in self.active)
+
+    def objects(self) -> dict[str, bytes]:
+        """Return what is in the bucket, by key."""
+        if self.lake is None:
+            return {}
+        client = s3.client(self.lake)
+        try:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET)
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+            return {key: client.get_object(Bucket=s3.BUCKET, Key=key)["Body"].read() for key in keys}
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def new_world(setup: Setup, folder: Path) -> Iterator[World]:
+    """Start everything but the processes of gpuid, and at the end stop all of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    simulator = Simulator(
+        clusters=len(CLUSTERS),
+        nodes=NODES,
+        gpus=GPUS,
+        latency=0.02,
+        directory=folder / "simulator",
+        bookmark_interval=2.0,
+    )
+    with contextlib.ExitStack() as stack:
+        receiver = stack.enter_context(receiving())
+        server = stack.enter_context(postgres_running()) if setup is not Setup.SQLITE else None
+        lake = _lake(stack)
+        portal = stack.enter_context(start_blocking_portal("asyncio"))
+        stack.enter_context(portal.wrap_async_context_manager(simulator))
+        world = World(
+            setup,
+            folder,
+            simulator,
+            portal.call,
+            receiver,
+            store=f"sqlite:///{folder}/gpuid.db" if server is None else server.new_database(),
+            postgres=server,
+            lake=lake,
+        )
+        for process in world.processes:
+            stack.callback(process.stop, signal.SIGKILL)
+            process.start()
+        started = time.monotonic()
+        while any(process.get("/readyz") is None for process in world.processes):
+            assert time.monotonic() < started + 60, world.processes[0].tail()
+            time.sleep(0.1)
+        try:
+            yield world
+        finally:
+            for process in world.processes:
+                if process.frozen:
+                    process.resume()
+
+
+def _lake(stack: contextlib.ExitStack) -> str | None:
+    """Start an S3 with an empty bucket, where its program is there."""
+    try:
+        url = stack.enter_context(s3.SERVERS["versitygw"]())
+    except pytest.skip.Exception:
+        return None
+    client = s3.client(url)
+    client.create_bucket(Bucket=s3.BUCKET)
+    client.close()
+    return url
