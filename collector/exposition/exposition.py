@@ -30,6 +30,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _RENDER_SLICE_SECONDS = 0.005  # of rendering between two turns of the event loop
 _MAX_UNCOMPRESSED_NODES = 8192  # rendered before they are compressed, 15 MB; a restart renders the whole fleet
 _MAX_REFRESH_SECONDS = 0.1  # for which a scrape waits for the latest changes; then it is sent without them
+_LOOKED_AT_ONCE = 16  # clusters whose own series are collected between two turns of the event loop
 _REFRESH_INTERVAL_SECONDS = 1.0  # between two background refreshes, for which a scrape does not wait
 
 _FAMILY_HEADERS = [compressed(header(family)) for family in NODE_FAMILIES]
@@ -42,6 +43,24 @@ class Body(msgspec.Struct, frozen=True):
     encoding: str  # "gzip" or "identity"
     length: int  # bytes of all chunks
     chunks: Iterable[bytes]  # can be iterated once
+
+
+class _NodesText(msgspec.Struct, frozen=True):
+    """The families of some clusters' nodes that have samples."""
+
+    texts: list[DeflatedText]
+    checksum: Checksum
+    deflated_length: int  # bytes
+
+    @classmethod
+    def of(cls, clusters: Sequence[ClusterText]) -> "_NodesText":
+        texts: list[DeflatedText] = []
+        for family, family_header in enumerate(_FAMILY_HEADERS):
+            samples = [text for cluster in clusters for text in cluster[family] if text.deflated]
+            if samples:  # as in prometheus-client: a family without samples has no header
+                texts += [family_header, *samples]
+        checksum = Checksum.concat(text.checksum for text in texts)
+        return cls(texts, checksum, sum(text.deflated_length for text in texts))
 
 
 class Exposition:
@@ -64,6 +83,7 @@ class Exposition:
         self._uncompressed: set[str] = set()  # clusters with rendered lines not yet compressed
         self._compressed: dict[str, ClusterText] = {}  # texts not yet in the snapshot
         self._snapshot: Mapping[str, ClusterText] = {}  # sent to scrapers
+        self._nodes_texts: dict[str | None, _NodesText] = {}  # of the snapshot, by cluster (None: all), as last scraped
         self._published = False  # there has been a snapshot
         self._behind_since: float | None = None  # time of the oldest change not in the snapshot
         self._running = False  # the snapshot is refreshed in the background
@@ -100,6 +120,8 @@ class Exposition:
 
         While one cluster's lines are compressed, the next one's are rendered.
         """
+        if self._published and self._behind_since is None and not (self._dirty or self._uncompressed):
+            return
         async with self._lock:
             async with anyio.create_task_group() as tasks:
                 compressing, done = "", anyio.Event()
@@ -139,6 +161,8 @@ class Exposition:
     def _publish(self) -> None:
         snapshot = dict(self._snapshot)
         for cluster, text in self._compressed.items():
+            self._nodes_texts.pop(None, None)
+            self._nodes_texts.pop(cluster, None)
             if text:
                 snapshot[cluster] = text
             else:
@@ -157,17 +181,27 @@ class Exposition:
         started = time.perf_counter()
         with anyio.move_on_after(_MAX_REFRESH_SECONDS if self._published and self._running else None):
             await self.refresh()
-        snapshot = self._snapshot
-        names = snapshot.keys() if clusters is None else [name for name in clusters if name in snapshot]
+        nodes = self._nodes_text(clusters)
         own = await self._own_text(clusters=clusters, with_process=clusters is None, openmetrics=openmetrics)
-        body = _body([snapshot[name] for name in names], own, openmetrics=openmetrics, gzip=gzip)
+        body = _body(nodes, own, openmetrics=openmetrics, gzip=gzip)
         self._metrics.scraped(body.encoding, body.length, time.perf_counter() - started)
         return body
 
     async def scrape_collector(self, *, openmetrics: bool = False, gzip: bool = False) -> Body:
         """Return the series that belong to no cluster: those of the process as a whole."""
         own = await self._own_text(clusters=(), with_process=True, openmetrics=openmetrics)
-        return _body(None, own, openmetrics=openmetrics, gzip=gzip)
+        return _body(_NodesText.of([]), own, openmetrics=openmetrics, gzip=gzip)
+
+    def _nodes_text(self, clusters: Collection[str] | None) -> _NodesText:
+        """Return the text of all clusters' nodes, or of some; that of several that are not all is not kept."""
+        snapshot = self._snapshot
+        names = list(snapshot) if clusters is None else [name for name in clusters if name in snapshot]
+        if clusters is not None and len(names) != 1:
+            return _NodesText.of([snapshot[name] for name in names])
+        key = None if clusters is None else names[0]
+        if (kept := self._nodes_texts.get(key)) is None:
+            kept = self._nodes_texts[key] = _NodesText.of([snapshot[name] for name in names])
+        return kept
 
     async def _own_text(
         self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool
@@ -176,11 +210,14 @@ class Exposition:
         self._metrics.exposition_age(0.0 if self._behind_since is None else time.monotonic() - self._behind_since)
         if with_process:
             self._metrics.look_at_marks()
-        render = functools.partial(
-            self._metrics.render, clusters=clusters, with_process=with_process, openmetrics=openmetrics
+        for count, cluster in enumerate(self._metrics.clusters() if clusters is None else clusters, 1):
+            self._metrics.look_at(cluster)
+            if count % _LOOKED_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        text = functools.partial(
+            self._metrics.text, clusters=clusters, with_process=with_process, openmetrics=openmetrics
         )
-        # prometheus-client takes about 4 µs per series, too long for the event loop with a hundred clusters.
-        return await anyio.to_thread.run_sync(lambda: compressed(render()))
+        return await anyio.to_thread.run_sync(text)
 
     def _render_node(self, cluster: str, node: str, state: NodeState | None) -> None:
         if state is None:
@@ -191,20 +228,13 @@ class Exposition:
             self._uncompressed.add(cluster)
 
 
-def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
-    """Return the families of some clusters that have samples, then `own`; `chosen` None omits all families."""
-    texts: list[DeflatedText] = []
-    if chosen is not None:
-        for family, header in enumerate(_FAMILY_HEADERS):
-            samples = [text for cluster in chosen for text in cluster[family] if text.deflated]
-            if samples:  # as in prometheus-client: a family without samples has no header
-                texts += [header, *samples]
-    texts.append(own)
+def _body(nodes: _NodesText, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
+    """Return the answer: the nodes' families, then `own`."""
     content_type = OPENMETRICS if openmetrics else CLASSIC
+    checksum = Checksum.concat((nodes.checksum, own.checksum))
     if not gzip:
-        chunks = (plain for text in texts for plain in inflated(text))
-        return Body(content_type, "identity", sum(text.checksum.length for text in texts), chunks)
-    checksum = Checksum.concat(text.checksum for text in texts)
-    blocks = (b"".join(text.deflated) for text in texts)
-    length = len(HEADER) + sum(text.deflated_length for text in texts) + FOOTER_BYTES
+        chunks = (plain for text in (*nodes.texts, own) for plain in inflated(text))
+        return Body(content_type, "identity", checksum.length, chunks)
+    blocks = (b"".join(text.deflated) for text in (*nodes.texts, own))
+    length = len(HEADER) + nodes.deflated_length + own.deflated_length + FOOTER_BYTES
     return Body(content_type, "gzip", length, chain((HEADER,), blocks, (footer(checksum),)))

@@ -6,14 +6,14 @@ prometheus-client renders every series on every scrape, which takes 10 seconds f
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from collector.exposition.gpu_counts import Counts
 from collector.health import KINDS_HELD, Condition, Health, degradations, level
 from collector.model import NodeState
 
-__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "header", "label_names", "render", "render_gpus"]
+__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "gpu_lines", "header", "label_names", "render"]
 
 
 _SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
@@ -407,19 +407,18 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
     return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
 
 
-def render_gpus(clusters: Mapping[str, Counts], cluster_label: str) -> bytes:
-    """Return the lines of gpuid_gpus with their header; empty if no GPUs are known."""
-    lines = "".join(
+def gpu_lines(cluster: str, counts: Counts, cluster_label: str) -> bytes:
+    """Return the lines of gpuid_gpus for a cluster."""
+    return "".join(
         f'gpuid_gpus{{{cluster_label}="{escape(cluster)}",model="{escape(model)}",state="{state}"}} {count}\n'
-        for cluster, counts in clusters.items()
         for (model, state), count in sorted(counts.items())
-    )
-    return header(_GPUS) + lines.encode("utf-8", "replace") if lines else b""
+    ).encode("utf-8", "replace")
 
 
-def header(family: Family) -> bytes:
-    """Return the header lines of a family."""
-    return f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode()
+def header(family: Family, *, openmetrics: bool = False) -> bytes:
+    """Return the header lines of a family; in OpenMetrics a counter's name does not end in `_total` there."""
+    name = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
+    return f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n".encode()
 
 
 @functools.lru_cache(maxsize=KINDS_HELD)

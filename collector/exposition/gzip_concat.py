@@ -8,7 +8,6 @@ simpler, but many clients decode only the first member.
 
 import zlib
 from collections.abc import Iterable
-from functools import reduce
 from itertools import accumulate, repeat
 from typing import NamedTuple, Self
 
@@ -38,7 +37,11 @@ class Checksum(NamedTuple):
     @classmethod
     def concat(cls, checksums: Iterable["Checksum"]) -> "Checksum":
         """Return the checksum of the concatenated bytes."""
-        return reduce(_concat, checksums, EMPTY)
+        crc = length = 0
+        for one in checksums:
+            crc = _multiply(one.shift, crc) ^ one.crc
+            length += one.length
+        return Checksum(crc, length, _power(length))
 
 
 def deflate(data: bytes, level: int = 6) -> bytes:
@@ -50,14 +53,6 @@ def deflate(data: bytes, level: int = 6) -> bytes:
 def footer(checksum: Checksum) -> bytes:
     """Return the end of a gzip member whose uncompressed bytes have this checksum."""
     return _FINAL_BLOCK + checksum.crc.to_bytes(4, "little") + (checksum.length & 0xFFFFFFFF).to_bytes(4, "little")
-
-
-def _concat(first: Checksum, second: Checksum) -> Checksum:
-    return Checksum(
-        _multiply(second.shift, first.crc) ^ second.crc,
-        first.length + second.length,
-        _multiply(second.shift, first.shift),
-    )
 
 
 def _multiply(a: int, b: int) -> int:

@@ -1,13 +1,10 @@
 """The counters and gauges about gpuid itself, kept by prometheus-client."""
 
-import contextlib
-import functools
-import math
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
     Histogram,
@@ -17,15 +14,15 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
 from collector import __version__
-from collector.exposition.families import FAMILIES, render_gpus
+from collector.exposition.cluster_metrics import FAMILY, ClusterMetrics, set_expiry
 from collector.exposition.gpu_counts import Counts
+from collector.exposition.own_text import END, JoinedText, ProcessText
+from collector.exposition.shards import DeflatedText, compressed
 from collector.marks import MarkedGpu
-from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
+from collector.model import ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.sharding import Shard
 from collector.tls import Validity
 
@@ -33,25 +30,24 @@ __all__ = ["Metrics"]
 
 CountGpus = Callable[..., Counts]  # of a cluster, `up` or not
 
-_HELP = {family.name: family.help for family in FAMILIES}
-_LABELS = {family.name: family.labels for family in FAMILIES}
-
 _SCRAPE_BYTES_BUCKETS = (1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
 _SCRAPE_SECONDS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
-_READ_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 
 
 class Metrics:
     """The metrics of one collector.
 
-    Each cluster has its own registry, so that a scrape of one cluster costs only the series of that cluster.
+    Each cluster has its own series and their text, so that a scrape of one cluster costs only what has changed in it.
     """
 
     def __init__(self, *, cluster_label: str = "cluster") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()  # series that belong to no cluster
         self._cluster_label = cluster_label
-        self._clusters: dict[str, _ClusterMetrics] = {}
+        self._clusters: dict[str, ClusterMetrics] = {}
+        self._joined: dict[tuple[str | None, bool], JoinedText] = {}  # by cluster (None: all of them) and format
+        self._process_text = ProcessText(self.registry)
+        self._writing = threading.Lock()  # of clusters' texts
         self._count_gpus: CountGpus = lambda _cluster, *, up: {}  # noqa: ARG005
         self._sinks: set[str] = set()
         self._marks = _MarkedGpus()
@@ -89,8 +85,16 @@ class Metrics:
         open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
         unread for a reason, `nodes` how many there are, and `resemblances` how many other clusters show the same nodes.
         """
-        self._clusters[cluster] = _ClusterMetrics(
-            cluster, self._cluster_label, conflicts, claims, failing, unread, nodes, resemblances
+        self._clusters[cluster] = ClusterMetrics(
+            cluster,
+            self._cluster_label,
+            count_gpus=lambda up: self._count_gpus(cluster, up=up),
+            conflicts=conflicts,
+            claims=claims,
+            failing=failing,
+            unread=unread,
+            nodes=nodes,
+            resemblances=resemblances,
         )
 
     def count_gpus(self, count: CountGpus) -> None:
@@ -100,6 +104,8 @@ class Metrics:
     def remove_cluster(self, cluster: str) -> None:
         """Remove all series of a cluster; later calls about it are ignored."""
         self._clusters.pop(cluster, None)
+        for openmetrics in (False, True):
+            self._joined.pop((cluster, openmetrics), None)
 
     def cluster_state(self, cluster: str, state: ClusterState) -> None:
         """Set the state of a cluster, and with it whether its list and watch are healthy."""
@@ -139,11 +145,11 @@ class Metrics:
     def credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
         """Set the validity of a cluster's credentials; None if they do not expire."""
         if metrics := self._clusters.get(cluster):
-            _set_expiry(metrics.credential_expiry, metrics.credential_lifetime, (cluster,), expiry)
+            set_expiry(metrics.credential_expiry, metrics.credential_lifetime, (cluster,), expiry)
 
     def sink_credential_expiry(self, sink: str, expiry: Validity | None) -> None:
         """Set the validity of a sink's credentials; None if they do not expire or the sink no longer exists."""
-        _set_expiry(self._sink_expiry, self._sink_lifetime, (sink,), expiry)
+        set_expiry(self._sink_expiry, self._sink_lifetime, (sink,), expiry)
 
     def server_certificate(self, expiry: Validity | None) -> None:
         """Set the validity of the collector's server certificate; None without one."""
@@ -274,66 +280,35 @@ class Metrics:
         """Set the age of the oldest change not yet in the text."""
         self._exposition_age.set(seconds)
 
-    def render(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> bytes:
-        """Return the series of some clusters (None: all) as text; `with_process` adds those of no cluster."""
+    def clusters(self) -> list[str]:
+        """Return the clusters that have series."""
+        return list(self._clusters)
+
+    def look_at(self, cluster: str) -> None:
+        """Collect what may have changed in the series of a cluster; on the event loop, which changes them."""
+        if metrics := self._clusters.get(cluster):
+            metrics.text.look()
+
+    def text(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> DeflatedText:
+        """Return the end of an answer, in any thread: some clusters' series (None: all) as `look_at` found them.
+
+        `with_process` adds those of no cluster.
+        """
         names = list(self._clusters) if clusters is None else clusters
-        chosen = {name: metrics for name in names if (metrics := self._clusters.get(name))}
-        gpus = {
-            name: self._count_gpus(name, up=metrics.last_state is ClusterState.UP) for name, metrics in chosen.items()
-        }
-        registries = [metrics.registry for metrics in chosen.values()]
-        if with_process:
-            registries.append(self.registry)
-        generate = generate_openmetrics if openmetrics else generate_latest
-        text: bytes = generate(_MergedRegistries(registries))
-        return render_gpus(gpus, self._cluster_label) + text
+        chosen = {name: metrics.text for name in names if (metrics := self._clusters.get(name))}
+        with self._writing:
+            text = self._text_kept(clusters, chosen, openmetrics=openmetrics).text(list(chosen.values()))
+        rest = self._process_text.text(openmetrics=openmetrics) if with_process else b""
+        return DeflatedText.concat([text, compressed(rest + END if openmetrics else rest)])
 
-
-class _ClusterMetrics:
-    """The metrics of one cluster."""
-
-    def __init__(
-        self,
-        cluster: str,
-        label: str,
-        conflicts: Callable[[], int],
-        claims: Callable[[], int],
-        failing: Callable[[ReadFailure], int],
-        unread: Callable[[UnreadReason], int],
-        nodes: Callable[[], int],
-        resemblances: Callable[[], int],
-    ) -> None:
-        self.registry = own = CollectorRegistry()
-        self.up = _gauge("gpuid_cluster_up", own, label)
-        self.state = _gauge("gpuid_cluster_state", own, label)
-        self.last_state: ClusterState | None = None
-        self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
-        self.credential_expiry = _gauge("gpuid_credential_expiry_timestamp_seconds", own, label)
-        self.credential_lifetime = _gauge("gpuid_credential_lifetime_seconds", own, label)
-        self.moves = _counter("gpuid_gpu_moves_total", own, label)
-        self.read_success = _counter("gpuid_read_success_total", own, label)
-        self.read_failure = _counter("gpuid_read_failure_total", own, label)
-        read_failing = _gauge("gpuid_read_failing_nodes", own, label)
-        _gauge("gpuid_gpu_nodes", own, label).labels(cluster).set_function(nodes)
-        unread_nodes = _gauge("gpuid_unread_nodes", own, label)
-        self.source_pods = _gauge("gpuid_source_pods", own, label)
-        self.slices = _gauge("gpuid_resource_slices_watched", own, label)
-        self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
-        self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
-        self.label_writes = _counter("gpuid_node_label_writes_total", own, label)
-        self.label_failures = _counter("gpuid_node_label_failures_total", own, label)
-        self.export_success = _counter("gpuid_export_success_total", own, label)
-        self.export_failure = _counter("gpuid_export_failure_total", own, label)
-        _gauge("gpuid_cluster_resemblances", own, label).labels(cluster).set_function(resemblances)
-        _gauge("gpuid_gpu_conflicts", own, label).labels(cluster).set_function(conflicts)
-        _gauge("gpuid_gpu_claims", own, label).labels(cluster).set_function(claims)
-        for metric in (self.up, self.moves, self.read_success, self.read_duration):
-            metric.labels(cluster)
-        for reason in ReadFailure:
-            self.read_failure.labels(cluster, reason)
-            read_failing.labels(cluster, reason).set_function(functools.partial(failing, reason))
-        for unread_reason in UNREAD_REASONS:
-            unread_nodes.labels(cluster, unread_reason).set_function(functools.partial(unread, unread_reason))
+    def _text_kept(self, clusters: Collection[str] | None, chosen: Collection[str], *, openmetrics: bool) -> JoinedText:
+        """Return what keeps the text of all clusters, or of one; that of any others is not kept."""
+        if clusters is None or len(chosen) == 1:
+            key = None if clusters is None else next(iter(chosen)), openmetrics
+            if key not in self._joined:
+                self._joined[key] = JoinedText(openmetrics=openmetrics)
+            return self._joined[key]
+        return JoinedText(openmetrics=openmetrics)
 
 
 class _CallbackCounter(Collector):
@@ -343,7 +318,7 @@ class _CallbackCounter(Collector):
         self._name, self._value = name, value
 
     def collect(self) -> Iterable[Metric]:
-        yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
+        yield CounterMetricFamily(self._name, FAMILY[self._name].help, value=self._value())
 
 
 class _MarkedGpus(Collector):
@@ -354,7 +329,7 @@ class _MarkedGpus(Collector):
 
     def collect(self) -> Iterable[Metric]:
         name = "gpuid_gpu_mark_info"
-        family = GaugeMetricFamily(name, _HELP[name], labels=_LABELS[name])
+        family = GaugeMetricFamily(name, FAMILY[name].help, labels=FAMILY[name].labels)
         for labels in self.samples:
             family.add_metric(labels, 1)
         yield family
@@ -368,57 +343,15 @@ class _UnownedClusters(Collector):
 
     def collect(self) -> Iterable[Metric]:
         name = "gpuid_cluster_unowned"
-        family = GaugeMetricFamily(name, _HELP[name], labels=[self._cluster_label])
+        family = GaugeMetricFamily(name, FAMILY[name].help, labels=[self._cluster_label])
         for cluster in self._unowned():
             family.add_metric([cluster], 1)
         yield family
 
 
-class _MergedRegistries(Collector):
-    """Several registries as one: each family occurs once, with the samples of all registries."""
-
-    def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
-        self._registries = registries
-
-    def collect(self) -> Iterable[Metric]:
-        families: dict[str, Metric] = {}
-        for registry in self._registries:
-            for metric in registry.collect():
-                if not metric.samples:
-                    continue
-                if (family := families.get(metric.name)) is None:
-                    family = Metric(metric.name, metric.documentation, metric.type, metric.unit)
-                    families[metric.name] = family
-                family.samples.extend(metric.samples)
-        return families.values()
+def _gauge(name: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, FAMILY[name].help, FAMILY[name].labels, registry=registry)
 
 
-def _gauge(name: str, registry: CollectorRegistry, cluster_label: str = "") -> Gauge:
-    return Gauge(name, _HELP[name], _labels(name, cluster_label), registry=registry)
-
-
-def _counter(name: str, registry: CollectorRegistry, cluster_label: str = "") -> Counter:
-    return Counter(name, _HELP[name], _labels(name, cluster_label), registry=registry)
-
-
-def _histogram(
-    name: str, registry: CollectorRegistry, cluster_label: str = "", *, buckets: tuple[float, ...]
-) -> Histogram:
-    return Histogram(name, _HELP[name], _labels(name, cluster_label), registry=registry, buckets=buckets)
-
-
-def _set_expiry(expiry: Gauge, lifetime: Gauge, labels: tuple[str, ...], found: Validity | None) -> None:
-    """Set when something expires, and its total lifetime if its start is known."""
-    for gauge, value in (
-        (expiry, found.ends if found else None),
-        (lifetime, found.ends - found.begins if found and math.isfinite(found.begins) else None),
-    ):
-        if value is not None:
-            gauge.labels(*labels).set(value)
-        else:
-            with contextlib.suppress(KeyError):
-                gauge.remove(*labels)
-
-
-def _labels(name: str, cluster_label: str) -> list[str]:
-    return [cluster_label if label == "cluster" else label for label in _LABELS[name]]
+def _histogram(name: str, registry: CollectorRegistry, *, buckets: tuple[float, ...]) -> Histogram:
+    return Histogram(name, FAMILY[name].help, FAMILY[name].labels, registry=registry, buckets=buckets)

@@ -14,6 +14,7 @@ from collector.config import parse
 from collector.exposition import Metrics
 from collector.tls import Validity, validity
 from tests.support.kubernetes import Authority
+from tests.support.own_text import own_text
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,7 @@ def sinks(text: str, folder: Path) -> Any:
 
 
 def published(metrics: Metrics, name: str) -> dict[str, float]:
-    text = metrics.render(clusters=[], with_process=True, openmetrics=False).decode()
+    text = own_text(metrics)
     lines = [line.removeprefix(f'{name}{{sink="') for line in text.splitlines() if line.startswith(f"{name}{{")]
     return {line.partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
 
@@ -84,9 +85,9 @@ async def test_the_earliest_expiry_of_each_sink_is_published(tmp_path: Path, mon
 def test_the_server_s_certificate_has_no_series_without_https() -> None:
     metrics = Metrics()
     metrics.server_certificate(None)
-    assert b"gpuid_server_certificate" not in metrics.render(clusters=[], with_process=True, openmetrics=False)
+    assert "gpuid_server_certificate" not in own_text(metrics)
     for ends in (1.9e9, 2e9):
         metrics.server_certificate(Validity(1.8e9, ends))
-    text = metrics.render(clusters=[], with_process=True, openmetrics=False).decode()
+    text = own_text(metrics)
     assert "\ngpuid_server_certificate_expiry_timestamp_seconds 2e+09\n" in text
     assert "\ngpuid_server_certificate_lifetime_seconds 2e+08\n" in text

@@ -22,6 +22,7 @@ from collector.simulator import Simulator
 from collector.simulator.objects import NODES
 from collector.store.leadership import Leadership
 from tests.collect.world import FAST
+from tests.support.own_text import own_text
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +91,7 @@ class Fleet:
         return self.clusters[name].counters.execs.total()
 
     def failures(self, reason: LabelFailure, name: str = "sim-0") -> float:
-        text = self.service.metrics.render(clusters=[name], with_process=False, openmetrics=False).decode()
+        text = own_text(self.service.metrics, clusters=[name], with_process=False)
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         wanted = {"cluster": name, "reason": reason.value}
         return sum(

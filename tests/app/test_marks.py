@@ -14,6 +14,7 @@ from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.store.errors import DamagedStoreError, UnavailableStoreError
 from collector.views.marks import marked_gpus
+from tests.support.own_text import own_text
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -96,7 +97,7 @@ class TestTheMetric:
         metrics = Metrics()
         metrics.register_marks(lambda: marked_gpus(inventory, marks, now))
         metrics.look_at_marks()
-        lines = metrics.render(clusters=(), with_process=True, openmetrics=False).decode().splitlines()
+        lines = own_text(metrics).splitlines()
         return [line for line in lines if line.startswith("gpuid_gpu_mark_info")]
 
     def test_each_marked_gpu_has_one_series_with_its_details(self):
