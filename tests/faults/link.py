@@ -5,7 +5,7 @@ import contextlib
 import enum
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -143,7 +143,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.contextmanager
-def linked(**urls: str) -> Iterator[dict[str, Link]]:
+def linked(urls: Mapping[str, str]) -> Iterator[dict[str, Link]]:
     """Serve a link to each of these URLs, by name."""
     with start_blocking_portal("asyncio") as portal:
         links = {name: portal.call(Link, url, portal.call) for name, url in urls.items()}

@@ -12,7 +12,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator.wear import NEW
-from tests.faults import api_faults, fleet_steps
+from tests.faults import api_faults, fleet_steps, process_faults, sink_faults, store_faults
 from tests.faults import plan as plans
 from tests.faults.compare import (
     Gpu,
@@ -27,11 +27,18 @@ from tests.faults.compare import (
     replay,
 )
 from tests.faults.plan import CALM, Step
+from tests.faults.sinks import Sinks
 from tests.faults.world import Member, Setup, World, new_world
 
 __all__ = ["Outcome", "run"]
 
-STEP_KINDS = (fleet_steps, api_faults)  # imported for the kinds that they register
+STEP_KINDS = (
+    fleet_steps,
+    api_faults,
+    process_faults,
+    store_faults,
+    sink_faults,
+)  # imported for the kinds that they register
 
 CALM_SECONDS = 150.0  # within which everything is as it should be, on a busy machine too
 PAUSES = (0.0, 0.0, 0.1, 0.5, 2.0)  # seconds after a step
@@ -76,6 +83,7 @@ class Checker:
         self._chance = random.Random(seed)
         self._changes: list[dict[str, Any]] = []
         self._scrapes: dict[str, tuple[int, list[Sample]]] = {}  # by process, with its number of starts
+        self._sinks = Sinks(world)
         self._used: dict[tuple[str, int, str], list[float]] = {}
 
     def check(self) -> list[str]:
@@ -109,11 +117,12 @@ class Checker:
         wrong = self._read_changes()
         held, _ = replay(self._changes)
         places = world.truth.places()
-        return wrong + [
+        wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
             for uuid in sorted(held.keys() | places.keys())
             if held.get(uuid, set()) != places.get(uuid, set())
         ]
+        return wrong or self._sinks.wrong()
 
     def _past(self) -> list[str]:
         """Compare what has to hold at once."""

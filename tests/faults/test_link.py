@@ -18,7 +18,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def link(receiver: Receiver) -> Iterator[Link]:
-    with linked(hook=receiver.url) as links:
+    with linked({"hook": receiver.url}) as links:
         yield links["hook"]
 
 

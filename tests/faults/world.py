@@ -3,7 +3,11 @@
 import contextlib
 import enum
 import logging
+import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,17 +21,20 @@ from collector.sharding import shard_of
 from collector.simulator import Simulator
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.fleet import Fleet, SimulationError
+from tests.faults import shifted
+from tests.faults.link import Link, linked
 from tests.faults.plan import KINDS, Step
 from tests.faults.truth import Truth
 from tests.support import s3
 from tests.support.postgres import PostgresServer, postgres_running
-from tests.support.processes import CollectorProcess
+from tests.support.processes import CollectorProcess, Process
 from tests.support.receiver import Receiver, receiving
 
 __all__ = ["CLUSTERS", "Member", "Setup", "World", "new_world"]
 
 CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, the others of H100
 NODES, GPUS = 3, 4
+DISK_MEGABYTES = 64
 
 # Short times, so that what needs hours or minutes otherwise happens within a run.
 DEFAULTS = """
@@ -84,6 +91,9 @@ class Member(CollectorProcess):
         self.starts = 0
         self.frozen = False
         self.has_ended = False  # by a step, which `World.calm` makes up for
+        self._clock = folder / f"{name}.clock"
+        self.set_clock(0.0)
+        self.command = [sys.executable, shifted.__file__, str(self._clock), "run", "-c", str(self.config)]
         if shard is not None:
             self.command += ["--shard", str(shard), "--total-shards", "2"]
 
@@ -115,11 +125,24 @@ class Member(CollectorProcess):
         self.frozen = False
         self.send(signal.SIGCONT)
 
+    def set_clock(self, ahead: float) -> None:
+        """Set its clock this many seconds ahead of the others'."""
+        shifted.set_ahead(self._clock, ahead)
+
     @property
     def pid(self) -> int:
         """Its process."""
         assert self._popen is not None
         return self._popen.pid
+
+    def descriptors(self) -> list[int]:
+        """Return the numbers of its open files."""
+        return [int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir()]
+
+    def limit_descriptors(self, most: int) -> None:
+        """Limit how many files it has open, from now on."""
+        hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most, hard))
 
     def get(self, path: str, *, seconds: float = 20.0) -> httpx.Response | None:
         """Return what a path answers; None where nothing answers."""
@@ -147,12 +170,18 @@ class World:
         *,
         store: str,
         postgres: PostgresServer | None,
-        lake: str | None,
+        lake: tuple[str, Process] | None,
+        disk: Path | None,
     ) -> None:
         self.setup, self.folder, self.simulator, self.receiver = setup, folder, simulator, receiver
         self.store = store  # the URL
         self.postgres = postgres
-        self.lake = lake  # the URL of S3
+        self.lake = None if lake is None else lake[0]  # the URL of S3
+        self.lake_server = None if lake is None else lake[1]
+        self.disk = disk  # a small one, that SQLite's file is on
+        self.links: dict[str, Link] = {}  # to the receiver, S3, and from each process to its database
+        self.contexts = {name: name for name in CLUSTERS}  # the configured clusters: contexts, and their names
+        self.broken = False  # the configuration, which nothing can be read from
         self.call = call  # runs a function, or a coroutine function, in the simulator's loop
         self.active: list[Step] = []  # the faults that have not been taken back
         self.done: list[Step] = []
@@ -170,7 +199,6 @@ class World:
         for one in self.processes:
             if lake is not None:
                 one.env |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}
-            self.configure(one)
 
     @property
     def fleet(self) -> Fleet:
@@ -186,16 +214,27 @@ class World:
         """Do an action of a simulated cluster (collector/simulator/cluster.py)."""
         return self.call(lambda: getattr(self.clusters[cluster], action)(**arguments))
 
-    def configure(self, process: Member, clusters: Mapping[str, Path] | None = None, *, defaults: str = "") -> None:
-        """Write its configuration file, by default with all clusters of the simulator's kubeconfig."""
-        sinks = SINKS.format(webhook=self.receiver.url)
+    def urls(self) -> dict[str, str]:
+        """Return what links lead to, by their names."""
+        found = {"hook": self.receiver.url}
         if self.lake is not None:
-            sinks += LAKE.format(bucket=s3.BUCKET, s3=self.lake)
-        process.configure(
-            CLUSTERS if clusters is None else clusters,
-            before=DEFAULTS.format(kubeconfig=self.simulator.kubeconfig) + defaults,
-            after=f'[store]\nurl = "{self.store}"\n{sinks}',
+            found["lake"] = self.lake
+        if self.postgres is not None:
+            found |= {f"store-{one.name}": self.store for one in self.processes}
+        return found
+
+    def configure(self) -> None:
+        """Write the configuration file of each process; those that run read it again by themselves."""
+        sinks = SINKS.format(webhook=self.links["hook"].url)
+        if self.lake is not None:
+            sinks += LAKE.format(bucket=s3.BUCKET, s3=self.links["lake"].url)
+        clusters = "".join(
+            f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\n' for context, name in self.contexts.items()
         )
+        for one in self.processes:
+            store = self.links[f"store-{one.name}"].url if self.postgres is not None else self.store
+            after = f'{clusters}[store]\nurl = "{store}"\n{sinks}{"[" if self.broken else ""}'
+            one.configure((), before=DEFAULTS.format(kubeconfig=self.simulator.kubeconfig), after=after)
 
     def perform(self, step: Step) -> bool:
         """Do a step, if it is possible."""
@@ -236,18 +275,6 @@ class World:
         """Return whether a fault of a kind, with these arguments among its own, is there."""
         return any(step.kind == kind and arguments.items() <= step.arguments.items() for step in self.active)
 
-    def objects(self) -> dict[str, bytes]:
-        """Return what is in the bucket, by key."""
-        if self.lake is None:
-            return {}
-        client = s3.client(self.lake)
-        try:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET)
-            keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
-            return {key: client.get_object(Bucket=s3.BUCKET, Key=key)["Body"].read() for key in keys}
-        finally:
-            client.close()
-
 
 @contextlib.contextmanager
 def new_world(setup: Setup, folder: Path) -> Iterator[World]:
@@ -265,6 +292,7 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
         receiver = stack.enter_context(receiving())
         server = stack.enter_context(postgres_running()) if setup is not Setup.SQLITE else None
         lake = _lake(stack)
+        disk = _disk(stack, folder / "disk") if server is None else None
         portal = stack.enter_context(start_blocking_portal("asyncio"))
         stack.enter_context(portal.wrap_async_context_manager(simulator))
         world = World(
@@ -273,10 +301,13 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
             simulator,
             portal.call,
             receiver,
-            store=f"sqlite:///{folder}/gpuid.db" if server is None else server.new_database(),
+            store=f"sqlite://{disk or folder}/gpuid.db" if server is None else server.new_database(),
             postgres=server,
             lake=lake,
+            disk=disk,
         )
+        world.links = stack.enter_context(linked(world.urls()))
+        world.configure()
         for process in world.processes:
             stack.callback(process.stop, signal.SIGKILL)
             process.start()
@@ -292,13 +323,26 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
                     process.resume()
 
 
-def _lake(stack: contextlib.ExitStack) -> str | None:
+def _lake(stack: contextlib.ExitStack) -> tuple[str, Process] | None:
     """Start an S3 with an empty bucket, where its program is there."""
     try:
-        url = stack.enter_context(s3.SERVERS["versitygw"]())
+        url, process = stack.enter_context(s3.versitygw())
     except pytest.skip.Exception:
         return None
     client = s3.client(url)
     client.create_bucket(Bucket=s3.BUCKET)
     client.close()
-    return url
+    return url, process
+
+
+def _disk(stack: contextlib.ExitStack, folder: Path) -> Path | None:
+    """Mount a small disk, where that is allowed."""
+    if os.geteuid() != 0:
+        return None
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "none", folder], check=False
+    ).returncode:
+        return None
+    stack.callback(lambda: subprocess.run(["umount", "--lazy", folder], check=True))
+    return folder

@@ -75,6 +75,10 @@ class PostgresServer:
         """Stop it as a crash would, and wait until it is gone."""
         self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
 
+    def kill(self) -> None:
+        """End its first process, after which the others end as soon as they notice."""
+        os.kill(int((self._folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
     def new_database(self) -> str:
         """Make an empty database and return its URL."""
         name = f"test{next(self._numbers)}"

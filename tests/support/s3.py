@@ -3,7 +3,6 @@
 import contextlib
 import os
 import ssl
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,10 +18,21 @@ from moto.server import ThreadedMotoServer
 
 from collector.config.sinks import S3Settings
 from collector.sinks import open_sink
-from tests.support.processes import free_ports
+from tests.support.processes import Process, free_ports
 from tests.support.waiting import until
 
-__all__ = ["ACCESS_KEY", "BUCKET", "SECRET_KEY", "SERVERS", "Exchange", "answering", "client", "lake", "objects"]
+__all__ = [
+    "ACCESS_KEY",
+    "BUCKET",
+    "SECRET_KEY",
+    "SERVERS",
+    "Exchange",
+    "answering",
+    "client",
+    "lake",
+    "objects",
+    "versitygw",
+]
 
 ACCESS_KEY, SECRET_KEY = "AKIAHUNTER2", "hunter2-secret"
 BUCKET = "gpu-serials"
@@ -67,6 +77,13 @@ def _moto() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _versitygw() -> Iterator[str]:
+    with versitygw() as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def versitygw() -> Iterator[tuple[str, Process]]:
+    """Run versitygw, and yield its URL and its process; skips where it has not been built."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     program = cache / "gpuid" / "s3" / "versitygw"
     if not program.exists():
@@ -76,22 +93,21 @@ def _versitygw() -> Iterator[str]:
         data, metadata, versions = (Path(folder) / name for name in ("data", "metadata", "versions"))
         for path in (data, metadata, versions):
             path.mkdir()
-        process = subprocess.Popen(
+        process = Process(
             [
                 *(program, "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", f"127.0.0.1:{port}"),
                 *("--quiet", "--keep-alive", "posix", "--sidecar", metadata, "--versioning-dir", versions, data),
             ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            Path(folder) / "log",
         )
+        process.start()
         try:
             owner = client(f"http://127.0.0.1:{port}")
             until(lambda: _answers(owner))
             owner.close()
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process
         finally:
-            process.terminate()
-            process.wait()
+            process.stop()
 
 
 def _answers(owner: Any) -> bool:

@@ -1,0 +1,209 @@
+"""What happens to the processes of gpuid: signals, other configurations, other clocks, too few descriptors."""
+
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from tests.faults.plan import Arguments, register
+
+if TYPE_CHECKING:
+    from tests.faults.world import Member, World
+
+STOPPED_SECONDS = 12.0  # within which SIGTERM ends a process: 8, and more on a busy machine
+LEASE_SECONDS = 17.0  # after which another process has taken over
+CALMS_WITH_TRUE_CLOCKS = 8  # at the beginning of a run: times in the history are compared until a clock was set
+MOST_DESCRIPTORS = 1024
+
+
+def a_process(world: "World", chance: random.Random) -> Arguments:
+    """Draw a process."""
+    return {"process": chance.choice([one.name for one in world.processes])}
+
+
+def the_process(world: "World", given: Arguments) -> "Member":
+    """Return the process that was drawn."""
+    return next(one for one in world.processes if one.name == given["process"])
+
+
+def _end(process: "Member", number: signal.Signals) -> None:
+    frozen, started = process.frozen, time.monotonic()
+    if not process.running:
+        return
+    process.end(number)
+    if number is signal.SIGTERM and not frozen:
+        assert (took := time.monotonic() - started) < STOPPED_SECONDS, f"SIGTERM took {took:.1f} s: {process.tail()}"
+
+
+def _restart(world: "World", chance: random.Random) -> Arguments:
+    how = chance.choice(["SIGTERM", "SIGKILL", "SIGINT"])
+    return {**a_process(world, chance), "how": how, "seconds": chance.choice([0.0, 0.0, 2.0, LEASE_SECONDS])}
+
+
+def _do_restart(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    _end(process, signal.Signals[given["how"]])
+    time.sleep(given["seconds"])
+    process.start()
+
+
+def _away(world: "World", chance: random.Random) -> Arguments | None:
+    process = a_process(world, chance)
+    return None if world.faulty("away", **process) else {**process, "how": chance.choice(["SIGTERM", "SIGKILL"])}
+
+
+def _do_away(world: "World", given: Arguments) -> None:
+    _end(the_process(world, given), signal.Signals[given["how"]])
+
+
+def _back(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    if not process.running:
+        process.start()
+
+
+register("restart", 3, _restart, _do_restart)
+register("away", 1, _away, _do_away, _back)
+
+
+# SIGSTOP
+
+
+def _pause(world: "World", chance: random.Random) -> Arguments:
+    return {**a_process(world, chance), "seconds": chance.choice([0.3, 2.0, 6.0, LEASE_SECONDS])}
+
+
+def _do_pause(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    _do_freeze(world, given)
+    time.sleep(given["seconds"])
+    if process.running:
+        process.resume()
+
+
+def _do_freeze(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    if process.running:
+        process.pause()
+
+
+def _thaw(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    if process.running:
+        process.resume()
+
+
+register("pause_process", 2, _pause, _do_pause)
+register("freeze_process", 1, a_process, _do_freeze, _thaw)
+
+
+# Configuration
+
+
+def _do_hup(world: "World", given: Arguments) -> None:
+    process = the_process(world, given)
+    if process.running and process.get("/healthz", seconds=1.0) is not None:  # it listens for signals by then
+        process.send(signal.SIGHUP)
+
+
+def _cluster(world: "World", chance: random.Random) -> Arguments | None:
+    (cluster,) = chance.sample(sorted(world.clusters), 1)
+    return {"cluster": cluster} if world.contexts.get(cluster) == cluster else None
+
+
+def _renamed(world: "World", chance: random.Random) -> Arguments | None:
+    cluster = _cluster(world, chance)
+    return cluster and {**cluster, "name": f"other-{cluster['cluster']}"}
+
+
+def _do_remove(world: "World", given: Arguments) -> None:
+    world.contexts.pop(given["cluster"], None)
+    _reconfigured(world, given)
+
+
+def _do_rename(world: "World", given: Arguments) -> None:
+    world.contexts[given["cluster"]] = given["name"]
+    _reconfigured(world, given)
+
+
+def _do_reorder(world: "World", given: Arguments) -> None:
+    del given
+    world.contexts = dict(reversed(world.contexts.items()))
+    world.configure()
+
+
+def _as_before(world: "World", given: Arguments) -> None:
+    world.contexts[given["cluster"]] = given["cluster"]
+    _reconfigured(world, given)
+
+
+def _reconfigured(world: "World", given: Arguments) -> None:
+    world.configure()
+    for node in world.fleet.nodes(given["cluster"]):
+        for name in (given["cluster"], given.get("name", given["cluster"])):
+            world.truth.hide((name, node))
+
+
+def _broken(world: "World", chance: random.Random) -> Arguments | None:
+    del chance
+    return None if world.broken else {}
+
+
+def _do_break(world: "World", given: Arguments) -> None:
+    del given
+    world.broken = True
+    world.configure()
+
+
+def _mend(world: "World", given: Arguments) -> None:
+    del given
+    world.broken = False
+    world.configure()
+
+
+register("hup", 2, a_process, _do_hup)
+register("remove_cluster", 1, _cluster, _do_remove, _as_before)
+register("rename_cluster", 1, _renamed, _do_rename, _as_before)
+register("reorder_clusters", 0.5, lambda _world, _chance: {}, _do_reorder)
+register("break_configuration", 0.5, _broken, _do_break, _mend)
+
+
+# Clocks
+
+
+def _clock(world: "World", chance: random.Random) -> Arguments | None:
+    if world.calms < CALMS_WITH_TRUE_CLOCKS:
+        return None
+    return {**a_process(world, chance), "ahead": chance.choice([-86_400.0, -600.0, -5.0, 5.0, 600.0, 86_400.0])}
+
+
+def _set_clock(world: "World", given: Arguments) -> None:
+    world.extra["clocks_stepped"] = True
+    the_process(world, given).set_clock(given["ahead"])
+
+
+def _set_back(world: "World", given: Arguments) -> None:
+    the_process(world, given).set_clock(0.0)
+
+
+register("set_clock", 1, _clock, _set_clock, _set_back)
+
+
+# Descriptors
+
+
+def _few(world: "World", chance: random.Random) -> Arguments:
+    return {**a_process(world, chance), "free": chance.choice([0, 1, 3, 10])}
+
+
+def _do_few(world: "World", given: Arguments) -> None:
+    if (process := the_process(world, given)).running:
+        process.limit_descriptors(max(process.descriptors()) + 1 + given["free"])
+
+
+def _enough(world: "World", given: Arguments) -> None:
+    if (process := the_process(world, given)).running:
+        process.limit_descriptors(MOST_DESCRIPTORS)
+
+
+register("few_descriptors", 1, _few, _do_few, _enough)
