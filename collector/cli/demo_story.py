@@ -78,12 +78,13 @@ class Story:
         self.missing: list[tuple[Place, str]] = []  # GPUs that the driver no longer finds
         self.swapped: list[Place] = []  # nodes whose tray was replaced
         self.featured: list[Featured] = []
+        self.stages: set[Place] = set()  # the nodes where those are in the end
 
     @property
     def troubled(self) -> set[Place]:
         """The nodes whose problems last while the demo runs."""
         doubled = {place for home, _, claimant in self.doubled for place in (home, claimant)}
-        return doubled | {place for place, _ in (*self.unreadable, *self.missing, *self.lost)}
+        return self.stages | doubled | {place for place, _ in (*self.unreadable, *self.missing, *self.lost)}
 
     @property
     def sights(self) -> list[Sight]:
@@ -145,6 +146,10 @@ class _Teller:
                 self._read(place, days * DAY_SECONDS - _NOTICED_SECONDS)
         for at, place in enumerate(places):
             self._confirm(place, _LAST_READINGS_SECONDS * (1.0 - 0.5 * at / len(places)))
+        featured = {one.uuid for one in self._story.featured}
+        self._story.stages = {
+            place for place in places if not featured.isdisjoint(card.uuid for card in self._fleet.cards(*place))
+        }
         return self._story
 
     # The fleet as it was

@@ -74,6 +74,35 @@ async def test_no_event_stops_it(size, monkeypatch, capsys, tmp_path) -> None:
         assert re.search(r"^\S+  nothing: sim-0: no GPU nodes left$", said, re.MULTILINE)
 
 
+@pytest.mark.anyio
+async def test_events_repair_none_of_the_made_up_faults(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(demo_command, "_EVENT_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(demo_command, "_OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(demo_command, "_NOTICE_TIMEOUT_SECONDS", 0.0)
+    simulator = Simulator(clusters=3, nodes=20, gpus=8, drivers=DRIVERS, directory=tmp_path)
+    story = tell(simulator.fleet, simulator.drivers)
+    statuses = {name: SimpleNamespace(state=ClusterState.UP) for name in simulator.fleet.clusters}
+    service = SimpleNamespace(inventory=Inventory(), clusters=SimpleNamespace(statuses=statuses))
+    scenario = demo_command._Scenario(simulator, service, story)  # type: ignore[arg-type]
+    events = scenario._events()
+    monkeypatch.setattr(scenario, "_events", lambda: itertools.islice(events, 150))
+
+    def featured() -> dict:
+        cards = {
+            card.uuid: (cluster, node, card)
+            for cluster in simulator.fleet.clusters
+            for node in simulator.fleet.nodes(cluster)
+            for card in simulator.fleet.cards(cluster, node)
+        }
+        return {one.title: cards.get(one.uuid) for one in story.featured}
+
+    before = featured()
+    async with simulator:
+        await scenario.run()
+    assert len(before) == 12
+    assert featured() == before
+
+
 def get(url: str, path: str) -> dict:
     return httpx.get(f"{url}/api/v1/{path}").raise_for_status().json()
 

@@ -33,6 +33,7 @@ def recipes(*, worn: bool) -> list[object]:
 
 @pytest.mark.parametrize(("query", "quiet"), recipes(worn=False))
 def test_every_recipe_returns_data(prometheus: Prometheus, query: str, quiet: bool) -> None:
+    until(lambda: len(prometheus.query('gpuid_gpu_info{serial!=""}')) > 0)  # also after a scrape that failed
     gpu = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]
     for label, example in EXAMPLES.items():
         query = query.replace(f'{label}="{example}"', f'{label}="{gpu[label]}"')
