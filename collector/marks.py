@@ -1,5 +1,6 @@
 """People's marks on GPUs, and which of them currently apply."""
 
+import bisect
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -105,6 +106,9 @@ class Marks:
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         self._by_uuid: dict[str, Mark] = {}
         self._by_serial: dict[str, Mark] = {}
+        self._ends: list[float] = []
+        self.version = 0  # differs after each `replace`
+        self.incomplete = False  # a mark lacks its GPU's serial or UUID
         self.replace(marks)
 
     def replace(self, marks: Iterable[Mark]) -> None:
@@ -117,6 +121,13 @@ class Marks:
             elif mark.serial is not None:
                 by_serial[mark.serial] = mark
         self._by_uuid, self._by_serial = by_uuid, by_serial
+        self._ends = sorted(mark.until for mark in self if mark.until is not None)
+        self.incomplete = any(mark.uuid is None or mark.serial is None for mark in self)
+        self.version += 1
+
+    def expired(self, now: float) -> int:
+        """Return how many have expired at `now` (Unix seconds) since they were last set."""
+        return bisect.bisect_right(self._ends, now)
 
     def of(self, uuid: str, serial: str | None, now: float) -> Mark | None:
         """Return the mark that applies to a GPU at `now` (Unix seconds), if any."""

@@ -1,5 +1,6 @@
 """Builds a collector from a configuration and runs it in one task group."""
 
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -203,7 +204,7 @@ class Service:
         self._mark_follower = marks = MarkFollower(store, self.marks)
         await marks.try_refresh()
         store.history_writer.marks = self.marks
-        self.metrics.register_marks(lambda: marked_gpus(self.inventory, self.marks, time.time()))
+        self.exposition.marks.register(self.marks, functools.partial(marked_gpus, self.inventory, self.marks))
         self._labels.write_while(lambda: store.leadership.leads)
         self.metrics.register_store(
             up=lambda: store.health.status.up,

@@ -18,6 +18,7 @@ from collector.events import ResettableEvent
 from collector.exposition.families import NODE_FAMILIES, header, label_names, render
 from collector.exposition.gpu_counts import GpuCounts
 from collector.exposition.gzip_concat import FOOTER_BYTES, HEADER, Checksum, footer
+from collector.exposition.mark_series import MarkSeries
 from collector.exposition.metrics import Metrics
 from collector.exposition.shards import ClusterText, ClusterTextStore, DeflatedText, compressed, inflated
 from collector.model import NodeState, Place
@@ -74,6 +75,7 @@ class Exposition:
         node_labels: Sequence[str] = (),
     ) -> None:
         self.gpu_counts = GpuCounts()  # of published nodes
+        self.marks = MarkSeries()
         self.renders: Callable[[str], bool] = lambda _cluster: True  # a cluster that scrapes are sent
         self._metrics = metrics
         metrics.count_gpus(self.gpu_counts.of)
@@ -98,6 +100,7 @@ class Exposition:
                 continue
             self._dirty.setdefault(place.cluster, {})[place.node] = state
         if nodes:
+            self.marks.inventory_changed()
             self._behind_since = self._behind_since or time.monotonic()
             self._changed.set()
 
@@ -206,10 +209,8 @@ class Exposition:
     async def _own_text(
         self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool
     ) -> DeflatedText:
-        """Return the series about gpuid itself."""
+        """Return the series about gpuid itself and, with those of the process, about marked GPUs."""
         self._metrics.exposition_age(0.0 if self._behind_since is None else time.monotonic() - self._behind_since)
-        if with_process:
-            self._metrics.look_at_marks()
         for count, cluster in enumerate(self._metrics.clusters() if clusters is None else clusters, 1):
             self._metrics.look_at(cluster)
             if count % _LOOKED_AT_ONCE == 0:
@@ -217,7 +218,10 @@ class Exposition:
         text = functools.partial(
             self._metrics.text, clusters=clusters, with_process=with_process, openmetrics=openmetrics
         )
-        return await anyio.to_thread.run_sync(text)
+        own = await anyio.to_thread.run_sync(text)
+        if not with_process or not (marks := await self.marks.text()).deflated:
+            return own
+        return DeflatedText.concat((marks, own))  # in this order: the end of OpenMetrics is in the latter
 
     def _render_node(self, cluster: str, node: str, state: NodeState | None) -> None:
         if state is None:

@@ -6,14 +6,25 @@ prometheus-client renders every series on every scrape, which takes 10 seconds f
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from collector.exposition.gpu_counts import Counts
 from collector.health import KINDS_HELD, Condition, Health, degradations, level
+from collector.marks import MarkedGpu
 from collector.model import NodeState
 
-__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "gpu_lines", "header", "label_names", "render"]
+__all__ = [
+    "FAMILIES",
+    "NODE_FAMILIES",
+    "Family",
+    "escape",
+    "gpu_lines",
+    "header",
+    "label_names",
+    "render",
+    "render_marks",
+]
 
 
 _SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
@@ -135,7 +146,14 @@ _GPUS = Family(
     " present for each model, the others if not zero.",
 )
 
-# All families except those of nodes and gpuid_gpus are kept by prometheus-client, created in `metrics`.
+_MARKS = Family(
+    "gpuid_gpu_mark_info",
+    "gauge",
+    ("serial", "uuid", "mark", "ticket"),
+    "A marked GPU (rma, quarantine or watch), whether or not it is present; always 1.",
+)
+
+# All families except those of nodes, gpuid_gpus and the marks are kept by prometheus-client, created in `metrics`.
 FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
@@ -180,12 +198,7 @@ FAMILIES = (
         "GPUs reported by a second node before the first one has been verified; published in both.",
     ),
     _GPUS,
-    Family(
-        "gpuid_gpu_mark_info",
-        "gauge",
-        ("serial", "uuid", "mark", "ticket"),
-        "A marked GPU (rma, quarantine or watch), whether or not it is present; always 1.",
-    ),
+    _MARKS,
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),
@@ -413,6 +426,16 @@ def gpu_lines(cluster: str, counts: Counts, cluster_label: str) -> bytes:
         f'gpuid_gpus{{{cluster_label}="{escape(cluster)}",model="{escape(model)}",state="{state}"}} {count}\n'
         for (model, state), count in sorted(counts.items())
     ).encode("utf-8", "replace")
+
+
+def render_marks(gpus: Iterable[MarkedGpu]) -> bytes:
+    """Return the lines of gpuid_gpu_mark_info with their header; empty if no GPU is marked."""
+    lines = "".join(
+        f'gpuid_gpu_mark_info{{serial="{escape(serial)}",uuid="{escape(uuid)}",mark="{mark.kind}",'
+        f'ticket="{escape(mark.ticket)}"}} 1\n'
+        for serial, uuid, mark in gpus
+    )
+    return header(_MARKS) + lines.encode("utf-8", "replace") if lines else b""
 
 
 def header(family: Family, *, openmetrics: bool = False) -> bytes:

@@ -1,7 +1,7 @@
 """The counters and gauges about gpuid itself, kept by prometheus-client."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,7 +21,6 @@ from collector.exposition.cluster_metrics import FAMILY, ClusterMetrics, set_exp
 from collector.exposition.gpu_counts import Counts
 from collector.exposition.own_text import END, JoinedText, ProcessText
 from collector.exposition.shards import DeflatedText, compressed
-from collector.marks import MarkedGpu
 from collector.model import ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.sharding import Shard
 from collector.tls import Validity
@@ -50,8 +49,6 @@ class Metrics:
         self._writing = threading.Lock()  # of clusters' texts
         self._count_gpus: CountGpus = lambda _cluster, *, up: {}  # noqa: ARG005
         self._sinks: set[str] = set()
-        self._marks = _MarkedGpus()
-        self._marked: Callable[[], Iterable[MarkedGpu]] = tuple
         self._server_expiry: tuple[Gauge, Gauge] | None = None
         self._export_backlog = _gauge("gpuid_export_backlog_records", self.registry)
         self._export_oldest = _gauge("gpuid_export_oldest_timestamp_seconds", self.registry)
@@ -262,15 +259,6 @@ class Metrics:
         _gauge("gpuid_config_last_reload_success_timestamp_seconds", self.registry).set_function(loaded)
         _gauge("gpuid_config_restart_required", self.registry).set_function(restart_required)
 
-    def register_marks(self, marked: Callable[[], Iterable[MarkedGpu]]) -> None:
-        """Create the series of marked GPUs, which `look_at_marks` updates."""
-        self._marked = marked
-        self.registry.register(self._marks)
-
-    def look_at_marks(self) -> None:
-        """Update the series of marked GPUs; on the event loop, which owns the inventory."""
-        self._marks.samples = [(one.serial, one.uuid, one.mark.kind, one.mark.ticket) for one in self._marked()]
-
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Count a scrape: the bytes of its response as sent, and the seconds taken to prepare it."""
         self._scrape_bytes.labels(encoding).observe(length)
@@ -319,20 +307,6 @@ class _CallbackCounter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, FAMILY[self._name].help, value=self._value())
-
-
-class _MarkedGpus(Collector):
-    """One series for each marked GPU."""
-
-    def __init__(self) -> None:
-        self.samples: Sequence[tuple[str, str, str, str]] = ()  # the values of the labels
-
-    def collect(self) -> Iterable[Metric]:
-        name = "gpuid_gpu_mark_info"
-        family = GaugeMetricFamily(name, FAMILY[name].help, labels=FAMILY[name].labels)
-        for labels in self.samples:
-            family.add_metric(labels, 1)
-        yield family
 
 
 class _UnownedClusters(Collector):

@@ -1,5 +1,6 @@
 """A running collector knows the marks in the store soon after they change."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import anyio
 import pytest
 
 from collector.app.marks import MarkFollower
-from collector.exposition import Metrics
+from collector.exposition.mark_series import MarkSeries
+from collector.exposition.shards import compressed, inflated
 from collector.inventory import Inventory
-from collector.marks import Mark, MarkKind, Marks, NewMark
+from collector.marks import Mark, MarkedGpu, MarkKind, Marks, NewMark
 from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.store.errors import DamagedStoreError, UnavailableStoreError
 from collector.views.marks import marked_gpus
-from tests.support.own_text import own_text
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -92,15 +93,27 @@ async def test_a_mark_expires_without_a_write(settings):
     assert marks.all(2000.0) == []
 
 
-class TestTheMetric:
-    def text(self, inventory: Inventory, marks: Marks, now: float = 100.0) -> list[str]:
-        metrics = Metrics()
-        metrics.register_marks(lambda: marked_gpus(inventory, marks, now))
-        metrics.look_at_marks()
-        lines = own_text(metrics).splitlines()
-        return [line for line in lines if line.startswith("gpuid_gpu_mark_info")]
+class Published:
+    """The series of some marks, and how often their GPUs were looked up."""
 
-    def test_each_marked_gpu_has_one_series_with_its_details(self):
+    def __init__(self, inventory: Inventory, marks: Marks) -> None:
+        self.now = 100.0
+        self.looks = 0
+        self.series = MarkSeries()
+        self._inventory, self._marks = inventory, marks
+        self.series.register(marks, self._look, lambda: self.now)
+
+    def _look(self, now: float) -> Iterator[MarkedGpu]:
+        self.looks += 1
+        return marked_gpus(self._inventory, self._marks, now)
+
+    async def lines(self) -> list[str]:
+        text = b"".join(inflated(await self.series.text())).decode()
+        return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+class TestTheMetric:
+    async def test_each_marked_gpu_has_one_series_with_its_details(self):
         inventory = Inventory()
         inventory.apply(reading("n1", Gpu(uuid="GPU-1", serial="S1"), Gpu(uuid="GPU-2", serial="S2")))
         inventory.apply(reading("n2", Gpu(uuid="GPU-3", serial="S3")))
@@ -109,24 +122,51 @@ class TestTheMetric:
             [
                 mark(uuid="GPU-1", kind=MarkKind.WATCH),
                 mark(serial="S1", kind=MarkKind.RMA),  # of the same GPU, from before it was known
-                mark(serial="S2", ticket="https://tickets/1?a=b"),
+                mark(serial="S2", ticket='https://tickets/1?a="b"'),
                 mark(uuid="GPU-3"),  # absent
                 mark(serial="S9"),  # never seen
                 mark(uuid="GPU-9"),
             ]
         )
-        assert self.text(inventory, marks) == [
-            'gpuid_gpu_mark_info{mark="watch",serial="S1",ticket="",uuid="GPU-1"} 1.0',
-            'gpuid_gpu_mark_info{mark="rma",serial="S3",ticket="",uuid="GPU-3"} 1.0',
-            'gpuid_gpu_mark_info{mark="rma",serial="",ticket="",uuid="GPU-9"} 1.0',
-            'gpuid_gpu_mark_info{mark="rma",serial="S2",ticket="https://tickets/1?a=b",uuid="GPU-2"} 1.0',
-            'gpuid_gpu_mark_info{mark="rma",serial="S9",ticket="",uuid=""} 1.0',
+        assert await Published(inventory, marks).lines() == [
+            'gpuid_gpu_mark_info{serial="S1",uuid="GPU-1",mark="watch",ticket=""} 1',
+            'gpuid_gpu_mark_info{serial="S3",uuid="GPU-3",mark="rma",ticket=""} 1',
+            'gpuid_gpu_mark_info{serial="",uuid="GPU-9",mark="rma",ticket=""} 1',
+            'gpuid_gpu_mark_info{serial="S2",uuid="GPU-2",mark="rma",ticket="https://tickets/1?a=\\"b\\""} 1',
+            'gpuid_gpu_mark_info{serial="S9",uuid="",mark="rma",ticket=""} 1',
         ]
 
-    def test_the_series_ends_with_the_mark(self):
-        marks = Marks([mark(uuid="GPU-1", until=50.0)])
-        assert len(self.text(Inventory(), marks, 49.0)) == 1
-        assert self.text(Inventory(), marks, 50.0) == []
+    async def test_the_series_ends_with_the_mark(self):
+        published = Published(Inventory(), Marks([mark(uuid="GPU-1", until=150.0)]))
+        assert len(await published.lines()) == 1
+        published.now = 150.0
+        assert await published.lines() == []
+        published.now = 149.0  # the clock was set back
+        assert len(await published.lines()) == 1
+
+    async def test_without_marks_there_is_no_family(self):
+        assert await Published(Inventory(), Marks()).series.text() == compressed(b"")
+
+    async def test_a_scrape_looks_up_nothing_until_a_mark_changes(self):
+        inventory, marks = Inventory(), Marks([mark(uuid="GPU-1", serial="S1")])
+        published = Published(inventory, marks)
+        for _ in range(3):
+            await published.lines()
+            published.series.inventory_changed()
+        assert published.looks == 1
+        marks.replace([mark(uuid="GPU-2", serial="S2")])
+        assert await published.lines() == ['gpuid_gpu_mark_info{serial="S2",uuid="GPU-2",mark="rma",ticket=""} 1']
+
+    async def test_a_mark_by_serial_follows_the_inventory(self):
+        inventory = Inventory()
+        published = Published(inventory, Marks([mark(serial="S1")]))
+        assert await published.lines() == ['gpuid_gpu_mark_info{serial="S1",uuid="",mark="rma",ticket=""} 1']
+        inventory.apply(reading("n1", Gpu(uuid="GPU-1", serial="S1")))
+        published.series.inventory_changed()
+        assert await published.lines() == ['gpuid_gpu_mark_info{serial="S1",uuid="GPU-1",mark="rma",ticket=""} 1']
+        before = await published.series.text()
+        published.series.inventory_changed()
+        assert await published.series.text() is before  # what has not changed is not rendered again
 
 
 def mark(*, kind: MarkKind = MarkKind.RMA, **fields: Any) -> Mark:
