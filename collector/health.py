@@ -133,7 +133,8 @@ class Degradation(StrEnum):
     fabric (reset): DCGM fails a GPU whose registration with the NVLink fabric has not started, failed or is not known,
         and one with a route, bandwidth or configuration that is not healthy [3]; of these the tool writes the summary,
         Healthy, Unhealthy or Limited Capacity [10]. The status counts only once the state is Completed [11], and
-        then any but Success. In Progress is on the way; a state Not Supported and N/A say nothing.
+        then any but Success. DCGM merely warns of In Progress, in which a GPU of a shared NVSwitch stays until a
+        partition is activated that has it [12]. A state Not Supported and N/A say nothing.
 
     [1] RMA Policy, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/rma-policy-thresholds-for-row-remapping.html
     [2] Row Remapping, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/row-remapping.html
@@ -151,6 +152,8 @@ class Degradation(StrEnum):
     [9] Visibility, https://docs.nvidia.com/deploy/dynamic-page-retirement/visibility.html
     [10] Fabric definitions, https://docs.nvidia.com/deploy/nvml-api/api/group__nvmlFabricDefs.html
     [11] nvmlGpuFabricInfo_v3_t, https://docs.nvidia.com/deploy/nvml-api/api/structnvmlGpuFabricInfo__v3__t.html
+    [12] NVIDIA's driver for Dynamic Resource Allocation,
+        https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu/pull/1289
     """
 
     ROW_REMAP_FAILURE = "row_remap_failure"
