@@ -21,6 +21,7 @@ from collector.inventory.last_known import (
     with_foreign_growth,
     with_growth,
     with_last_known,
+    with_own_health,
 )
 from collector.inventory.listed import with_listed
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus
@@ -346,6 +347,8 @@ class Inventory:
         if recorded.time is not None and recorded.fingerprint is not None:
             if recorded.claims or (node.time is not None and _differ(node, recorded)):
                 steps.append(Step(verify=(place,)))
+            if recorded.fingerprint.restarts < 0:  # of an older version: `collector.store.codec.decode_node`
+                recorded = msgspec.structs.replace(recorded, gpus=with_own_health(recorded.gpus, node.gpus))
             if node.time is None or node.time < recorded.time:
                 reading = Reading(
                     cluster=place.cluster,

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -17,7 +18,7 @@ from collector.health import (
 )
 from collector.model import KEPT_FIELDS, SEAT_FIELDS, Gpu, LastReport
 
-__all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
+__all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known", "with_own_health"]
 
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # those that a GPU has in any node
 _RESETS = ("reset_required", "drain_and_reset_recommended")  # reported by drivers without a recovery action
@@ -177,6 +178,20 @@ def newest_marks(gpu: Gpu, recorded: Gpu) -> Gpu:
         for field, time in gpu.last_known
     )
     return gpu if marks == gpu.last_known else msgspec.structs.replace(gpu, last_known=marks)
+
+
+def with_own_health(gpus: Sequence[Gpu], own: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    """Return another inventory's GPUs, of an older version that does not read their health, with what this one read."""
+    known = {gpu.uuid: gpu for gpu in own}
+    found = []
+    for gpu in gpus:
+        if (here := known.get(gpu.uuid)) is not None:
+            marks = tuple(one for one in here.last_known if one.field == "health" or one.field in HEALTH_FIELDS)
+            gpu = msgspec.structs.replace(
+                gpu, health=here.health, ecc_growth=here.ecc_growth, last_known=gpu.last_known + marks
+            )
+        found.append(gpu)
+    return tuple(found)
 
 
 def _value(gpu: Gpu, field: str) -> object:

@@ -33,6 +33,7 @@ from collector.model import (
     Step,
     health_changes,
 )
+from collector.store.codec import decode_node, encode_node
 
 A, B, WEST = Place("east", "a"), Place("east", "b"), Place("west", "c")
 FINE = Health(
@@ -611,6 +612,18 @@ class TestStandby:
         standby.read(A, 40.0, less)
         standby.inventory.adopt(recorded(world))
         assert standby.only(A).gpu == world.only(A).gpu
+
+    def test_health_that_an_older_version_does_not_read_is_not_missing(self, world: World) -> None:
+        """While collectors are updated one after the other, the older one may lead; its readings have no health."""
+        standby = World()
+        standby.read(A, 10.0, PENDING)
+        world.read(A, 20.0, None)
+        older = encode_node(recorded(world)).replace(b"\xabhealth_read\xc3", b"\xabhealth_read\xc2")
+        step = standby.inventory.adopt(decode_node(A, 20.0, older))
+        assert step.changes == ()
+        assert (standby.only(A).gpu.health, standby.only(A).gpu.last_known) == (PENDING, ())
+        assert standby.read(A, 30.0, FINE) != []
+        assert standby.only(A).gpu.last_known == ()
 
 
 def apply(world: World, place: Place, time: float, *gpus: Gpu) -> Step:
