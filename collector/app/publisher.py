@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from collector.app.health_budget import HealthBudget
 from collector.exposition import Exposition, Metrics
 from collector.health import Degradation
 from collector.model import Change, Event, Place, Step
@@ -32,6 +33,7 @@ class Publisher:
         self._metrics = metrics
         self._recent = recent
         self._listeners = tuple(listeners)
+        self._budget = HealthBudget(exposition.gpu_counts.total, metrics.health_change_dropped)
         self._history: HistoryWriter | None = None
         self._verify: Callable[[Place, float], None] = lambda _place, _delay: None
         self._label: Callable[[Step], None] = lambda _step: None
@@ -59,6 +61,7 @@ class Publisher:
         In a sharded installation it is always recorded, because the other shards get nodes only from the history.
         """
         self._exposition.update(step.nodes)
+        step = self._budget.bounded(step)
         if (
             self._history is not None
             and (record or self._history.sharded)

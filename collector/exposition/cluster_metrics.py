@@ -55,6 +55,7 @@ class ClusterMetrics:
         self.credential_expiry = self._noted(NotedGauge, "gpuid_credential_expiry_timestamp_seconds")
         self.credential_lifetime = self._noted(NotedGauge, "gpuid_credential_lifetime_seconds")
         self.moves = self._noted(NotedCounter, "gpuid_gpu_moves_total")
+        self.health_dropped = self._noted(NotedCounter, "gpuid_gpu_health_changes_dropped_total")
         self.read_success = self._noted(NotedCounter, "gpuid_read_success_total")
         self.read_failure = self._noted(NotedCounter, "gpuid_read_failure_total")
         self._called("gpuid_read_failing_nodes", {one: functools.partial(failing, one) for one in ReadFailure})

@@ -200,6 +200,12 @@ FAMILIES = (
     _GPUS,
     _MARKS,
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
+    Family(
+        "gpuid_gpu_health_changes_dropped_total",
+        "counter",
+        ("cluster",),
+        "Changes of GPU health that were not recorded because the cluster had too many; absent if there are none.",
+    ),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),
     Family("gpuid_read_failing_nodes", "gauge", ("cluster", "reason"), "Nodes whose last reading failed."),

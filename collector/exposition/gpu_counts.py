@@ -101,6 +101,10 @@ class GpuCounts:
         if not counts:
             del self._clusters[cluster], self._nodes[cluster]
 
+    def total(self, cluster: str) -> int:
+        """Return how many GPUs of a cluster are known."""
+        return sum(self._clusters.get(cluster, {}).values())
+
     def of(self, cluster: str, *, up: bool) -> Counts:
         """Return the GPUs of a cluster; if it is not up, healthy ones count as unreadable.
 

@@ -191,6 +191,11 @@ class Metrics:
                 metrics.label_writes.clear()
                 metrics.label_failures.clear()
 
+    def health_change_dropped(self, cluster: str) -> None:
+        """Count a change of a GPU's health that is not recorded."""
+        if metrics := self._clusters.get(cluster):
+            metrics.health_dropped.labels(cluster).inc()
+
     def labels_written(self, cluster: str) -> None:
         """Count a write of a node's labels."""
         if metrics := self._clusters.get(cluster):

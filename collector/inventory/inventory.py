@@ -347,8 +347,9 @@ class Inventory:
         if recorded.time is not None and recorded.fingerprint is not None:
             if recorded.claims or (node.time is not None and _differ(node, recorded)):
                 steps.append(Step(verify=(place,)))
+            theirs = recorded.gpus
             if recorded.fingerprint.restarts < 0:  # of an older version: `collector.store.codec.decode_node`
-                recorded = msgspec.structs.replace(recorded, gpus=with_own_health(recorded.gpus, node.gpus))
+                theirs = with_own_health(theirs, node.gpus)
             if node.time is None or node.time < recorded.time:
                 reading = Reading(
                     cluster=place.cluster,
@@ -359,7 +360,7 @@ class Inventory:
                     time=recorded.time,
                     driver_version=recorded.driver_version,
                     cuda_version=recorded.cuda_version,
-                    gpus=tuple(gpu for gpu in recorded.gpus if gpu.uuid not in recorded.claims),
+                    gpus=tuple(gpu for gpu in theirs if gpu.uuid not in recorded.claims),
                     lost=tuple(GpuRef(uuid) for uuid in recorded.lost_uuids),
                     started=_LONG_AGO,
                     ended=_LONG_AGO,

@@ -18,7 +18,15 @@ from collector.health import (
 )
 from collector.model import KEPT_FIELDS, SEAT_FIELDS, Gpu, LastReport
 
-__all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known", "with_own_health"]
+__all__ = [
+    "facts_of",
+    "newest_marks",
+    "settled",
+    "with_foreign_growth",
+    "with_growth",
+    "with_last_known",
+    "with_own_health",
+]
 
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # those that a GPU has in any node
 _RESETS = ("reset_required", "drain_and_reset_recommended")  # reported by drivers without a recovery action
