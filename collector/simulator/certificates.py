@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Certificates", "make"]
+__all__ = ["Certificates", "make", "renew"]
 
 
 class Certificates(NamedTuple):
@@ -23,6 +23,13 @@ class Certificates(NamedTuple):
 
 def make(directory: Path, host: str, cluster: str) -> Certificates:
     """Create an authority and a certificate for `host` and the loopback; the key is written to `directory`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    return Certificates(renew(context, directory, host, cluster), context)
+
+
+def renew(context: ssl.SSLContext, directory: Path, host: str, cluster: str) -> bytes:
+    """Have a server present a new certificate of a new authority from now on; returns the authority as PEM."""
     now = datetime.datetime.now(datetime.UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority_name, name = _name("Simulated certificate authority"), _name("simulated-kube-apiserver")
@@ -50,10 +57,8 @@ def make(directory: Path, host: str, cluster: str) -> Certificates:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
-    context.set_alpn_protocols(["http/1.1"])
-    return Certificates(authority.public_bytes(serialization.Encoding.PEM), context)
+    return authority.public_bytes(serialization.Encoding.PEM)
 
 
 def _name(common: str) -> x509.Name:

@@ -11,7 +11,7 @@ from collector.health import Health
 from collector.simulator import errors, smi
 from collector.simulator.actions import Done, accepts, action
 from collector.simulator.cluster_objects import ClusterObjects
-from collector.simulator.faults import Counters, ExecFault, ExecFaultKind, LogFault, LogFaultKind
+from collector.simulator.faults import Counters, ExecFault, ExecFaultKind, LogFault, LogFaultKind, Misbehaviour
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
 from collector.simulator.printing import PRINT_SECONDS
@@ -41,6 +41,7 @@ class SimulatedCluster:
         *,
         siblings: Mapping[str, "SimulatedCluster"],
         on_token: Callable[[], None],
+        on_authority: Callable[[], None],
         seed: int,
         latency: float,
         bookmark_interval: float,
@@ -53,6 +54,7 @@ class SimulatedCluster:
         self._fleet = fleet
         self._siblings = siblings
         self._on_token = on_token
+        self._on_authority = on_authority
         self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation must be repeatable
         self._storage = Storage()
         self._driver = driver
@@ -500,6 +502,43 @@ class SimulatedCluster:
         self.server.token = self.server.accounts.issue("gpuid", "gpuid", lifetime, age=age)
         self._on_token()
         return self._done(f"accepts only a service account's token of {lifetime:g} s")
+
+    @action
+    def change_authority(self, publish: bool = True) -> Done:
+        """Present a certificate of a new authority; publish also writes the authority to the kubeconfig."""
+        self._on_authority()
+        self.server.connections.drop()
+        if publish:
+            self._on_token()
+        return self._done("presents a certificate of a new authority")
+
+    @action
+    def publish_authority(self) -> Done:
+        """Write the authority to the kubeconfig."""
+        self._on_token()
+        return self._done("its authority is in the kubeconfig")
+
+    @action
+    def restore_backup(self, versions: int = 300) -> Done:
+        """Restore the API server's store from a backup: resource versions go back, connections break."""
+        if not 0 < versions < self._storage.version:
+            raise SimulationError(f"{self.name}: versions must be between 1 and {self._storage.version - 1}")
+        self._storage.restore(versions)
+        self.server.connections.drop()
+        return self._done(f"restored a backup; the resource version is {self._storage.version}")
+
+    @action
+    def misbehave(self, how: Misbehaviour = Misbehaviour.SERVER_ERROR, requests: int | None = None) -> Done:
+        """Answer the next requests, or all until behave, as no client expects."""
+        self.server.faults.misbehaviour = how
+        self.server.faults.misbehaviours_left = requests
+        return self._done(f"misbehaves: {how}")
+
+    @action
+    def behave(self) -> Done:
+        """Stop misbehaving."""
+        self.server.faults.misbehaviour = None
+        return self._done("behaves")
 
     @action
     def throttle(self, requests: int | None = None, retry_after: int = 1) -> Done:

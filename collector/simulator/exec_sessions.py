@@ -138,6 +138,8 @@ class ExecSessions:
     async def _work(self, command: Command, channels: "_Channels", killed: asyncio.Event) -> bool:
         fault = self._faults.exec_fault(command.node)
         hangs = fault is not None and fault.how is ExecFaultKind.HANG
+        if fault is not None and fault.how in (ExecFaultKind.FLOOD, ExecFaultKind.EMPTY_FRAMES):
+            await channels.flood(b" " * _MESSAGE_BYTES if fault.how is ExecFaultKind.FLOOD else b"")
         try:
             async with asyncio.timeout(None if hangs else self.latency + self._faults.delay(command.node)):
                 await killed.wait()
@@ -167,6 +169,12 @@ class _Channels:
             for start in range(0, len(data), _MESSAGE_BYTES):
                 await self._send(channel, data[start : start + _MESSAGE_BYTES])
         await self._send(ERROR, outcome.status)
+
+    async def flood(self, data: bytes) -> None:
+        """Send a message again and again, until the client leaves."""
+        while True:
+            await self._send(STDOUT, data)
+            await asyncio.sleep(0)
 
     async def send_part(self, outcome: Outcome) -> None:
         """Send the first message of the output."""

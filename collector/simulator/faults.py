@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults", "LogFault", "LogFaultKind"]
+__all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults", "LogFault", "LogFaultKind", "Misbehaviour"]
 
 
 class ExecFaultKind(StrEnum):
@@ -23,6 +23,8 @@ class ExecFaultKind(StrEnum):
     INTERNAL_ERROR = "internal_error"  # the kubelet reports an error of its own
     DROPPED = "dropped"  # the connection breaks off in the middle
     HANG = "hang"  # never ends
+    FLOOD = "flood"  # output without end
+    EMPTY_FRAMES = "empty_frames"  # messages without content, without end
 
 
 class ExecFault(msgspec.Struct):
@@ -54,6 +56,20 @@ class LogFault(msgspec.Struct):
     seconds: float = 3600.0
 
 
+class Misbehaviour(StrEnum):
+    """The ways in which an API server can answer that no client expects."""
+
+    SERVER_ERROR = "server_error"  # 500
+    UNAVAILABLE = "unavailable"  # 503 without a Status, as a proxy in front of it says
+    GARBAGE = "garbage"  # 200 with bytes that are no JSON
+    NO_HTTP = "no_http"  # bytes that are no HTTP
+    EMPTY = "empty"  # 200 without a body
+    TORN = "torn"  # half of a list, and the connection breaks
+    REDIRECT = "redirect"  # to another server
+    SHORT_WATCHES = "short_watches"  # watches end as soon as they are open
+    BOOKMARK_FLOOD = "bookmark_flood"  # watches send bookmarks without end
+
+
 class Faults:
     """The active faults."""
 
@@ -63,6 +79,8 @@ class Faults:
         self.denied: set[tuple[str, str, str]] = set()
         self.throttled: int | None = 0  # number of requests that still get 429; None means all
         self.retry_after = 1  # seconds
+        self.misbehaviour: Misbehaviour | None = None
+        self.misbehaviours_left: int | None = None  # number of requests that it still affects; None means all
         self.expired_as_status = False  # watches from a compacted version get HTTP 410 instead of an ERROR event
         self.delays: dict[str, float] = {}  # seconds added to an exec, by node or "*"
         self.execs: dict[str, ExecFault] = {}  # by node or "*"
@@ -80,6 +98,16 @@ class Faults:
             self.throttled -= 1
             return True
         return False
+
+    def misbehaves(self, *kinds: Misbehaviour) -> bool:
+        """Return whether a request is answered in one of these ways, and count it."""
+        if self.misbehaviour not in kinds:
+            return False
+        if self.misbehaviours_left is not None:
+            self.misbehaviours_left -= 1
+            if self.misbehaviours_left <= 0:
+                self.misbehaviour = None
+        return True
 
     def exec_fault(self, node: str) -> ExecFault | None:
         """Return how this exec fails, if at all, and count it."""
@@ -113,6 +141,7 @@ class Faults:
                 for verb, resource, namespace in self.denied
             ),
             "throttled": "all" if self.throttled is None else self.throttled,
+            "misbehaves": self.misbehaviour,
             "delays": self.delays,
             "execs": self.execs,
             "logs": self.logs,

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from collector.simulator import errors, tables
+from collector.simulator.faults import Misbehaviour
 from collector.simulator.objects import Resource
 from collector.simulator.requests import RequestInfo, flag
 from collector.simulator.state import State
@@ -99,7 +100,7 @@ async def watch(
         await response.events(("ADDED", entry) for entry in initial_objects)
         if initial and flag(query, "allowWatchBookmarks"):
             await response.bookmark(version, initial_end=True)
-        await _send_events(storage, response, subscription, query, bookmark_interval)
+        await _send_events(server, response, subscription, query, bookmark_interval)
     finally:
         server.counters.open_watches -= 1
         storage.unwatch(subscription)
@@ -107,12 +108,14 @@ async def watch(
 
 
 async def _send_events(
-    storage: Storage,
+    server: State,
     response: "_WatchResponse",
     subscription: WatchSubscription,
     query: Mapping[str, str],
     bookmark_interval: float,
 ) -> None:
+    if server.faults.misbehaves(Misbehaviour.SHORT_WATCHES):
+        return
     loop = asyncio.get_running_loop()
     seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real API server
     deadline = loop.time() + seconds
@@ -126,8 +129,10 @@ async def _send_events(
             return
         now = loop.time()
         if bookmarks and now >= min(due, deadline):
-            await response.bookmark(storage.version)
+            await response.bookmark(server.storage.version)
             due = now + bookmark_interval
+            while server.faults.misbehaviour is Misbehaviour.BOOKMARK_FLOOD:
+                await response.bookmark(server.storage.version, count=1000)
         if now >= deadline:
             return
 
@@ -161,13 +166,13 @@ class _WatchResponse:
         if lines:
             await self._send(b"".join(lines))
 
-    async def bookmark(self, version: int, *, initial_end: bool = False) -> None:
-        """Send a BOOKMARK event."""
+    async def bookmark(self, version: int, *, initial_end: bool = False, count: int = 1) -> None:
+        """Send a BOOKMARK event, or `count` of them."""
         metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
         if initial_end:
             metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
         document = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
-        await self._send(msgspec.json.encode({"type": "BOOKMARK", "object": document}) + b"\n")
+        await self._send((msgspec.json.encode({"type": "BOOKMARK", "object": document}) + b"\n") * count)
 
     async def error(self, error: errors.ApiError) -> None:
         """Send an ERROR event."""

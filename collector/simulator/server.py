@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from collector.config import ConfigError
-from collector.simulator import discovery, errors, read_verbs, write_verbs
+from collector.simulator import discovery, errors, misbehaviour, read_verbs, write_verbs
 from collector.simulator.connections import Connections
 from collector.simulator.exec_sessions import ExecSessions
-from collector.simulator.faults import Counters, Faults
+from collector.simulator.faults import Counters, Faults, Misbehaviour
 from collector.simulator.images import Image
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.printing import PodLogs
@@ -108,7 +108,8 @@ class ApiServer:
         verb = info.subresource if info.subresource in ("exec", "log") else info.verb
         self.counters.requests[verb, info.resource] += 1
         try:
-            response = await self._respond(request, info)
+            misbehaved = await misbehaviour.answer(self.faults, request)
+            response = await self._respond(request, info) if misbehaved is None else misbehaved
         except errors.ApiError as error:
             response = web.Response(
                 status=error.code, body=error.body, content_type="application/json", headers=error.headers
@@ -164,7 +165,8 @@ class ApiServer:
         if info.verb == "watch":
             return await read_verbs.watch(self._state, request, info, resource, self.bookmark_interval)
         if info.verb == "list":
-            return read_verbs.list_objects(self.storage, request, info, resource, time.time())
+            listed = read_verbs.list_objects(self.storage, request, info, resource, time.time())
+            return await misbehaviour.tear(request, listed) if self.faults.misbehaves(Misbehaviour.TORN) else listed
         if info.verb == "get":
             return read_verbs.get(self.storage, request, info, resource, time.time())
         body = b"" if info.verb == "delete" else await request.read()

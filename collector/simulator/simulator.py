@@ -2,7 +2,9 @@
 
 import base64
 import contextlib
+import functools
 import itertools
+import ssl
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,12 +92,14 @@ class Simulator:
             self._directory.mkdir(parents=True, exist_ok=True)
             for index, name in enumerate(self.fleet.clusters):
                 self._authorities[name], context = certificates.make(self._directory, self._host, name)
+                renew = functools.partial(self._change_authority, name, context)
                 cluster = self.clusters[name] = SimulatedCluster(
                     name,
                     self.fleet,
                     self._shapes[name],
                     siblings=self.clusters,
                     on_token=self._write_kubeconfig,
+                    on_authority=renew,
                     seed=self._seed,
                     latency=self._latency,
                     bookmark_interval=self._bookmark_interval,
@@ -118,6 +122,9 @@ class Simulator:
     ) -> None:
         """Close every port and delete the temporary files."""
         await self._open.aclose()
+
+    def _change_authority(self, cluster: str, context: ssl.SSLContext) -> None:
+        self._authorities[cluster] = certificates.renew(context, self.kubeconfig.parent, self._host, cluster)
 
     def _write_kubeconfig(self) -> None:
         authorities = {name: base64.b64encode(pem).decode() for name, pem in self._authorities.items()}

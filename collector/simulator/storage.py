@@ -219,6 +219,15 @@ class Storage:
         self.version += 2
         self.compacted = self.version - 1
 
+    def restore(self, versions: int) -> None:
+        """Go back by some versions, as after the restoration of a backup; the objects are what they are now."""
+        self.version -= versions
+        self.compacted = self.version
+        self._history.clear()
+        for objects in self._objects.values():
+            for key, entry in objects.items():
+                objects[key] = entry.at(min(entry.version, self.version))
+
     # Lists
 
     def page(self, resource: Resource, selected: Filter, *, limit: int, token: str, exactly: int | None) -> Page:

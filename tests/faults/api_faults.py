@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING
 
-from collector.simulator.faults import ExecFaultKind
+from collector.simulator.faults import ExecFaultKind, Misbehaviour
 from tests.faults.fleet_steps import a_node
 from tests.faults.plan import Arguments, register
 
@@ -55,6 +55,33 @@ def _deny(world: "World", chance: random.Random) -> Arguments:
     return {**_a_cluster(world, chance), "verb": verb, "resource": resource}
 
 
+def _misbehave(world: "World", chance: random.Random) -> Arguments | None:
+    cluster = _a_cluster(world, chance)
+    how = chance.choice([one.value for one in Misbehaviour])
+    if world.faulty("misbehave", **cluster) or (how == "bookmark_flood" and world.faulty("misbehave", how=how)):
+        return None  # the machine of the test has to get something done as well
+    requests = None if how == "bookmark_flood" else chance.choice([None, 1, 10])
+    return {**cluster, "how": how, "requests": requests}
+
+
+def _do_misbehave(world: "World", given: Arguments) -> None:
+    world.act(given["cluster"], "misbehave", how=Misbehaviour(given["how"]), requests=given["requests"])
+
+
+def _restore(world: "World", chance: random.Random) -> Arguments:
+    return {**_a_cluster(world, chance), "versions": 300}
+
+
+register("misbehave", 4, _misbehave, _do_misbehave, _back("behave"))
+register("restore_backup", 1, _restore, _once("restore_backup"))
+register("change_authority", 1, _a_cluster, _once("change_authority"))
+register(
+    "hide_authority",
+    1,
+    _a_cluster,
+    lambda world, given: world.act(given["cluster"], "change_authority", publish=False),
+    _back("publish_authority"),
+)
 register("expire", 3, _expire, _once("expire_versions"))
 register("drop_connections", 2, _a_cluster, _once("drop_connections"))
 register("rotate_token", 1, _a_cluster, _once("rotate_token"))

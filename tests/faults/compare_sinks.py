@@ -65,7 +65,7 @@ def recorded(change: HistoricChange) -> Record:
 
 
 def wrong_batches(history: Sequence[Record], batches: Sequence[Batch]) -> list[str]:
-    """Compare with what a sink accepted that is told keys, such as a webhook; batches in the order of acceptance."""
+    """Compare with what a sink accepted that gets keys, such as a webhook; batches in the order of acceptance."""
     complaints = _doubtful_keys(batches)
     runs, end = _Runs(history), 0
     keys: dict[int, str] = {}  # by the number of the change

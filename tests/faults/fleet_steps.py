@@ -42,6 +42,8 @@ def _move(world: "World", chance: random.Random) -> Arguments | None:
     if (gpu := a_gpu(world, chance)) is None:
         return None
     kind = world.fleet.kind(gpu["cluster"])
+    if len(world.fleet.cards(gpu["cluster"], gpu["node"])) <= 2:
+        return None  # a node without any GPU is reported as one that cannot be read
     targets = [
         (cluster, node)
         for cluster in sorted(world.clusters)
@@ -105,7 +107,7 @@ register("add_node", 2, _add, _do_add)
 register("delete_node", 2, _delete, _do_delete)
 
 
-# What is mended at a calm
+# What a calm repairs
 
 
 def _hides(action: str, back: str, *, fixed: dict[str, object], fixed_back: dict[str, object]) -> tuple:

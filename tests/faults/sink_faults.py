@@ -26,7 +26,7 @@ def _answer(world: "World", chance: random.Random) -> Arguments | None:
 
 def _do_answer(world: "World", given: Arguments) -> None:
     after = {} if given["retry_after"] is None else {"Retry-After": str(given["retry_after"])}
-    world.receiver.respond(given["status"], "as it was told", delay=given["delay"], headers=after)
+    world.receiver.respond(given["status"], "as a step says", delay=given["delay"], headers=after)
 
 
 def _accept(world: "World", given: Arguments) -> None:

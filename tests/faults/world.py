@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,14 @@ from tests.support import s3
 from tests.support.postgres import PostgresServer, postgres_running
 from tests.support.processes import CollectorProcess, Process
 from tests.support.receiver import Receiver, receiving
+from tests.support.waiting import until
 
 __all__ = ["CLUSTERS", "Member", "Setup", "World", "new_world"]
 
 CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, the others of H100
 NODES, GPUS = 3, 4
 DISK_MEGABYTES = 64
+START_SECONDS = 180.0  # on a busy machine
 
 # Short times, so that what needs hours or minutes otherwise happens within a run.
 DEFAULTS = """
@@ -42,7 +43,7 @@ DEFAULTS = """
 kubeconfig = "{kubeconfig}"
 refresh = "10s"
 grace = "5s"
-exec_timeout = "5s"
+exec_timeout = "10s"
 labels = true
 """
 SINKS = """
@@ -121,7 +122,7 @@ class Member(CollectorProcess):
         self.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         self.frozen = False
         self.send(signal.SIGCONT)
 
@@ -144,7 +145,7 @@ class Member(CollectorProcess):
         hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most, hard))
 
-    def get(self, path: str, *, seconds: float = 20.0) -> httpx.Response | None:
+    def get(self, path: str, *, seconds: float = 60.0) -> httpx.Response | None:
         """Return what a path answers; None where nothing answers."""
         try:
             return httpx.get(f"{self.url}{path}", timeout=seconds)
@@ -311,10 +312,7 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
         for process in world.processes:
             stack.callback(process.stop, signal.SIGKILL)
             process.start()
-        started = time.monotonic()
-        while any(process.get("/readyz") is None for process in world.processes):
-            assert time.monotonic() < started + 60, world.processes[0].tail()
-            time.sleep(0.1)
+            until(lambda: process.get("/readyz") is not None, seconds=START_SECONDS)  # noqa: B023  used at once
         try:
             yield world
         finally:

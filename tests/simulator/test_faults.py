@@ -8,6 +8,7 @@ import pytest
 
 from collector.collect import nvidia_smi
 from collector.simulator import SimulationError, Simulator
+from collector.simulator.faults import ExecFaultKind, Misbehaviour
 
 pytestmark = pytest.mark.anyio
 
@@ -256,3 +257,79 @@ class TestTheServer:
         await api.cluster.start()
         assert api.cluster.url == url
         await api.get("/api/v1/pods")
+
+
+class TestMisbehaviour:
+    @pytest.mark.parametrize(
+        ("how", "status"),
+        [("server_error", 500), ("unavailable", 503), ("garbage", 200), ("empty", 200), ("redirect", 302)],
+    )
+    async def test_the_next_request_alone_gets_an_odd_answer(self, api: Any, how: str, status: int) -> None:
+        api.cluster.misbehave(Misbehaviour(how), requests=1)
+        async with api.session.get("/api/v1/nodes", allow_redirects=False) as response:
+            assert response.status == status
+            body = await response.read()
+        assert (b'"reason":"InternalError"' in body) is (how == "server_error")
+        assert len((await api.get("/api/v1/nodes"))["items"]) == 6
+
+    async def test_a_server_that_speaks_no_http(self, api: Any) -> None:
+        api.cluster.misbehave(Misbehaviour.NO_HTTP)
+        with pytest.raises(aiohttp.ClientError):
+            await api.get("/api/v1/nodes")
+        api.cluster.behave()
+        assert await api.get("/api/v1/nodes")
+
+    async def test_a_list_is_torn(self, api: Any) -> None:
+        api.cluster.misbehave(Misbehaviour.TORN)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await api.get("/api/v1/nodes")
+
+    async def test_watches_are_short(self, api: Any) -> None:
+        api.cluster.misbehave(Misbehaviour.SHORT_WATCHES)
+        version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
+        async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
+            assert await following() is None
+
+    async def test_watches_flood_until_the_server_behaves(self, api: Any) -> None:
+        version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
+        api.cluster.misbehave(Misbehaviour.BOOKMARK_FLOOD)
+        async with api.watch(
+            "/api/v1/nodes", resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1"
+        ) as following:
+            for _ in range(5000):
+                assert (await following())["type"] == "BOOKMARK"
+            api.cluster.behave()
+            await to_the_end(following)
+
+    async def test_a_flood_of_output_ends_with_the_client(self, api: Any) -> None:
+        api.cluster.fail_exec(ExecFaultKind.FLOOD)
+        async with api.socket("gpu-0000") as socket:
+            for _ in range(100):
+                await socket.receive_bytes()
+        api.cluster.heal_exec()
+        assert await uuids(api, "gpu-0000")
+
+    async def test_messages_without_content(self, api: Any) -> None:
+        api.cluster.fail_exec(ExecFaultKind.EMPTY_FRAMES)
+        async with api.socket("gpu-0000") as socket:
+            assert {await socket.receive_bytes() for _ in range(100)} == {b"\1"}
+
+    async def test_a_restored_backup_has_versions_of_the_past(self, api: Any) -> None:
+        before = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
+        api.cluster.restore_backup(10)
+        nodes = await api.get("/api/v1/nodes")
+        assert int(nodes["metadata"]["resourceVersion"]) == int(before) - 10
+        assert {int(one["metadata"]["resourceVersion"]) <= int(before) - 10 for one in nodes["items"]} == {True}
+        assert (await api.refused("/api/v1/nodes", watch="true", resourceVersion=before))["code"] == 504
+
+    async def test_no_backup_is_older_than_the_cluster(self, api: Any) -> None:
+        with pytest.raises(SimulationError, match="between 1 and"):
+            api.cluster.restore_backup(1 << 20)
+
+    async def test_a_new_authority_has_to_be_published(self, api: Any, simulator: Simulator, connect: Any) -> None:
+        api.cluster.change_authority(publish=False)
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await api.get("/api/v1/nodes")
+        api.cluster.publish_authority()
+        async with connect("sim-0") as trusting:
+            assert await trusting.get("/api/v1/nodes")

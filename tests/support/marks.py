@@ -55,6 +55,7 @@ MEASURED = (
     "tests/delivery/test_delivery.py::TestASinkThatTakesAll::test_a_young_batch_waits_for_its_age",
     "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
     "tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
+    "tests/faults/test_faults.py",
     "tests/fuzz/test_targets.py::test_any_input_is_decoded_or_refused_as_documented",
     "tests/kube/test_credential_plugin.py::TestChildren",
     "tests/kube/test_reflector.py::TestStartingOver",
