@@ -192,11 +192,13 @@ def compare_past(
     lives: Mapping[str, Sequence[Stay]],
     hidden: Mapping[Place, Sequence[tuple[float, float]]],
     *,
+    names: Mapping[str, str] = {},
     clocks: bool = True,
 ) -> list[str]:
     """Compare recorded places with the true lives: in their order, and (with `clocks`) not before their time.
 
-    Returns what is recorded and was not so. `hidden` says from when to when a node could be dropped.
+    Returns what is recorded and was not so. `hidden` says from when to when a node could be dropped, or (without a
+    node's name) those of a whole cluster; `names` are the clusters' own names, by other ones that they had.
     """
     wrong = []
     by_uuid: dict[str, list[Row]] = defaultdict(list)
@@ -211,14 +213,16 @@ def compare_past(
         position = 0
         time = 0.0
         for change in told:
-            place, at = (change["cluster"], change["node"]), seconds(change["time"])
+            cluster, at = names.get(change["cluster"], change["cluster"]), seconds(change["time"])
+            place = cluster, change["node"]
             gone = change["event"] == "vanished"
             described = f"history: {change['id']}: {uuid} {change['event']} on {place} at {change['time']}"
             if clocks and at < time:
                 wrong.append(f"{described}, before the change that was recorded before it")
             time = max(at, time)
             fits = _first(life, position, lambda stay: (place in stay.places) is not gone)  # noqa: B023
-            if gone and _could_be_dropped(hidden.get(place, ()), at if clocks else None):
+            dropped = (*hidden.get(place, ()), *hidden.get((cluster, ""), ()))
+            if gone and _could_be_dropped(dropped, at if clocks else None):
                 continue  # its node was dropped, wherever the GPU was
             if fits is None:
                 after = f"after {sorted(life[position].places) or 'nowhere'} since {stamp(life[position].start)}"
@@ -235,7 +239,7 @@ def _first(life: Sequence[Stay], start: int, fits: Any) -> int | None:
 
 
 def _could_be_dropped(windows: Sequence[tuple[float, float]], at: float | None) -> bool:
-    return any(at is None or start - EARLY_SECONDS <= at for start, _end in windows)
+    return any(at is None or start - EARLY_SECONDS <= at <= end + EARLY_SECONDS for start, end in windows)
 
 
 def _told(life: Sequence[Stay]) -> str:

@@ -123,6 +123,7 @@ def _do_remove(world: "World", given: Arguments) -> None:
 
 def _do_rename(world: "World", given: Arguments) -> None:
     world.contexts[given["cluster"]] = given["name"]
+    world.truth.names[given["name"]] = given["cluster"]
     _reconfigured(world, given)
 
 
@@ -135,13 +136,12 @@ def _do_reorder(world: "World", given: Arguments) -> None:
 def _as_before(world: "World", given: Arguments) -> None:
     world.contexts[given["cluster"]] = given["cluster"]
     _reconfigured(world, given)
+    world.truth.show((given["cluster"], ""))
 
 
 def _reconfigured(world: "World", given: Arguments) -> None:
     world.configure()
-    for node in world.fleet.nodes(given["cluster"]):
-        for name in (given["cluster"], given.get("name", given["cluster"])):
-            world.truth.hide((name, node))
+    world.truth.hide((given["cluster"], ""))
 
 
 def _broken(world: "World", chance: random.Random) -> Arguments | None:

@@ -93,6 +93,7 @@ class Checker:
             if time.monotonic() > deadline:
                 return wrong
             time.sleep(0.5)
+        self._world.truth.settle()
         return [*self._past(), *self._counters(), *self._growth()]
 
     def _now(self) -> list[str]:
@@ -129,7 +130,11 @@ class Checker:
         world = self._world
         wrong = replay(self._changes)[1]
         wrong += compare_past(
-            self._changes, world.truth.lives, world.truth.windows(), clocks=not world.extra.get("clocks_stepped")
+            self._changes,
+            world.truth.lives,
+            world.truth.windows(),
+            names=world.truth.names,
+            clocks=not world.extra.get("clocks_stepped"),
         )
         places = world.truth.places()
         known = sorted({change["uuid"] for change in self._changes})

@@ -146,6 +146,11 @@ class TestThePast:
         ):
             assert compare_past(MOVED, lies, {}), lies
 
+    def test_a_cluster_that_had_another_name(self) -> None:
+        told = changes(("appeared", ("other", "n1"), 10), ("moved", A, 20, ("other", "n1")))
+        assert compare_past(told, life((9, {A})), {}, names={"other": "prod"}) == []
+        assert compare_past(told, life((9, {A})), {})
+
     def test_times_are_not_compared_where_clocks_were_stepped(self) -> None:
         assert compare_past(MOVED, life((9, {A}), (30, {B})), {}, clocks=False) == []
 
@@ -157,7 +162,9 @@ class TestThePast:
         told = changes(("appeared", A, 10), ("vanished", A, 20), ("appeared", A, 30))
         assert len(compare_past(told, life((9, {A})), {})) == 1
         assert compare_past(told, life((9, {A})), {A: [(15.0, 25.0)]}) == []
-        assert len(compare_past(told, life((9, {A})), {A: [(25.0, 26.0)]})) == 1
+        assert compare_past(told, life((9, {A})), {("prod", ""): [(15.0, 25.0)]}) == []
+        for window in ((25.0, 26.0), (11.0, 12.0)):
+            assert len(compare_past(told, life((9, {A})), {A: [window]})) == 1
         assert compare_past(told, life((9, {A}), (19, set()), (29, {A})), {}) == []
 
 

@@ -26,6 +26,8 @@ class Truth:
         self.hidden: dict[Place, list[tuple[float, float]]] = defaultdict(list)  # when a node could be dropped
         self._begun = time.time()
         self._open: dict[Place, float] = {}
+        self._ending: set[Place] = set()
+        self.names: dict[str, str] = {}  # other names that clusters had in the configuration
 
     def begin(self) -> None:
         """Note that a step begins: what it changes is so from now on."""
@@ -49,13 +51,20 @@ class Truth:
         return {uuid: set(life[-1].places) for uuid, life in self.lives.items() if life[-1].places}
 
     def hide(self, place: Place) -> None:
-        """Note that a node may be dropped from now on: it is gone, or has no pod."""
+        """Note that a node may be dropped from now on: it is gone, or has no pod; with no name, any of the cluster."""
         self._open.setdefault(place, time.time())
+        self._ending.discard(place)
 
     def show(self, place: Place) -> None:
-        """Note that a node is there again."""
+        """Note that a node is there again: it may be dropped until that has been noticed."""
         if place in self._open:
+            self._ending.add(place)
+
+    def settle(self) -> None:
+        """Note that everything has been noticed."""
+        for place in self._ending:
             self.hidden[place].append((self._open.pop(place), time.time()))
+        self._ending.clear()
 
     def windows(self) -> dict[Place, list[tuple[float, float]]]:
         """Return from when to when each node could be dropped, those that still can included."""
