@@ -1,4 +1,4 @@
-"""What the sinks of a world were given so far, compared with its history."""
+"""What the sinks of a world were given so far, compared with its history; and what the logs have no place for."""
 
 import json
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ class Sinks:
         self._objects: dict[tuple[str, str], Batch] = {}  # by key and ETag
         self._read: dict[str, int] = {}  # bytes of each log
         self._lines: list[Record] = []  # of all processes
+        self._odd: list[str] = []  # tracebacks, and what is no event
 
     def wrong(self) -> list[str]:
         """Return what the sinks have and should not, or lack."""
@@ -50,7 +51,8 @@ class Sinks:
             return [f"the history cannot be read: {error}"]
         self._read_requests()
         self._read_logs()
-        found = [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
+        found = [*self._odd]
+        found += [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
         lines = wrong_stream if len(self._world.processes) == 1 else wrong_rows
         found += [f"stdout: {one}" for one in lines(self._history, self._lines)]
         try:
@@ -83,10 +85,19 @@ class Sinks:
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
             for line in whole.splitlines():
-                found = json.loads(line)
-                if "level" not in found:
-                    self._lines.append(record(found))
+                self._read_line(process.name, line)
             self._read[process.name] = start + len(whole)
+
+    def _read_line(self, name: str, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            self._odd.append(f"log of {name}: {line.decode(errors='replace')}")
+            return
+        if "level" not in found:
+            self._lines.append(record(found))
+        elif "Traceback" in (traceback := found.get("exception", "")):
+            self._odd.append(f"log of {name}: {found['message']}: {traceback}")
 
     def _read_objects(self) -> Iterator[Batch]:
         if self._world.lake is None:
