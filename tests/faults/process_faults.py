@@ -140,8 +140,9 @@ def _as_before(world: "World", given: Arguments) -> None:
 
 
 def _reconfigured(world: "World", given: Arguments) -> None:
-    world.configure()
+    world.dropped.add(given["cluster"])  # and with it its counters, which begin again
     world.truth.hide((given["cluster"], ""))
+    world.configure()
 
 
 def _broken(world: "World", chance: random.Random) -> Arguments | None:

@@ -168,8 +168,10 @@ class Checker:
                 continue
             starts, before = self._scrapes.get(process.name, (0, []))
             if starts == process.starts:
-                wrong += [f"{process.name}: {one}" for one in compare_counters(before, samples)]
+                kept = [sample for sample in before if sample[1].get("cluster") not in self._world.dropped]
+                wrong += [f"{process.name}: {one}" for one in compare_counters(kept, samples)]
             self._scrapes[process.name] = process.starts, samples
+        self._world.dropped.clear()
         return wrong
 
     def _growth(self) -> list[str]:

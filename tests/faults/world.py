@@ -182,6 +182,7 @@ class World:
         self.disk = disk  # a small one, that SQLite's file is on
         self.links: dict[str, Link] = {}  # to the receiver, S3, and from each process to its database
         self.contexts = {name: name for name in CLUSTERS}  # the configured clusters: contexts, and their names
+        self.dropped: set[str] = set()  # clusters that were not configured at some time since the last calm
         self.broken = False  # the configuration, which nothing can be read from
         self.call = call  # runs a function, or a coroutine function, in the simulator's loop
         self.active: list[Step] = []  # the faults that have not been taken back
