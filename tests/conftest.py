@@ -13,6 +13,7 @@ hypothesis.settings.register_profile("gpuid", deadline=None)
 hypothesis.settings.load_profile("gpuid")
 
 pytest_plugins = [
+    "tests.support.alone",
     "tests.support.helm",
     "tests.support.marks",
     "tests.support.no_skips",
@@ -25,6 +26,7 @@ def pytest_configure() -> None:
     """Make tests independent of how this run was started: of a terminal's size or an ignored Ctrl-C."""
     for name in ("COLUMNS", "LINES"):  # pytest-xdist's workers inherit them from readline
         os.environ.pop(name, None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile gpuid anew
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

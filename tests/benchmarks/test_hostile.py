@@ -29,6 +29,7 @@ def neighbourhood(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbou
         yield Neighbourhood(found, found.alone(SECONDS / 2))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_hostile_clusters_do_not_affect_healthy_ones(neighbourhood: Neighbourhood, group: int) -> None:
     kinds, healthy, alone = list(KINDS)[group::GROUPS], neighbourhood.neighbours, neighbourhood.alone

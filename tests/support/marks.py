@@ -1,4 +1,4 @@
-"""Marks for what takes long or needs a program: by fixture, by folder, and by what was measured.
+"""Marks for what takes long or needs a program, by fixture, by folder, and by what was measured; and its order.
 
 `pytest -m "not slow"` leaves out what starts processes, browsers or servers, and what takes more than about a second.
 """
@@ -25,8 +25,10 @@ PARAMETERS: Mapping[object, tuple[str, ...]] = {"postgres": ("postgres", "slow")
 
 # By the beginning of the test's name, as pytest prints it.
 MEASURED = (
+    "tests/app/test_absence.py",
     "tests/app/test_bad_contexts.py",
     "tests/app/test_damaged_store.py",
+    "tests/app/test_distributions.py",
     "tests/app/test_duplicate_clusters.py",
     "tests/app/test_echoes.py",
     "tests/app/test_full_disk.py",
@@ -35,6 +37,8 @@ MEASURED = (
     "tests/app/test_reload.py",
     "tests/app/test_replicas.py",
     "tests/app/test_service.py",
+    "tests/app/test_shard_agreement.py",
+    "tests/app/test_slices.py",
     "tests/benchmarks/",
     "tests/checks/test_clusters.py::TestConnection",
     "tests/cli/test_demo.py",
@@ -71,13 +75,28 @@ MEASURED = (
     "tests/store/test_kill.py",
 )
 
+# What takes longest is first, for the last files of a run on several cores must be short ones, or all but one idle.
+LONGEST = (
+    "tests/faults/",
+    "tests/control_plane/",
+    "tests/benchmarks/",
+    "tests/shards/",
+    "tests/app/",
+    "tests/store/",
+    "tests/prometheus/",
+    "tests/grafana/",
+)
+
 PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while
 PATIENT_FIXTURES = {"control_planes", "troubled"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, before -m selects among them."""
+    """Mark every test, before -m selects among them, and begin with the long ones."""
+    items.sort(
+        key=lambda item: next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+    )
     for item in items:
         names: set[str] = {"slow"} if item.nodeid.startswith(MEASURED) else set()
         fixtures = set(getattr(item, "fixturenames", ()))
