@@ -217,7 +217,21 @@ def test_the_architecture_names_what_exists() -> None:
 
 
 def test_what_does_not_exist_is_noticed() -> None:
-    right = ["model.py", "collector/model.py", "model.py:Step", "model.py:Step.changes", "Step.changes", "tests/cli/"]
+    right = [
+        "backoff.py",
+        "collector/backoff.py",
+        "model/change.py:Step",
+        "model/change.py:Step.changes",
+        "Step.changes",
+        "tests/cli/",
+    ]
     assert absent_from_code(", ".join(f"`{code}`" for code in right)) == []
-    wrong = ["models.py", "model.py:Steps", "model.py:Step.change", "Step.change", "tests/clip/", "kube/model.py:Step"]
+    wrong = [
+        "backoffs.py",
+        "model/change.py:Steps",
+        "model/change.py:Step.change",
+        "Step.change",
+        "tests/clip/",
+        "kube/change.py:Step",
+    ]
     assert absent_from_code(", ".join(f"`{code}`" for code in wrong)) == wrong
