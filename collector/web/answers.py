@@ -17,7 +17,7 @@ from collector.views.cooperative import yielding
 from collector.views.csv_files import csv_header, csv_lines
 from collector.views.listing import Listed
 from collector.web.keys import COLLECTOR
-from collector.web.operations import Operation
+from collector.web.operation import Operation
 from collector.web.problem import InvalidParameterError
 from collector.web.public_url import local_path, public_url
 from collector.web.query import MAX_LIMIT, Query

@@ -14,7 +14,7 @@ from collector.web import operations
 from collector.web.answers import answer, asked
 from collector.web.cursors import ChangeCursor
 from collector.web.keys import COLLECTOR
-from collector.web.operations import Operation
+from collector.web.operation import Operation
 from collector.web.problem import InvalidParameterError, NoStoreError
 from collector.web.query import Query
 

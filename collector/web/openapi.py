@@ -8,7 +8,8 @@ import msgspec
 
 from collector import __version__
 from collector.views.columns import Row
-from collector.web.operations import OPERATIONS, Operation
+from collector.web.operation import Operation
+from collector.web.operations import OPERATIONS
 from collector.web.problem import MEDIA_TYPE, Code, Problem, status_of
 from collector.web.query import Fields, Parameter
 

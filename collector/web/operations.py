@@ -5,14 +5,9 @@ Handlers validate requests against it and the OpenAPI document is generated from
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from collector.health import Degradation, Level
-from collector.marks import MAX_ID_LENGTH, MarkKind
 from collector.model import CHANGE_EVENTS
-from collector.store import Position
 from collector.views.columns import (
     ChangeRow,
     ClusterRow,
@@ -24,131 +19,53 @@ from collector.views.columns import (
     columns,
 )
 from collector.views.fleet import GPU_SORT_KEYS, NODE_SORT_KEYS
-from collector.views.listing import Cursor, Sort
 from collector.views.lookup_rows import LookupAnswer
 from collector.views.node_conditions import ANY_CONDITION
 from collector.views.problems.kinds import NodeCondition
 from collector.views.terms import MAX_TERM_LENGTH
-from collector.web.cursors import ChangeCursor, row_id
+from collector.web.cursors import ChangeCursor
 from collector.web.messages import LookupBody, MarkBody, MarkRemoved, MarkSet, SuggestionsAnswer
-from collector.web.problem import Code
-from collector.web.query import (
-    DEFAULT_LIMIT,
-    MAX_LIMIT,
-    After,
-    Choice,
-    Fields,
-    Moment,
-    Parameter,
-    SortKeys,
-    Text,
-    Whole,
+from collector.web.operation import Body, Operation
+from collector.web.parameters import (
+    AFTER_MARK,
+    AFTER_PLACEMENT,
+    AFTER_TEXT,
+    AT,
+    CHASSIS,
+    CLUSTER,
+    CLUSTER_PATH,
+    CONDITION,
+    DRIVER,
+    FORMAT,
+    GPU_PATH,
+    IDENTITY,
+    LIMIT,
+    MACHINE,
+    MARKED_PATH,
+    NODE,
+    NODE_PATH,
+    PAGING,
+    SEARCH,
+    STATE,
+    choice_filter,
+    fields_of,
+    sort_by,
+    text_filter,
 )
+from collector.web.problem import Code
+from collector.web.query import After, Choice, Moment, Parameter, Text
 
-__all__ = ["API", "OPERATIONS", "Body", "Operation"]
+__all__ = ["API", "OPERATIONS"]
 
 API = "/api/v1"
-
-
-class Body(NamedTuple):
-    """The body of a request."""
-
-    kinds: Mapping[str, type | None]  # by media type; None: text
-    description: str
-
-
-class Operation(NamedTuple):
-    """One operation of the API."""
-
-    method: str
-    path: str
-    id: str  # its operationId
-    tag: str
-    summary: str
-    parameters: tuple[Parameter, ...]
-    answer: Any  # the type of the response, or of a list's rows
-    rows: str = ""  # the name of the list; empty: the response is one object
-    total: bool = False  # whether the list is counted
-    csv: bool = False  # whether rows are available as CSV
-    errors: tuple[Code, ...] = ()  # in addition to those of every operation
-    body: Body | None = None
-
-
-def _filter(name: str, description: str) -> Parameter:
-    return Parameter(name, Text(), description, repeated=True, filters=True)
-
-
-def _sort(keys: list[str]) -> Parameter:
-    text = "Column to sort by; -COLUMN for descending order. Unknown values come last. Default: by place."
-    return Parameter("sort", SortKeys(keys), text, default=Sort(""))
+CLUSTER_SORT_KEYS = [
+    column.name for column in columns(ClusterRow) if column.kind not in ("list", "object") and column.name != "message"
+]
 
 
 def _keys(table: Mapping[str, object]) -> list[str]:
     return [key for key in table if key]
 
-
-def _fields(row_type: type[msgspec.Struct]) -> Parameter:
-    text = "Columns to return, separated by commas; mark.kind selects a field of an object. Default: all."
-    return Parameter("fields", Fields(row_type), text)
-
-
-AFTER_TEXT = "`next` of the previous page, to continue after it."
-AFTER = Parameter("after", After(Cursor.parse), AFTER_TEXT)
-AFTER_PLACEMENT = Parameter("after", After(Position.parse), AFTER_TEXT)
-AFTER_MARK = Parameter("after", After(row_id), AFTER_TEXT)
-LIMIT = Parameter("limit", Whole(1, MAX_LIMIT), "Maximum rows per page.", default=DEFAULT_LIMIT)
-FORMAT = Parameter("format", Choice(("json", "csv")), "json or csv. Default: by `Accept`.")
-CLUSTER = _filter("cluster", "Cluster.")
-NODE = _filter("node", "Node.")
-MACHINE = _filter("machine", "The cloud's or machine's own name for the node.")
-CHASSIS = _filter("chassis", "Serial of the chassis.")
-DRIVER = _filter("driver_version", "Version of the node's driver.")
-SEARCH = Parameter("q", Text(), "Words that must all occur in a row's names, case-insensitive.")
-CLUSTER_PATH = Parameter("cluster", Text(), "Cluster.", in_path=True)
-NODE_PATH = Parameter("node", Text(), "Node.", in_path=True)
-GPU_PATH = Parameter("id", Text(), "UUID or serial of the GPU.", in_path=True)
-MARKED_PATH = Parameter("id", Text(MAX_ID_LENGTH), "UUID or serial of the GPU.", in_path=True)
-AT = Parameter(
-    "at",
-    Moment(latest=True),
-    "The state recorded at a time: absolute (the end of its second or millisecond), or an age such as 2h. Unrecorded"
-    " values are null.",
-)
-STATE = Parameter(
-    "state",
-    Choice(("present", "found", "lost", "gone", "all")),
-    "present: on a node now (default), split into found and lost; gone: on no node now, from the history;"
-    " all: present and gone.",
-    default="present",
-)
-IDENTITY = (
-    CLUSTER,
-    NODE,
-    MACHINE,
-    CHASSIS,
-    _filter("serial", "Serial of the board."),
-    _filter("uuid", "UUID, in any case."),
-    _filter("model", "Product name."),
-    DRIVER,
-    _filter("board_part_number", "Part number of the board."),
-    _filter("gpu_part_number", "Part number of the GPU."),
-)
-
-
-def _chosen(name: str, values: tuple[str, ...], description: str) -> Parameter:
-    return Parameter(name, Choice(values), description, repeated=True, filters=True)
-
-
-CONDITION = (
-    _chosen("degraded", ("true", "false"), "Whether it is degraded."),
-    _chosen("reason", tuple(Degradation), "Why it is degraded."),
-    _chosen("level", tuple(Level), "Required action."),
-    _chosen("mark", tuple(MarkKind), "Kind of its current mark."),
-)
-PAGING = (LIMIT, AFTER)
-CLUSTER_SORT_KEYS = [
-    column.name for column in columns(ClusterRow) if column.kind not in ("list", "object") and column.name != "message"
-]
 
 LIST_CLUSTERS = Operation(
     "GET",
@@ -156,7 +73,7 @@ LIST_CLUSTERS = Operation(
     "listClusters",
     "fleet",
     "List the clusters with their status and counts.",
-    (CLUSTER, SEARCH, AT, _sort(CLUSTER_SORT_KEYS), _fields(ClusterRow), FORMAT, *PAGING),
+    (CLUSTER, SEARCH, AT, sort_by(CLUSTER_SORT_KEYS), fields_of(ClusterRow), FORMAT, *PAGING),
     ClusterRow,
     rows="clusters",
     total=True,
@@ -169,7 +86,7 @@ GET_CLUSTER = Operation(
     "getCluster",
     "fleet",
     "Return one cluster.",
-    (CLUSTER_PATH, AT, _fields(ClusterRow)),
+    (CLUSTER_PATH, AT, fields_of(ClusterRow)),
     ClusterRow,
     errors=(
         Code.NO_STORE,
@@ -189,13 +106,13 @@ LIST_NODES = Operation(
         MACHINE,
         CHASSIS,
         DRIVER,
-        _filter("model", "Product name of one of its GPUs."),
-        _chosen("condition", (*NodeCondition, ANY_CONDITION), f"Its problem; {ANY_CONDITION}: any problem."),
+        text_filter("model", "Product name of one of its GPUs."),
+        choice_filter("condition", (*NodeCondition, ANY_CONDITION), f"Its problem; {ANY_CONDITION}: any problem."),
         STATE,
         AT,
         SEARCH,
-        _sort(_keys(NODE_SORT_KEYS)),
-        _fields(NodeRow),
+        sort_by(_keys(NODE_SORT_KEYS)),
+        fields_of(NodeRow),
         FORMAT,
         *PAGING,
     ),
@@ -211,7 +128,7 @@ GET_NODE = Operation(
     "getNode",
     "fleet",
     "Return one GPU node, present or gone.",
-    (CLUSTER_PATH, NODE_PATH, AT, _fields(NodeRow)),
+    (CLUSTER_PATH, NODE_PATH, AT, fields_of(NodeRow)),
     NodeRow,
     errors=(
         Code.NO_STORE,
@@ -225,7 +142,7 @@ LIST_GPUS = Operation(
     "listGpus",
     "fleet",
     "List the GPUs.",
-    (*IDENTITY, *CONDITION, STATE, AT, SEARCH, _sort(_keys(GPU_SORT_KEYS)), _fields(GpuRow), FORMAT, *PAGING),
+    (*IDENTITY, *CONDITION, STATE, AT, SEARCH, sort_by(_keys(GPU_SORT_KEYS)), fields_of(GpuRow), FORMAT, *PAGING),
     GpuRow,
     rows="gpus",
     total=True,
@@ -238,7 +155,7 @@ GET_GPU = Operation(
     "getGpu",
     "fleet",
     "Return one GPU, present or gone.",
-    (GPU_PATH, AT, _fields(GpuRow)),
+    (GPU_PATH, AT, fields_of(GpuRow)),
     GpuRow,
     errors=(Code.NO_STORE, Code.NOT_RECORDED, Code.NOT_FOUND, Code.AMBIGUOUS),
 )
@@ -248,7 +165,7 @@ LIST_PROBLEMS = Operation(
     "listProblems",
     "fleet",
     "List the problems, worst first.",
-    (CLUSTER, _fields(ProblemRow), FORMAT, *PAGING),
+    (CLUSTER, fields_of(ProblemRow), FORMAT, *PAGING),
     ProblemRow,
     rows="problems",
     total=True,
@@ -260,7 +177,7 @@ GPU_HISTORY = Operation(
     "listGpuHistory",
     "history",
     "List every place of the GPUs with a UUID or serial or in a chassis, current ones first, then newest first.",
-    (GPU_PATH, _fields(PlacementRow), FORMAT, LIMIT, AFTER_PLACEMENT),
+    (GPU_PATH, fields_of(PlacementRow), FORMAT, LIMIT, AFTER_PLACEMENT),
     PlacementRow,
     rows="placements",
     csv=True,
@@ -275,7 +192,7 @@ NODE_HISTORY = Operation(
     (
         NODE_PATH,
         Parameter("cluster", Text(), "Cluster, if several have a node of this name."),
-        _fields(PlacementRow),
+        fields_of(PlacementRow),
         FORMAT,
         LIMIT,
         AFTER_PLACEMENT,
@@ -300,7 +217,7 @@ LIST_CHANGES = Operation(
         Parameter("serial", Text(), "Only changes of GPUs that have or once had this serial."),
         Parameter("q", Text(), "Only changes that contain this text, case-insensitive."),
         Parameter("event", Choice(tuple(CHANGE_EVENTS)), "Only these events.", repeated=True),
-        _fields(ChangeRow),
+        fields_of(ChangeRow),
         FORMAT,
         Parameter("order", Choice(("asc", "desc")), "desc: newest first.", default="asc"),
         LIMIT,
@@ -324,7 +241,7 @@ LIST_MARKS = Operation(
     (
         Parameter("all", Choice(("false", "true")), "true: include those that have ended.", default="false"),
         Parameter("gpu", Text(), "Only those of this UUID or serial."),
-        _fields(MarkRow),
+        fields_of(MarkRow),
         FORMAT,
         LIMIT,
         AFTER_MARK,
@@ -388,7 +305,6 @@ SUGGEST = Operation(
     SuggestionsAnswer,
 )
 OPENAPI = Operation("GET", f"{API}/openapi.json", "getOpenApi", "about", "Return this document.", (), dict[str, Any])
-
 OPERATIONS: tuple[Operation, ...] = (
     LIST_CLUSTERS,
     GET_CLUSTER,

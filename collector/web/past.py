@@ -22,7 +22,7 @@ from collector.views.past_rows import past_cluster_row, past_gpu_row, past_node_
 from collector.web import operations
 from collector.web.answers import answer, row_answer
 from collector.web.keys import COLLECTOR
-from collector.web.operations import Operation
+from collector.web.operation import Operation
 from collector.web.problem import Code, InvalidParameterError, NoStoreError, coded
 from collector.web.query import Query
 

@@ -10,7 +10,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from collector.views.columns import Shown, flat_columns
-from collector.web.operations import OPERATIONS, Operation
+from collector.web.operation import Operation
+from collector.web.operations import OPERATIONS
 from collector.web.problem import Code, status_of
 from tests.web.conftest import keeping, make_site, serve_site
 from tests.web.test_openapi import HASH, fill
