@@ -13,7 +13,8 @@ import click
 from collector import config
 from collector.app.service import Service
 from collector.cli.demo_past import write_past
-from collector.cli.demo_story import DAY_SECONDS, DRIVERS, PAST_DAYS, Story, tell
+from collector.cli.demo_story import DAY_SECONDS, PAST_DAYS, Story
+from collector.cli.demo_teller import DRIVERS, tell
 from collector.cli.logs import LEVELS, configure
 from collector.cli.options import DURATION, LISTEN, reworded
 from collector.cli.signals import run_until_stopped, stop_signals

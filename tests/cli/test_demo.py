@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from collector.cli import demo as demo_command
-from collector.cli.demo_story import DRIVERS, tell
+from collector.cli.demo_teller import DRIVERS, tell
 from collector.config import ConfigError, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState

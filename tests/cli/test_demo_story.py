@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from collector.cli.demo_past import write_past
-from collector.cli.demo_story import DRIVERS, PAST_DAYS, Story, tell
+from collector.cli.demo_story import PAST_DAYS, Story
+from collector.cli.demo_teller import DRIVERS, tell
 from collector.health import Degradation
 from collector.marks import MarkKind
 from collector.model import NodeState, Place
