@@ -14,7 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from collector import config
-from collector.checks.clusters import ClusterCheck, check_clusters
+from collector.checks.cluster_check import ClusterCheck
+from collector.checks.clusters import check_clusters
 from collector.checks.finding import ClusterDetails, Finding, FitDetails
 from collector.checks.policies import NOT_IN_FORCE
 from collector.config import ClusterSettings
@@ -171,7 +172,7 @@ class TestReading:
         def refuse(*_: object) -> None:
             raise ReadError(ReadFailure.FORBIDDEN, denial)
 
-        monkeypatch.setattr("collector.checks.clusters.pod_reader", refuse)
+        monkeypatch.setattr("collector.checks.cluster_check.pod_reader", refuse)
         ((_text, found),) = await clusters.problems("sim-0")
         assert found.startswith(hint)
 
@@ -545,7 +546,7 @@ class TestPods:
                 raise error
             await anyio.sleep_forever()
 
-        monkeypatch.setattr("collector.checks.clusters.look_for_pods", look)
+        monkeypatch.setattr("collector.checks.cluster_check.look_for_pods", look)
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
         first, *more = await clusters.problems("x", timeout=30 if error else 3)
         assert first[0].startswith("no pods match ")
