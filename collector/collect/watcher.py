@@ -26,9 +26,10 @@ from collector.collect.slice_watch import SliceIntervals, SliceWatch
 from collector.collect.slices import SliceBook
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.connector import HandedOver
 from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
-from collector.kube.session import HandedOver, Session
+from collector.kube.session import Session
 from collector.kube.token_renewal import TokenRenewal
 from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble, SliceState, SliceStatus
 

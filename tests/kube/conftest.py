@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from collector.files import in_time
-from collector.kube import credential_plugin, credentials, session, tls, token_file
+from collector.kube import connector, credential_plugin, credentials, tls, token_file
 from collector.kube import kubeconfig as kubeconfig_module
 from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
 from collector.kube.oidc import GRANT_TIMEOUT_SECONDS, Oidc
@@ -79,5 +79,5 @@ def files_are_not_waited_for_by_the_event_loop(monkeypatch: pytest.MonkeyPatch) 
             asyncio.get_running_loop()
         return in_time(file, work)
 
-    for module in (credential_plugin, credentials, kubeconfig_module, session, tls, token_file):
+    for module in (connector, credential_plugin, credentials, kubeconfig_module, tls, token_file):
         monkeypatch.setattr(module, "in_time", in_a_thread)

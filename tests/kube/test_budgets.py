@@ -442,5 +442,5 @@ class TestReceiving:
         kubeconfig.write({"server": plain_server.url})
         async with kubeconfig.session() as session:
             await get(session, PODS)
-            (transport,) = session._open
+            (transport,) = session._connector._open
             assert isinstance(transport.http.connector._factory(), PacedReceiver)
