@@ -1,82 +1,29 @@
 """Tracks the GPU nodes of one cluster: which are due to be read, unreadable, or gone. No I/O."""
 
-import dataclasses
-import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import anyio
 import msgspec
 
 from collector.collect import schedule
-from collector.collect.context_logger import ContextLogger
+from collector.collect.coverage import CoverageReporter
 from collector.collect.delay_queue import DelayQueue
-from collector.collect.listed import Boards, with_devices
-from collector.collect.log_times import LogState, LogTimes
+from collector.collect.listed import Boards
+from collector.collect.log_times import LogTimes
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
-from collector.collect.sharing import count_gpus, learn, units_per_gpu
+from collector.collect.sharing import learn
 from collector.collect.slices import NodeDevices
 from collector.collect.smi_reading import Moment
+from collector.collect.tracked_node import Target, TrackedNode
 from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.events import ResettableEvent
-from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Sharing, Survey, Uncovered, UnreadReason
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Survey
 
-__all__ = ["NodeQueue", "Target", "TrackedNode"]
-
-log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class TrackedNode:
-    """The tracked state of one node: its pods, the last attempt, and what was reported and logged."""
-
-    name: str
-    pods: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)  # by source and pod
-    observed: bool = False  # the observer knows the node
-    observed_info: NodeInfo | None = None  # as reported to the observer
-    observed_pod: bool = False  # likewise whether it has a pod that may be read
-    observed_uncovered: UnreadReason | None = None  # likewise
-    observed_before: bool = False  # the observer knows the node from an earlier queue, in whatever state
-    attempt: Attempt | None = None
-    reading: bool = False  # handed out, not done yet
-    verify_at: float | None = None  # when to read it again, whatever the last attempt set
-    read_at: float | None = None  # the time of the observer's reading of it
-    log_state: LogState | None = None  # once it is read from one
-    was_read: bool = False  # the observer has a reading of it
-    found: int = 0  # GPUs in that, as far as this queue knows
-    sharing: Sharing | None = None  # what that revealed about its capacity
-    devices: NodeDevices | None = None  # from its ResourceSlices
-    boards: Boards | None = None  # the most they listed since it booted; None if they have listed none
-    read_boot_id: str = ""  # of the boot in which it was made
-    podless_since: float | None = None  # since when it has had no pod with the container
-    grace_until: float | None = None  # when the grace for a missing ready pod ends; None while it has one
-    warned: bool = False  # the missing pod was logged, after its grace
-    last_failure: ReadFailure | None = None  # failure of the last attempt; None after a success
-    last_warnings: tuple[str, ...] = ()  # of the last successful reading
-
-    @property
-    def log(self) -> LogState:
-        """The state of the log that it is read from."""
-        if self.log_state is None:
-            self.log_state = LogState()
-        return self.log_state
-
-    @property
-    def has_candidates(self) -> bool:
-        """Whether any of its pods may have the container to read."""
-        return not all(map(schedule.lacks_container, self.pods.values()))
-
-
-class Target(NamedTuple):
-    """The pod through which a node is read, and the fingerprint of a reading made now."""
-
-    node: TrackedNode
-    candidate: Candidate
-    fingerprint: Fingerprint
+__all__ = ["NodeQueue"]
 
 
 class NodeQueue:
@@ -109,7 +56,7 @@ class NodeQueue:
         self._retry = retry
         self._rng = rng
         self._clock = clock
-        self._log = ContextLogger(log, cluster=cluster.name)
+        self._coverage = CoverageReporter(cluster.name, observer)
         self._objects: dict[str, NodeObject] = {}  # every node that exists
         self._nodes: dict[str, TrackedNode] = {}  # every node with GPUs or a GPU pod, or known to the observer
         self._devices: dict[str, NodeDevices] = {}  # from ResourceSlices, by node, existing or not
@@ -290,7 +237,7 @@ class NodeQueue:
             node.log.note_reading(target.fingerprint)
         self._found += found - node.found
         node.found = found
-        return self._counted(node, known)
+        return node.info(known, self._clock())
 
     def unchanged(self, target: Target) -> None:
         """Record that a node was read, with nothing new."""
@@ -364,7 +311,7 @@ class NodeQueue:
     def _info(self, node: TrackedNode) -> NodeInfo | None:
         """Return a node's info; None if it does not exist."""
         known = self._objects.get(node.name)
-        return None if known is None else self._counted(node, known)
+        return None if known is None else node.info(known, self._clock())
 
     def _track(self, name: str) -> TrackedNode:
         """Return the tracked state of a node, creating it if necessary."""
@@ -375,28 +322,6 @@ class NodeQueue:
     def _has_listed_gpus(self, name: str) -> bool:
         devices = self._devices.get(name)
         return devices is not None and devices.gpus + devices.passed > 0
-
-    def _counted(self, node: TrackedNode, known: NodeObject) -> NodeInfo:
-        """Return a node's info with its capacity in GPUs, as far as known from readings and ResourceSlices."""
-        facts = self._shared(known, node.sharing)
-        if node.devices is None:
-            return facts
-        node.boards = node.boards or Boards()
-        if node.boards.boot_id != facts.boot_id:
-            node.boards.reboot(facts.boot_id, self._clock())
-        return with_devices(facts, node.devices, node.boards.most)
-
-    @staticmethod
-    def _shared(known: NodeObject, sharing: Sharing | None) -> NodeInfo:
-        """Return a node's info with its capacity in GPUs, as far as readings have shown how many units are one GPU."""
-        if sharing is None:
-            return known.facts
-        advertised = known.facts.advertised
-        units = units_per_gpu(advertised[0], known.labels, sharing)
-        capacity, allocatable = (count_gpus(amount, units) for amount in advertised)
-        if (capacity, allocatable) == (known.facts.capacity, known.facts.allocatable):
-            return known.facts  # keep a single copy
-        return msgspec.structs.replace(known.facts, capacity=capacity, allocatable=allocatable)
 
     def _reschedule(self, node: TrackedNode) -> None:
         """Report what has changed about a node, and schedule its next reading or the end of its grace."""
@@ -425,7 +350,7 @@ class NodeQueue:
             if (gone_at := self._gone_at(node)) is not None:
                 times.append(gone_at)
             due = min(times, default=None)
-        self._report_uncovered(node, reason, now)
+        self._coverage.report(node, reason, now, sign=info.gpu_sign, any_pods=any(self._pods))
         self._due.schedule(node.name, due)
         if due is not None:
             self._wake_before(due)
@@ -433,7 +358,7 @@ class NodeQueue:
     def _sign(self, node: TrackedNode) -> str:
         """Return how Kubernetes shows that an existing node has GPUs; empty if it does not."""
         known = self._objects[node.name]
-        return self._counted(node, known).gpu_sign if node.devices is not None else known.facts.gpu_sign
+        return node.info(known, self._clock()).gpu_sign if node.devices is not None else known.facts.gpu_sign
 
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:
@@ -482,38 +407,6 @@ class NodeQueue:
         self._due.schedule(node.name, None)
         if not node.pods and not node.reading:
             del self._nodes[node.name]
-
-    def _report_uncovered(self, node: TrackedNode, reason: UnreadReason | None, now: float) -> None:
-        """Report and log that no ready pod covers a node, or that one does again."""
-        within_grace = node.grace_until is not None and now < node.grace_until
-        reported = Uncovered.PENDING if reason is not None and within_grace and not node.was_read else reason
-        before, node.observed_uncovered = node.observed_uncovered, reported
-        if reported != before or node.observed_before:
-            node.observed_before = False
-            self._observer.on_uncovered(self._cluster.name, node.name, reported)
-        if reported is None:
-            if before is not None:
-                level = logging.INFO if before is not Uncovered.PENDING else logging.DEBUG
-                self._log.log(level, "GPU node covered by a ready pod", extra={"node": node.name})
-            node.warned = False
-        elif reported != before or not (within_grace or node.warned):
-            self._log_uncovered(node, reported, within_grace=within_grace)
-
-    def _log_uncovered(self, node: TrackedNode, reason: UnreadReason, *, within_grace: bool) -> None:
-        """Log why a node cannot be read: as a warning, once, when its grace is over.
-
-        If no source has a pod in the whole cluster, this is logged instead of each node.
-        """
-        level = logging.DEBUG
-        if any(self._pods):
-            if within_grace and reason is not Uncovered.PENDING:
-                level = logging.INFO
-            elif not within_grace:
-                level = logging.INFO if node.warned else logging.WARNING
-                node.warned = True
-        sign = self._sign(node)
-        fields = {"node": node.name, "reason": reason.value} | ({"gpu_sign": sign} if sign else {})
-        self._log.log(level, "GPU node without a ready pod", extra=fields)
 
     def _report_survey(self) -> None:
         """Report the size of the cluster to the observer, once it is known and when it has changed."""

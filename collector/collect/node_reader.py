@@ -8,12 +8,13 @@ import anyio
 
 from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
-from collector.collect.node_queue import NodeQueue, Target, TrackedNode
+from collector.collect.node_queue import NodeQueue
 from collector.collect.observer import Observer
 from collector.collect.printed import PAUSE_SECONDS
 from collector.collect.smi_command import SmiCommand
 from collector.collect.smi_log import NoDocumentError, SmiLog
 from collector.collect.smi_reading import GpusLostError, Printed, SmiReading
+from collector.collect.tracked_node import Target, TrackedNode
 from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.kube.client import ApiClient
 from collector.model import ReadError, ReadFailure, Reading

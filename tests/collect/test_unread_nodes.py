@@ -45,9 +45,15 @@ OTHER = pod(name="gfd", containers=(Container(name="gpu-feature-discovery", read
 class Cluster:
     """The queue of a cluster, a clock, and what its observer was given."""
 
-    def __init__(self, *nodes: NodeObject, known: dict[str, Known] | None = None, resume: bool = True) -> None:
+    def __init__(
+        self,
+        *nodes: NodeObject,
+        known: dict[str, Known] | None = None,
+        resume: bool = True,
+        seen: Observed | None = None,
+    ) -> None:
         self.now = 1000.0
-        self.seen = Observed()
+        self.seen = Observed() if seen is None else seen
         settings = ClusterSettings(
             context="c", grace=Duration(GRACE), sources=(*PRESETS["gpu-operator"], *PRESETS["gke"])
         )
@@ -256,8 +262,8 @@ class TestAfterARestart:
             def on_uncovered(self, cluster: str, node: str, reason: Any) -> None:
                 reported.append((node, reason))
 
-        cluster = Cluster(gpu_node(), gpu_node("m"), known={"n": self.KNOWN, "m": self.KNOWN}, resume=False)
-        cluster.queue._observer = Seen()
+        known = {"n": self.KNOWN, "m": self.KNOWN}
+        cluster = Cluster(gpu_node(), gpu_node("m"), known=known, resume=False, seen=Seen())
         cluster.set_pod(None, pod())
         cluster.queue.resume()
         assert dict(reported) == {"n": None, "m": Uncovered.NO_POD}
