@@ -5,9 +5,9 @@ For clusters read by different shards there is no such proof, so these are only 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 
+from collector.collect.common_nodes import CommonNodes
 from collector.collect.duplicates import REMEDY
 from collector.model import Step
 
@@ -25,8 +25,7 @@ class LookAlikes:
     def __init__(self, reads: Callable[[str], bool]) -> None:
         self._reads = reads
         self._uids: dict[str, dict[str, str]] = {}  # the uid of each node, by cluster and name
-        self._clusters: dict[str, tuple[str, ...]] = {}  # the clusters that show a node, by its uid
-        self._common: Counter[frozenset[str]] = Counter()  # number of nodes that a pair of clusters has in common
+        self._common = CommonNodes()
         self._reported: set[frozenset[str]] = set()
 
     def on_step(self, step: Step) -> None:
@@ -38,30 +37,21 @@ class LookAlikes:
             if uid:
                 known[place.node] = uid
             if before != uid:
-                self._remove(before, place.cluster)
-                self._add(uid, place.cluster, place.node)
+                self._common.remove(place.cluster, before)
+                if uid:
+                    self._add(uid, place.cluster, place.node)
             if not known:
                 del self._uids[place.cluster]
 
     def of(self, cluster: str) -> set[str]:
         """Return the clusters that show nodes of this cluster."""
-        pairs = [
-            pair for pair in list(self._common) if cluster in pair and self._concerns(pair)
-        ]  # called by a scrape's thread
-        return {name for pair in pairs for name in pair} - {cluster}
+        return {name for pair in self._common.pairs(cluster) if self._concerns(pair) for name in pair} - {cluster}
 
     def _add(self, uid: str, cluster: str, node: str) -> None:
-        if not uid:
-            return
-        others = self._clusters.get(uid, ())
-        if cluster in others:
-            return
-        self._clusters[uid] = (*others, cluster)
-        for other in others:
-            pair = frozenset((cluster, other))
-            self._common[pair] += 1
+        for pair in self._common.add(cluster, uid):
             if pair not in self._reported and self._concerns(pair):
                 self._reported.add(pair)
+                (other,) = pair - {cluster}
                 log.warning(
                     'cluster resembles one of another shard: node %s of "%s" has the same UID in "%s"; %s',
                     node,
@@ -70,20 +60,6 @@ class LookAlikes:
                     REMEDY,
                     extra={"cluster": cluster, "other": other, "node": node},
                 )
-
-    def _remove(self, uid: str, cluster: str) -> None:
-        if cluster not in self._clusters.get(uid, ()):
-            return
-        others = tuple(name for name in self._clusters[uid] if name != cluster)
-        if others:
-            self._clusters[uid] = others
-        else:
-            del self._clusters[uid]
-        for other in others:
-            pair = frozenset((cluster, other))
-            self._common[pair] -= 1
-            if not self._common[pair]:
-                del self._common[pair]
 
     def _concerns(self, pair: frozenset[str]) -> bool:
         return not all(map(self._reads, pair))

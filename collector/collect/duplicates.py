@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from collector.collect.common_nodes import CommonNodes
 from collector.kube.identity import Proof
 from collector.model import NodeInfo, Place
 
@@ -97,8 +98,7 @@ class DuplicateDetector:
         self._reported: set[frozenset[str]] = set()  # pairs that resemble or once resembled each other
         self._order: dict[str, int] = {}  # of the clusters in the configuration
         self._clusters: dict[str, _Seen] = {}
-        self._owners: dict[str, tuple[str, ...]] = {}  # clusters with a node, by its UID
-        self._common: dict[frozenset[str], set[str]] = {}  # UIDs that a pair of clusters has in common
+        self._common = CommonNodes()
 
     def set_order(self, clusters: Sequence[str]) -> Collection[str]:
         """Set the configured clusters, in order; return those that are no longer duplicates."""
@@ -152,14 +152,11 @@ class DuplicateDetector:
         if not node.uid or cluster not in self._order or cluster in self.duplicates:
             return verdict
         seen = self._clusters.setdefault(cluster, _Seen())
+        known = node.uid in seen.nodes
         seen.nodes[node.uid] = node.name
-        owners = self._owners.get(node.uid, ())
-        if cluster in owners:
+        if known:
             return verdict
-        self._owners[node.uid] = (*owners, cluster)
-        pairs = [frozenset((cluster, other)) for other in owners]
-        for pair in pairs:
-            self._common.setdefault(pair, set()).add(node.uid)
+        pairs = self._common.add(cluster, node.uid)
         if seen.complete and len(seen.nodes) == 1:  # an empty cluster had nothing to compare
             verdict.freed += self._free_unproven(cluster)
         for pair in pairs:
@@ -199,11 +196,11 @@ class DuplicateDetector:
 
     def _compare(self, cluster: str, verdict: Verdict) -> None:
         """Judge all pairs of a cluster and another one with a common node."""
-        for pair in [pair for pair, uids in self._common.items() if cluster in pair and uids]:
+        for pair in self._common.pairs(cluster):
             earlier, later = sorted(pair, key=lambda name: self._order[name])
-            if not self._common.get(pair) or not self._listed(pair):
+            if not self._common.of(pair) or not self._listed(pair):
                 continue  # a pair before this one may have ended the cluster
-            uid = next(iter(self._common[pair]))
+            uid = next(iter(self._common.of(pair)))
             node = Place(earlier, self._clusters[earlier].nodes[uid])
             if proofs := self._common_proofs(pair):
                 duplicate = Duplicate(later, node, uid)
@@ -222,12 +219,12 @@ class DuplicateDetector:
     def _common_proofs(self, pair: frozenset[str]) -> frozenset[Proof]:
         """Return the proofs that two clusters are the same; empty if there are none, or the nodes contradict them."""
         one, other = (self._clusters[name] for name in pair)
-        if 2 * len(self._common[pair]) <= self._expected(pair):
+        if 2 * len(self._common.of(pair)) <= self._expected(pair):
             return frozenset()
         return frozenset(proof for proof in one.proofs & other.proofs if not self._is_shared(proof))
 
     def _agrees_since_last_node(self, pair: frozenset[str]) -> bool:
-        return 2 * (len(self._common[pair]) - 1) <= self._expected(pair) < 2 * len(self._common[pair])
+        return 2 * (len(self._common.of(pair)) - 1) <= self._expected(pair) < 2 * len(self._common.of(pair))
 
     def _expected(self, pair: frozenset[str]) -> int:
         """Return how many nodes the same server would show to both: all, or those that one of them selects."""
@@ -251,7 +248,7 @@ class DuplicateDetector:
             if proof in seen.proofs and seen.complete and seen.nodes
         ]
         if any(
-            not self._common.get(frozenset((one, other))) for (one, _), (other, _) in itertools.combinations(having, 2)
+            not self._common.of(frozenset((one, other))) for (one, _), (other, _) in itertools.combinations(having, 2)
         ):
             return True
         skipped: list[tuple[str, AbstractSet[str]]] = [
@@ -266,22 +263,12 @@ class DuplicateDetector:
 
     def _remove(self, cluster: str, uid: str) -> None:
         seen = self._clusters.get(cluster)
-        if seen is None or seen.nodes.pop(uid, None) is None:
-            return
-        owners = tuple(name for name in self._owners[uid] if name != cluster)
-        for other in owners:
-            pair = frozenset((cluster, other))
-            self._common[pair].discard(uid)
-            if not self._common[pair]:
-                del self._common[pair]
-        if owners:
-            self._owners[uid] = owners
-        else:
-            del self._owners[uid]
+        if seen is not None and seen.nodes.pop(uid, None) is not None:
+            self._common.remove(cluster, uid)
 
     def _end_resemblances(self, cluster: str, *, only_past: bool = False) -> None:
         for pair in [pair for pair in self._resemblances if cluster in pair]:
-            if not only_past or (self._listed(pair) and not self._common.get(pair)):
+            if not only_past or (self._listed(pair) and not self._common.of(pair)):
                 del self._resemblances[pair]
                 self._note_resembling(pair)
 
