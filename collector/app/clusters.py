@@ -16,7 +16,7 @@ from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.exposition import Metrics
 from collector.inventory import Inventory
-from collector.kube.session import HandedOver
+from collector.kube.connector import HandedOver
 from collector.model import ClusterState, ClusterStatus, NodeState, Place
 
 __all__ = ["Clusters"]

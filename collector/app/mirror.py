@@ -1,4 +1,4 @@
-"""Mirrors what other shards record: their nodes into the inventory, their changes, and their requests."""
+"""Mirrors what other shards record: their nodes into the inventory, their changes, and their requests to read nodes."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -6,8 +6,8 @@ import anyio
 import anyio.lowlevel
 
 from collector.app.publisher import Publisher
+from collector.app.questions import Questions
 from collector.app.shard_fleet import ShardFleet
-from collector.events import ResettableEvent
 from collector.inventory import MirroringInventory
 from collector.model import NodeState, Place
 from collector.store import News, ShardStore, Store
@@ -17,7 +17,6 @@ __all__ = ["Mirror"]
 
 NODES_AT_ONCE = 200  # between two turns of the event loop
 CHANGES_AT_ONCE = 1000
-QUESTIONS_OF_A_NODE = 8  # that are remembered while nothing answers them
 
 
 class Mirror:
@@ -36,7 +35,7 @@ class Mirror:
         recent: RecentChanges,
         verify: Callable[[Place, float], None],
     ) -> None:
-        self.wanted = ResettableEvent()  # set when requests to other shards are waiting
+        self.questions = Questions(shards, inventory, verify)
         self.orphans: set[str] = set()  # recorded clusters that are no longer configured, which this shard must end
         self._store = store
         self._shards = shards
@@ -44,13 +43,8 @@ class Mirror:
         self._publisher = publisher
         self._fleet = fleet
         self._recent = recent
-        self._verify = verify
         self._cursor = 0
         self._last_change = 0  # the id of the last change that was processed
-        self._to_ask: dict[Place, float] = {}  # monotonic time at which to request a node
-        # This shard's unanswered questions, by number, with the monotonic time at which they were asked.
-        self._asked: dict[Place, dict[int, float]] = {}
-        self._questions: dict[Place, int] = {}  # likewise, of other shards
 
     def begin(self, version: int, last_change: int) -> None:
         """Start from data loaded after this commit and up to this change."""
@@ -77,7 +71,7 @@ class Mirror:
             self._cursor = news.version
             await self._take_changes()
             self._store.history_writer.committed.pulse()  # there may be records for the sinks
-        self._pass_on_questions()
+        self.questions.pass_on()
 
     async def load(self, clusters: Collection[str]) -> None:
         """Replace everything known about some clusters with their records."""
@@ -95,7 +89,7 @@ class Mirror:
         await self._apply(nodes, names)
         for name in names:  # which this shard may have been about to read itself
             for home in self._inventory.homes_to_ask(name):
-                self.ask(home, 0.0)
+                self.questions.ask(home, 0.0)
 
     async def load_all(self) -> None:
         """Let all but the own clusters be as they are recorded, and what is known of absent GPUs, too."""
@@ -103,46 +97,6 @@ class Mirror:
         away = await self._store.absent()
         absent = {uuid: place for uuid, place in away.absent.items() if place.cluster in self._fleet.configured}
         self._inventory.recall(absent, away.left, away.facts, away.lost)
-
-    async def take_questions(self, clusters: Collection[str]) -> None:
-        """Process other shards' requests for clusters that this shard now owns."""
-        async with self._shards.snapshot() as connection:
-            found = await self._shards.questions(connection, clusters)
-        for place in found:  # to which an answer may have been lost with the cluster
-            self._shards.forget_question(place)
-        self._questions |= found
-
-    def ask(self, place: Place, delay: float) -> None:
-        """Ask the owner of a node, in `delay` seconds, to read it."""
-        at = anyio.current_time() + delay
-        self._to_ask[place] = min(at, self._to_ask.get(place, at))
-        if not delay:
-            self.wanted.set()
-
-    async def send_questions(self) -> None:
-        """Send the requests that are due to other shards."""
-        now = anyio.current_time()
-        due = {place: at for place, at in self._to_ask.items() if at <= now}
-        if due:
-            number = await self._shards.ask(due)
-            for place in due:
-                asked = self._asked.setdefault(place, {})
-                asked[number] = now
-                if len(asked) > QUESTIONS_OF_A_NODE:
-                    del asked[next(iter(asked))]
-            self._to_ask = {place: at for place, at in self._to_ask.items() if due.get(place) != at}
-
-    def _pass_on_questions(self) -> None:
-        """Have those nodes of this shard read that others ask for; what is asked of a node that is gone is void."""
-        now = anyio.current_time()
-        for place in [place for place in self._asked if self._inventory.node(place) is None]:
-            del self._asked[place]
-        self._questions = {
-            place: number for place, number in self._questions.items() if self._inventory.node(place) is not None
-        }
-        for place, number in list(self._questions.items()):
-            if place.cluster in self._shards.owned and self._shards.question(place, number, now):
-                self._verify(place, 0.0)
 
     def _mirrors(self, cluster: str) -> bool:
         if cluster in self._shards.owned:
@@ -154,22 +108,11 @@ class Mirror:
         return self._mirrors(node.place.cluster) and node != self._inventory.node(node.place)
 
     async def _take_in(self, news: News, nodes: Iterable[NodeState], names: Mapping[str, set[str]]) -> None:
-        answered = {
-            place: max(times)
-            for place, number in news.answered.items()
-            if (times := [at for question, at in self._asked.get(place, {}).items() if question <= number])
-        }
+        answered = self.questions.answered(news)
         gone_at = {name: row.removed_at for name, row in news.clusters.items()}
         await self._apply(nodes, names, answered=answered, gone_at=gone_at)
         self._fleet.note(news)
-        for place in answered:
-            open_ = {question: at for question, at in self._asked.pop(place).items() if question > news.answered[place]}
-            if open_:
-                self._asked[place] = open_
-        for place in news.answered.keys() - news.asked.keys():
-            self._questions.pop(place, None)
-            self._shards.forget_question(place)
-        self._questions |= {place: one for place, one in news.asked.items() if place.cluster in self._shards.owned}
+        self.questions.note(news, answered)
 
     async def _apply(
         self,

@@ -1,18 +1,17 @@
 """Applies the clusters' reports to the inventory, and publishes the resulting changes."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 
 from collector.app.collected import CollectedClusters
 from collector.app.coverage_log import CoverageLog
+from collector.app.duplicate_clusters import DuplicateClusters
+from collector.app.lost_log import log_lost
 from collector.app.publisher import Publisher
-from collector.collect.duplicates import REMEDY, Duplicate, Verdict
 from collector.exposition import Metrics
 from collector.inventory import Inventory
 from collector.kube.identity import Proof
 from collector.model import (
-    NO_UUIDS,
     ClusterState,
     ClusterStatus,
     Gpu,
@@ -28,14 +27,9 @@ from collector.model import (
     UnreadReason,
     WatchRestart,
 )
-from collector.timestamps import rfc3339
 from collector.tls import Validity
 
 __all__ = ["CollectObserver"]
-
-log = logging.getLogger(__name__)
-
-_UNLISTED = "is no longer listed by ResourceSlices"
 
 
 class CollectObserver:
@@ -61,6 +55,7 @@ class CollectObserver:
         self._on_read = on_read
         self._clock = clock
         self._coverage = CoverageLog(clusters, inventory)
+        self._duplicates = DuplicateClusters(clusters, inventory, publisher, metrics, clock)
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Apply a node's reading."""
@@ -70,7 +65,7 @@ class CollectObserver:
         place = Place(reading.cluster, reading.node.name)
         before = self._inventory.node(place)
         self._publisher.publish(self._inventory.apply(reading))
-        self._log_lost(before, place)
+        log_lost(before, self._inventory.node(place))
         self._coverage.check(reading.cluster)
         self._on_read(place)
 
@@ -92,7 +87,7 @@ class CollectObserver:
         step = self._inventory.read_failed(place, reason, now, message, lost, next_try)
         # The failure itself is not kept.
         self._publisher.publish(step, record=bool(step.changes or lost) or self._sees_others(before, place))
-        self._log_lost(before, place)
+        log_lost(before, self._inventory.node(place))
         self._coverage.check(cluster)
 
     def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:
@@ -112,11 +107,11 @@ class CollectObserver:
         if before is not None and before.node.uid != node.uid:
             self._clusters.release(cluster, before.node)
         if has_pod:
-            self._act_on(self._clusters.claim(cluster, node))
+            self._duplicates.act_on(self._clusters.claim(cluster, node))
         if not self._clusters.is_duplicate(cluster):
             self._publisher.publish(self._inventory.set_node(cluster, node, self._clock()))
             if node.listed is not None:
-                self._log_lost(before, Place(cluster, node.name))
+                log_lost(before, self._inventory.node(Place(cluster, node.name)))
             self._coverage.check(cluster)
 
     def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
@@ -127,7 +122,7 @@ class CollectObserver:
         sees_others = self._sees_others(before, place)
         self._publisher.publish(step, record=bool(step.changes) or sees_others)
         if sees_others:
-            self._log_lost(before, place)
+            log_lost(before, self._inventory.node(place))
         self._coverage.check(cluster)
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
@@ -166,7 +161,7 @@ class CollectObserver:
         """Publish the size of a cluster."""
         if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
             return
-        self._act_on(self._clusters.complete(cluster))
+        self._duplicates.act_on(self._clusters.complete(cluster))
         if self._clusters.is_duplicate(cluster):
             return
         collected.survey = survey
@@ -186,7 +181,7 @@ class CollectObserver:
     def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
         """Process proof of the identity of a cluster's server."""
         if cluster in self._clusters:
-            self._act_on(self._clusters.prove(cluster, proofs))
+            self._duplicates.act_on(self._clusters.prove(cluster, proofs))
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
@@ -196,75 +191,3 @@ class CollectObserver:
         """Return whether the set of a node's unseen GPUs has changed."""
         after = self._inventory.node(place)
         return before is not None and after is not None and before.unseen != after.unseen
-
-    def _log_lost(self, before: NodeState | None, place: Place) -> None:
-        """Log which GPUs of a node stopped responding since its last reading, and which respond again."""
-        after = self._inventory.node(place)
-        was = before.lost_uuids if before is not None else NO_UUIDS
-        if after is None:
-            return
-        self._log_silent(before, after)
-        if after.lost_uuids == was:
-            return
-        for placement in after.placements():
-            gpu = placement.gpu
-            fields = {"cluster": place.cluster, "node": place.node, "uuid": gpu.uuid, "bus": gpu.pci_bus_id or ""}
-            if gpu.serial:
-                fields["serial"] = gpu.serial
-            if placement.lost and gpu.uuid not in was:
-                fields["last_seen"] = rfc3339(placement.confirmed) or ""
-                what = _UNLISTED if gpu.uuid in after.unlisted_uuids else "does not respond"
-                text = "GPU lost: the GPU at %s %s: serial %s, UUID %s, last seen %s"
-                log.warning(
-                    text,
-                    gpu.pci_bus_id or "an unknown address",
-                    what,
-                    gpu.serial or "unknown",
-                    gpu.uuid,
-                    fields["last_seen"],
-                    extra=fields,
-                )
-            elif gpu.uuid in was and not placement.lost:
-                log.info("GPU responds again", extra=fields)
-
-    def _act_on(self, verdict: Verdict) -> None:
-        """Skip duplicate clusters, resume those that no longer are, and warn about look-alikes."""
-        for duplicate in verdict.duplicates:
-            self._skip(duplicate)
-        self._clusters.resume(verdict.freed)
-        for one in verdict.resemblances:
-            fields = {"cluster": one.cluster, "other": one.node.cluster, "node": one.node.node}
-            log.warning("cluster resembles another one: %s; %s", one, REMEDY, extra=fields)
-
-    @staticmethod
-    def _log_silent(before: NodeState | None, after: NodeState) -> None:
-        """Log the GPUs that stopped responding, or respond again, if only their bus addresses were known."""
-        was = {one.pci_bus_id for one in before.silent} if before is not None else set()
-        now = {one.pci_bus_id for one in after.silent}
-        where = {"cluster": after.place.cluster, "node": after.place.node}
-        unlisted = {one.pci_bus_id for one in after.silent if one.unlisted}
-        for bus in sorted(now - was):
-            what = _UNLISTED if bus in unlisted else "does not respond"
-            log.warning("GPU lost: the GPU at %s %s and has never been read", bus, what, extra={**where, "bus": bus})
-        if not (ended := was - now):
-            return
-        for placement in after.placements():
-            gpu = placement.gpu
-            address = GpuRef.of(gpu).pci_bus_id
-            if address in ended and not placement.lost:
-                fields = {**where, "bus": address, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
-                log.info("GPU responds again", extra=fields)
-
-    def _skip(self, duplicate: Duplicate) -> None:
-        """Stop collecting a cluster that duplicates another one, which publishes its GPUs."""
-        name = duplicate.cluster
-        self._clusters[name].supervisor.pause()
-        self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None
-        self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
-        fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
-        message, other = str(duplicate), self._clusters.get(duplicate.node.cluster)
-        if self._clusters[name].settings.labels and other is not None and not other.settings.labels:
-            message += f'; its `labels = true` has no effect, set it for "{duplicate.node.cluster}"'
-        log.warning("skipping cluster: %s", message, extra=fields)
-        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=message, since=self._clock())
-        self.on_status(status)

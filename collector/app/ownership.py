@@ -13,33 +13,31 @@ A GPU that moves between shards causes two changes: the shard that it left recor
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
+from collector.app.cluster_reports import ClusterReports
 from collector.app.clusters import Clusters
 from collector.app.collected import CollectedClusters
 from collector.app.mirror import Mirror
 from collector.app.publisher import Publisher
 from collector.app.shard_fleet import ShardFleet
+from collector.app.shard_leases import ShardLeases
 from collector.config import ClusterSettings
 from collector.exposition import Exposition
 from collector.inventory import MirroringInventory
 from collector.model import Place
-from collector.store import ClusterReport, LostLeadershipError, ShardStore, Store, StoreError
+from collector.store import LostLeadershipError, ShardStore, Store, StoreError
 from collector.text import counted
 
 __all__ = ["Ownership"]
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 1.0  # between two attempts to take the lease
-RENEW_SECONDS = 3.0  # between two renewals of leases
 POLL_SECONDS = 1.0  # between two polls for news
 CLUSTERS_AT_ONCE = 50  # clusters taken in one transaction
-SYNCED_SECONDS = 30.0  # between two reports that a cluster's view is still current
 
 
 class Ownership:
@@ -75,8 +73,8 @@ class Ownership:
         self._outdated = False  # a collector without shards has recorded meanwhile, which numbers nothing
         self._to_load: set[str] = set()  # clusters of which all is to be taken from the store
         self._leaving: set[str] = set()  # own clusters that the configuration has no more, while that is recorded
-        self._reported: dict[str, ClusterReport] = {}
-        self._logged: object = None
+        self._leases = ShardLeases(store, shards.shard, on_idle=mirror.questions.wanted.set)
+        self._reports = ClusterReports(shards, collected)
 
     async def configure(self, clusters: Sequence[ClusterSettings], tasks: TaskGroup) -> None:
         """Set the clusters of the installation; those that this shard reads run in `tasks`."""
@@ -109,7 +107,7 @@ class Ownership:
         """Own clusters until cancelled."""
         async with anyio.create_task_group() as tasks:
             # Separate, because loading from the store can take longer than a lease lasts.
-            tasks.start_soon(self._keep_leases, name="shard: leases")
+            tasks.start_soon(self._leases.run, name="shard: leases")
             while True:
                 try:
                     async with self._working:
@@ -119,34 +117,9 @@ class Ownership:
                     log.debug("lost the shard's lease to another process")
                 except StoreError as error:
                     self._store.health.failed("shards", str(error))
-                self._mirror.wanted.clear()
+                self._mirror.questions.wanted.clear()
                 with anyio.move_on_after(POLL_SECONDS):
-                    await self._mirror.wanted.wait()
-
-    async def _keep_leases(self) -> None:
-        """Keep the shard's lease, or take it when it is free; one of the leading shards also delivers to the sinks."""
-        leadership, delivery, health = self._store.leadership, self._store.delivery, self._store.health
-        while True:
-            renewed = False
-            try:
-                if await leadership.ask():
-                    renewed = leadership.recording
-                    if await delivery.ask() and not delivery.recording:
-                        await self._store.reconcile_again()
-                        delivery.begin()
-                        log.info("delivering to the sinks")
-                elif delivery.held:
-                    delivery.stand_by()
-                    await delivery.release()
-                health.succeeded("lead")
-            except LostLeadershipError:
-                log.debug("another shard delivers to the sinks now")
-            except StoreError as error:
-                health.failed("lead", str(error))
-            self._log()
-            if not leadership.recording:
-                self._mirror.wanted.set()
-            await anyio.sleep(RENEW_SECONDS if renewed else ASK_SECONDS)
+                    await self._mirror.questions.wanted.wait()
 
     async def _work(self) -> None:
         leadership, shards = self._store.leadership, self._shards
@@ -165,8 +138,8 @@ class Ownership:
         if leadership.held and leadership.recording:
             await self._take()
             await self._end()
-            await self._report()
-        await self._mirror.send_questions()
+            await self._reports.send()
+        await self._mirror.questions.send()
 
     async def _load(self) -> None:
         """Take from the store all that is recorded of the clusters that are to be loaded."""
@@ -197,7 +170,7 @@ class Ownership:
             if taken := await self._shards.take(free[start : start + CLUSTERS_AT_ONCE]):
                 await self._mirror.poll()  # what the previous owner had recorded by then
                 await self._mirror.load(taken & self._mirror.orphans)
-                await self._mirror.take_questions(taken)
+                await self._mirror.questions.take(taken)
                 for name in taken:
                     self._own(name)
                 await self._run_clusters()
@@ -210,7 +183,7 @@ class Ownership:
     def _own(self, cluster: str) -> None:
         """Record a cluster from now on, after all its records have been loaded."""
         self._shards.owned.add(cluster)
-        self._reported.pop(cluster, None)
+        self._reports.forget(cluster)
         self._publisher.publish(self._inventory.forget_unread(cluster))
         self._exposition.update({Place(cluster, name): node for name, node in self._inventory.nodes(cluster).items()})
 
@@ -240,46 +213,3 @@ class Ownership:
             await self._shards.release(self._leaving)
             self._shards.owned.difference_update(self._leaving)
             self._leaving.clear()
-
-    async def _report(self) -> None:
-        """Report the status of this shard's clusters to the others, if it has changed."""
-        reports = {}
-        for name in self._shards.owned & self._collected.keys():
-            report = self._report_of(name)
-            if (before := self._reported.get(name)) is None or _is_news(before, report):
-                reports[name] = report
-        if reports:
-            await self._shards.report(reports)
-            self._reported |= reports
-
-    def _report_of(self, cluster: str) -> ClusterReport:
-        collected = self._collected[cluster]
-        return ClusterReport(
-            status=collected.status,
-            synced=collected.synced,
-            survey=collected.survey,
-            slices=collected.slices,
-            resembles=tuple(self._collected.resemblances(cluster)),
-            label_trouble=collected.supervisor.label_trouble if collected.status.up else None,
-        )
-
-    def _log(self) -> None:
-        """Log the holder of the shard's lease when it changes."""
-        status, shard = self._store.leadership.status, self._shards.shard
-        state: Mapping[str, str] = {"leads": str(status.leads), "holder": "" if status.leads else status.holder}
-        if state == self._logged or not (status.leads or status.holder or not status.has_leader):
-            return
-        self._logged = state
-        if status.leads:
-            log.info("leading: recording the clusters of %s", shard)
-        elif status.has_leader:
-            log.info("standing by: another process leads", extra={"leader": status.holder, "shard": shard.index})
-        else:
-            log.error("no process leads %s; its clusters are not recorded", shard)
-
-
-def _is_news(before: ClusterReport, after: ClusterReport) -> bool:
-    """Return whether to send a report to other shards, given the one that they have."""
-    if (after.synced or 0.0) - (before.synced or 0.0) >= SYNCED_SECONDS:
-        return True
-    return msgspec.structs.replace(before, synced=after.synced) != after

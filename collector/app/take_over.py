@@ -1,17 +1,15 @@
 """Keeps the lease among the collectors that share a store, or takes it over when it is free."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
-import msgspec
 
+from collector.app.catch_up import CatchUp
 from collector.events import ResettableEvent
 from collector.inventory import Inventory
-from collector.inventory.absent import Absent
-from collector.inventory.last_known import facts_of
-from collector.model import Gpu, NodeState, Place
-from collector.store import Departure, LostLeadershipError, Store, StoreError
+from collector.model import NodeState
+from collector.store import LostLeadershipError, Store, StoreError
 
 __all__ = ["TakeOver"]
 
@@ -30,8 +28,7 @@ class TakeOver:
 
     def __init__(self, store: Store, inventory: Inventory, adopt: Callable[[Sequence[NodeState]], None]) -> None:
         self._store = store
-        self._inventory = inventory
-        self._adopt = adopt
+        self._catch_up = CatchUp(store, inventory, adopt)
         self._taken = ResettableEvent()
         self._logged: object = None
 
@@ -40,7 +37,7 @@ class TakeOver:
         database, leadership, health = self._store.database, self._store.leadership, self._store.health
         async with anyio.create_task_group() as tasks:
             # Separate, because a large fleet takes longer than a lease lasts, so it is renewed during that.
-            tasks.start_soon(self._catch_up, name="store: take-over")
+            tasks.start_soon(self._take_over, name="store: take-over")
             while True:
                 renewed = False
                 try:
@@ -82,91 +79,18 @@ class TakeOver:
         else:
             log.error("no collector leads: nothing is recorded or delivered", extra={"lease": status.holder or "free"})
 
-    async def _catch_up(self) -> None:
+    async def _take_over(self) -> None:
         health = self._store.health
         while True:
             await self._taken.wait()
             self._taken.clear()
             try:
                 if self._store.leadership.held and not self._store.leadership.recording:
-                    await self._take_over()
+                    await self._catch_up.run()
                 elif self._store.database.renewed:
-                    await self._store.renew(self._snapshot)
+                    await self._store.renew(self._catch_up.snapshot)
                 health.succeeded("take-over")
             except LostLeadershipError:
                 log.debug("lost the lead to another collector")
             except StoreError as error:
                 health.failed("take-over", str(error))
-
-    def _snapshot(self) -> dict[Place, NodeState]:
-        return {
-            Place(cluster, node): state
-            for cluster in self._inventory.clusters()
-            for node, state in self._inventory.nodes(cluster).items()
-        }
-
-    async def _take_over(self) -> None:
-        """Start recording, first what the previous leader missed; no other collector writes during that."""
-        leadership = self._store.leadership
-        token = leadership.token
-        await self._store.reconcile_again()
-        self._store.database.renewed = False  # the whole inventory is about to be recorded
-        inventory, standby = self._inventory, leadership.standby
-        standby.forget_touched()
-        recorded: set[Place] = set()
-        different: set[Place] = set()
-        async for part in self._store.nodes():
-            self._adopt([node for node in part if node.place not in standby.gone])
-            recorded |= {node.place for node in part}
-            different |= {node.place for node in part if not _agrees(inventory.node(node.place), node)}
-        different |= self._snapshot().keys() - recorded
-        left = await self._settle_times(different | standby.touched)
-        if leadership.held and leadership.token == token:  # or another collector has recorded in the meantime
-            nodes = {place: inventory.node(place) for place in different | standby.touched}
-            self._store.history_writer.begin(nodes, left)
-
-    async def _settle_times(self, places: Collection[Place]) -> dict[str, Departure]:
-        """Ensure that no GPU is in its place since before the previous leader recorded that it left the last one.
-
-        Two collectors read a node at different times, and so notice the same move at different times. Returns the
-        departures, by UUID, of GPUs of which only this collector knows that they left.
-        """
-        inventory = self._inventory
-        recorded = await self._store.recorded({place: inventory.node(place) for place in places})
-        away = await self._store.absent()
-        inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
-        left = {one.uuid: one for one in recorded.here if inventory.absent_gpu(one.uuid) is not None}
-        inventory.recall(  # including those whose departure the previous leader did not notice
-            {uuid: one.place for uuid, one in left.items()},
-            {uuid: max(one.confirmed, recorded.latest[uuid]) for uuid, one in left.items()},
-            {uuid: facts for uuid, one in left.items() if one.gpu and (facts := facts_of(one.gpu, one.confirmed))},
-            {uuid for uuid, one in left.items() if one.lost},
-        )
-        here = {(placement.uuid, placement.place) for placement in recorded.here}
-        for place in places:
-            if (node := inventory.node(place)) is not None:
-                since = tuple(
-                    at if (gpu.uuid, place) in here else max(at, recorded.latest.get(gpu.uuid, at))
-                    for gpu, at in zip(node.gpus, node.since, strict=True)
-                )
-                if since != node.since:
-                    self._adopt([msgspec.structs.replace(node, since=since)])
-        return {uuid: departure for uuid in left if (departure := _departure(uuid, inventory.absent_gpu(uuid)))}
-
-
-def _departure(uuid: str, absent: Absent | None) -> Departure | None:
-    """Return a GPU's departure from its last node, as the store expects it; None if its time is unknown."""
-    if absent is None or not absent.time:
-        return None
-    facts = absent.facts or Gpu(uuid=uuid)
-    unsaid = tuple(one for one in facts.last_known if one.time != absent.read)  # according to the last reading
-    gpu = msgspec.structs.replace(facts, last_known=unsaid)
-    return Departure(absent.place, absent.time, absent.read, gpu, absent.lost)
-
-
-def _agrees(node: NodeState | None, recorded: NodeState) -> bool:
-    """Return whether two collectors have the same data on a node, each from its own reading."""
-    if node is None:
-        return False
-    passing = {"time": recorded.time, "failing": recorded.failing, "uncovered": recorded.uncovered}
-    return msgspec.structs.replace(node, **passing) == recorded

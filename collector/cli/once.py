@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from collector.app.once import ClusterOutcome, Outcome, SinkOutcome
+from collector.app.outcome import ClusterOutcome, Outcome, SinkOutcome
 from collector.cli.table import print_table, result_style, table_width, wrapped
 from collector.model import ClusterState
 from collector.text import counted, one_line

@@ -150,7 +150,7 @@ async def test_each_node_gets_its_labels_in_one_patch(fleet: Fleet) -> None:
 async def test_a_restart_writes_nothing_if_labels_are_current(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
-        await fleet.service._store.history_writer.flushed(60.0)  # type: ignore[union-attr]
+        await eventually(lambda: not any(fleet.service.unstored()[0]))
     before = fleet.patches()
     node = fleet.clusters["sim-0"].nodes[0]
     fleet.clusters["sim-0"].label_node({f"{LABEL_PREFIX}gpu-0": "wrong", f"{LABEL_PREFIX}gpu-9": "9"}, node)
@@ -323,7 +323,7 @@ async def test_a_missing_right_is_one_problem_until_granted(fleet: Fleet, caplog
     east.deny("patch", "nodes")
     async with fleet.running():
         await eventually(lambda: fleet.failures(LabelFailure.FORBIDDEN) >= 3)
-        trouble = fleet.service._view().label_trouble("sim-0")
+        trouble = fleet.service.view().label_trouble("sim-0")
         assert trouble is not None
         assert (trouble.reason, trouble.nodes) == (LabelFailure.FORBIDDEN, None)
         assert "`gpuid grant` prints the missing right" in trouble.message
@@ -332,7 +332,7 @@ async def test_a_missing_right_is_one_problem_until_granted(fleet: Fleet, caplog
         assert fleet.execs() == 3
         east.allow()
         await fleet.labelled()
-        await eventually(lambda: fleet.service._view().label_trouble("sim-0") is None)
+        await eventually(lambda: fleet.service.view().label_trouble("sim-0") is None)
 
 
 async def test_a_failing_server_is_retried(fleet: Fleet) -> None:
@@ -358,11 +358,11 @@ async def test_labels_changed_by_another_client_are_rewritten_then_delayed(fleet
         await eventually(lambda: fleet.failures(LabelFailure.CONTESTED), 2.0)
         await fleet.stays(fleet.labels())
         assert fleet.patches() == before + 1
-        trouble = fleet.service._view().label_trouble("sim-0")
+        trouble = fleet.service.view().label_trouble("sim-0")
         assert trouble is not None
         assert (trouble.reason, trouble.nodes) == (LabelFailure.CONTESTED, 1)
         east.swap_tray(first)  # what is to be said is new
         truth = fleet.truth()
         truth[first][f"{LABEL_PREFIX}owner"] = "ada"
         await eventually(lambda: fleet.labels() == truth)
-        await eventually(lambda: fleet.service._view().label_trouble("sim-0") is None)
+        await eventually(lambda: fleet.service.view().label_trouble("sim-0") is None)

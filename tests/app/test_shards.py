@@ -112,7 +112,7 @@ def fleet(shard: Service) -> list[tuple[str, str, str]]:
 
 def stands_by(service: Service) -> bool:
     """Return whether a process knows which other one records instead of it."""
-    status = service._view().lead_status
+    status = service.view().lead_status
     return status is not None and not status.leads and status.holder != ""
 
 
@@ -163,9 +163,9 @@ async def test_a_shard_that_stops_leaves_its_clusters_unowned(site: Site):
     async with site.running(Shard(0, 2)) as first:
         async with site.running(Shard(1, 2)):
             await eventually(lambda: fleet(first), site.expected(), seconds=SECONDS)
-            await eventually(lambda: first._view().statuses["sim-1"].state, ClusterState.UP, seconds=SECONDS)
-        await eventually(lambda: first._view().statuses["sim-1"].state, ClusterState.UNOWNED, seconds=SECONDS)
-        owner = first._view().owner("sim-1")
+            await eventually(lambda: first.view().statuses["sim-1"].state, ClusterState.UP, seconds=SECONDS)
+        await eventually(lambda: first.view().statuses["sim-1"].state, ClusterState.UNOWNED, seconds=SECONDS)
+        owner = first.view().owner("sim-1")
         assert owner is not None
         assert owner.shard is None
 
@@ -198,7 +198,7 @@ async def test_only_its_new_shard_records_a_transferred_cluster(site: Site, two:
         site.simulator.clusters["sim-1"].move_gpu()
         await eventually(lambda: [len(one.clusters) for one in two], [1, 0], seconds=SECONDS)
         assert len(await site.recorded()) == before
-        assert two[0]._view().statuses["sim-1"].state in (ClusterState.UP, ClusterState.STARTING)
+        assert two[0].view().statuses["sim-1"].state in (ClusterState.UP, ClusterState.STARTING)
     # The other shard is gone, and the cluster is its own again.
     await eventually(lambda: [len(one.clusters) for one in two], [1, 1], seconds=SECONDS)
     await eventually(is_settled(site, two), True, seconds=SECONDS)
