@@ -7,20 +7,22 @@ import pkgutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 import anyio.to_thread
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.config.store import SqliteLocation, StoreSettings, locate
+from collector.store import schema
 from collector.store.database import Database, OpenMode
 from collector.store.errors import DamagedStoreError, StoreError, explain
 from collector.store.files import check_end, verify
+from collector.store.leadership import is_valid
 from collector.store.migrate import check_complete, is_current, migrate_down, version_of
 from collector.store.schema import HEAD
 
@@ -152,10 +154,9 @@ def _downgrade(connection: Connection, to: str) -> None:
 
 async def _leader(connection: AsyncConnection) -> str:
     """Return the holder of a lease; empty if there is none."""
-    found: Sequence[str] = [row[0] for row in await connection.execute(_HOLDERS)]
-    return found[0] if found else ""
+    return str(await connection.scalar(_HOLDER) or "")
 
 
 _WRITING = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_TRUNCATE")
 _NO_TIMEOUT = text("SELECT set_config('statement_timeout', '0', true)")
-_HOLDERS = text("SELECT holder FROM gpuid_leases WHERE expires > extract(epoch from clock_timestamp()) ORDER BY name")
+_HOLDER = select(schema.leases.c.holder).where(is_valid).order_by(schema.leases.c.name).limit(1)

@@ -19,6 +19,7 @@ from collector.store import Store, StoreError, StoreSettings, schema
 from collector.store.database import Database, OpenMode
 from collector.store.downgrade import backup, downgrade, undone_by
 from collector.store.files import SIDE_FILES, claim
+from collector.store.leadership import LEASE_SECONDS
 from collector.store.migrate import version_of
 from tests.support.old_store import VERSIONS, old_rows, write_old_store
 
@@ -179,9 +180,17 @@ async def test_an_older_store_is_downgraded_without_updating_first(settings: Sto
     assert await described(settings, version_of) == "0008"
 
 
+async def test_a_lease_from_before_the_clock_was_set_back_uses_no_store(postgres_server: Any) -> None:
+    settings = StoreSettings(url=postgres_server.new_database())
+    await write_old_store(settings, "0009")
+    async with used_by_an_older_collector(settings, seconds=3600):
+        await downgrade(settings, "0008")
+        assert await described(settings, version_of) == "0008"
+
+
 @contextlib.asynccontextmanager
-async def used_by_an_older_collector(settings: StoreSettings) -> AsyncIterator[None]:
-    """Hold the lock of an SQLite file, or the lease in PostgreSQL."""
+async def used_by_an_older_collector(settings: StoreSettings, seconds: float = LEASE_SECONDS) -> AsyncIterator[None]:
+    """Hold the lock of an SQLite file, or for so many seconds the lease in PostgreSQL."""
     location = locate(settings.url)
     if isinstance(location, SqliteLocation):
         descriptor = claim(location.path)
@@ -194,7 +203,7 @@ async def used_by_an_older_collector(settings: StoreSettings) -> AsyncIterator[N
     )
     async with Database.open(settings, OpenMode.TRIAL) as database:
         async with database.write() as connection:
-            await connection.execute(text(lease), {"expires": time.time() + 3600})
+            await connection.execute(text(lease), {"expires": time.time() + seconds})
         yield
         async with database.write() as connection:
             await connection.execute(text("DELETE FROM gpuid_leases"))
