@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from collector.encodings import Span
-from collector.secret_search import SHORT, TERMINAL_SEQUENCE, SecretIndex
+from collector.secret_search import SHORT_LENGTH, TERMINAL_SEQUENCE, SecretIndex
 from collector.text import one_line
 
 __all__ = ["MASK", "Secrets", "redact", "redact_lines", "redacting"]
@@ -26,8 +26,8 @@ MASK = "***"  # replaces a secret, or text that may contain one and is too long 
 MAX_TEXT = 4096  # characters of a text that are searched; the rest is dropped
 MAX_FOREIGN_TEXT = 1024  # likewise for entirely foreign text, so that a flood of it stays cheap
 MAX_SECRETS = 64  # kept per owner: the newest, for renewed credentials
-PIECE = 16  # consecutive characters of a secret in published values
-LEAST_MASKED = 4  # fewest characters of a secret to be found in our own texts
+PIECE_LENGTH = 16  # consecutive characters of a secret in published values
+MIN_MASKED_LENGTH = 4  # fewest characters of a secret to be found in our own texts
 MAX_ROUNDS = 4  # rounds of decoding for a text without secrets
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -77,7 +77,7 @@ class Secrets:
         if path.count("/") > 1 or _looks_random(path.lstrip("/")):
             self.add(path)
         self.add(*(segment for segment in path.split("/") if _looks_random(segment)))
-        self.add(parts.query, *(value for _, value in parse_qsl(parts.query) if len(value) >= SHORT))
+        self.add(parts.query, *(value for _, value in parse_qsl(parts.query) if len(value) >= SHORT_LENGTH))
 
     def add_proxies(self, environment: Mapping[str, str]) -> None:
         """Add the passwords of the proxies in an environment."""
@@ -87,14 +87,14 @@ class Secrets:
                     self.add_url(url if "://" in url else f"http://{url}")
 
     def repeated_in(self, value: str) -> bool:
-        """Return whether a value that is published verbatim has PIECE consecutive characters of a secret, in any case.
+        """Return whether a published value has PIECE_LENGTH consecutive characters of a secret, in any case.
 
         This runs for every value of every reading, so its time depends only on the value. Shorter secrets may be
         ordinary words in a name.
         """
-        if len(value) < PIECE:
+        if len(value) < PIECE_LENGTH:
             return False
-        half = PIECE // 2
+        half = PIECE_LENGTH // 2
         if self._published is None:
             text = "\n".join({*self._lasting, *self._renewed}).lower()
             self._published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
@@ -102,7 +102,7 @@ class Secrets:
         lower = value.lower()
         # Every piece contains half a piece that begins at a multiple of that length in the secrets.
         return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
-            lower[at : at + PIECE] in text for at in range(len(lower) - PIECE + 1)
+            lower[at : at + PIECE_LENGTH] in text for at in range(len(lower) - PIECE_LENGTH + 1)
         )
 
     def redact(self, text: object, limit: int | None = None) -> str:
@@ -113,9 +113,9 @@ class Secrets:
         """Return one of our texts, which may quote others, on one line without these secrets.
 
         Text that only looks like a secret is kept, such as `client-key: expected …`, and so are secrets of less than
-        LEAST_MASKED characters, which may be ordinary words.
+        MIN_MASKED_LENGTH characters, which may be ordinary words.
         """
-        return self._without_known(text, least=LEAST_MASKED)
+        return self._without_known(text, least=MIN_MASKED_LENGTH)
 
     def _without_known(self, text: object, least: int) -> str:
         text = str(text)[:MAX_TEXT]

@@ -9,16 +9,16 @@ from typing import NamedTuple
 from collector.encodings import UTF8, Decoded, Span, decodings
 from collector.text import one_line
 
-__all__ = ["SHORT", "TERMINAL_SEQUENCE", "SecretIndex"]
+__all__ = ["SHORT_LENGTH", "TERMINAL_SEQUENCE", "SecretIndex"]
 
-MIN_PIECE = 8  # letters and digits of a secret that are secret on their own
-MIN_WORDS = 12  # likewise for letters only, which may be ordinary words
-BLOCK, STEP = 5, 4  # letters and digits: any piece of MIN_PIECE contains a block that begins at a step
+MIN_PIECE_LENGTH = 8  # letters and digits of a secret that are secret on their own
+MIN_WORDS_LENGTH = 12  # likewise for letters only, which may be ordinary words
+BLOCK, STEP = 5, 4  # letters and digits: any piece of MIN_PIECE_LENGTH contains a block that begins at a step
 MAX_PLACES = 16  # of secrets with the same block to compare
-SHORT = 6  # a shorter secret is found only as a word, since it may be part of an ordinary one
-MIN_BEGINNING = 4  # characters of a secret that count at the end of a text, which may be truncated
-MIN_ENCODED = 8  # printable characters in decoded bytes that may be encoded, too
-MIN_ENCODED_PIECE = 11  # likewise if all secrets have MIN_PIECE letters and digits: their base64
+SHORT_LENGTH = 6  # a shorter secret is found only as a word, since it may be part of an ordinary one
+MIN_BEGINNING_LENGTH = 4  # characters of a secret that count at the end of a text, which may be truncated
+MIN_ENCODED_LENGTH = 8  # printable characters in decoded bytes that may be encoded, too
+MIN_ENCODED_PIECE_LENGTH = 11  # likewise if all secrets have MIN_PIECE_LENGTH letters and digits: their base64
 MAX_DEPTH = 5  # nested encodings to decode
 MAX_WORK, MIN_WORK, WORK_PER_CHARACTER = (
     50_000,
@@ -31,7 +31,7 @@ TERMINAL_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[@-~]|\x1b\][^\x07\x1b]*(?
 _LETTERS = re.compile(r"[^\W_]+")
 # Also without ESC, which may have been lost.
 _SEQUENCE = re.compile(rf"{TERMINAL_SEQUENCE.pattern}|\[[0-9;?]{{0,12}}[A-HJKSTfhlmnsu]")
-_READABLE_RUN = re.compile(rf"(?:[\t\n\r\x1b -~]|{UTF8.pattern}){{{MIN_ENCODED},}}")
+_READABLE_RUN = re.compile(rf"(?:[\t\n\r\x1b -~]|{UTF8.pattern}){{{MIN_ENCODED_LENGTH},}}")
 _OTHER = re.compile(r"[^\x00-\x7f]")
 
 
@@ -73,7 +73,7 @@ class SecretIndex(NamedTuple):
         places: dict[str, list[int]] = {}
         length = 0
         for skeleton in reversed(words.values()):  # the newest first
-            if len(skeleton) < MIN_PIECE:
+            if len(skeleton) < MIN_PIECE_LENGTH:
                 continue
             lowered = _lower(skeleton)
             for at in range(0, len(skeleton) - BLOCK + 1, STEP):
@@ -84,7 +84,7 @@ class SecretIndex(NamedTuple):
             length += len(skeleton) + 1
         joined = "".join(cased)
         longest_first = sorted(words, key=len, reverse=True)
-        short = tuple(word for word in longest_first if len(words[word]) < MIN_PIECE)
+        short = tuple(word for word in longest_first if len(words[word]) < MIN_PIECE_LENGTH)
         return cls(tuple(longest_first), short, joined, _lower(joined), places)
 
     def find(self, line: str, least: int) -> list[Span] | None:
@@ -120,12 +120,14 @@ class SecretIndex(NamedTuple):
         yield from self._pieces(text)
 
     def _found_in_bytes(self, text: str, least: int) -> Iterator[Span]:
-        yield from _whole(_lower(text), self.short, max(least, SHORT))  # shorter ones occur in any bytes by chance
+        yield from _whole(
+            _lower(text), self.short, max(least, SHORT_LENGTH)
+        )  # shorter ones occur in any bytes by chance
         yield from self._pieces(text)
 
     def _readable(self, text: "_Text", roots: Iterator[int]) -> Iterator["_Text"]:
         """Yield the parts of decoded bytes that may themselves encode something."""
-        least = MIN_ENCODED if self.short else MIN_ENCODED_PIECE
+        least = MIN_ENCODED_LENGTH if self.short else MIN_ENCODED_PIECE_LENGTH
         for run in _READABLE_RUN.finditer(text.text):
             if len(run[0]) >= least:
                 yield text.part(*run.span(), root=next(roots))
@@ -153,16 +155,16 @@ class SecretIndex(NamedTuple):
                 if self._is_secret(place - before, place + after):
                     yield positions[at - before], positions[at + after - 1] + 1
                     reach = max(reach, at + after)
-            at = max(at + 1, reach - MIN_PIECE + 1)  # anything longer has a block from there on
+            at = max(at + 1, reach - MIN_PIECE_LENGTH + 1)  # anything longer has a block from there on
 
     def _is_secret(self, start: int, end: int) -> bool:
         """Return whether a piece is secret on its own: a few letters may be a word or two."""
-        if end - start >= MIN_WORDS:
+        if end - start >= MIN_WORDS_LENGTH:
             return True
         piece = self.cased[start:end]
         is_whole = self.cased[start - 1 : start] in {"", "\n"} and self.cased[end] == "\n"
         is_word = piece.isalpha() and (piece[1:].islower() or piece.isupper())
-        return end - start >= MIN_PIECE and (is_whole or not is_word)
+        return end - start >= MIN_PIECE_LENGTH and (is_whole or not is_word)
 
 
 class _Text(NamedTuple):
@@ -185,7 +187,7 @@ def _whole(text: str, words: Iterable[str], least: int) -> Iterator[Span]:
         at = text.find(word) if len(word) >= least else -1
         while at >= 0:
             end = at + len(word)
-            if len(word) >= SHORT or not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            if len(word) >= SHORT_LENGTH or not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
                 yield at, end
             at = text.find(word, end)
 
@@ -195,12 +197,12 @@ def _cut_off(text: str, words: Iterable[str], least: int) -> Iterator[Span]:
     end = len(text.rstrip("….\"'"))
     for word in words:
         start = max(0, end - len(word))
-        at = text.find(word[:MIN_BEGINNING], start, end) if len(word) >= least else -1
+        at = text.find(word[:MIN_BEGINNING_LENGTH], start, end) if len(word) >= least else -1
         while at >= 0:
             if word.startswith(text[at:end]):
                 yield at, end
                 break
-            at = text.find(word[:MIN_BEGINNING], at + 1, end)
+            at = text.find(word[:MIN_BEGINNING_LENGTH], at + 1, end)
 
 
 def _agreement(text: str, at: int, other: str, place: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ __all__ = ["CONCURRENT_CLUSTERS", "Check", "plugin_timeout", "run_checks"]
 
 CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
 MAX_ERROR_LENGTH = 300  # characters of an unexpected error
-_PLUGIN_TIME = 0.9  # share of a check's time, for a credential plugin
+_PLUGIN_TIME_SHARE = 0.9  # share of a check's time, for a credential plugin
 
 
 class Check(ABC):
@@ -37,7 +37,7 @@ class Check(ABC):
 
 def plugin_timeout(timeout: float) -> float:
     """Return the timeout of a credential plugin: less than the check's, so that a hanging one can be reported."""
-    return min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
+    return min(_PLUGIN_TIME_SHARE * timeout, PLUGIN_TIMEOUT_SECONDS)
 
 
 async def run_checks(

@@ -40,7 +40,7 @@ _AUDIENCE_HEAD = """\
 _IN_TIME = (
     "The collector cannot replace tokens in a Secret: run this again before they expire. Running pods take up new ones."
 )
-_SHORTENED = 0.95  # of the requested lifetime: the server shortened a token that expires earlier
+_FULL_LIFETIME_SHARE = 0.95  # of the requested lifetime: a token that expires earlier was shortened by the server
 
 
 def _duration(text: object) -> Duration:
@@ -291,7 +291,7 @@ def _shortened(ends: str, seconds: int) -> str:
         left = datetime.fromisoformat(ends).timestamp() - time.time()
     except (ValueError, OverflowError):
         return ""
-    return "" if left >= _SHORTENED * seconds else " (shortened by the server)"
+    return "" if left >= _FULL_LIFETIME_SHARE * seconds else " (shortened by the server)"
 
 
 def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file: Path | None) -> None:

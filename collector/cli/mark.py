@@ -31,7 +31,7 @@ from collector.marks import (
     parse_until,
 )
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
-from collector.text import counted, one_line
+from collector.text import counted, describe_os_error, one_line
 from collector.timestamps import rfc3339
 from collector.views.columns import MarkRow, row_object
 from collector.views.rows import mark_row
@@ -316,7 +316,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected text in UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+        raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be read')}") from None
 
 
 def _who(by: str | None) -> str:

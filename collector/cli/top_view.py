@@ -22,7 +22,7 @@ __all__ = ["CLUSTER_STYLES", "Row", "Scroll", "Seen", "cluster_cells", "cluster_
 _COLUMNS = ("cluster", "state", "nodes", "unread", "gpus", "missing", "lost", "degraded")
 _TROUBLES = ("nodes_unread", "gpus_missing", "gpus_lost", "conflicts")
 _MORE_COLUMNS = ("conflicts", "synced", "message")
-_WIDE = 110  # fewest terminal columns with room for all
+_WIDE_TERMINAL_COLUMNS = 110  # fewest terminal columns with room for all
 _CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "changes")
 _WIDE_CHANGE_COLUMNS = (*_CHANGE_COLUMNS, "from", "uuid")
 _MAX_PROBLEMS = 3
@@ -88,7 +88,7 @@ class Scroll:
 
 def cluster_columns(width: int) -> tuple[str, ...]:
     """Return the cluster columns that fit the terminal."""
-    return _COLUMNS if width < _WIDE else (*_COLUMNS, *_MORE_COLUMNS)
+    return _COLUMNS if width < _WIDE_TERMINAL_COLUMNS else (*_COLUMNS, *_MORE_COLUMNS)
 
 
 def cluster_cells(cluster: Row, columns: Sequence[str], now: float) -> list[object]:
@@ -134,7 +134,7 @@ def screen(seen: Seen, scroll: Scroll, width: int, height: int) -> Group:
     parts = [*head, cut_table(columns, cells, styles=CLUSTER_STYLES, width=width)]
     parts += [Text()] * max(0, rows - len(shown) if changes else 0)
     if changes:
-        change_columns = _WIDE_CHANGE_COLUMNS if width >= _WIDE else _CHANGE_COLUMNS
+        change_columns = _WIDE_CHANGE_COLUMNS if width >= _WIDE_TERMINAL_COLUMNS else _CHANGE_COLUMNS
         parts += [Text(), cut_table(change_columns, changes, styles=CLUSTER_STYLES, width=width)]
     parts.append(Text(cut_middle(_foot(scroll, len(shown)), width), "dim"))
     return Group(*parts)
@@ -176,7 +176,7 @@ def _grouped(changes: Sequence[Row], width: int) -> Iterator[list[object]]:
     """Yield rows of changes, newest first, grouped like on the page."""
     for group in groups_of_rows(changes):
         row = _row(group)
-        yield row if width >= _WIDE else row[: len(_CHANGE_COLUMNS)]
+        yield row if width >= _WIDE_TERMINAL_COLUMNS else row[: len(_CHANGE_COLUMNS)]
 
 
 def _row(group: ChangeGroup) -> list[object]:

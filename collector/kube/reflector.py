@@ -51,7 +51,7 @@ __all__ = ["HasKey", "Reflector", "Resource", "WatchIntervals", "list_all"]
 log = logging.getLogger(__name__)
 
 FRUITLESS_WATCHES_BEFORE_LIST = 3  # in a row; then a list shows whether the server accepts another version
-ON_TIME = 0.9  # share of the requested duration after which an end counts as on time
+ON_TIME_SHARE = 0.9  # share of the requested duration after which an end counts as on time
 EVENT_ENVELOPE_BYTES = 64  # bytes around the object in a line of a watch
 
 _RESTART_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
@@ -290,7 +290,7 @@ class Reflector(Generic[T]):
         if scope.cancelled_caught:
             what = f"no event, bookmark or other proof that the watch of {self._resource.name} works"
             raise SilentWatchError(f"{self._host}: {what} for {self._age:.0f} s")
-        if watch.lasted < ON_TIME * asked:
+        if watch.lasted < ON_TIME_SHARE * asked:
             what = f"the watch of {self._resource.name} ended after {watch.lasted:.1f} s instead of {asked} s"
             raise FailedWatchError(f"{self._host}: {what}")
         self._note_works(watch)
