@@ -190,7 +190,7 @@ async def test_a_lease_from_before_the_clock_was_set_back_uses_no_store(postgres
 
 @contextlib.asynccontextmanager
 async def used_by_an_older_collector(settings: StoreSettings, seconds: float = LEASE_SECONDS) -> AsyncIterator[None]:
-    """Hold the lock of an SQLite file, or for so many seconds the lease in PostgreSQL."""
+    """Hold the lock of an SQLite file, or for this time the lease in PostgreSQL."""
     location = locate(settings.url)
     if isinstance(location, SqliteLocation):
         descriptor = claim(location.path)
