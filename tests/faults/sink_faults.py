@@ -1,4 +1,4 @@
-"""What happens to those that the sinks deliver to: a webhook's receiver and S3."""
+"""What happens to those that the sinks deliver to: a webhook's receiver, S3, a table in PostgreSQL."""
 
 import random
 import signal
@@ -53,6 +53,7 @@ def _linked(name: str, kind: str):
 register("hook_answers", 2, _answer, _do_answer, _accept)
 register("hook_link", 2, *_linked("hook", "hook_link"))
 register("lake_link", 2, *_linked("lake", "lake_link"))
+register("warehouse_link", 1, *_linked("warehouse", "warehouse_link"))
 
 
 # The server of S3

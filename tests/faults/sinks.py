@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import anyio
+import asyncpg
 import botocore.exceptions
 
 from collector.model import GpuidError
 from collector.store import OpenMode, Store, StoreSettings
+from collector.timestamps import rfc3339
 from tests.faults.compare_sinks import (
     Batch,
     Record,
@@ -53,6 +55,11 @@ class Sinks:
         self._read_logs()
         found = [*self._odd]
         found += [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
+        if self._world.warehouse is not None:
+            try:
+                found += [f"table: {one}" for one in wrong_rows(self._history, anyio.run(self._read_rows))]
+            except (OSError, asyncpg.PostgresError) as error:
+                found.append(f"the table cannot be read: {error}")
         lines = wrong_stream if len(self._world.processes) == 1 else wrong_rows
         found += [f"stdout: {one}" for one in lines(self._history, self._lines)]
         try:
@@ -69,6 +76,14 @@ class Sinks:
             while changes := await store.history.changes(after=self._last, limit=CHANGES):
                 self._history += map(recorded, changes)
                 self._last = changes[-1].id
+
+    async def _read_rows(self) -> list[Record]:
+        connection = await asyncpg.connect(self._world.warehouse, timeout=10)
+        try:
+            rows = await connection.fetch("SELECT * FROM serials", timeout=10)
+        finally:
+            await connection.close(timeout=10)
+        return [record({**row, "time": rfc3339(row["read_time"].timestamp(), "seconds")}) for row in rows]
 
     def _read_requests(self) -> None:
         requests = self._world.receiver.requests

@@ -73,6 +73,16 @@ connect_timeout = "2s"
 read_timeout = "3s"
 timeout = "5s"
 """
+WAREHOUSE = """
+[sinks.warehouse]
+type = "postgres"
+url = "{warehouse}"
+sslmode = "disable"
+create_table = true
+batch_age = "1s"
+connect_timeout = "2s"
+statement_timeout = "3s"
+"""
 
 
 class Setup(enum.StrEnum):
@@ -171,12 +181,14 @@ class World:
         *,
         store: str,
         postgres: PostgresServer | None,
+        warehouse: str | None,
         lake: tuple[str, Process] | None,
         disk: Path | None,
     ) -> None:
         self.setup, self.folder, self.simulator, self.receiver = setup, folder, simulator, receiver
         self.store = store  # the URL
         self.postgres = postgres
+        self.warehouse = warehouse  # the URL of a database that a sink writes to
         self.lake = None if lake is None else lake[0]  # the URL of S3
         self.lake_server = None if lake is None else lake[1]
         self.disk = disk  # a small one, that SQLite's file is on
@@ -223,6 +235,8 @@ class World:
             found["lake"] = self.lake
         if self.postgres is not None:
             found |= {f"store-{one.name}": self.store for one in self.processes}
+        if self.warehouse is not None:
+            found["warehouse"] = self.warehouse
         return found
 
     def configure(self) -> None:
@@ -230,6 +244,8 @@ class World:
         sinks = SINKS.format(webhook=self.links["hook"].url)
         if self.lake is not None:
             sinks += LAKE.format(bucket=s3.BUCKET, s3=self.links["lake"].url)
+        if self.warehouse is not None:
+            sinks += WAREHOUSE.format(warehouse=self.links["warehouse"].url)
         clusters = "".join(
             f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\n' for context, name in self.contexts.items()
         )
@@ -305,6 +321,7 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
             receiver,
             store=f"sqlite://{disk or folder}/gpuid.db" if server is None else server.new_database(),
             postgres=server,
+            warehouse=None if server is None else server.new_database(),
             lake=lake,
             disk=disk,
         )
