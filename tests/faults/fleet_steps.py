@@ -42,6 +42,8 @@ def _move(world: "World", chance: random.Random) -> Arguments | None:
     if (gpu := a_gpu(world, chance)) is None:
         return None
     kind = world.fleet.kind(gpu["cluster"])
+    if world.faulty("claim", uuid=gpu["uuid"]):
+        return None
     if len(world.fleet.cards(gpu["cluster"], gpu["node"])) <= 2:
         return None  # a node without any GPU is reported as one that cannot be read
     targets = [
@@ -57,6 +59,12 @@ def _move(world: "World", chance: random.Random) -> Arguments | None:
         return None
     to_cluster, to_node = chance.choice(targets)
     return {**gpu, "to_cluster": to_cluster, "to_node": to_node, "reboot": chance.random() < 0.7}
+
+
+def _honest(world: "World", chance: random.Random) -> Arguments | None:
+    """Draw a node that does not claim what another one has; such a host would do so again, under another name."""
+    place = a_node(world, chance)
+    return None if world.faulty("claim", to_cluster=place["cluster"], to_node=place["node"]) else place
 
 
 def _do_move(world: "World", given: Arguments) -> None:
@@ -75,7 +83,7 @@ register("move", 12, _move, _do_move)
 register("reboot", 3, a_node, _act("reboot_node"))
 register("swap_tray", 1, a_node, _act("swap_tray"))
 register("replace_gpu", 2, a_gpu, _act("replace_gpu"))
-register("migrate_node", 1, a_node, _act("migrate_node"))
+register("migrate_node", 1, _honest, _act("migrate_node"))
 register("restart_container", 2, a_node, _act("restart_container"))
 register("replace_pod", 2, a_node, _act("replace_pod"))
 
@@ -89,8 +97,8 @@ def _add(world: "World", chance: random.Random) -> Arguments | None:
 
 
 def _delete(world: "World", chance: random.Random) -> Arguments | None:
-    place = a_node(world, chance)
-    return place if len(world.fleet.nodes(place["cluster"])) > FEWEST_NODES else None
+    place = _honest(world, chance)
+    return place if place is not None and len(world.fleet.nodes(place["cluster"])) > FEWEST_NODES else None
 
 
 def _do_delete(world: "World", given: Arguments) -> None:
@@ -167,6 +175,33 @@ def _share(world: "World", chance: random.Random) -> Arguments:
 
 register("mig", 1, _mig, _act("set_mig"))
 register("share", 1, _share, _act("share_gpus"))
+
+
+def _claim(world: "World", chance: random.Random) -> Arguments | None:
+    """Draw a GPU and a node that claims to have it as well."""
+    if (gpu := a_gpu(world, chance)) is None or world.fleet.kind(gpu["cluster"]) != "h100":
+        return None
+    other = a_node(world, chance)
+    if (gpu["cluster"], gpu["node"]) == (other["cluster"], other["node"]) or world.faulty("claim"):
+        return None
+    if world.fleet.kind(other["cluster"]) != "h100" or other["node"] in world.fleet.impaired(other["cluster"]):
+        return None
+    return {**gpu, "to_cluster": other["cluster"], "to_node": other["node"]}
+
+
+def _do_claim(world: "World", given: Arguments) -> None:
+    to = given["to_cluster"], given["to_node"]
+    world.call(world.fleet.double, given["cluster"], given["node"], *to, given["uuid"])
+    world.doubled.add(given["uuid"])
+
+
+def _stop_claiming(world: "World", given: Arguments) -> None:
+    cluster, node, uuid = given["to_cluster"], given["to_node"], given["uuid"]
+    if node in world.fleet.nodes(cluster) and uuid in {card.uuid for card in world.fleet.cards(cluster, node)}:
+        world.act(cluster, "replace_gpu", node=node, uuid=uuid)
+
+
+register("claim", 2, _claim, _do_claim, _stop_claiming)
 
 
 # Health and marks

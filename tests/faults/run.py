@@ -116,7 +116,7 @@ class Checker:
         if wrong:
             return wrong
         wrong = self._read_changes()
-        held, _ = replay(self._changes)
+        held, _ = replay(self._changes, world.doubled)
         places = world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
@@ -128,7 +128,7 @@ class Checker:
     def _past(self) -> list[str]:
         """Compare what has to hold at once."""
         world = self._world
-        wrong = replay(self._changes)[1]
+        wrong = replay(self._changes, world.doubled)[1]
         wrong += compare_past(
             self._changes,
             world.truth.lives,
@@ -215,6 +215,7 @@ def used(process: Member) -> dict[str, tuple[float, float]]:
         "bytes of memory": (process.memory(), 24e6),
         "descriptors": (len(list((folder / "fd").iterdir())), 12),
         "threads": (threads, 6),
+        "tasks": (process.tasks(), 20),
     }
 
 
@@ -231,7 +232,7 @@ def run(
     outcome = Outcome(setup, seed)
     started = time.monotonic()
     pause = random.Random(seed)
-    with new_world(setup, folder) as world:
+    with new_world(setup, seed, folder) as world:
         checker = Checker(world, seed)
         for step in _ending(steps) if steps is not None else plans.drawn(seed, world):
             outcome.steps.append(step)

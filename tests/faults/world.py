@@ -4,6 +4,7 @@ import contextlib
 import enum
 import logging
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -35,6 +36,7 @@ __all__ = ["CLUSTERS", "Member", "Setup", "World", "new_world"]
 CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, the others of H100
 NODES, GPUS = 3, 4
 DISK_MEGABYTES = 64
+SHAPES = ("gpu-operator", "device-plugin", "helm", "gke", "driver", "dra")  # presets that read by exec
 START_SECONDS = 180.0  # on a busy machine
 
 # Short times, so that what needs hours or minutes otherwise happens within a run.
@@ -150,6 +152,10 @@ class Member(CollectorProcess):
         """Return the numbers of its open files."""
         return [int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir()]
 
+    def tasks(self) -> int:
+        """Return how many tasks its event loop had within the last second."""
+        return shifted.tasks(self._clock)
+
     def limit_descriptors(self, most: int) -> None:
         """Limit how many files it has open, from now on."""
         hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
@@ -200,6 +206,7 @@ class World:
         self.active: list[Step] = []  # the faults that have not been taken back
         self.done: list[Step] = []
         self.calms = 0
+        self.doubled: set[str] = set()  # UUIDs of the GPUs that two nodes have reported at the same time
         self.marks: dict[str, tuple[str, str]] = {}  # kind and ticket by UUID, as noted
         self.truth = Truth()
         self.truth.note(self.fleet)
@@ -247,7 +254,8 @@ class World:
         if self.warehouse is not None:
             sinks += WAREHOUSE.format(warehouse=self.links["warehouse"].url)
         clusters = "".join(
-            f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\n' for context, name in self.contexts.items()
+            f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\npreset = "{self.clusters[context].shape.name}"\n'
+            for context, name in self.contexts.items()
         )
         for one in self.processes:
             store = self.links[f"store-{one.name}"].url if self.postgres is not None else self.store
@@ -295,8 +303,8 @@ class World:
 
 
 @contextlib.contextmanager
-def new_world(setup: Setup, folder: Path) -> Iterator[World]:
-    """Start everything but the processes of gpuid, and at the end stop all of it."""
+def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
+    """Start everything, and at the end stop it; the seed decides how GPU software is installed in each cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     simulator = Simulator(
         clusters=len(CLUSTERS),
@@ -305,6 +313,7 @@ def new_world(setup: Setup, folder: Path) -> Iterator[World]:
         latency=0.02,
         directory=folder / "simulator",
         bookmark_interval=2.0,
+        shapes=random.Random(seed).choices(SHAPES, k=len(CLUSTERS)),
     )
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(receiving())
