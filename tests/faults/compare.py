@@ -128,12 +128,15 @@ def compare_marks(marks: Mapping[str, tuple[str, str]], samples: Sequence[Sample
     ]
 
 
-def replay(changes: Iterable[Row], doubled: Iterable[str] = ()) -> tuple[dict[str, set[Place]], list[str]]:
+def replay(
+    changes: Iterable[Row], doubled: Iterable[str] = (), names: Mapping[str, str] = {}
+) -> tuple[dict[str, set[Place]], list[str]]:
     """Replay changes in the order in which they were recorded: where each GPU is then, and what made no sense.
 
-    GPUs that are `doubled` were really reported by two nodes at once, and may be in both.
+    GPUs that are `doubled` were really reported by two nodes at once, and may be in both. `names` are the clusters' own
+    names, by other ones that they had.
     """
-    replaying = _Replay(doubled)
+    replaying = _Replay(doubled, names)
     number = 0
     for change in changes:
         if change["id"] <= number:
@@ -148,11 +151,12 @@ def replay(changes: Iterable[Row], doubled: Iterable[str] = ()) -> tuple[dict[st
 class _Replay:
     """Where the changes so far say that each GPU is."""
 
-    def __init__(self, doubled: Iterable[str]) -> None:
+    def __init__(self, doubled: Iterable[str], names: Mapping[str, str]) -> None:
         self.held: dict[str, set[Place]] = defaultdict(set)
         self.wrong: list[str] = []
         self._last: dict[str, Place] = {}  # where each came to last
         self._doubled = set(doubled)
+        self._names = names
 
     def take(self, change: Row) -> str:
         """Apply a change; returns why it makes no sense, or nothing."""
@@ -161,7 +165,8 @@ class _Replay:
         was = f"it was on {sorted(before) or 'no node'}"
         match change["event"]:
             case "appeared":
-                why = was if place in before or (before and uuid not in self._doubled) else ""
+                others = uuid in self._doubled or self._renamed(place, *before)
+                why = was if place in before or (before and not others) else ""
                 before.add(place)
                 self._last[uuid] = place
             case "moved":
@@ -180,11 +185,19 @@ class _Replay:
         uuid, source = change["uuid"], (change["previous_cluster"], change["previous_node"])
         if place == source:
             return "that is where it came from"
-        if before and (source not in before or (len(before) > 1 and uuid not in self._doubled)):
+        if before and source not in before:
+            return f"it came from {source}, and was on {sorted(before)}"
+        if len(before) > 1 and uuid not in self._doubled and not self._renamed(source, *(before - {source})):
             return f"it was on {sorted(before)}"
-        if not before and self._last.get(uuid) != source:
-            return f"it was last on {self._last.get(uuid)}"
+        last = self._last.get(uuid, ("", ""))
+        if not before and last != source and not self._renamed(place, last):
+            return f"it came from {source}, and was last on {last}"
         return ""
+
+    def _renamed(self, place: Place, *others: Place) -> bool:
+        """Return whether other places are in the same cluster under another name: two shards may read both names."""
+        own = self._names.get(place[0], place[0])
+        return all(self._names.get(other[0], other[0]) == own and other[0] != place[0] for other in others)
 
 
 def compare_past(
@@ -246,15 +259,20 @@ def _told(life: Sequence[Stay]) -> str:
     return ", ".join(f"{stamp(stay.start)} {sorted(stay.places) or 'nowhere'}" for stay in life)
 
 
-def compare_placements(uuid: str, rows: Sequence[Row], places: Iterable[Place], changes: Sequence[Row]) -> list[str]:
-    """Compare the periods that the API tells of one GPU with where it is, and with its changes."""
+def compare_placements(
+    uuid: str, rows: Sequence[Row], places: Iterable[Place], changes: Sequence[Row], *, alone: bool = True
+) -> list[str]:
+    """Compare the periods that the API tells of one GPU with where it is, and with its changes.
+
+    It is in one place at a time, unless it was not `alone` in having its UUID or its cluster had two names.
+    """
     wrong = []
     now = [(row["cluster"], row["node"]) for row in rows if row["until"] is None]
     if sorted(now) != sorted(places):
         wrong.append(f"placements: {uuid} is on {now}, not on {sorted(places)}")
     ordered = sorted(rows, key=lambda row: (row["since"], row["id"]))
     for before, after in itertools.pairwise(ordered):
-        if before["until"] is None or before["until"] > after["since"]:
+        if alone and (before["until"] is None or before["until"] > after["since"]):
             wrong.append(f"placements: {uuid}: {before['id']} until {before['until']} overlaps {after['id']}")
     wrong += [
         f"placements: {uuid}: {row['id']} ends before it begins"
@@ -267,7 +285,7 @@ def compare_placements(uuid: str, rows: Sequence[Row], places: Iterable[Place], 
         if change["uuid"] == uuid and change["event"] in ("appeared", "moved")
     ]
     told = [(row["cluster"], row["node"]) for row in ordered]
-    if told != entered:
+    if told != entered and (alone or sorted(told) != sorted(entered)):
         wrong.append(f"placements: {uuid} was on {told}, and by its changes on {entered}")
     return wrong
 

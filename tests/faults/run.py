@@ -116,7 +116,7 @@ class Checker:
         if wrong:
             return wrong
         wrong = self._read_changes()
-        held, _ = replay(self._changes, world.doubled)
+        held, _ = replay(self._changes, world.doubled, world.truth.names)
         places = world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
@@ -128,7 +128,7 @@ class Checker:
     def _past(self) -> list[str]:
         """Compare what has to hold at once."""
         world = self._world
-        wrong = replay(self._changes, world.doubled)[1]
+        wrong = replay(self._changes, world.doubled, world.truth.names)[1]
         wrong += compare_past(
             self._changes,
             world.truth.lives,
@@ -145,7 +145,8 @@ class Checker:
                 wrong.append(f"{process.name}: history of {uuid}: {'nothing' if answer is None else answer.text}")
                 continue
             rows = answer.json()["placements"]
-            wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes)
+            alone = uuid not in world.doubled and not any(row["cluster"] in world.truth.names for row in rows)
+            wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes, alone=alone)
         return wrong
 
     def _read_changes(self) -> list[str]:

@@ -127,6 +127,14 @@ class TestTheOrderOfChanges:
         told = changes(("appeared", A, 1), ("appeared", B, 2), ("vanished", A, 3))
         assert replay(told, ["GPU-1"]) == ({"GPU-1": {B}}, [])
 
+    def test_a_cluster_that_two_shards_read_under_two_names(self) -> None:
+        other = ("other", "n1")
+        told = changes(("appeared", A, 1), ("appeared", other, 2), ("vanished", A, 3))
+        assert replay(told, names={"other": "prod"}) == ({"GPU-1": {other}}, [])
+        assert len(replay(told)[1]) == 1
+        told = changes(("appeared", C, 1), ("moved", other, 2, C), ("vanished", other, 3), ("moved", A, 4, C))
+        assert replay(told, names={"other": "prod"}) == ({"GPU-1": {A}}, [])
+
     def test_numbers_that_go_back(self) -> None:
         first, second = MOVED
         assert len(replay([first, {**second, "id": 1}])[1]) == 1
