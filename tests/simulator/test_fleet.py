@@ -167,3 +167,13 @@ class TestWhatNvidiaSmiPrints:
         assert b"<uuid>GPU is lost</uuid>" in text
         known = {gpu.uuid for gpu in nvidia_smi.parse(text).gpus} - {None}
         assert known == {gpu.uuid for gpu in fleet.expected("sim-0") if gpu.node == "gpu-0000"}
+
+
+def test_nodes_with_gpus_that_do_not_respond_are_impaired_until_they_reboot() -> None:
+    fleet = Fleet(clusters=1, nodes=4, gpus=2)
+    fleet.lose("sim-0", "gpu-0000")
+    fleet.lose("sim-0", "gpu-0001", listed=True)
+    fleet.lose("sim-0", "gpu-0002", silent=True)
+    assert fleet.impaired("sim-0") == ["gpu-0000", "gpu-0001", "gpu-0002"]
+    fleet.reboot("sim-0", "gpu-0001")
+    assert fleet.impaired("sim-0") == ["gpu-0000", "gpu-0002"]
