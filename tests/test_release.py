@@ -73,6 +73,32 @@ class TestWorkflows:
         assert found["permissions"] == {}
         assert all(job["permissions"] and job["timeout-minutes"] for job in found["jobs"].values())
 
+    @pytest.mark.parametrize(("runs", "version", "code"), [(1, __version__, 0), (0, __version__, 1), (1, "9.9.9", 1)])
+    def test_a_tag_is_released_only_if_ci_passed_for_its_commit(
+        self, tmp_path: Path, runs: int, version: str, code: int
+    ):
+        (step,) = [step for step in steps(TestVerification.release) if step.get("id") == "names"]
+        checks, found, _ = step["run"].partition("base=python")
+        assert found
+        asked = tmp_path / "asked"
+        (tmp_path / "gh").write_text(
+            f'#!/bin/sh\necho "$2" >> {asked}\n'
+            f"case $2 in *compare*) echo behind ;; *ci.yml/runs*) echo {runs} ;; esac\n"
+        )
+        (tmp_path / "gh").chmod(0o755)
+        (tmp_path / "collector").mkdir()
+        (tmp_path / "collector/__init__.py").write_text(f'__version__ = "{version}"\n')
+        (tmp_path / "CHANGELOG.md").write_text(f"## [{version}] - 2026-01-01\n")
+        env = {"REPOSITORY": "owner/gpuid", "BRANCH": "main", "GITHUB_SHA": "abc", "TAG": f"v{__version__}"}
+        env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(["bash", "-eo", "pipefail", "-c", checks], cwd=tmp_path, env=env, capture_output=True)
+        assert done.returncode == code, done
+        assert (
+            "repos/owner/gpuid/actions/workflows/ci.yml/runs?head_sha=abc&branch=main&event=push" in asked.read_text()
+        )
+        assert document(TestVerification.release)["jobs"]["release"]["permissions"]["actions"] == "read"
+        assert document(".github/workflows/ci.yml")[True]["push"] == {"branches": ["main"]}
+
     def test_the_signing_job_installs_only_locked_packages(self):
         for workflow in WORKFLOWS:
             for job in document(workflow)["jobs"].values():

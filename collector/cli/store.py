@@ -55,7 +55,8 @@ def downgrade(config: Path, schema: str, yes: bool) -> None:
 
     Run it with the newer gpuid, which knows the way, while no collector uses the store; then start the older
     one. Inventory, history and what waits for the sinks are kept. What the older version cannot know is
-    listed and deleted after a confirmation. It all happens in one transaction.
+    listed and deleted after a confirmation. It all happens in one transaction. On PostgreSQL it first waits
+    a few seconds for standbys, and refuses if one takes the lead.
 
     \b
     Example:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,7 +27,10 @@ from collector.store.leadership import is_valid
 from collector.store.migrate import check_complete, is_current, migrate_down, version_of
 from collector.store.schema import HEAD
 
-__all__ = ["Undone", "backup", "downgrade", "undone_by", "undone_in"]
+__all__ = ["WATCH_SECONDS", "Undone", "backup", "downgrade", "undone_by", "undone_in"]
+
+WATCH_SECONDS = 6.0  # before a downgrade; standbys ask for the lead every second, and may wait 5 s for the server
+_LOOK_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +71,18 @@ async def undone_in(settings: StoreSettings, to: str) -> list[Undone]:
 
 
 async def downgrade(settings: StoreSettings, to: str) -> None:
-    """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError."""
+    """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError.
+
+    On PostgreSQL it first waits WATCH_SECONDS for a standby that takes the lead.
+    """
     if not await undone_in(settings, to):
         return
     with _refusing_damage("nothing was changed"):
+        await _check_unused(settings)
         async with Database.open(settings, OpenMode.DOWNGRADE) as database, database.write() as connection:
             if not database.single_process:
                 await connection.execute(_NO_TIMEOUT)
-                if holder := await _leader(connection):
-                    raise StoreError(f"store {database.location}: {holder} uses it; stop all collectors first")
+                await _check_leases(connection, database)
             await connection.run_sync(_downgrade, to)
 
 
@@ -152,9 +159,25 @@ def _downgrade(connection: Connection, to: str) -> None:
     )
 
 
-async def _leader(connection: AsyncConnection) -> str:
-    """Return the holder of a lease; empty if there is none."""
-    return str(await connection.scalar(_HOLDER) or "")
+async def _check_unused(settings: StoreSettings) -> None:
+    """Check that no collector uses a store: a standby takes the lead within a second or two of when it is free."""
+    async with Database.open(settings, OpenMode.TRIAL) as database:
+        if database.single_process:  # the file's lock shows it
+            return
+        ends = time.monotonic() + WATCH_SECONDS
+        while True:
+            last = time.monotonic() >= ends
+            async with database.read() as connection:
+                await _check_leases(connection, database)
+            if last:
+                return
+            await anyio.sleep(_LOOK_SECONDS)
+
+
+async def _check_leases(connection: AsyncConnection, database: Database) -> None:
+    holder = await connection.scalar(_HOLDER)
+    if holder is not None:
+        raise StoreError(f"store {database.location}: {holder} uses it; stop all collectors first")
 
 
 _WRITING = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_TRUNCATE")

@@ -246,7 +246,7 @@ class TestSignalsAndPipes:
         [["--version"], ["ls", "--help"], ["init", "-f", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
         ids=" ".join,
     )
-    def test_a_full_disk_is_one_line_and_exit_1(self, command: list[str], tmp_path: Path):
+    def test_output_that_cannot_be_written_is_one_line_and_exit_2(self, command: list[str], tmp_path: Path):
         (tmp_path / "config").write_text(
             "contexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: https://a}}]\n"
             "users: [{name: u, user: {token: t}}]\n"

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, MetaData, inspect, select, text
 
 from collector.config.store import SqliteLocation, locate
 from collector.store import Store, StoreError, StoreSettings, schema
+from collector.store import downgrade as downgrades
 from collector.store.database import Database, OpenMode
 from collector.store.downgrade import backup, downgrade, undone_by
 from collector.store.files import SIDE_FILES, claim
@@ -24,6 +25,13 @@ from collector.store.migrate import version_of
 from tests.support.old_store import VERSIONS, old_rows, write_old_store
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def nobody_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin every downgrade at once."""
+    monkeypatch.setattr(downgrades, "WATCH_SECONDS", 0.0)
+
 
 UPGRADING = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text()
 PASSING = ("gpuid_leases", "gpuid_facts")  # tables whose rows belong to the collectors that run
@@ -167,6 +175,30 @@ async def test_a_store_in_use_is_not_downgraded(settings: StoreSettings) -> None
         await downgrade(settings, "0009")
     async with Store.open(settings):
         pass
+
+
+async def test_a_standby_that_takes_the_lead_prevents_a_downgrade(
+    postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after only the leader was stopped, nobody holds the lease."""
+    settings = StoreSettings(url=postgres_server.new_database())
+    looks = 0
+
+    async def wait(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        await standby.leadership.ask()
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with Store.open(settings) as leader:
+            await leader.leadership.ask()
+            standby = await stack.enter_async_context(Store.open(settings))
+        monkeypatch.setattr(downgrades, "WATCH_SECONDS", 60.0)
+        monkeypatch.setattr("collector.store.downgrade.anyio.sleep", wait)
+        with pytest.raises(StoreError, match="uses it; stop all collectors first"):
+            await downgrade(settings, "0008")
+    assert looks == 1
+    assert await described(settings, version_of) == schema.HEAD
 
 
 async def test_an_older_store_is_downgraded_without_updating_first(settings: StoreSettings) -> None:
