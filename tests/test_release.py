@@ -119,6 +119,13 @@ class TestWorkflows:
         values.write_text((ROOT / "config/helm/gpuid/values.yaml").read_text())
         image = {"IMAGE": "ghcr.io/owner/gpuid", "DIGEST": f"sha256:{'0' * 64}"}
         subprocess.run(["sh", "-ec", edit], cwd=tmp_path, env=os.environ | image, check=True)
+        (home,) = [line for line in step["run"].splitlines() if "printf 'home:" in line]
+        (values.parent / "Chart.yaml").write_text((ROOT / "config/helm/gpuid/Chart.yaml").read_text())
+        subprocess.run(
+            ["sh", "-ec", home], cwd=tmp_path, env=os.environ | {"HOMEPAGE": "https://h/o/gpuid"}, check=True
+        )
+        chart = yaml.safe_load((values.parent / "Chart.yaml").read_text())
+        assert (chart["home"], chart["sources"], chart["name"]) == ("https://h/o/gpuid", ["https://h/o/gpuid"], "gpuid")
         found = yaml.safe_load(values.read_text())["image"]
         assert (found["repository"], found["tag"], found["digest"]) == (image["IMAGE"], "", image["DIGEST"])
 

@@ -28,6 +28,7 @@ PATHS = {
     "PersistentVolumeClaim": f"{CORE}/persistentvolumeclaims",
     "Service": f"{CORE}/services",
     "ServiceAccount": f"{CORE}/serviceaccounts",
+    "Pod": f"{CORE}/pods",  # only that of `helm test` has the chart's label
     "Deployment": f"{APPS}/deployments",
     "StatefulSet": f"{APPS}/statefulsets",
     "Ingress": "/apis/networking.k8s.io/v1/namespaces/gpuid/ingresses",

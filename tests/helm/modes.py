@@ -56,7 +56,10 @@ MODES: dict[str, tuple[Values, set[str]]] = {
         {"Deployment gpuid"},
     ),
 }
-ALWAYS = {"ConfigMap gpuid", "Service gpuid", "ServiceAccount gpuid-collector", "NetworkPolicy gpuid"}
+ALWAYS = {
+    *("ConfigMap gpuid", "Service gpuid", "ServiceAccount gpuid-collector", "NetworkPolicy gpuid"),
+    "Pod gpuid-test",  # of `helm test`
+}
 
 
 def write_values(folder: Path, values: Values) -> Path:

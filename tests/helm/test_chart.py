@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from tests.benchmarks.sizing import memory_mib
 from tests.helm.chart_files import CHART, chart_files
 from tests.helm.modes import ALWAYS, IN_CLUSTER, MODES, POSTGRES, TLS, Values, write_values
 from tests.support.helm import Helm, by_name, documents
+from tests.support.http import served
 
 ROOT = Path(__file__).parents[2]
 FULL = ROOT / "config" / "gpuid.full.toml"
@@ -188,13 +191,14 @@ class TestConfiguration:
 def test_each_mode_has_its_objects(helm: Helm, template: Template, tmp_path: Path, mode: str) -> None:
     values, wanted = MODES[mode]
     objects = template(values)
-    always = {"ConfigMap gpuid", "Service gpuid"} if mode == "not isolated" else ALWAYS
+    always = {"ConfigMap gpuid", "Service gpuid", "Pod gpuid-test"} if mode == "not isolated" else ALWAYS
     assert objects.keys() == wanted | always
     helm("lint", "--strict", CHART, "--namespace", "gpuid", "--values", tmp_path / "values.yaml")
     config(objects, tmp_path)
     for one in objects.values():
         labels = one["metadata"]["labels"]
-        assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/instance"]) == ("gpuid", "gpuid")
+        name = "gpuid-test" if one["kind"] == "Pod" else "gpuid"
+        assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/instance"]) == (name, "gpuid")
         if "selector" in one["spec"] if "spec" in one else False:
             selector = one["spec"]["selector"]
             matched = selector.get("matchLabels", selector)
@@ -598,6 +602,52 @@ def test_an_old_api_server_is_named(helm: Helm, tmp_path: Path) -> None:
     assert not template("1.30.0-eks-1", values)
     assert not template("1.29.9", {**values, "rbac": {"admissionPolicy": False}})
     assert not template("0.0.0-master", values)  # of a build that does not know its version
+
+
+@pytest.mark.parametrize("chart", ["gpuid", "gpuid-reader"])
+def test_it_names_the_versions_of_kubernetes_that_it_supports(helm: Helm, tmp_path: Path, chart: str) -> None:
+    arguments = (
+        "template",
+        "x",
+        CHART.parent / chart,
+        *(("--values", write_values(tmp_path, {})) * (chart == "gpuid")),
+    )
+    refused = helm(*arguments, "--kube-version", "1.21.14", check=False)
+    assert "chart requires kubeVersion: >=1.22.0-0" in refused.stderr
+    for supported in ("1.22.0", "1.34.1-gke.100", "0.0.0-master"):
+        helm(*arguments, "--kube-version", supported)
+
+
+class TestHelmTest:
+    def test_it_asks_the_service(self, template: Template) -> None:
+        objects = template({"service": {"port": 80}, "image": {"repository": "r.example.com/gpuid", "tag": "1"}})
+        test = objects["Pod gpuid-test"]
+        assert test["metadata"]["annotations"]["helm.sh/hook"] == "test"
+        (container,) = test["spec"]["containers"]
+        assert container["image"] == "r.example.com/gpuid:1" == pod(objects)["spec"]["containers"][0]["image"]
+        assert container["args"] == ["health", "--timeout", "10s", "--url", "http://gpuid.gpuid.svc:80"]
+        assert not objects["Service gpuid"]["spec"]["selector"].items() <= test["metadata"]["labels"].items()
+
+    def test_the_network_policy_admits_it(self, template: Template) -> None:
+        peers: list[Any] = [{"namespaceSelector": {}}]
+        objects = template({"networkPolicy": {"from": peers}})
+        ((*given, own),) = (rule["from"] for rule in objects["NetworkPolicy gpuid"]["spec"]["ingress"])
+        assert given == peers
+        labels = objects["Pod gpuid-test"]["metadata"]["labels"]
+        assert own["podSelector"]["matchLabels"].items() <= labels.items()
+
+    @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+    def test_with_a_certificate_a_program_asks_that_does_not_verify_it(
+        self, template: Template, status: int, code: int
+    ) -> None:
+        (container,) = template({"config": {"server": TLS}})["Pod gpuid-test"]["spec"]["containers"]
+        *program, url = container["command"]
+        assert url == "https://gpuid.gpuid.svc:8080/healthz"
+        with served(lambda _headers, _body: (status, b"")) as address:
+            done = subprocess.run(
+                [sys.executable, *program[1:], f"http://{address}/healthz"], capture_output=True, check=False
+            )
+        assert done.returncode == code, done.stderr
 
 
 def test_a_command_may_have_several_lines(template: Template) -> None:

@@ -68,7 +68,7 @@ spec:
       type: RuntimeDefault
   containers:
     - name: gpuid
-      image: "{{ $root.Values.image.repository }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}{{ with $root.Values.image.digest }}@{{ . }}{{ end }}"
+      image: {{ include "gpuid.image" $root | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: [run]
       {{- if or (gt (int $root.Values.shards) 1) $root.Values.env }}
