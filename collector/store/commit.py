@@ -30,6 +30,7 @@ from collector.store.plan import (
     differences,
     plan,
 )
+from collector.store.previous import correct_previous
 from collector.store.shards import LostClustersError, ShardStore, encode_unread
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
@@ -162,6 +163,8 @@ class Commit:
         if not await self._first_time(connection, database):
             return
         planned = self._planned
+        if self._shards is not None:
+            await correct_previous(connection, planned.changes)
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))

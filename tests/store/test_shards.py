@@ -129,6 +129,44 @@ async def test_a_gpu_from_a_lost_cluster_does_not_change_it(shared: StoreSetting
             assert (await connection.exec_driver_sql(open_placements)).scalars().all() == ["a", "b"]
 
 
+async def moves(fleet: RecordedFleet) -> list[tuple[str, str, str | None]]:
+    """Return the changes, oldest first, with the cluster from which a GPU came."""
+    changes = await fleet.store.history.changes()
+    return [(one.event, one.cluster, one.previous.cluster if one.previous else None) for one in changes]
+
+
+class TestPreviousPlace:
+    async def test_a_move_from_a_cluster_that_a_shard_does_not_know_is_a_move(self, shared: StoreSettings) -> None:
+        async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+            await take(first, "a")
+            await take(second, "b")
+            for time, uuids in ((100.0, ("1", "2")), (200.0, ("2",))):
+                one.read("n1", time, *uuids, cluster="a")
+                assert await one.store.history_writer.flushed(30)
+            other.read("n2", 201.0, "1", "2", "3", cluster="b")  # of which 2 is in conflict, and 3 is new
+            assert await other.store.history_writer.flushed(30)
+            _, _, vanished, *arrived = await moves(one)
+            assert vanished == ("vanished", "a", None)
+            assert arrived == [("moved", "b", "a"), ("appeared", "b", None), ("appeared", "b", None)]
+
+    async def test_a_gpu_that_moved_twice_came_from_its_last_place(self, shared: StoreSettings) -> None:
+        async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+            await take(first, "a", "b")
+            await take(second, "c")
+            other.inventory.restore([], {"GPU-1": Place("a", "n1")}, {"GPU-1": 110.0})  # all that it has seen
+            for time, cluster, uuids in (
+                (100.0, "a", ("1",)),
+                (110.0, "a", ()),
+                (111.0, "b", ("1",)),
+                (112.0, "b", ()),
+            ):
+                one.read("n1", time, *uuids, cluster=cluster)
+                assert await one.store.history_writer.flushed(30)
+            other.read("n3", 112.5, "1", cluster="c")
+            assert await other.store.history_writer.flushed(30)
+            assert (await moves(one))[2:] == [("moved", "b", "a"), ("vanished", "b", None), ("moved", "c", "b")]
+
+
 async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: StoreSettings) -> None:
     async with Store.open(shared) as alone:
         async with shard(shared, 0) as (one, _):
