@@ -34,9 +34,40 @@ def _accept(world: "World", given: Arguments) -> None:
     world.receiver.respond(202)
 
 
+def _knowing(world: "World", chance: random.Random) -> Arguments | None:
+    del chance
+    return None if world.faulty("hook_knows_keys") else {}
+
+
+def _know(world: "World", given: Arguments) -> None:
+    del given
+    world.receiver.knows_keys = True
+
+
+def _forget(world: "World", given: Arguments) -> None:
+    del given
+    world.receiver.knows_keys = False
+
+
+def _limited(world: "World", chance: random.Random) -> Arguments | None:
+    # What a link holds back may arrive when its halves have: no receiver could know that they are the same.
+    if world.faulty("hook_limit") or world.faulty("hook_link"):
+        return None
+    return {"limit": chance.choice([1, 2, 5])}
+
+
+def _limit(world: "World", given: Arguments) -> None:
+    world.receiver.limit = given["limit"]
+
+
+def _lift(world: "World", given: Arguments) -> None:
+    del given
+    world.receiver.limit = None
+
+
 def _linked(name: str, kind: str):
     def draw(world: "World", chance: random.Random) -> Arguments | None:
-        if name not in world.links or world.faulty(kind):
+        if name not in world.links or world.faulty(kind) or (name == "hook" and world.faulty("hook_limit")):
             return None
         return {"state": chance.choice([state.value for state in State if state is not State.FORWARDING])}
 
@@ -51,6 +82,8 @@ def _linked(name: str, kind: str):
 
 
 register("hook_answers", 2, _answer, _do_answer, _accept)
+register("hook_knows_keys", 1, _knowing, _know, _forget)
+register("hook_limit", 1, _limited, _limit, _lift)
 register("hook_link", 2, *_linked("hook", "hook_link"))
 register("lake_link", 2, *_linked("lake", "lake_link"))
 register("warehouse_link", 1, *_linked("warehouse", "warehouse_link"))

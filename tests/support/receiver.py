@@ -46,6 +46,8 @@ class Receiver:
         self.host = url.rstrip("/")
         self.requests: list[Request] = []
         self.limit: int | None = None  # of the records of a request, which is 413 if it has more
+        self.knows_keys = False  # a batch that it has accepted is 409 when it comes again
+        self._keys: set[str] = set()  # of what it has accepted
         self._answer = _Answer(202, "", 0.0, {})
 
     def respond(self, status: int, text: str = "", *, delay: float = 0.0, headers: Mapping[str, str] = {}) -> None:
@@ -66,9 +68,13 @@ class Receiver:
         return [record for request in self.accepted for record in request.records]
 
     def receive(self, headers: Mapping[str, str], body: bytes, connection: Any, peer: tuple[str, int]) -> _Answer:
-        answer = self._answer
-        if self.limit is not None and int(headers["X-Records-Count"]) > self.limit:
+        answer, key = self._answer, headers.get("Idempotency-Key", "")
+        if self.knows_keys and key in self._keys:
+            answer = _Answer(409, "known", 0.0, {})
+        elif self.limit is not None and key not in self._keys and int(headers["X-Records-Count"]) > self.limit:
             answer = _Answer(413, "too large", 0.0, {})
+        elif 200 <= answer.status < 300:
+            self._keys.add(key)
         certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
         self.requests.append(Request(headers, body, answer.status, peer, certificate))
         return answer
