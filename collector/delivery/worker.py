@@ -53,17 +53,19 @@ class StoreView(Protocol):
         """Wait until everything recorded so far is committed; return whether that took at most `timeout` seconds."""
 
 
-def closes_in(waiting: BatchState, settings: SinkSettings, now: float, limit: int | None = None) -> float | None:
+def closes_in(
+    waiting: BatchState, settings: SinkSettings, now: float, limit: int | None = None, *, seen: float | None = None
+) -> float | None:
     """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send.
 
-    `limit` is the maximum number of records, if different from the settings'.
+    `limit` is the maximum number of records, if different from the settings'. `seen` is when the batch was first found
+    waiting (None: now): a clock that was ahead when it was recorded must not delay it by more than its age.
     """
     if waiting.closed or waiting.records >= (limit or settings.batch_records):
         return 0.0
     if waiting.oldest is None:
         return None
-    # A clock set back must not delay a batch by more than its age.
-    return min(max(0.0, waiting.oldest + settings.batch_age - now), settings.batch_age)
+    return max(0.0, min(waiting.oldest, now if seen is None else seen) + settings.batch_age - now)
 
 
 async def wait_for_any(seconds: float, *events: anyio.Event) -> None:
@@ -111,6 +113,8 @@ class SinkWorker:
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
+        self._oldest: float | None = None  # when the oldest of the waiting records was recorded
+        self._seen = 0.0  # and when it was first found waiting
         self._unanswered = ""  # the key of a batch that the sink may have without confirming it
         self._leading = False  # a batch was started since this process became leader
         self._trouble = ""  # the text of the last attempt's error; empty after a success
@@ -163,7 +167,8 @@ class SinkWorker:
             return
         committed = self._store.next_commit()  # before reading the outbox, so that no commit is missed
         waiting = await self._outbox.next_batch_state(self.name, self._limit)
-        seconds = closes_in(waiting, self.settings, self._clock(), self._limit)
+        now = self._clock()
+        seconds = closes_in(waiting, self.settings, now, self._limit, seen=self._first_seen(waiting, now))
         if seconds == 0.0 or (seconds is not None and self._hurry.is_set()):
             batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is not None:
@@ -174,6 +179,12 @@ class SinkWorker:
         await self._wait(wait, committed, *sooner, self._ending)
         if committed.is_set():
             await self._wait(SETTLE_SECONDS, self._ending)
+
+    def _first_seen(self, waiting: BatchState, now: float) -> float:
+        """Return when the oldest of the records was first found waiting, or else when the clock was set back."""
+        if waiting.oldest != self._oldest or now < self._seen:
+            self._oldest, self._seen = waiting.oldest, now
+        return self._seen
 
     async def _drain(self) -> None:
         """Deliver the whole backlog, in full or partial batches, until an attempt fails."""

@@ -183,6 +183,25 @@ async def test_a_young_batch_waits_for_its_age() -> None:
     assert world.confirmed == ["key-1"]
 
 
+async def test_a_batch_from_the_future_waits_for_its_age() -> None:
+    world = World(batch(1), age=-86_400)  # another collector's clock was a day ahead
+    await world.run(until=lambda: bool(world.sent))
+    assert world.sent_at == [NOW + 3600]
+    assert world.confirmed == ["key-1"]
+
+
+async def test_a_clock_that_is_set_back_delays_a_batch_by_its_age() -> None:
+    world = World(batch(1))
+
+    def set_back() -> None:
+        if len(world.waits) == 3:
+            world.now = NOW - 86_400
+
+    world.during_wait = set_back
+    await world.run(until=lambda: bool(world.sent))
+    assert world.sent_at == [NOW - 86_400 + 3600]
+
+
 async def test_a_standby_sends_nothing() -> None:
     world = World(batch(1), age=3600)
     world.leads = False
