@@ -94,7 +94,8 @@ class LogTimes:
         """Return in how many seconds, from `now` in Unix seconds, a newer document may exist; 0: unknown."""
         if self._dated is None or self._period is None or self._dated[1].ahead:
             return 0.0
-        return max(0.0, self._dated[1].time + self._period * _EARLIEST - now)
+        pause = self._period * _EARLIEST
+        return min(max(0.0, self._dated[1].time + pause - now), pause)  # no more if the clock was set back
 
     def unchanged(self, asked: Moment) -> None:
         """Record that nothing new had been printed when the log was checked."""

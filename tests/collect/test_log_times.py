@@ -137,6 +137,7 @@ class TestNextLook:
         assert times.earliest(CREATED + 1) == 0
         times.date(seen("b", CREATED + 300, at=301), CREATED + 301)
         assert times.earliest(CREATED + 301) == 269
+        assert times.earliest(CREATED - 86_400) == 270  # gpuid's own clock was set back
 
 
 class TestChanges:
