@@ -26,7 +26,7 @@ def pytest_configure() -> None:
     """Make tests independent of how this run was started: of a terminal's size or an ignored Ctrl-C."""
     for name in ("COLUMNS", "LINES"):  # pytest-xdist's workers inherit them from readline
         os.environ.pop(name, None)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile gpuid anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile gpuid again
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
