@@ -7,7 +7,20 @@ import asyncpg
 
 from collector.config.libpq import ConnectionOptions
 
-__all__ = ["Connector"]
+__all__ = ["Connector", "error_text"]
+
+_PLAIN = {  # the driver's texts, as operators would say it
+    "connection was closed in the middle of operation": "the server closed the connection",
+    "cannot perform operation: connection is closed": "the connection is closed",
+    "cannot perform operation: another operation is in progress": "the connection is in use",
+    "cannot perform operation: another operation is cancelling": "the connection is in use",
+}
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of the driver's or the server's error, without the driver's terms for a lost connection."""
+    text = str(error)
+    return next((plain for said, plain in _PLAIN.items() if said in text), text)
 
 
 class Connector:

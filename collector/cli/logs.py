@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
             "time": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_fields(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
@@ -71,7 +71,7 @@ class TextFormatter(logging.Formatter):
         """Return one event as text."""
         fields = escaped("".join(f"  {key}={value}" for key, value in _fields(record).items()))
         why = why_short(record.exc_info[1]) if record.exc_info else None
-        event = record.getMessage() if why is None else f"{record.getMessage()}: {why}"
+        event = _message(record) if why is None else f"{_message(record)}: {why}"
         level = self._coloured(f"{record.levelname:<7}", _LEVEL_COLOURS.get(record.levelno, _FAINT))
         line = f"{self._coloured(rfc3339(record.created), _FAINT)}  {level}  {escaped(event)}"
         line += self._coloured(fields, _FAINT) if fields else ""
@@ -92,6 +92,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the message of an event, redacted if it is a library's: those may quote what they were given."""
+    text = record.getMessage()
+    return text if record.name.startswith("collector") else "\n".join(redact_lines(text))
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:

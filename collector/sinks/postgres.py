@@ -13,7 +13,7 @@ import asyncpg
 from collector.config.libpq import connection_options
 from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
-from collector.postgres import Connector
+from collector.postgres import Connector, error_text
 from collector.redaction import Secrets
 from collector.sinks import postgres_table
 from collector.sinks.credentials import ask_files, read_secret, tls_context
@@ -192,7 +192,7 @@ class PostgresSink:
 
     def _map_error(self, error: BaseException) -> SinkError | None:
         """Return our error for a sink failure; None for anything else."""
-        said = self.secrets.redact(str(error), TEXT_LIMIT) or type(error).__name__
+        said = self.secrets.redact(error_text(error), TEXT_LIMIT) or type(error).__name__
         text = f"sinks.{self._name}: table {self._settings.table}: {said}"
         if isinstance(error, SinkError):
             return None

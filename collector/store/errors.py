@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
+from collector.postgres import error_text
 from collector.redaction import Secrets
 from collector.shortage import why_short
 
@@ -138,7 +139,8 @@ def _postgres_text(error: BaseException, password: str) -> str:
             return "the server did not respond in time"
         state = getattr(cause, "sqlstate", None)
         if isinstance(state, str):
-            text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
+            text = error_text(cause)
+            text = text.partition(": ")[2] if text.startswith("<class") else text
             denied = "42501 schema" if state == "42501" and "schema" in text else f"{state} {text}"
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _redact(text, password) + advice
@@ -147,7 +149,7 @@ def _postgres_text(error: BaseException, password: str) -> str:
         if isinstance(cause, OSError):
             return f"cannot reach the server ({_redact(cause.strerror or str(cause), password)})"
     foreign = getattr(error, "orig", None) or error  # without the statement quoted by SQLAlchemy
-    return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
+    return _redact(error_text(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
 DISK_FULL = "53100"  # PostgreSQL's SQLSTATE

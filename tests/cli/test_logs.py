@@ -43,6 +43,16 @@ def test_json_lines_escape_unprintable_characters() -> None:
     assert event["node"] == HOSTILE
 
 
+def test_what_a_library_says_is_redacted() -> None:
+    said = "Exception in callback Protocol(postgresql://gpuid:hunter2-pass@db/gpuid)\nhandle: <Handle>"
+    made = logging.LogRecord("asyncio", logging.ERROR, __file__, 1, said, (), None)
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(made)
+        assert "hunter2" not in line
+        assert "Exception in callback Protocol(postgresql://" in line
+        assert line.isprintable()
+
+
 def test_colours_surround_escaped_text() -> None:
     line = TextFormatter(colours=True).format(record(HOSTILE, node=HOSTILE))
     assert line.count("\x1b[") == 6

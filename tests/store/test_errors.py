@@ -4,6 +4,7 @@ import base64
 from pathlib import Path
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 
 from collector.config.store import PostgresLocation, SqliteLocation
@@ -29,6 +30,20 @@ def test_a_password_repeated_by_a_server_is_removed(said: str) -> None:
         assert text.isprintable()
         assert "hunter2" not in text
         assert "***" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+            "the server closed the connection",
+        ),
+        (asyncpg.InterfaceError("cannot perform operation: connection is closed"), "the connection is closed"),
+    ],
+)
+def test_the_drivers_terms_for_a_lost_connection_are_not_repeated(error: Exception, expected: str) -> None:
+    assert str(explain(error, LOCATION)) == f"store postgresql://u@h/d: {expected}"
 
 
 def test_the_password_in_the_environment_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
