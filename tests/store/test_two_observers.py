@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from collector.app.take_over import TakeOver
+from collector.app.catch_up import CatchUp
 from collector.health import Health
 from collector.inventory import Inventory
 from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, Place, Reading
@@ -90,7 +90,7 @@ class Observer:
         store.leadership.recording = False  # as if the other one had led on this very store
         store.leadership.standby.note(self.touched)
         self.store = store
-        await TakeOver(store, self.inventory, self.adopt)._take_over()
+        await CatchUp(store, self.inventory, self.adopt).run()
 
 
 async def run(steps, path: Path) -> None:
