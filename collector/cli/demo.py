@@ -4,7 +4,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
 import anyio
 import anyio.to_thread
@@ -242,7 +242,15 @@ class _Scenario:
         return all(time is not None and time > self._started for time in times) and self._is_current()
 
     def _is_current(self) -> bool:
-        return set(_published(self._service.inventory)) == self._simulator.fleet.expected()
+        """Return whether what is published is the truth, except on nodes that cannot be read."""
+        unreadable = {place for place, _ in self._story.unreadable}
+        return _readable(_published(self._service.inventory), unreadable) == _readable(
+            self._simulator.fleet.expected(), unreadable
+        )
+
+
+def _readable(gpus: Iterable[Placed], unreadable: Collection[Place]) -> set[Placed]:
+    return {gpu for gpu in gpus if Place(gpu.cluster, gpu.node) not in unreadable}
 
 
 def _published(inventory: Inventory) -> Iterator[Placed]:

@@ -103,6 +103,19 @@ async def test_events_repair_none_of_the_made_up_faults(monkeypatch, tmp_path) -
     assert featured() == before
 
 
+@pytest.mark.parametrize("readable", [False, True])
+def test_a_gpu_that_is_lost_on_an_unreadable_node_delays_no_event(readable, monkeypatch) -> None:
+    simulator = Simulator(clusters=3, nodes=20, gpus=8, drivers=DRIVERS)
+    story = tell(simulator.fleet, simulator.drivers)
+    ((unreadable, _),) = story.unreadable
+    everything = simulator.fleet.expected()
+    lost = next(one for one in everything if ((one.cluster, one.node) == unreadable) is not readable)
+    monkeypatch.setattr(demo_command, "_published", lambda _inventory: iter(everything - {lost}))
+    service = SimpleNamespace(inventory=Inventory())
+    scenario = demo_command._Scenario(simulator, service, story)  # type: ignore[arg-type]
+    assert scenario._is_current() is not readable
+
+
 def get(url: str, path: str) -> dict:
     return httpx.get(f"{url}/api/v1/{path}").raise_for_status().json()
 
