@@ -148,12 +148,21 @@ class Mirror:
         self._publisher.publish(self._inventory.mirror(leaving, now, answered=answered, gone_at=gone_at))
 
     async def _take_changes(self) -> None:
-        """Show what other shards recorded among the latest changes."""
+        """Show what other shards recorded among the latest changes, and note where GPUs were between two polls."""
+        passed: set[str] = set()
         while found := await self._store.history.changes(after=self._last_change, limit=CHANGES_AT_ONCE):
             self._last_change = found[-1].id
-            self._recent.add([as_change(one) for one in found if one.cluster not in self._shards.owned])
+            theirs = [as_change(one) for one in found if one.cluster not in self._shards.owned]
+            self._recent.add(theirs)
+            passed |= self._inventory.passed_by(theirs)
             if len(found) < CHANGES_AT_ONCE:
                 break
+        if passed:
+            away = await self._store.absent()
+            last = {uuid: place for uuid, place in away.absent.items() if uuid in passed}
+            self._inventory.recall(
+                last, {uuid: away.left[uuid] for uuid in last if uuid in away.left}, away.facts, away.lost
+            )
 
 
 def _lacks(node: NodeState, before: NodeState) -> bool:

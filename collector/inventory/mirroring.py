@@ -1,13 +1,13 @@
 """An inventory that mirrors the nodes of other shards' clusters, and settles the claims of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from collector.inventory.draft import Draft
 from collector.inventory.inventory import Inventory
-from collector.model import Change, Gpu, NodeInfo, NodeState, Place, Step
+from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place, Step
 
 __all__ = ["MirroringInventory"]
 
@@ -90,6 +90,20 @@ class MirroringInventory(Inventory):
             for home in self._homes(uuid)
             if home.cluster == cluster
         }
+
+    def passed_by(self, changes: Iterable[Change]) -> set[str]:
+        """Return the GPUs that vanished from where this shard has not seen them, as they were there between two looks.
+
+        `changes` are what was recorded meanwhile; `recall` then takes the last places of these GPUs.
+        """
+        found = set()
+        for change in changes:
+            uuid, place = change.gpu.uuid, change.place
+            if change.event is Event.VANISHED and self._is_mirrored(place.cluster) and not self._locations.places(uuid):
+                absent = self._absent.get(uuid)
+                if absent is None or absent.place != place:
+                    found.add(uuid)
+        return found
 
     def _depart_all(self, left: Sequence[_Left], draft: Draft) -> None:
         """Remove GPUs from mirrored nodes; the places of the others are already known."""

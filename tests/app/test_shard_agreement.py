@@ -118,7 +118,7 @@ class Process:
         self.questions: dict[Place, int] = {}
         self.due: set[Place] = set()
         self.asking: dict[Place, dict[int, float]] = {}
-        self.cursor = database.version
+        self.cursor, self.seen_changes = database.version, len(database.changes)
         self.inventory.restore(
             [node for _, node in database.nodes.values() if node is not None],
             {uuid: place for uuid, (place, _) in database.absent.items()},
@@ -230,6 +230,11 @@ class Process:
         now = next(self.world.clock)
         self.publish(self.inventory.mirror(dict(fresh), now, answered=answered, gone_at=dict.fromkeys(CLUSTERS, now)))
         self.take_questions(self.owned, cursor)
+        news, self.seen_changes = database.changes[self.seen_changes :], len(database.changes)
+        passed = {uuid: database.absent[uuid] for uuid in self.inventory.passed_by(news) if uuid in database.absent}
+        self.inventory.recall(
+            {uuid: place for uuid, (place, _) in passed.items()}, {uuid: time for uuid, (_, time) in passed.items()}
+        )
 
     def release(self, cluster: str) -> None:
         """Lose a cluster, with all of it that was not committed."""
@@ -391,6 +396,31 @@ def test_each_move_is_recorded_once(moves: list[tuple[str, Place]], data: st.Dat
         times = [change.time for change in world.database.changes[known:]]
         assert times == sorted(times)
     check(world)
+
+
+def test_a_gpu_moves_from_where_it_was_last_even_if_it_was_there_between_two_polls() -> None:
+    world = furnished()
+    first, between, last = Place("a", "1"), Place("b", "1"), Place("c", "1")
+    act(world, "move", "GPU-1", between, True)
+    for index, place in ((0, first), (1, between)):
+        act(world, "read", place)
+        act(world, "commit", index)
+        act(world, "poll", 1)
+    act(world, "pull", "GPU-1")
+    act(world, "read", between)
+    act(world, "commit", 1)
+    act(world, "poll", 0)
+    world.places["GPU-1"] = {last}
+    world.start(last)
+    settle(world)
+    check(world)
+    told = [(one.event, one.place, one.previous) for one in world.database.changes if one.gpu.uuid == "GPU-1"]
+    assert told[1:] == [
+        (Event.VANISHED, first, None),
+        (Event.MOVED, between, first),
+        (Event.VANISHED, between, None),
+        (Event.MOVED, last, between),
+    ]
 
 
 def test_a_claim_of_a_mirrored_node_is_settled_elsewhere() -> None:

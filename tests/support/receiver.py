@@ -94,7 +94,10 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
             super().setup()
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(length := int(self.headers["Content-Length"]))
+            if len(body) < length:  # the client has left
+                self.close_connection = True
+                return
             answer = receiver.receive(dict(self.headers.items()), body, self.connection, self.client_address)
             time.sleep(answer.delay)
             content = answer.text.encode()
