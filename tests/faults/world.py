@@ -37,7 +37,7 @@ CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, t
 NODES, GPUS = 3, 4
 DISK_MEGABYTES = 64
 SHAPES = ("gpu-operator", "device-plugin", "helm", "gke", "driver", "dra")  # presets that read by exec
-START_SECONDS = 180.0  # on a busy machine
+START_SECONDS = 400.0  # on a busy machine
 
 # Short times, so that what needs hours or minutes otherwise happens within a run.
 DEFAULTS = """
