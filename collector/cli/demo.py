@@ -242,7 +242,7 @@ class _Scenario:
         return all(time is not None and time > self._started for time in times) and self._is_current()
 
     def _is_current(self) -> bool:
-        """Return whether what is published is the truth, except on nodes that cannot be read."""
+        """Return whether the published GPUs are those of the fleet, except on nodes that cannot be read."""
         unreadable = {place for place, _ in self._story.unreadable}
         return _readable(_published(self._service.inventory), unreadable) == _readable(
             self._simulator.fleet.expected(), unreadable
