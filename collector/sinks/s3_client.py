@@ -337,9 +337,13 @@ class _Program:
         """Return its stdout and stderr, once it has ended and nothing holds them open."""
         loop = asyncio.get_running_loop()
         readers = []
+        outputs = (self._process.stdout, self._process.stderr)
         with contextlib.ExitStack() as pipes:
+            for pipe in outputs:
+                if pipe is not None:
+                    pipes.callback(pipe.close)  # also what is not connected when this is cancelled
             try:
-                for pipe in (self._process.stdout, self._process.stderr):
+                for pipe in outputs:
                     reader = asyncio.StreamReader()
                     transport, _ = await loop.connect_read_pipe(
                         functools.partial(asyncio.StreamReaderProtocol, reader), pipe

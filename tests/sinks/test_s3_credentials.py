@@ -1,5 +1,6 @@
 """Where the s3 sink's credentials come from: what changes is used at once, nobody is asked, and nothing else waits."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -24,6 +25,7 @@ from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
 from collector.sinks import Reason, UnavailableError
 from collector.sinks.s3 import S3Sink
+from collector.sinks.s3_client import _Program
 from tests.support.s3 import Exchange, answering, lake
 from tests.support.waiting import eventually
 
@@ -485,6 +487,21 @@ class TestNothingElseWaits:
             assert all(running(int(file.read_text())) for file in pids)
             tasks.cancel_scope.cancel()
         await eventually(lambda: not any(running(int(file.read_text())) for file in pids))
+
+    @pytest.mark.parametrize("turns", range(1, 5))
+    async def test_a_program_abandoned_while_it_starts_leaves_nothing_open(self, turns: int) -> None:
+        program = await _Program.start("sleep", "1000", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        waiting = asyncio.create_task(program.communicate())
+        for _ in range(turns):  # of the event loop
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        process = program._process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.closed, process.stderr.closed) == (True, True)
+        await eventually(lambda: process.returncode, -signal.SIGKILL)
 
     async def test_an_agent_holding_the_output_open_is_cleaned_up(self, record: MakeRecord, tmp_path: Path) -> None:
         program(tmp_path, f"setsid sleep 1000 & echo $! >>\"{tmp_path}/agents\"; echo '{answer_of_program('KEY')}'")
