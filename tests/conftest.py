@@ -1,12 +1,16 @@
 """What every test shares."""
 
+import gc
 import logging
 import os
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
+
+from collector import gc_freeze
 
 # A busy machine may take any time over one example: that is no failure.
 hypothesis.settings.register_profile("gpuid", deadline=None)
@@ -29,6 +33,20 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile gpuid again
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave the tests and all that they import out of garbage collections.
+
+    A collector that a test runs in this process collects fully whenever it starts, and would visit them every time.
+    """
+    gc.collect()
+    gc.freeze()
+    vars(gc_freeze)["gc"] = SimpleNamespace(**{**vars(gc), "freeze": _do_nothing, "unfreeze": _do_nothing})
+
+
+def _do_nothing() -> None: ...
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,13 @@ class Cycle:
 
 
 @pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
+def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the real garbage collector, which tests/conftest.py replaces for all other tests, and nothing frozen."""
+    monkeypatch.setattr(gc_freeze, "gc", gc)
+    gc.unfreeze()
     yield
     gc.unfreeze()
+    gc.freeze()
 
 
 async def test_survivors_of_a_full_collection_are_frozen() -> None:

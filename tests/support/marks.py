@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 
+import hypothesis
 import pytest
 
 # By fixture: whoever uses it, however indirectly, has these marks.
@@ -30,8 +31,11 @@ MEASURED = (
     "tests/app/test_damaged_store.py",
     "tests/app/test_distributions.py",
     "tests/app/test_duplicate_clusters.py",
+    "tests/app/test_duplicate_proof.py",
     "tests/app/test_echoes.py",
     "tests/app/test_full_disk.py",
+    "tests/app/test_labels.py",
+    "tests/app/test_odd_outputs.py",
     "tests/app/test_once.py",
     "tests/app/test_page_problems.py",
     "tests/app/test_reload.py",
@@ -108,5 +112,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 names.update(PARAMETERS.get(value, ()))
         for name in sorted(names):
             item.add_marker(name)
+        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("no_cover")  # measuring hundreds of examples takes twice as long, and finds the same lines
         if fixtures & PATIENT_FIXTURES or item.nodeid.startswith("tests/benchmarks/"):
             item.add_marker(pytest.mark.timeout(PATIENT_SECONDS))
