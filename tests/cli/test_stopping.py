@@ -26,6 +26,8 @@ from tests.support.waiting import until
 
 __all__ = ["postgres_server"]
 
+pytestmark = pytest.mark.alone  # how long stopping takes is measured
+
 LIMIT_SECONDS = END_SECONDS + 4.0  # until the process is gone, on a busy machine
 PROMPT_SECONDS = 7.0  # until it is gone when nothing hangs, on a busy machine; less than for what hangs
 
