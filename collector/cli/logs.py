@@ -34,8 +34,18 @@ def configure(level: str, log_format: str) -> None:
     # Libraries log every step, some even values and secrets passed to them; their warnings are enough.
     least = max(getattr(logging, level.upper()), logging.WARNING)
     handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
+    handler.addFilter(lambda record: not _tells_of_lost_connection(record))
     logging.basicConfig(level=least, handlers=[handler], force=True)
     logging.getLogger("collector").setLevel(level.upper())
+
+
+def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
+    """Return whether uvloop reports, as a fatal error of its own, that a connection ended before TLS had its last say.
+
+    Its user gets the error too, and logs it.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name == "asyncio" and isinstance(error, RuntimeError) and "the handler is closed" in str(error)
 
 
 class JsonFormatter(logging.Formatter):

@@ -94,7 +94,7 @@ class Checker:
                 return wrong
             time.sleep(0.5)
         self._world.truth.settle()
-        return [*self._past(), *self._counters(), *self._growth()]
+        return [*self._sinks.odd, *self._past(), *self._counters(), *self._growth()]
 
     def _now(self) -> list[str]:
         """Compare what comes by and by."""

@@ -43,7 +43,7 @@ class Sinks:
         self._objects: dict[tuple[str, str], Batch] = {}  # by key and ETag
         self._read: dict[str, int] = {}  # bytes of each log
         self._lines: list[Record] = []  # of all processes
-        self._odd: list[str] = []  # tracebacks, and what is no event
+        self.odd: list[str] = []  # tracebacks, and what is no event
 
     def wrong(self) -> list[str]:
         """Return what the sinks have and should not, or lack."""
@@ -53,8 +53,7 @@ class Sinks:
             return [f"the history cannot be read: {error}"]
         self._read_requests()
         self._read_logs()
-        found = [*self._odd]
-        found += [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
+        found = [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
         if self._world.warehouse is not None:
             try:
                 found += [f"table: {one}" for one in wrong_rows(self._history, anyio.run(self._read_rows))]
@@ -107,12 +106,12 @@ class Sinks:
         try:
             found = json.loads(line)
         except ValueError:
-            self._odd.append(f"log of {name}: {line.decode(errors='replace')}")
+            self.odd.append(f"log of {name}: {line.decode(errors='replace')}")
             return
         if "level" not in found:
             self._lines.append(record(found))
         elif "Traceback" in (traceback := found.get("exception", "")):
-            self._odd.append(f"log of {name}: {found['message']}: {traceback}")
+            self.odd.append(f"log of {name}: {found['message']}: {traceback}")
 
     def _read_objects(self) -> Iterator[Batch]:
         if self._world.lake is None:
