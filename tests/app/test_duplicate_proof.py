@@ -170,7 +170,7 @@ async def test_a_copy_of_a_cluster_does_not_silence_the_original(
                 await eventually(lambda: counts(service) == dict.fromkeys(order, GPUS))
                 await eventually(lambda: service.clusters.resemblances("honest") == ["hostile"])
 
-                async def published() -> int:  # what is counted is rendered a little later
+                async def published() -> int:  # rendered a little after the inventory knows the GPUs
                     return (await client.get("/metrics")).text.count("gpuid_gpu_info{")
 
                 await eventually(published, 2 * GPUS)
