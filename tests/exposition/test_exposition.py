@@ -199,7 +199,7 @@ class TestChange:
         monkeypatch.setattr(shards.PendingText, "apply", apply)
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
-        assert compressed == [SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
+        assert compressed == [SHARD_NODES]  # the time of the reading, for the nodes of one shard
 
     async def test_a_cancelled_scrape_loses_no_change(self, bench: Any) -> None:
         bench.read("prod", "n0", Gpu(uuid="GPU-first"))
