@@ -3,6 +3,7 @@
 Until Python gets here, within a few hundredths of a second, signals have their default effect.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ _SERVING = ("run", "demo", "simulate")
 
 def main() -> None:
     """Run the command line."""
+    gc.disable()  # until a command's modules are loaded: what they define stays
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     serving = command in _SERVING
     if serving:

@@ -5,10 +5,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Collection
-from contextlib import suppress
-from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import urlsplit
 
 __all__ = [
     "counted",
@@ -22,12 +19,10 @@ __all__ = [
     "printable",
     "printable_json",
     "shell_word",
-    "without_markup",
 ]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  spreadsheets also accept the wide ones
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)  # of a number in a name
-MAX_PAGE_LENGTH = 1 << 14  # characters of a web page that are searched for text
 _MAX_HOST_LENGTH = 100  # characters of a redirect's host
 
 
@@ -110,48 +105,14 @@ def describe_redirect(status: int, location: str | None, remedy: str) -> str:
 
     Only the Location's host is quoted: the rest may contain a secret.
     """
+    from urllib.parse import urlsplit  # slow to import, for commands that never see a redirect
+
     try:
         host = urlsplit(location or "").netloc.rpartition("@")[2]
     except ValueError:  # such as an IPv6 address without its end
         host = ""
     target = one_line(host, _MAX_HOST_LENGTH)
     return f"redirects ({status}){f' to {target}' if target else ''}; set {remedy} to the final address"
-
-
-def without_markup(text: str) -> str:
-    """Return the text of a web page, each phrase once, as error pages repeat their title; other text is unchanged.
-
-    Only the first MAX_PAGE_LENGTH characters of a page count.
-    """
-    start = text[:1000].lstrip("\ufeff \t\r\n").lower()
-    if not start.startswith("<") or not any(
-        mark in start for mark in ("<!doctype html", "<html", "<head", "<title", "<body", "<h1")
-    ):
-        return text
-    page = _Page()
-    with suppress(AssertionError, ValueError):  # which Python raises for some broken markup
-        page.feed(text[:MAX_PAGE_LENGTH])
-        page.close()
-    return "; ".join(dict.fromkeys(page.phrases))
-
-
-class _Page(HTMLParser):
-    """Collects the visible text of a web page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.phrases: list[str] = []
-        self._hidden = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        self._hidden = tag in {"script", "style"}
-
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden and (phrase := one_line(data)):
-            self.phrases.append(phrase)
 
 
 def _shell_escape(letter: str) -> str:

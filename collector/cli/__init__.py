@@ -1,20 +1,22 @@
 """The `gpuid` command: its subcommands, each imported only when it is used, and how errors end."""
 
 import errno
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from collector import __version__
-from collector.cli.suggestions import unknown_name
-from collector.model import GpuidError
 from collector.shortage import SHORTAGE_EXIT_CODE, why_short
 from collector.text import describe_os_error, one_line
+
+if TYPE_CHECKING:
+    from collector.model import GpuidError
 
 __all__ = ["gpuid", "main"]
 
@@ -67,6 +69,9 @@ class _Commands(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if not gc.isenabled():  # `collector.__main__` has disabled it
+            gc.freeze()
+            gc.enable()
         return _unwrapped(command)
 
     def resolve_command(
@@ -74,6 +79,8 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve a command; for an unknown name, suggest the closest one."""
         if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from collector.cli.suggestions import unknown_name
+
             ctx.fail(unknown_name("command", args[0], _COMMANDS))
         return super().resolve_command(ctx, args)
 
@@ -116,14 +123,9 @@ class _Commands(click.Group):
             if any(not _is_text(argument) for argument in sys.argv):
                 _end("expected arguments in UTF-8", 2)
             raise
-        except (GpuidError, OSError, BaseExceptionGroup) as error:
-            leaves = list(_leaves(error))
-            if any(isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS for leaf in leaves):
-                _end_without_output(leaves)
-            ours = [leaf for leaf in leaves if isinstance(leaf, GpuidError)]
-            if len(ours) < len(leaves):
-                raise
-            _end_on(ours[0])
+        except (Exception, BaseExceptionGroup) as error:
+            _end_if_expected(error)
+            raise
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -141,7 +143,19 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _end_on(error: GpuidError) -> NoReturn:
+def _end_if_expected(error: BaseException) -> None:
+    """Exit with one line unless the error is a bug."""
+    from collector.model import GpuidError  # not needed for the version or the help
+
+    leaves = list(_leaves(error))
+    if any(isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS for leaf in leaves):
+        _end_without_output(leaves)
+    ours = [leaf for leaf in leaves if isinstance(leaf, GpuidError)]
+    if len(ours) == len(leaves):
+        _end_on(ours[0])
+
+
+def _end_on(error: "GpuidError") -> NoReturn:
     message, why = str(error), why_short(error)
     if why is None:
         _end(message, 2)

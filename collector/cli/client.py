@@ -13,7 +13,8 @@ import msgspec
 
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, client_tls, connection_problem, server_endpoint, url_endpoint
-from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
+from collector.cli.errors import CommandError
+from collector.cli.options import TIMEOUT, found_config, optional_config_option, url_option
 from collector.cli.suggestions import unknown_name
 from collector.config import ConfigError, Duration, ServerSettings
 from collector.files import UnreadableFileError, read_secret

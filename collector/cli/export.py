@@ -13,8 +13,9 @@ import click
 
 from collector.cli.client import Client, connection_options
 from collector.cli.console import encode_json, error_console
+from collector.cli.errors import CommandError
 from collector.cli.history_queries import configured_store
-from collector.cli.options import CommandError, at_option
+from collector.cli.options import at_option
 from collector.marks import Marks
 from collector.model import NodeState
 from collector.sinks import formats

@@ -14,8 +14,9 @@ from collector import config as configuration
 from collector.checks.check import CONCURRENT_CLUSTERS, run_checks
 from collector.cli.completion import complete_configured_cluster
 from collector.cli.console import error_console
+from collector.cli.errors import CommandError
 from collector.cli.logs import configure
-from collector.cli.options import TIMEOUT, CommandError, ParsedText, config_option
+from collector.cli.options import TIMEOUT, ParsedText, config_option
 from collector.cli.suggestions import listed, unknown_name
 from collector.config import ClusterSettings, ConfigError, Duration
 from collector.grant.contexts import CollectorContext, check_target, make_secret, write

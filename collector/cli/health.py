@@ -8,7 +8,8 @@ import click
 
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, connection_problem, server_endpoint, url_endpoint
-from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
+from collector.cli.errors import CommandError
+from collector.cli.options import TIMEOUT, found_config, optional_config_option, url_option
 from collector.config import Duration, ServerSettings
 from collector.text import describe_redirect
 

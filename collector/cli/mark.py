@@ -17,7 +17,8 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.completion import complete_id
-from collector.cli.options import CommandError, found_config
+from collector.cli.errors import CommandError
+from collector.cli.options import found_config
 from collector.cli.output import Output, layout_of, output_options, show_rows
 from collector.config import ConfigError
 from collector.marks import (

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from collector.cli.errors import CommandError
 from collector.cli.logs import LEVELS, LOG_FORMATS
 from collector.config import ConfigError, Duration, Listen
 from collector.model import GpuidError
@@ -21,7 +22,6 @@ __all__ = [
     "PAST_TIME",
     "TERM",
     "TIMEOUT",
-    "CommandError",
     "ParsedText",
     "at_option",
     "config_option",
@@ -37,10 +37,6 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONFIG_FILES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))
-
-
-class CommandError(click.ClickException):
-    """A command could not do or find something: one line, exit code 1."""
 
 
 def confirm(question: str, *, nothing: str) -> None:

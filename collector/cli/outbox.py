@@ -12,7 +12,8 @@ import msgspec
 from collector import config as configuration
 from collector.cli.completion import complete_sink
 from collector.cli.console import print_json
-from collector.cli.options import CommandError, config_option, confirm
+from collector.cli.errors import CommandError
+from collector.cli.options import config_option, confirm
 from collector.cli.output import Output, Row, layout_of, output_options, show_rows
 from collector.cli.suggestions import unknown_name
 from collector.config import Config, ConfigError

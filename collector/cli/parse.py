@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from collector.cli.console import encode_json, print_json
-from collector.cli.options import CommandError
+from collector.cli.errors import CommandError
 from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError, Report
 from collector.collect.nvidia_smi import parse as parse_output
-from collector.config import ConfigError
+from collector.model import GpuidError
 from collector.text import describe_os_error, escaped
 
 __all__ = ["parse"]
@@ -47,7 +47,7 @@ def parse(file: Path, compact: bool) -> None:
         warnings: list[str] = []
         report = _with_boards(parse_output(output, warnings))
     except OSError as error:
-        raise ConfigError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
+        raise GpuidError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
     for warning in dict.fromkeys(warnings):

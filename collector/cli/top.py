@@ -13,8 +13,9 @@ from rich.live import Live
 
 from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
 from collector.cli.console import output_console
+from collector.cli.errors import CommandError
 from collector.cli.keys import Keys
-from collector.cli.options import DURATION, CommandError
+from collector.cli.options import DURATION
 from collector.cli.table import print_table, table_width
 from collector.cli.top_view import Row, Scroll, Seen, cluster_cells, cluster_columns, screen, worst_first
 from collector.config import Duration

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from collector.cli.console import encode_json, output_console
+from collector.cli.errors import CommandError
 from collector.cli.formats import ROW_STYLES, Cells, Layout, Output, Row, cells_of, print_rows, taken
-from collector.cli.options import CommandError
 from collector.cli.table import Style, cut_table
 from collector.text import one_line
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from xml.sax.saxutils import escape
+from html import escape
 
 __all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_certain", "known_value"]
 
@@ -38,4 +38,7 @@ def is_certain(value: str, name: str, text: bytes) -> bool:
     start, end = f"<{name}>".encode(), f"</{name}>".encode()
     if text.count(start) != 1:
         return False
-    return re.search(re.escape(start) + rb"\s*" + re.escape(escape(value).encode()) + rb"\s*" + end, text) is not None
+    return (
+        re.search(re.escape(start) + rb"\s*" + re.escape(escape(value, quote=False).encode()) + rb"\s*" + end, text)
+        is not None
+    )

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from collector.exposition.gpu_counts import Counts
 from collector.health import KINDS_HELD, Condition, Health, degradations, level
 from collector.marks import MarkedGpu
-from collector.model import NodeState
+from collector.model import Gpu, NodeState
 
 __all__ = [
     "FAMILIES",
@@ -384,23 +384,22 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
     """
     node = state.node
     where = f'{{{cluster_label}="{escape(state.place.cluster)}",node="{escape(state.place.node)}"'
-    gpus = "".join(
-        f'gpuid_gpu_info{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
-        f'model="{escape(gpu.model)}",chassis="{escape(gpu.chassis)}"}} 1\n'
-        for gpu in state.gpus
-        if not gpu.virtual
-    )
+    gpus = "".join(_gpu_lines(state.gpus, where))
     virtual = "".join(
-        f'gpuid_vgpu_info{where},uuid="{escape(gpu.uuid)}",model="{escape(gpu.model)}"}} 1\n'
-        for gpu in state.gpus
-        if gpu.virtual
+        [
+            f'gpuid_vgpu_info{where},uuid="{escape(gpu.uuid)}",model="{escape(gpu.model)}"}} 1\n'
+            for gpu in state.gpus
+            if gpu.virtual
+        ]
     )
     reported = "".join(
-        f'gpuid_gpu_last_reported_timestamp_seconds{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
-        f'field="{field}"}} {time:.3f}\n'
-        for gpu in state.gpus
-        if gpu.last_known
-        for field, time in gpu.last_known_facts
+        [
+            f'gpuid_gpu_last_reported_timestamp_seconds{where},serial="{escape(gpu.serial)}",'
+            f'uuid="{escape(gpu.uuid)}",field="{field}"}} {time:.3f}\n'
+            for gpu in state.gpus
+            if gpu.last_known
+            for field, time in gpu.last_known_facts
+        ]
     )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
@@ -424,6 +423,19 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
     texts = tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
     return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
+
+
+def _gpu_lines(gpus: Sequence[Gpu], where: str) -> list[str]:
+    """Return the lines of the GPUs that are not virtual."""
+    labels = [(gpu.serial or "", gpu.uuid or "", gpu.model or "", gpu.chassis or "") for gpu in gpus if not gpu.virtual]
+    if _SPECIAL.search("".join([text for texts in labels for text in texts])):  # few do
+        labels = [
+            (escape(serial), escape(uuid), escape(model), escape(chassis)) for serial, uuid, model, chassis in labels
+        ]
+    return [
+        f'gpuid_gpu_info{where},serial="{serial}",uuid="{uuid}",model="{model}",chassis="{chassis}"}} 1\n'
+        for serial, uuid, model, chassis in labels
+    ]
 
 
 def gpu_lines(cluster: str, counts: Counts, cluster_label: str) -> bytes:

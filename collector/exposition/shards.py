@@ -14,7 +14,6 @@ __all__ = ["SHARD_NODES", "ClusterText", "ClusterTextStore", "DeflatedText", "Pe
 
 SHARD_NODES = 32  # nodes; with 8 GPUs each about 45 kB of text, compressed in half a millisecond to a sixth
 GROUP_SHARDS = 16  # shards; in a cluster of 100,000 nodes a change concatenates the texts of 512
-
 _FAMILIES = len(NODE_FAMILIES)
 _NO_LINES = (b"",) * _FAMILIES
 _NO_DIGEST = hash(b"")
@@ -51,6 +50,8 @@ class PendingText(msgspec.Struct, frozen=True, gc=False):
 
     def apply(self) -> DeflatedText:
         """Return the compressed text with the new lines."""
+        if not self.text.deflated:  # all lines are new
+            return compressed(b"".join([self.lines[slot] for slot in sorted(self.lines)]))
         before = b"".join(inflated(self.text))
         pieces, start = [], 0
         for slot, length in enumerate(self.lengths):

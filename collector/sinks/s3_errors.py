@@ -31,11 +31,12 @@ from collector.backoff import parse_retry_after
 from collector.http_errors import reason
 from collector.proxies import ProxyUrlError
 from collector.sinks.errors import Reason, from_status
+from collector.sinks.markup import without_markup
 from collector.sinks.s3_client import ANSWER, CredentialsError
 from collector.sinks.s3_http import UnusableAnswerError
 from collector.sinks.s3_proxy import PROXY
 from collector.socks import SocksTimeoutError
-from collector.text import one_line, without_markup
+from collector.text import one_line
 
 __all__ = ["Failure", "describe_failure", "not_stored"]
 

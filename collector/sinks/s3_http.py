@@ -8,7 +8,8 @@ import anyio
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiobotocore.utils import _RefCountedSession  # type: ignore[import-untyped]  # used for those services
 
-from collector.text import describe_redirect, one_line, without_markup
+from collector.sinks.markup import without_markup
+from collector.text import describe_redirect, one_line
 
 __all__ = ["CredentialServiceSession", "HttpSession", "UnusableAnswerError"]
 

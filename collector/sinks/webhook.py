@@ -38,7 +38,8 @@ from collector.sinks.errors import (
     from_status,
 )
 from collector.sinks.formats import gzip, json_array
-from collector.text import describe_redirect, without_markup
+from collector.sinks.markup import without_markup
+from collector.text import describe_redirect
 from collector.timestamps import rfc3339
 from collector.urls import InvalidUrlError
 

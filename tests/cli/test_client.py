@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from collector.cli.client import Client
+from collector.cli.errors import CommandError
 from collector.cli.export import collector_rows
-from collector.cli.options import CommandError
 from collector.config import ConfigError, Duration
 
 Serving = Callable[..., AbstractContextManager[str]]

@@ -10,8 +10,8 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
+from collector.cli.errors import CommandError
 from collector.cli.grant import _hand_out, _shortened
-from collector.cli.options import CommandError
 from collector.grant.contexts import CollectorContext
 from collector.kube.token_request import MadeToken
 from collector.simulator import Simulator

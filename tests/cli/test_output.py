@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.cli.options import CommandError
+from collector.cli.errors import CommandError
 from collector.cli.output import Output, Sort, age, layout_of, output_options, show_rows, sorted_rows
 from collector.timestamps import rfc3339
 from collector.views.columns import Time, rest, table, wide
