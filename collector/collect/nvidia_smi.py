@@ -4,30 +4,21 @@ The format is the tool's own (`nvsmi_device_v*.dtd`, which the output names but 
 the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2, and the modes of
 virtualization as in its nvmlGpuVirtualizationMode_t.
 
-The document comes from a node and is not trusted. `collector.collect.smi_output` strips unread elements and the prolog;
-lxml parses the rest, with limits on its size. If it is still not well-formed, it is repaired, and only unambiguous
-values are read.
+The document comes from a node and is not trusted. Most are exactly as the tool prints them, and read without an XML
+parser (`collector.collect.smi_regular`). For all others `collector.collect.smi_output` strips unread elements and the
+prolog; lxml parses the rest, with limits on its size. If it is still not well-formed, it is repaired, and only
+unambiguous values are read.
 """
 
 import re
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from lxml import etree
 
-from collector.collect.smi_elements import (
-    BLOCKS,
-    BLOCKS_OF_GPU,
-    FIELDS,
-    GPU_FIELDS,
-    WANTED,
-    WANTED_OF_GPU,
-    Verbatim,
-    Wanted,
-)
-from collector.collect.smi_health import MAX_LENGTH, build_health, keep_certain
+from collector.collect.smi_elements import FIELDS, GPU_FIELDS
+from collector.collect.smi_health import build_health, keep_certain
 from collector.collect.smi_output import (
     ROOT,
     BadOutputError,
@@ -39,7 +30,17 @@ from collector.collect.smi_output import (
     lost_gpus,
     split_gpus,
 )
-from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, RESET_REQUIRED, is_certain, known_value
+from collector.collect.smi_regular import read_regular
+from collector.collect.smi_tree import (
+    GpuValues,
+    Values,
+    has_placeholders,
+    parse_xml,
+    read_document,
+    read_gpu,
+    read_root,
+)
+from collector.collect.smi_values import is_certain
 from collector.model import Gpu, GpuRef, UnidentifiedGpu, canonical_bus_id, canonical_uuid
 from collector.text import counted, one_line
 
@@ -48,7 +49,6 @@ __all__ = ["MAX_OUTPUT_BYTES", "BadOutputError", "Report", "parse"]
 # A GPU takes 12 to 45 kB, most of it supported clocks, so a node of 16 prints up to 700 kB: ten times that.
 MAX_OUTPUT_BYTES = 8 << 20
 
-_MAX_GPUS = 256  # in one node; the largest machines have 16
 _MAX_TAGS = 250_000  # in the parsed part; 16 GPUs have 15,000, and each takes 200 bytes of memory
 _UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
 _MAX_REPAIRED_BYTES = 1 << 20  # of a stripped document; 16 GPUs have 300 kB, and repairing is slow
@@ -115,6 +115,8 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     contest: ContestedOutputError | None = None
     if not first_only:
         try:
+            if (values := read_regular(output)) is not None:
+                return _build_regular(values, said, warnings)
             return _read_report(find_document(output), said, warnings)
         except ContestedOutputError as error:
             contest = error
@@ -133,143 +135,30 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     return msgspec.structs.replace(report, contested=True, attached=int(attached[1]) if attached else None)
 
 
+def _build_regular(values: Values, said: bytes, warnings: list[str] | None) -> Report:
+    values.said += b"\n" + said
+    found: list[str] = []
+    report = _build_report(values, found)
+    if warnings is not None:
+        warnings += found
+    return report
+
+
 def _read_report(document: Document, said: bytes, warnings: list[str] | None) -> Report:
     document = document._replace(around=document.around + b"\n" + said)
     content = document.content
     if len(content) > _UNCOUNTED_BYTES and max(content.count(b"<"), content.count(b"=")) > _MAX_TAGS:
         raise BadOutputError(f"more than {_MAX_TAGS} elements or attributes")
     try:
-        root = _parse(content)
+        root = parse_xml(content)
     except etree.XMLSyntaxError as error:
         report = _repair(document, error)
     else:
-        values = _read_document(root, document.around, placeholders=_has_placeholders(content))
+        values = read_document(root, document.around, placeholders=has_placeholders(content))
         report = _build_report(values, document.warnings)
     if warnings is not None:
         warnings += document.warnings
     return report
-
-
-def _parse(content: bytes, *, recover: bool = False) -> etree._Element:
-    """Return the root of a document without a prolog; raises XMLSyntaxError, and BadOutputError for one too deep."""
-    parser = etree.XMLParser(
-        encoding="utf-8",
-        recover=recover,
-        resolve_entities=False,
-        load_dtd=False,
-        no_network=True,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-        remove_blank_text=True,
-        collect_ids=False,
-    )
-    try:
-        root = etree.fromstring(content, parser)
-    except etree.XMLSyntaxError as error:
-        if "depth" in str(error):
-            raise _depth_error() from error
-        raise
-    if root is None:
-        raise BadOutputError("not the XML of nvidia-smi: it has no elements")
-    if recover and any("depth" in entry.message for entry in parser.error_log):
-        raise _depth_error()
-    return root
-
-
-def _depth_error() -> BadOutputError:
-    return BadOutputError("elements nested deeper than 256")  # libxml2's own limit; the tool uses 6 levels
-
-
-class _GpuValues:
-    """The values of one <gpu>."""
-
-    __slots__ = ("fields", "health", "lost", "reset", "whole")
-
-    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str) -> None:  # noqa: A002
-        # For some lost GPUs, only this attribute is known.
-        if len(id) <= MAX_VALUE_LENGTH and (bus_id := known_value(id)) is not None:
-            fields.setdefault("pci_bus_id", bus_id)
-        self.fields = fields
-        self.health = health  # as written, by the paths of the elements
-        self.lost = False  # the driver reports it instead of a value
-        self.reset = False  # likewise, a required reset
-        self.whole = True
-
-
-class _Values:
-    """The values of a document."""
-
-    __slots__ = ("fields", "gpus", "said")
-
-    def __init__(self, said: bytes) -> None:
-        self.fields: dict[str, str] = {}
-        self.gpus: list[_GpuValues] = []
-        self.said = said  # text around the document and between its parts
-
-    def add_gpu(self, gpu: _GpuValues) -> None:
-        if len(self.gpus) == _MAX_GPUS:
-            raise ContestedOutputError(f"more than {_MAX_GPUS} GPUs on one node")
-        self.gpus.append(gpu)
-
-    def add_text(self, text: str | None) -> None:
-        if text and not text.isspace():
-            self.said += b"\n" + text.encode("utf-8", "replace")
-
-
-def _read_document(root: etree._Element, around: bytes, *, placeholders: bool) -> _Values:
-    """Return the values of a parsed document; raises BadOutputError if the root is not the tool's."""
-    values = _Values(around)
-    _read_root(root, values.fields)
-    values.add_text(root.text)
-    for child in root:
-        if child.tag == "gpu":
-            values.add_gpu(_read_gpu(child, placeholders=placeholders))
-        values.add_text(child.tail)
-    return values
-
-
-def _read_root(root: etree._Element, fields: dict[str, str]) -> None:
-    _read(root.iterchildren(*BLOCKS), WANTED, fields, {})
-
-
-def _read_gpu(gpu: etree._Element, *, placeholders: bool) -> _GpuValues:
-    fields: dict[str, str] = {}
-    health: dict[str, str] = {}
-    _read(gpu.iterchildren(*BLOCKS_OF_GPU), WANTED_OF_GPU, fields, health)
-    values = _GpuValues(fields, health, id=gpu.get("id", ""))
-    if placeholders:
-        said = {text.strip() for element in gpu.iter() if (text := element.text) is not None}
-        values.lost, values.reset = GPU_LOST in said, RESET_REQUIRED in said
-    return values
-
-
-def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, str], verbatim: dict[str, str]) -> None:
-    """Add the wanted values of elements; of several for one field, the first known one counts."""
-    for element in elements:
-        leaf = wanted.get(element.tag)
-        if type(leaf) is dict:  # faster than isinstance
-            _read(element, leaf, fields, verbatim)
-            continue
-        if not isinstance(leaf, str):
-            continue
-        text = element.text
-        if (
-            text is None
-            or len(element)
-            or (len(text) > MAX_VALUE_LENGTH and len(text := text.strip()) > MAX_VALUE_LENGTH)
-        ):
-            continue
-        if type(leaf) is Verbatim:
-            if leaf not in verbatim:
-                verbatim[leaf] = text if len(text) <= MAX_LENGTH else text.strip()[: MAX_LENGTH + 1]
-        elif leaf not in fields and (value := known_value(text)) is not None:
-            fields[leaf] = value
-
-
-def _has_placeholders(content: bytes) -> bool:
-    """Return whether a GPU may be lost or require a reset, which the driver reports instead of any of its values."""
-    return any(text.encode() in content for text in (GPU_LOST, RESET_REQUIRED))
 
 
 # Malformed documents
@@ -288,9 +177,9 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     if _ENTITY.search(text):
         raise entity_error() from error
     content = _CHARACTER_REFERENCE.sub(_referenced, _BARE_AMPERSAND.sub("&amp;", text)).encode()
-    placeholders = _has_placeholders(content)
+    placeholders = has_placeholders(content)
     try:
-        values = _read_document(_parse(content), document.around, placeholders=placeholders)
+        values = read_document(parse_xml(content), document.around, placeholders=placeholders)
     except etree.XMLSyntaxError as second:
         error = second
         values = _read_parts(content, document.around, placeholders=placeholders)
@@ -318,13 +207,13 @@ def _referenced(reference: re.Match[str]) -> str:
     return reference[0] if allowed else _REPLACEMENT
 
 
-def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> _Values:
+def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> Values:
     """Return the unambiguous values of a damaged document."""
     head, parts = split_gpus(content)
-    values = _Values(around)
-    root = _parse(head, recover=True)
+    values = Values(around)
+    root = parse_xml(head, recover=True)
     if root.tag == ROOT:
-        _read_root(root, values.fields)
+        read_root(root, values.fields)
         _keep_certain(values.fields, FIELDS, head)
     for part in parts:
         end = part.rfind(b"</gpu>")
@@ -335,12 +224,12 @@ def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> _Values
     return values
 
 
-def _read_part(part: bytes, complete: bool, *, placeholders: bool) -> _GpuValues:
+def _read_part(part: bytes, complete: bool, *, placeholders: bool) -> GpuValues:
     """Return the values of one GPU; incomplete without an end or an unambiguous UUID."""
     try:
-        return _read_gpu(_parse(part), placeholders=placeholders)
+        return read_gpu(parse_xml(part), placeholders=placeholders)
     except etree.XMLSyntaxError:
-        values = _read_gpu(_parse(part, recover=True), placeholders=placeholders)
+        values = read_gpu(parse_xml(part, recover=True), placeholders=placeholders)
     _keep_certain(values.fields, GPU_FIELDS, part)
     keep_certain(values.health, part)
     # A possibly virtual GPU must not pass for a board.
@@ -360,7 +249,7 @@ def _keep_certain(values: dict[str, str], fields: dict[str, str], text: bytes) -
 # From values to GPUs
 
 
-def _build_report(values: _Values, warnings: list[str]) -> Report:
+def _build_report(values: Values, warnings: list[str]) -> Report:
     attached = values.fields.get("attached_gpus")
     if not values.gpus and attached != "0":
         raise BadOutputError("no GPU in the output, though it does not report that none is attached")
@@ -393,7 +282,7 @@ def _build_report(values: _Values, warnings: list[str]) -> Report:
     )
 
 
-def _reference(values: _GpuValues) -> GpuRef:
+def _reference(values: GpuValues) -> GpuRef:
     bus = values.fields.get("pci_bus_id")
     uuid = values.fields.get("uuid")
     return GpuRef(canonical_uuid(uuid) if uuid else None, canonical_bus_id(bus) if bus else None)
@@ -426,7 +315,7 @@ def _interned(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
 
 
-def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
+def _build_gpu(values: GpuValues) -> Gpu | UnidentifiedGpu:
     # Apart from uuid and serial, values repeat across the fleet: keep one copy of each in memory.
     texts: dict[str, Any] = {
         field: text if field in _UNIQUE_FIELDS else sys.intern(text)
