@@ -4,6 +4,7 @@ A worker knows neither other sinks nor its supervisor. A batch leaves the outbox
 is confirmed) or rejected it (it becomes a dead letter); after a crash in between it is sent again with the same key.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -171,8 +172,9 @@ class SinkWorker:
         seconds = closes_in(waiting, self.settings, now, self._limit, seen=self._first_seen(waiting, now))
         if seconds == 0.0 or (seconds is not None and self._hurry.is_set()):
             batch = await self._outbox.next_batch(self.name, self._limit)
-            if batch is not None:
-                await self._deliver(batch, begun=waiting.closed)
+            begun = waiting.closed
+            while batch is not None:
+                batch, begun = await self._deliver(batch, begun=begun), False
             return
         sooner = () if self._hurry.is_set() else (self._hurry,)
         wait = POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
@@ -196,11 +198,12 @@ class SinkWorker:
                 return
             await self._deliver(batch, begun=waiting.closed)
 
-    async def _deliver(self, batch: Batch, *, begun: bool = False) -> None:
+    async def _deliver(self, batch: Batch, *, begun: bool = False) -> Batch | None:
         """Send a batch until the sink accepts or rejects it, the lead is lost or the delivery ends.
 
-        One that was `begun` before this process became leader may have been sent by another process.
-        If a batch is too large, its first half is sent instead; the second half is the next batch.
+        Returns the next batch if that is full, and was begun when this one was confirmed. One that was `begun` before
+        this process became leader may have been sent by another process. If a batch is too large, its first half is
+        sent instead; the second half is the next batch.
         """
         records = Counter(record.cluster for record in batch.records)
         if begun and not self._leading and not batch.rejected:
@@ -208,29 +211,57 @@ class SinkWorker:
         self._leading = True
         for attempt in itertools.count():
             if not self._store.leads:  # the lease may have expired while this process was stopped
-                return
-            error = await self._send(batch)
+                return None
+            error, following = await self._send_and_look_ahead(batch)
             if isinstance(error, KnownKeyError):
                 error = self._known(batch, error)
             if isinstance(error, UnavailableError) and error.outcome_unknown:
                 self._unanswered = batch.key
             if error is None:
-                await self._acknowledge(functools.partial(self._outbox.confirm, batch))
+                begun_now = await self._confirm(batch, following)
                 self._succeeded(records)
-                return
+                return begun_now
             if isinstance(error, TooLargeError) and len(batch.records) > 1:
                 await self._halve(batch, records, error)
-                return
+                return None
             self._failed(records, error)
             if isinstance(error, RejectedError):
                 await self._acknowledge(functools.partial(self._outbox.dead_letter, batch, str(error)))
                 log.error("moved batch to dead letters", extra={"sink": self.name, "records": len(batch.records)})
                 self._trouble = ""
-                return
+                return None
             asked = error.retry_after if isinstance(error, UnavailableError) else None
             await self._wait(max(SINK_BACKOFF.delay(attempt, self._rng), asked or 0.0), self._ending)
             if self._ending.is_set():
-                return
+                return None
+        return None
+
+    async def _send_and_look_ahead(self, batch: Batch) -> tuple[Exception | None, Batch | None]:
+        """Make one attempt, and read the batch after this one meanwhile; None if that one is not full yet."""
+        following: Batch | None = None
+
+        async def look() -> None:
+            nonlocal following
+            try:
+                following = await self._outbox.following(batch, self._limit)
+            except StoreError:  # it is read again later
+                pass
+            except Exception:  # the batch in flight must be confirmed all the same
+                log.exception("unexpected error while reading the next batch", extra={"sink": self.name})
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            error = await self._send(batch)
+        return error, following
+
+    async def _confirm(self, batch: Batch, following: Batch | None) -> Batch | None:
+        """Write that a batch was delivered, and begin the following one with it if possible; return that one."""
+        if following is not None and self._store.leads and not self._ending.is_set():
+            with contextlib.suppress(StoreError):  # confirmed below
+                if await self._outbox.confirm_and_begin(batch, following):
+                    return following
+        await self._acknowledge(functools.partial(self._outbox.confirm, batch))
+        return None
 
     def _known(self, batch: Batch, error: KnownKeyError) -> SinkError | None:
         """Return the error if the receiver knows a batch's key; None if it has the batch."""

@@ -5,6 +5,8 @@ before it is handed out, and the cursor moves only after the sink has accepted i
 too.
 """
 
+import bisect
+import functools
 import itertools
 import logging
 import math
@@ -17,7 +19,7 @@ import msgspec
 from sqlalchemy import RowMapping, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Place, SinkRecord
+from collector.model import SinkRecord, changes_object, last_known_object
 from collector.store import schema
 from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
@@ -204,13 +206,9 @@ class Outbox:
                 return None
             upto = state["upto"]
             if upto is None:
-                found = await connection.execute(_counted(state).limit(limit))
-                ahead = [(row[0], sound_count(row[2])) for row in found]
-                totals = itertools.accumulate(count for _, count in ahead)
-                fitting = [id_ for (id_, _), total in zip(ahead, totals, strict=True) if total <= limit]
-                if not ahead:
+                upto, _ = await _end(connection, state, limit)
+                if upto is None:
                     return None
-                upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
             async with self._leadership.write() as connection:
                 if self._database.id != store:  # the file was damaged in the meantime, and this is a new one
@@ -224,6 +222,40 @@ class Outbox:
                 return None
             records = await _records(connection, state["emit"], state["cursor"], upto)
         return Batch(sink=sink, key=self._key(state, upto), records=records, store=store, emit=state["emit"], last=upto)
+
+    async def following(self, batch: Batch, limit: int) -> Batch | None:
+        """Return the batch after the one in flight if it is full; it is not begun, see `confirm_and_begin`.
+
+        None if other records come first, such as those of replayed dead letters.
+        """
+        if batch.dead_letter is not None:
+            return None
+        state = {"name": batch.sink, "emit": batch.emit, "cursor": batch.last}
+        async with self._database.read() as connection:
+            if self._database.id != batch.store:
+                return None
+            if await connection.scalar(_REPLAY.where(_letters.sink == batch.sink)) is not None:
+                return None
+            upto, count = await _end(connection, state, limit)
+            if upto is None or count < limit:
+                return None
+            records = await _records(connection, batch.emit, batch.last, upto)
+        if not records:  # all are damaged
+            return None
+        key = self._key(state, upto)
+        return Batch(sink=batch.sink, key=key, records=records, store=batch.store, emit=batch.emit, last=upto)
+
+    async def confirm_and_begin(self, batch: Batch, following: Batch) -> bool:
+        """Note that a batch was delivered and that the one after it is handed out, in one transaction.
+
+        Returns False if nothing was noted, because the batch is no longer in flight.
+        """
+        async with self._leadership.write() as connection:
+            if batch.store != self._database.id:
+                return False
+            flying = (_sinks.name == batch.sink, _sinks.emit == batch.emit, _sinks.upto == batch.last)
+            values = {"cursor": batch.last, "upto": following.last}
+            return _count(await connection.execute(update(schema.sinks).where(*flying).values(values))) > 0
 
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
         """Split a batch of at least two records and return the first half; None if it is no longer the next batch.
@@ -349,7 +381,7 @@ class Outbox:
             chosen = delete(schema.dead_letters).where(_letters.id.in_(ids), ~_letters.half)
             return _count(await connection.execute(chosen))
 
-    def _key(self, state: RowMapping, upto: int) -> str:
+    def _key(self, state: Mapping[Any, Any], upto: int) -> str:
         """Return the key of a sink's batch, which is unique to the store and sink."""
         batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
         return str(uuid.uuid5(uuid.UUID(self._database.id or "0" * 32), batch))
@@ -415,31 +447,80 @@ async def _warn(connection: AsyncConnection, state: RowMapping, message: str) ->
         log.warning(message, extra={"sink": state["name"], "emit": state["emit"], "records": records})
 
 
-def _counted(state: RowMapping) -> Any:
+def _counted(state: Mapping[Any, Any]) -> Any:
     """Select the rows after a sink's cursor: id, time, and the number of records in each."""
     table = _TABLES[state["emit"]]
     count = table.c.count if table is schema.readings else literal(1).label("count")
     return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
 
 
+async def _end(connection: AsyncConnection, state: Mapping[Any, Any], limit: int) -> tuple[int | None, int]:
+    """Return the last row of a batch after a sink's cursor, and how many records up to `limit` there are; None: none.
+
+    At least one row, whose records belong together.
+    """
+    found = await connection.execute(_counted(state).limit(limit))
+    ahead = [(row[0], sound_count(row[2])) for row in found]
+    if not ahead:
+        return None, 0
+    totals = list(itertools.accumulate(count for _, count in ahead))
+    fitting = bisect.bisect_right(totals, limit)
+    return ahead[max(0, fitting - 1)][0], totals[-1]
+
+
 async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[SinkRecord]:
-    table = _TABLES[emit]
-    query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
-    rows = (await connection.execute(query)).mappings()
-    if table is schema.readings:
+    if emit == "readings":
+        table = schema.readings
+        query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
+        rows = (await connection.execute(query)).mappings()
         return [record for row in rows for record in _decoded(row["records"], "reading", row["id"])]
-    return [
-        SinkRecord.of(
-            place=Place(text(row["cluster"]), text(row["node"])),
-            event=text(row["event"]),
-            time=rfc3339(moment(row["time"]), "seconds"),
-            **{key: text(row[key]) for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
-            changes=sound_changes(row["changes"]),
-            last_known=sound_last_known(row["last_known"]),
-            mark=optional_text(row["mark"]),
-        )
-        for row in rows
-    ]
+    query = _CHANGES.where(schema.changes.c.id > cursor, schema.changes.c.id <= upto).order_by(schema.changes.c.id)
+    return [_record(*row) for row in await connection.execute(query)]
+
+
+# The columns of a change in the order of _record's parameters.
+_CHANGES = select(
+    *(schema.changes.c[name] for name in ("time", "cluster", "node", "machine", "source", "chassis", "serial", "uuid")),
+    *(schema.changes.c[name] for name in ("model", "event", "changes", "last_known", "mark")),
+)
+
+
+def _record(
+    time: object,
+    cluster: object,
+    node: object,
+    machine: object,
+    source: object,
+    chassis: object,
+    serial: object,
+    uuid: object,
+    model: object,
+    event: object,
+    changes: object,
+    last_known: object,
+    mark: object,
+) -> SinkRecord:
+    """Return the record of a change, whose values may be damaged."""
+    return SinkRecord(
+        cluster=text(cluster),
+        node=text(node),
+        machine=text(machine),
+        source=text(source),
+        chassis=text(chassis),
+        gpu=text(serial),
+        time=_stamp(moment(time)),
+        uuid=text(uuid),
+        model=text(model),
+        event=text(event),
+        changes=None if changes is None else changes_object(sound_changes(changes)),
+        last_known=None if last_known is None else last_known_object(sound_last_known(last_known)),
+        mark=optional_text(mark),
+    )
+
+
+@functools.lru_cache(maxsize=64)  # the changes of one reading have the same time
+def _stamp(time: float) -> str:
+    return rfc3339(time, "seconds")
 
 
 async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float, reason: str) -> Batch:

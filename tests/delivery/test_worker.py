@@ -46,6 +46,10 @@ class World:
         self.outbox_error: StoreError | None = None
         self.limits: list[int] = []
         self.closed_batch = False
+        self.full = False  # the batches after the first
+        self.in_flight = True  # as far as the outbox knows
+        self.begin_error: StoreError | None = None
+        self.begun_together: list[str] = []  # keys of batches begun as the one before them was confirmed
         # The store.
         self.leads = True
         self.commit = anyio.Event()
@@ -101,6 +105,20 @@ class World:
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
         self.limits.append(limit)
         return self.batches[0] if self.batches else None
+
+    async def following(self, one: Batch, limit: int) -> Batch | None:
+        if self.outbox_error is not None:
+            raise self.outbox_error
+        return self.batches[1] if self.full and len(self.batches) > 1 else None
+
+    async def confirm_and_begin(self, one: Batch, following: Batch) -> bool:
+        if self.begin_error is not None:
+            raise self.begin_error
+        if not self.in_flight:
+            return False
+        await self.confirm(one)
+        self.begun_together.append(following.key)
+        return True
 
     async def confirm(self, one: Batch) -> None:
         if self.outbox_error is not None:
@@ -252,6 +270,46 @@ async def test_stopping_does_not_wait_for_a_failing_sink() -> None:
     await world.run(until=lambda: True)
     assert world.sent == ["key-1"]
     assert world.closed
+
+
+async def test_full_batches_begin_as_the_one_before_is_confirmed() -> None:
+    world = World(batch(1), batch(2), batch(3), age=3600)
+    world.full = True
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == world.confirmed == ["key-1", "key-2", "key-3"]
+    assert world.begun_together == ["key-2", "key-3"]
+    assert len(world.limits) == 2  # asked for the first, and when the worker ended
+    assert world.exported == 3
+
+
+@pytest.mark.parametrize("error", [None, StoreError("locked")])
+async def test_a_batch_is_confirmed_if_the_next_cannot_begin(error: StoreError | None) -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.full, world.in_flight, world.begin_error = True, False, error
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == world.confirmed == ["key-1", "key-2"]
+    assert world.begun_together == []
+
+
+async def test_no_batch_begins_after_the_lead_is_lost() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.full = True
+
+    def lose(_number: int) -> None:
+        world.leads = False
+
+    world.answer = lose
+    await world.run(until=lambda: len(world.waits) == 2)
+    assert world.confirmed == ["key-1"]
+    assert world.begun_together == []
+
+
+async def test_a_failing_batch_keeps_the_ones_after_it_waiting() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.full = True
+    world.answer = lambda number: UnavailableError("gone", Reason.CONNECTION) if number < 3 else None
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == ["key-1", "key-1", "key-1", "key-2"]
 
 
 async def test_a_rejected_batch_is_a_dead_letter_with_its_reason() -> None:

@@ -199,6 +199,42 @@ class TestBatches:
         assert [len(batch) for batch in await backlog_of(collector, limit=3)] == [5, 1]
 
     @pytest.mark.parametrize("emit", ["changes", "readings"])
+    async def test_a_full_batch_can_begin_as_the_one_before_is_confirmed(self, settings, collecting, emit):
+        async with collecting(settings) as one:
+            await one.store.reconcile({"lake": Subscription(emit, False)})
+            for node, uuids in (("a", "12"), ("b", "34"), ("c", "5")):
+                await read(one, node, 10.0, *uuids)
+            outbox = one.store.outbox
+            first = await outbox.next_batch("lake", 2)
+            second = await outbox.following(first, 2)
+            assert [record.uuid for record in second.records] == ["GPU-3", "GPU-4"]
+            assert await outbox.next_batch("lake", 2) == first  # the second has not begun
+            assert await outbox.confirm_and_begin(first, second)
+            assert not await outbox.confirm_and_begin(first, second)
+            assert await outbox.following(second, 2) is None  # not full
+        async with collecting(settings) as two:
+            await two.store.reconcile({"lake": Subscription(emit, False)})
+            assert await two.store.outbox.next_batch("lake", 100) == second
+            await two.store.outbox.confirm(first)  # too late: changes nothing
+            assert await two.store.outbox.next_batch("lake", 100) == second
+            await two.store.outbox.confirm(second)
+            assert [[uuid for _, uuid in batch] for batch in await backlog_of(two)] == [["GPU-5"]]
+
+    async def test_replayed_dead_letters_come_before_the_following_batch(self, collector):
+        await collector.store.reconcile({"lake": CHANGES})
+        await read(collector, "a", 10.0, *"123456")
+        outbox = collector.store.outbox
+        await outbox.dead_letter(await outbox.next_batch("lake", 2), "no")
+        (letter,) = await outbox.dead_letters()
+        batch = await outbox.next_batch("lake", 2)
+        await outbox.replay([letter.id])
+        assert await outbox.following(batch, 2) is None
+        await outbox.confirm(batch)
+        again = await outbox.next_batch("lake", 2)
+        assert [record.uuid for record in again.records] == ["GPU-1", "GPU-2"]
+        assert await outbox.following(again, 2) is None  # a dead letter has no place in the order
+
+    @pytest.mark.parametrize("emit", ["changes", "readings"])
     async def test_a_batch_in_flight_is_the_same_after_a_restart(self, settings, collecting, emit):
         async with collecting(settings) as one:
             await one.store.reconcile({"lake": Subscription(emit, False)})
