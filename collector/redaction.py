@@ -27,6 +27,7 @@ MAX_TEXT = 4096  # characters of a text that are searched; the rest is dropped
 MAX_FOREIGN_TEXT = 1024  # likewise for entirely foreign text, so that a flood of it stays cheap
 MAX_SECRETS = 64  # kept per owner: the newest, for renewed credentials
 PIECE_LENGTH = 16  # consecutive characters of a secret in published values
+MAX_HARMLESS, MAX_HARMLESS_LENGTH = 256, 128  # published values that were searched and are remembered
 MIN_MASKED_LENGTH = 4  # fewest characters of a secret to be found in our own texts
 MAX_ROUNDS = 4  # rounds of decoding for a text without secrets
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -44,6 +45,7 @@ class Secrets:
         self._renewed: deque[str] = deque(maxlen=MAX_SECRETS)
         self._index: SecretIndex | None = None  # of all of them, built on demand
         self._published: tuple[str, frozenset[str]] | None = None  # for `repeated_in`, built on demand
+        self._harmless: set[str] = set()  # values that repeat none of them: a fleet has the same ones again and again
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes | None) -> None:
@@ -61,6 +63,7 @@ class Secrets:
                 known.remove(text)
             elif text:
                 self._index = self._published = None
+                self._harmless.clear()
             if text:
                 known.append(text)
 
@@ -92,14 +95,21 @@ class Secrets:
         This runs for every value of every reading, so its time depends only on the value. Shorter secrets may be
         ordinary words in a name.
         """
-        if len(value) < PIECE_LENGTH:
+        if len(value) < PIECE_LENGTH or value in self._harmless:
             return False
+        repeated = self._repeated_in(value.lower())
+        if not repeated and len(value) <= MAX_HARMLESS_LENGTH:
+            if len(self._harmless) >= MAX_HARMLESS:
+                self._harmless.clear()
+            self._harmless.add(value)
+        return repeated
+
+    def _repeated_in(self, lower: str) -> bool:
         half = PIECE_LENGTH // 2
         if self._published is None:
             text = "\n".join({*self._lasting, *self._renewed}).lower()
             self._published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
         text, halves = self._published
-        lower = value.lower()
         # Every piece contains half a piece that begins at a multiple of that length in the secrets.
         return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
             lower[at : at + PIECE_LENGTH] in text for at in range(len(lower) - PIECE_LENGTH + 1)

@@ -6,6 +6,7 @@ we verify, which signs each handshake.
 Certificates from the same authority prove nothing by themselves: a company's CA may sign those of all its clusters.
 """
 
+import functools
 import hashlib
 import ssl
 import warnings
@@ -20,6 +21,7 @@ from yarl import URL
 __all__ = ["Evidence", "Proof", "ProofKind"]
 
 MAX_KEYS = 64  # per session; a server with more keys proves nothing
+_CERTIFICATES = 256  # whose keys are remembered, for all sessions
 
 
 class ProofKind(StrEnum):
@@ -101,6 +103,7 @@ def trust(authorities: Iterable[bytes] | None) -> str:
     return "system" if authorities is None else _digest(map(_key, authorities))
 
 
+@functools.lru_cache(maxsize=_CERTIFICATES)  # every connection presents one
 def _key(certificate: bytes) -> str:
     """Return a digest of a certificate's public key; of the certificate itself where the key cannot be read."""
     try:

@@ -9,7 +9,20 @@ from pathlib import Path
 from tests.benchmarks import plot
 from tests.benchmarks.table import HEAD, Row, markdown
 
-_ORDER = ("scrape", "change", "watch", "parse", "read", "start", "history", "past", "delivery", "whole", "shards")
+_ORDER = (
+    "scrape",
+    "change",
+    "watch",
+    "parse",
+    "read",
+    "first_reading",
+    "start",
+    "history",
+    "past",
+    "delivery",
+    "whole",
+    "shards",
+)
 COMPARISONS = [name for name in _ORDER if importlib.util.find_spec(f"tests.benchmarks.{name}")]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _BEGIN, _END = "<!-- table -->\n", "<!-- end of table -->\n"

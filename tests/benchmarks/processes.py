@@ -67,16 +67,19 @@ def running(command: Sequence[object], **options: Any) -> Iterator["subprocess.P
 
 @contextlib.contextmanager
 def collector(
-    folder: Path, kubeconfig: Path | None, clusters: int, **settings: Any
+    folder: Path, kubeconfig: Path | None, clusters: int, *, tree: Path | None = None, **settings: Any
 ) -> Iterator[tuple["subprocess.Popen[Any]", httpx.Client]]:
-    """Start `gpuid run` for the fleet's contexts, `settings` in its configuration; gives a client of its HTTP."""
+    """Start `gpuid run` for the fleet's contexts, `settings` in its configuration; gives a client of its HTTP.
+
+    `tree` is the folder with its source, if another than this one's.
+    """
     (port,) = free_ports(1)
     contexts = [{"context": f"sim-{index}", "kubeconfig": str(kubeconfig)} for index in range(clusters)]
     (folder / "gpuid.toml").write_text(
         tomli_w.dumps({"server": {"listen": f"127.0.0.1:{port}"}, "clusters": contexts} | settings)
     )
     command = [sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml", "--log-level", "error"]
-    with running(command) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with running(command, cwd=tree) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield process, client
 
 
