@@ -67,11 +67,11 @@ def running(command: Sequence[object], **options: Any) -> Iterator["subprocess.P
 
 @contextlib.contextmanager
 def collector(
-    folder: Path, kubeconfig: Path | None, clusters: int, *, tree: Path | None = None, **settings: Any
+    folder: Path, kubeconfig: Path | None, clusters: int, *, tree: Any = None, **settings: Any
 ) -> Iterator[tuple["subprocess.Popen[Any]", httpx.Client]]:
     """Start `gpuid run` for the fleet's contexts, `settings` in its configuration; gives a client of its HTTP.
 
-    `tree` is the folder with its source, if another than this one's.
+    `tree` is the path of the folder with its source, if another than this one's.
     """
     (port,) = free_ports(1)
     contexts = [{"context": f"sim-{index}", "kubeconfig": str(kubeconfig)} for index in range(clusters)]
