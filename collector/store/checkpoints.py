@@ -141,7 +141,7 @@ async def _add_nodes(connection: AsyncConnection, counts: Counts, since: float, 
 def _decoded(written: object) -> Counts | None:
     try:
         return _decode(written)  # type: ignore[arg-type]  # a column of SQLite may hold anything
-    except (msgspec.MsgspecError, TypeError, ValueError):
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError):
         return None
 
 

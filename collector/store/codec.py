@@ -47,6 +47,8 @@ __all__ = [
     "readings_records",
 ]
 
+TOO_DEEP = "nested too deeply"  # for the decoder, in a field that no version of gpuid writes
+
 
 def encode_node(state: NodeState) -> bytes:
     """Return a node as bytes; a value shared by all its GPUs is written once."""
@@ -83,8 +85,14 @@ def encode_node(state: NodeState) -> bytes:
 
 
 def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
-    """Return the node written by `encode_node`; strings shared by many GPUs are stored once."""
-    stored = _decode(written)
+    """Return the node written by `encode_node`; strings shared by many GPUs are stored once.
+
+    Raises MsgspecError, TypeError and ValueError.
+    """
+    try:
+        stored = _decode(written)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     since, fingerprint = stored.since, stored.fingerprint
     if since.count(since[0] if since else 0.0) == (count := len(since)):
         since = since[:1] * count  # one number instead of many equal ones
@@ -125,8 +133,11 @@ def encode_records(records: Sequence[SinkRecord]) -> bytes:
 
 
 def decode_records(written: bytes) -> list[SinkRecord]:
-    """Return the records written by `encode_records`."""
-    return _decode_records(written)
+    """Return the records written by `encode_records`; raises MsgspecError, TypeError and ValueError."""
+    try:
+        return _decode_records(written)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
 
 
 def encode_changes(changes: Sequence[FieldChange]) -> str | None:

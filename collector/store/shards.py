@@ -354,7 +354,7 @@ def with_unread(state: NodeState, written: object) -> NodeState:
     try:
         unread = _decode_unread(written)  # type: ignore[arg-type]  # a damaged row may hold anything
         uncovered = Unread(_REASONS[unread.uncovered], unread.since) if unread.uncovered else None
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+    except (msgspec.MsgspecError, KeyError, RecursionError, TypeError, ValueError):
         return state
     return msgspec.structs.replace(state, failing=unread.failing, uncovered=uncovered)
 
@@ -367,7 +367,7 @@ async def _version(connection: AsyncConnection) -> int:
 def _cluster_row(row: Sequence[Any]) -> ClusterRow:
     _, lease, token, report, removed, removed_at = row
     found = None
-    with suppress(msgspec.MsgspecError, TypeError, ValueError):  # from a later version
+    with suppress(msgspec.MsgspecError, RecursionError, TypeError, ValueError):  # from a later version
         found = None if report is None else _decode_report(report)
     return ClusterRow(text(lease), text(token), found, removed, moment(removed_at))
 

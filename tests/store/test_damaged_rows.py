@@ -37,7 +37,10 @@ async def execute(settings, statement: str, **values: object) -> None:
         await connection.execute(text(statement), values)
 
 
-@pytest.mark.parametrize("snapshot", [b"no node", b"", b"\x80", b"\x81\xa4node\x81\xa4name\xa1\xff"])
+DEEP = b"\x81\xa1x" + b"\x91" * 100_000  # in a field that no version writes
+
+
+@pytest.mark.parametrize("snapshot", [b"no node", b"", b"\x80", b"\x81\xa4node\x81\xa4name\xa1\xff", DEEP])
 async def test_a_node_is_known_from_its_placements(recorded, collecting, snapshot, caplog):
     await execute(recorded, "UPDATE gpuid_nodes SET snapshot = :bytes WHERE node = 'a'", bytes=snapshot)
     async with collecting(recorded) as one:
@@ -136,8 +139,9 @@ async def test_damaged_details_do_not_affect_other_values(recorded, collecting, 
         assert [(p.since, p.until) for p in await one.store.history.where("GPU-2")] == [(10.0, 20.0)]
 
 
-async def test_damaged_records_do_not_block_a_sink(recorded, collecting, caplog):
-    await execute(recorded, "UPDATE gpuid_readings SET records = :bytes WHERE id = 1", bytes=b"\xff")
+@pytest.mark.parametrize("records", [b"\xff", DEEP])
+async def test_damaged_records_do_not_block_a_sink(recorded, collecting, records, caplog):
+    await execute(recorded, "UPDATE gpuid_readings SET records = :bytes WHERE id = 1", bytes=records)
     async with collecting(recorded) as one:
         outbox = one.store.outbox
         batch = await outbox.next_batch("lake", 1)
