@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from collector.config import ConfigError, Listen, ServerSettings
-from collector.text import describe_os_error
+from collector.text import describe_os_error, one_line
 from collector.tls import TlsFileError, client_context, read_authorities
 
 __all__ = ["Endpoint", "client_tls", "connection_problem", "server_endpoint", "url_endpoint"]
@@ -51,7 +51,7 @@ def url_endpoint(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f'--url: expected http://HOST:PORT or https://HOST:PORT, got "{url}"')
+        raise ConfigError(f'--url: expected http://HOST:PORT or https://HOST:PORT, got "{one_line(url, 200)}"')
     return Endpoint(url.rstrip("/"), context)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from collector.kube.errors import UNDECODABLE
 from collector.kube.go_values import WrongTypeError, convert_json
 from collector.model import GpuidError
+from collector.text import one_line
 
 __all__ = [
     "LineSplitter",
@@ -29,6 +30,7 @@ __all__ = [
 
 MAX_LINE_BYTES = 64 << 20
 MAX_PAGE_ITEMS = 10_000  # objects; we request a hundred, which a server may ignore
+MAX_WHY_LENGTH = 200  # characters of why something could not be decoded
 MAX_TOKEN_LENGTH = 16_384  # characters of values that are put into a URL: continue tokens and resource versions
 
 _T = TypeVar("_T")
@@ -141,7 +143,7 @@ def _why(error: Exception) -> str:
         expected, found, place = mismatch.groups()
         text = f"expected {_TYPES.get(expected, expected)}, got {_TYPES.get(found, found)}"
         return f"{place}: {text}" if place else text
-    return str(error)
+    return one_line(error, MAX_WHY_LENGTH)  # it may have a path of thousands of levels
 
 
 def _token(text: str) -> str:

@@ -10,6 +10,13 @@ from hypothesis import strategies as st
 from collector.kube.wire import LineSplitter, MalformedError, decode_event, decode_page, decode_status, decode_version
 
 
+def test_a_reason_is_short_wherever_in_the_document_the_value_is():
+    with pytest.raises(MalformedError) as caught:
+        decode_event(b"[" * 900 + b"1e999" + b"]" * 900)
+    assert "out of range" in str(caught.value)
+    assert len(str(caught.value)) <= 200
+
+
 class TestAList:
     def test_is_split_into_pages(self) -> None:
         body = b'{"metadata": {"resourceVersion": "5", "continue": "tok"}, "items": [{"a": 1}, {}]}'
