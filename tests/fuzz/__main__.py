@@ -1,27 +1,36 @@
-"""Fuzzes decoders for as long as one likes: `python -m tests.fuzz [TARGET…] --seconds N`.
+"""Fuzzes decoders: `python -m tests.fuzz [TARGET…] --cases N --seed N`.
 
-With atheris (`pip install atheris`; it needs a compiler where there is no wheel) the search is guided by coverage, each
-target in a process of its own; without it, hypothesis makes the inputs from random bytes. It prints how many inputs
-there were and, for each error that the target does not document, its type and place and the first input; exit code 1
-if there was any.
+Each case is one or a few changes away from an input of the corpus, of the target's strategy, or of an earlier case that
+reached code which none had reached before. It prints how many cases there were and how many in a second of processor
+time, and for each error that the target does not document its type, its place and the first input; exit code 1 if there
+was any. With `--keep`, the corpus is written: the smallest inputs that together reach all of the code that was reached.
 """
 
 import argparse
-import importlib.util
-import os
+import logging
 import random
-import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 
-MAX_INPUT_BYTES = 4096
-COVERED = ("collector",)  # packages whose coverage guides atheris
+from tests.fuzz.kept_inputs import FIELD, Coverage, kept, smallest, write
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
+
+DRAWN = 300  # inputs of the strategy
+LEARNING = 2000  # first cases whose coverage is measured; afterwards one of MEASURED is
+MEASURED = 100
+MAX_CASE_SECONDS = 2.0  # of processor time
+
+
+class SlowCaseError(Exception):
+    """An input took longer than any may."""
 
 
 class Findings:
@@ -29,100 +38,114 @@ class Findings:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inputs = 0
+        self.cases = 0
         self.errors: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
+        self.first: dict[str, Any] = {}
+        self._seconds = 0.0
+        self._said: dict[str, str] = {}
 
     def run(self, decode: Callable[[Any], None], value: Any) -> None:
         """Decode one input and note the outcome."""
-        self.inputs += 1
+        self.cases += 1
+        started = time.process_time()
         try:
             decode(value)
+            if time.process_time() - started > MAX_CASE_SECONDS:
+                raise SlowCaseError
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/collector/" in frame.filename]
-            where = f"{ours[-1].filename.rpartition('/collector/')[2]}:{ours[-1].lineno}" if ours else str(place)
-            kind = f"{type(error).__name__} at {where}"
-            self.errors[kind] += 1
-            self._first.setdefault(kind, f"{error!s:.200} <- {value!r:.300}")
+            self._note(error, value)
+        self._seconds += time.process_time() - started
 
-    def report(self) -> None:
+    def _note(self, error: Exception, value: Any) -> None:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if FIELD in frame.filename] or frames
+        kind = f"{type(error).__name__} at {ours[-1].filename.rpartition(FIELD)[2]}:{ours[-1].lineno}"
+        self.errors[kind] += 1
+        if kind not in self.first or len(repr(value)) < len(repr(self.first[kind])):
+            self.first[kind] = value
+            self._said[kind] = f"{error!s:.200}"
+
+    def report(self, population: int, lines: int) -> None:
         """Print it."""
-        print(f"{self.name:15} {self.inputs:9,} inputs, {self.errors.total()} undocumented errors", flush=True)  # noqa: T201
+        rate = self.cases / max(self._seconds, 1e-9)
+        print(  # noqa: T201
+            f"{self.name:22} {self.cases:10,} cases {rate:9,.0f}/s {population:6,} inputs {lines:6,} lines"
+            f" {self.errors.total():6,} undocumented errors",
+            flush=True,
+        )
         for kind, count in self.errors.most_common():
-            print(f"    {count:6,} x {kind}: {self._first[kind]}", flush=True)  # noqa: T201
+            print(f"    {count:,} x {kind}: {self._said[kind]!r} <- {self.first[kind]!r:.400}", flush=True)  # noqa: T201
 
 
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each target (default: 60)")
-    parser.add_argument("--plain", action="store_true", help="without atheris, though it is installed")
+    parser.add_argument("--cases", type=int, default=10_000, help="of each target (default: 10,000)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of processor time, most for each target")
+    parser.add_argument("--seed", type=int, help="default: random, and printed")
+    parser.add_argument("--keep", action="store_true", help="write the corpus")
     options = parser.parse_args()
-    guided = not options.plain and importlib.util.find_spec("atheris") is not None
-    if guided and len(options.targets) != 1:
-        from tests.fuzz.targets import TARGETS
-
-        command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(options.seconds)]
-        names = options.targets or TARGETS
-        return max(subprocess.run([*command, name], check=False).returncode for name in names)
-    if guided:
-        return _guided(options.targets[0], options.seconds)
-    return _plain(options.targets, options.seconds)
-
-
-def _plain(names: list[str], seconds: float) -> int:
-    from tests.fuzz.targets import TARGETS
-
-    failed = False
-    for name in names or TARGETS:
-        target, findings = TARGETS[name], Findings(name)
-        feed = _by_strategy(target, findings)
-        rng = random.Random(name)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            feed(rng.randbytes(rng.randrange(8, 1024)))
-        findings.report()
+    number = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    print(f"--seed {number}", flush=True)  # noqa: T201
+    logging.disable()
+    total, failed = 0, False
+    for name in options.targets or TARGETS:
+        findings = fuzz(name, number, options.cases, options.seconds, keep=options.keep)
+        total += findings.cases
         failed |= bool(findings.errors)
+    print(f"{total:,} cases", flush=True)  # noqa: T201
     return int(failed)
 
 
-def _by_strategy(target: Any, findings: Findings) -> Callable[[bytes], object]:
-    """Return what takes random bytes and decodes the input that the target's strategy makes of them."""
+def fuzz(name: str, number: int, cases: int, seconds: float, *, keep: bool) -> Findings:
+    """Try cases on a target, print what was found, and return it."""
+    from tests.fuzz.mutator import Mutator
 
-    @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(target.inputs)
-    def run(value: Any) -> None:
+    target, findings, coverage = TARGETS[name], Findings(name), Coverage()
+    rng = random.Random(f"{name} {number}")
+    mutator = Mutator([], rng)
+
+    def measure(value: Any) -> None:
+        if coverage.reaches_more(partial(findings.run, target.run, value)):
+            mutator.population.append(value)
+
+    for value in (*kept(name), *drawn(target, number)):
         findings.run(target.run, value)
-
-    feed: Callable[[bytes], object] = run.hypothesis.fuzz_one_input
-    return feed
-
-
-def _guided(name: str, seconds: float) -> int:
-    import atheris
-
-    with atheris.instrument_imports(include=list(COVERED)):
-        from tests.fuzz.targets import TARGETS
-    target, findings = TARGETS[name], Findings(name)
-    by_strategy = _by_strategy(target, findings)
-
-    def test(data: bytes) -> None:
-        # Half of the inputs are what coverage finds, and half of them what the strategy makes of the same bytes.
-        if target.from_bytes is not None and (not data or data[0] % 2):
-            findings.run(target.run, target.from_bytes(data[1:]))
+        mutator.population.append(value)
+    learning = min(LEARNING, cases // 4)
+    deadline = time.process_time() + seconds
+    while findings.cases < cases and time.process_time() < deadline:
+        value = mutator.next()
+        if findings.cases < learning or findings.cases % MEASURED == 0:
+            measure(value)
         else:
-            by_strategy(data[1:])
-        if time.monotonic() > deadline:
-            findings.report()
-            os._exit(int(bool(findings.errors)))  # libFuzzer never returns
+            findings.run(target.run, value)
+    findings.report(len(mutator.population), len(coverage))
+    if keep:
+        write(name, [*smallest([*kept(name), *mutator.population], partial(_quietly, target))])
+    return findings
 
-    deadline = time.monotonic() + seconds
-    flags = [f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0", f"-max_total_time={int(seconds) + 60}"]
-    atheris.Setup([sys.argv[0], *flags], test)
-    atheris.Fuzz()
-    return 0
+
+def drawn(target: Target[Any], number: int) -> list[Any]:
+    """Return inputs of a target's strategy."""
+    found: list[Any] = []
+
+    @seed(number)
+    @settings(max_examples=DRAWN, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(target.inputs)
+    def draw(value: Any) -> None:
+        found.append(value)
+
+    draw()
+    return found
+
+
+def _quietly(target: Target[Any], value: Any) -> None:
+    try:
+        target.run(value)
+    except Exception:  # what was found is in the report
+        return
 
 
 if __name__ == "__main__":

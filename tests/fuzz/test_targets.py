@@ -5,9 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.documents import HOSTILE_JSON
-from tests.fuzz.targets import META, NODE, POD, STATUS, TARGETS
+from tests.fuzz.kept_inputs import kept
+from tests.fuzz.kubernetes import META, NODE, POD, STATUS
+from tests.fuzz.targets import TARGETS
 
-EXAMPLES = 100  # of each decoder: all of them take half a minute
+EXAMPLES = 50  # of each decoder: all of them take half a minute
 JSON_TARGETS = {
     "page": ("metadata", "items"),
     "event": ("type", "object"),
@@ -21,6 +23,14 @@ JSON_TARGETS = {
     "plugin": ("kind", "apiVersion", "status"),
     "kubeconfig": ("clusters", "users", "contexts", "current-context"),
 }
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_kept_inputs_are_decoded_or_refused_as_documented(name: str) -> None:
+    inputs = kept(name)
+    assert inputs, "run python -m tests.fuzz --keep"
+    for value in inputs:
+        TARGETS[name].run(value)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -1,0 +1,272 @@
+"""Requests to the HTTP server."""
+
+import asyncio
+import atexit
+import base64
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, TypeVar
+from unittest import mock
+from urllib.parse import quote
+
+import bcrypt
+from aiohttp import StreamReader, web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import strategies as st
+
+from collector.config import ServerSettings
+from collector.exposition import Exposition, Metrics
+from collector.inventory import Inventory
+from collector.store import OpenMode, Position, Store, StoreSettings
+from collector.views.listing import Cursor, Sort, Window
+from collector.views.terms import parse_terms
+from collector.web.answers import weights
+from collector.web.application import LOOKUPS, ROUTES, WRITES, application
+from collector.web.auth import USER, _Authenticator
+from collector.web.cursors import ChangeCursor, row_id
+from collector.web.metrics import accepts_gzip, accepts_openmetrics
+from collector.web.pages import STREAM
+from tests.fuzz.documents import any_text, json_documents
+from tests.fuzz.target import FOLDER, Target, Targets, text_target
+from tests.web.conftest import FakeCollector
+
+__all__ = ["TARGETS"]
+
+T = TypeVar("T")
+
+
+class _Site:
+    """A collector with a history, whose handlers are called as aiohttp does, without a socket."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        opened, self._done = self._loop.create_future(), asyncio.Event()
+        self._open_site = self._loop.create_task(self._keep_open(opened))
+        self._app: web.Application = self._loop.run_until_complete(opened)
+        atexit.register(self._close)
+
+    async def _keep_open(self, opened: asyncio.Future[web.Application]) -> None:
+        collector = FakeCollector(Inventory(), Exposition(Metrics()), configured=("a", "b"))
+        settings = StoreSettings(url=f"sqlite://{FOLDER}/gpuid.db")
+        async with Store.open(settings):
+            pass
+        async with Store.open(settings, OpenMode.READER) as collector.store:
+            app = application(collector, ServerSettings())
+            app.freeze()
+            opened.set_result(app)
+            await self._done.wait()
+
+    def _close(self) -> None:
+        self._done.set()
+        self._loop.run_until_complete(self._open_site)
+
+    def call(self, function: Callable[[str], Coroutine[Any, Any, T]], argument: str) -> T:
+        """Await a function in the loop of the site."""
+        return self._loop.run_until_complete(function(argument))
+
+    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> int:
+        """Return the status of the answer to a request."""
+        payload = StreamReader(mock.Mock(_reading_paused=False), 1 << 16, loop=self._loop)
+        payload.feed_data(body)
+        payload.feed_eof()
+        request = make_mocked_request(method, path, headers, app=self._app, payload=payload, loop=self._loop)
+        request[USER] = "jane"
+        request.writer.output_size = 0  # nothing of its answer has been sent
+
+        async def ask() -> int:
+            try:
+                async with asyncio.timeout(None if STREAM not in path else 0.01):  # whose answer never ends
+                    return (await self._app._handle(request)).status
+            except TimeoutError:
+                return HTTPStatus.OK
+            except web.HTTPRedirection as redirect:  # which aiohttp sends as it sends an answer
+                return redirect.status
+
+        return self._loop.run_until_complete(ask())
+
+
+_site = functools.cache(_Site)
+_token_file = FOLDER / "token"
+_token_file.write_text("hunter2")
+_hash = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
+_authenticators = (
+    _Authenticator(ServerSettings(basic_auth={"jane": _hash})),
+    _Authenticator(ServerSettings(bearer_token_file=_token_file)),
+)
+
+
+def _authorization(header: str) -> None:
+    for authenticator in _authenticators:
+        assert not _site().call(authenticator.admits, header)
+
+
+authorizations = st.builds(
+    lambda scheme, value: f"{scheme} {value}",
+    st.sampled_from(["Basic", "basic", "Bearer", ""]),
+    st.binary().map(lambda data: data.decode(errors="surrogateescape"))  # as aiohttp decodes a header
+    | st.binary().map(lambda data: base64.b64encode(b"jane:" + data).decode()),
+)
+PATHS = (
+    *("/", "/api/v1/clusters", "/api/v1/nodes", "/api/v1/gpus", "/api/v1/changes", "/api/v1/gpus/x/history", "/search"),
+    *("/lookup", "/api/v1/suggest"),
+    *(
+        "/api/v1/nodes/x/history",
+        "/changes",
+        "/gpus",
+        "/gpus/x",
+        "/nodes/a/x",
+        "/clusters/a",
+        "/sd",
+        "/readyz",
+        "/healthz",
+    ),
+)
+KEYS = (
+    "limit",
+    "offset",
+    "since",
+    "until",
+    "after",
+    "before",
+    "cluster",
+    "node",
+    "serial",
+    "q",
+    "ids",
+    "page",
+    "event",
+    "sort",
+)
+VALUES = (
+    *(
+        "",
+        "0",
+        "-1",
+        "1",
+        "9" * 20,
+        "%00",
+        "%ff",
+        "%ed%a0%80",
+        "%F0%9F%98%80",
+        "%1b%5b2J",
+        "%e2%80%ae",
+        "1e9",
+        "nan",
+        "٣",
+    ),
+    *("0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "2026-W01-1", "2026-11-24", "present-1.5-1", "moved"),
+    *(
+        "past-999999999999999.99999999999999999999-999999999999999999",
+        "%25",
+        "%2f..%2f",
+        "a%0d%0ab",
+        "%27%20or%201=1",
+        "*",
+    ),
+)
+HEADERS = (
+    *(
+        "Accept",
+        "Accept-Encoding",
+        "If-None-Match",
+        "Last-Event-ID",
+        "Cookie",
+        "Range",
+        "Content-Type",
+        "Host",
+        "Origin",
+    ),
+    *("X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix", "Forwarded", "Sec-Fetch-Site", "Content-Encoding"),
+)
+HEADER_VALUES = (
+    *(
+        "*/*",
+        "text/html",
+        "text/csv",
+        "gzip;q=0.5, *;q=0",
+        "application/json",
+        "text/plain; charset=utf-8",
+        "same-origin",
+    ),
+    *("application/openmetrics-text; version=1.0.0", '"x"', "W/", "a=b; c=d", "bytes=0-", "host:99999", "[::1", "/a/b"),
+    *("for=x;proto=https;host=[::1]:80", "application/x-www-form-urlencoded", "null", "http://[", "q=nan", ";q=1e999"),
+)
+requests = st.tuples(
+    st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]),
+    st.builds(
+        lambda path, extra, query: (
+            path + extra + ("?" + "&".join(f"{key}={value}" for key, value in query) if query else "")
+        ),
+        st.sampled_from([*PATHS, *ROUTES, *LOOKUPS, *(path for _, path, _ in WRITES)]),
+        st.sampled_from(["", "", "", "/", "/%ff", "/%00", "/..", "%ed%a0%80"]),
+        st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), max_size=3),
+    ),
+    st.dictionaries(st.sampled_from(HEADERS), st.sampled_from(HEADER_VALUES), max_size=4),
+    st.one_of(
+        st.just(b""),
+        json_documents("ids", "kind", "note", "ticket", "until", values=["rma", "7d", "https://x/1", "GPU-a1"]),
+        any_text.map(lambda text: text.encode(errors="replace")),
+        st.binary(max_size=40),
+    ),
+)
+ANSWERS = {200, 303, 304, 400, 403, 404, 405, 408, 409, 413, 415, 503}
+
+
+def _request(given: tuple[str, str, dict[str, str], bytes]) -> None:
+    method, path, headers, body = given
+    # What aiohttp lets through: no control characters, and a path that begins with a slash.
+    path = "/" + quote(path[:2000].lstrip("/").encode(errors="replace"), safe="/?&=%")
+    headers = {name: "".join(one for one in value if " " <= one <= "\xff") for name, value in headers.items()}
+    assert _site().ask(method, path, headers, body) in ANSWERS, path
+
+
+def _cursors(text: str) -> None:
+    """A cursor that is accepted is written the same way again."""
+    with contextlib.suppress(ValueError):
+        cursor = Cursor.parse(text)
+        assert Cursor.parse(str(cursor)) == cursor
+        with contextlib.suppress(ValueError):
+            cursor.named(2, "node")
+        for descending in (True, False):
+            window = Window[int](Sort(cursor.sort.removeprefix("-"), descending), None, 2)
+            window.add(cursor.value, cursor.row, lambda: 1)
+        with contextlib.suppress(ValueError):
+            window = Window[int](Sort(""), cursor, 2)
+            window.add(None, ("a", "b"), lambda: 1)
+            window.page(None)
+    with contextlib.suppress(ValueError):
+        change = ChangeCursor.parse(text)
+        assert ChangeCursor.parse(str(change)) == change
+    with contextlib.suppress(ValueError):
+        row_id(text)
+    with contextlib.suppress(ValueError):
+        assert Position.parse(str(Position.parse(text))) == Position.parse(text)
+
+
+cursors = st.one_of(
+    st.builds(
+        lambda sort, value, row: str(Cursor(sort, value, tuple(row))),
+        st.sampled_from(["", "node", "-node", "since"]),
+        st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.floats(-1e9, 1e9) | st.text(max_size=9),
+        st.lists(st.text(max_size=9), max_size=3),
+    ),
+    json_documents().map(lambda body: base64.urlsafe_b64encode(body).decode()),
+    st.sampled_from(["1-2.5", "present-1.5-1", "past-1764000000.0-17", *VALUES]),
+)
+
+
+def _headers(text: str) -> None:
+    assert all(isinstance(one, float) for one in weights(text).values())
+    accepts_gzip(text)
+    accepts_openmetrics(text)
+
+
+TARGETS: Targets = {
+    "request": Target(_request, requests),
+    "authorization": text_target(_authorization, authorizations),
+    "cursor": text_target(_cursors, cursors | any_text),
+    "header": text_target(_headers, st.sampled_from(HEADER_VALUES) | any_text),
+    "terms": text_target(parse_terms, any_text, ValueError),
+}

@@ -1,0 +1,134 @@
+"""What the store's rows hold, which other versions, other shards, damage and restored backups may have written."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from hypothesis import strategies as st
+
+from collector.model import NodeInfo, NodeState, Place, SinkRecord
+from collector.store import OpenMode, Store, StoreError, StoreSettings, checkpoints, codec, shards, sound
+from collector.store.check import check
+from collector.store.history import PastPlacement
+from collector.timestamps import MAX_TIME
+from tests.fuzz.documents import any_text, damaged, json_documents
+from tests.fuzz.target import FOLDER, Target, Targets, bytes_target
+from tests.store.test_codec import snapshots
+
+__all__ = ["TARGETS"]
+
+PLACE = Place("prod", "n1")
+
+
+def _node(written: bytes) -> None:
+    """What can be read can be written, and is read the same again."""
+    node = codec.decode_node(PLACE, 1.0, written)
+    sound.is_sound(node)
+    again = codec.decode_node(PLACE, 1.0, codec.encode_node(node))
+    assert _comparable(again) == _comparable(node)
+    shards.with_unread(node, written)
+
+
+def _comparable(node: NodeState) -> bytes:
+    """Return a node in a form in which NaN equals itself; which pods it was read from may have been forgotten."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(node, fingerprint=None))
+
+
+def _records(written: bytes) -> None:
+    found = codec.decode_records(written)
+    assert codec.encode_records(codec.decode_records(codec.encode_records(found))) == codec.encode_records(found)
+
+
+def _columns(value: Any) -> None:
+    """No value of a row stops the rest of it from being read."""
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode()  # as text comes from a database
+    for change in sound.sound_changes(value):
+        assert isinstance(change.field, str)
+    reports = sound.sound_last_known(value)
+    assert all(0 <= report.time <= MAX_TIME for report in reports)
+    sound.sound_facts("GPU-1", value)
+    assert sound.sound_count(value) >= 1
+    assert 0 <= sound.moment(value) <= MAX_TIME
+    assert isinstance(sound.text(value), str)
+    checkpoints._decoded(value)
+    row = shards._cluster_row(("prod", value, value, value, 1, value))
+    assert 0 <= row.removed_at <= MAX_TIME
+    state = NodeState(place=PLACE, node=NodeInfo(name="n1"))
+    shards.with_unread(state, value)
+    times = dict.fromkeys(("since", "until", "confirmed"), value)
+    names = ("uuid", "serial", "model", "chassis", "cluster", "node", "machine", "tray", "slot", "module", "pci_bus_id")
+    placement = sound.sound(PastPlacement, {**dict.fromkeys(names, value), **times, "id": 1})
+    assert all(0 <= time <= MAX_TIME for time in (placement.since, placement.until or 0.0, placement.confirmed))
+
+
+deep = st.sampled_from([b"\x81\xa1x" + b"\x91" * 100_000, b"\x91" * 100_000, b"\x81\xa1x" + b"\x91" * 5000 + b"\x01"])
+records = st.builds(
+    SinkRecord,
+    **{
+        field: {"changes": st.just({}), "last_known": st.none() | st.just({})}.get(field, st.text(max_size=5))
+        for field in SinkRecord.__struct_fields__
+    },
+)
+values = st.one_of(
+    st.none(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    any_text,
+    st.binary(max_size=40),
+    json_documents("serial", "model", "before", "after", "health", "last_known", "lost", "tray", "minor_number"),
+    json_documents("serial", "model", "before", "after").map(lambda body: body.decode("utf-8", "surrogateescape")),
+)
+
+
+class _File:
+    """A store's file, parts of which are overwritten before it is opened."""
+
+    def __init__(self) -> None:
+        self._file = Path(FOLDER / "damaged.db")
+        self._settings = StoreSettings(url=f"sqlite://{self._file}")
+        self._whole = b""
+
+    def open(self, patches: list[tuple[int, bytes]]) -> None:
+        """Check a store and read all of it, as a collector does when it starts."""
+        if not self._whole:
+            anyio.run(self._make)
+        content = bytearray(self._whole)
+        for at, patch in patches:
+            place = at % len(content)
+            content[place : place + len(patch)] = patch
+        for side in ("-wal", "-shm"):
+            Path(f"{self._file}{side}").unlink(missing_ok=True)
+        self._file.write_bytes(content)
+        anyio.run(self._read)
+
+    async def _make(self) -> None:
+        async with Store.open(self._settings):
+            pass
+        self._whole = self._file.read_bytes()
+
+    async def _read(self) -> None:
+        await check(self._settings)
+        async with Store.open(self._settings, OpenMode.READER) as store:
+            await store.load()
+
+
+patches = st.lists(
+    st.tuples(st.integers(0, 200) | st.integers(0, 1 << 20), st.binary(min_size=1, max_size=40)), max_size=4
+)
+
+TARGETS: Targets = {
+    "stored-node": bytes_target(
+        _node, snapshots().map(codec.encode_node).flatmap(damaged) | deep, msgspec.MsgspecError, TypeError, ValueError
+    ),
+    "stored-records": bytes_target(
+        _records,
+        st.lists(records, max_size=3).map(codec.encode_records).flatmap(damaged) | deep,
+        msgspec.MsgspecError,
+        TypeError,
+        ValueError,
+    ),
+    "stored-columns": Target(_columns, values),
+    "store-file": Target(_File().open, patches, (StoreError,)),
+}
