@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from collector.health import (
     Level,
     degradations,
     level,
+    of_card,
+    without,
     worst_level,
 )
 from collector.model import Gpu, Place, Placement
@@ -259,6 +262,21 @@ def test_a_driver_that_reports_less_adds_no_reason(health: Health) -> None:
     for field in HEALTH_FIELDS:
         fewer = Health(**{name: getattr(health, name) for name in HEALTH_FIELDS if name != field})
         assert set(degradations(Condition(fewer))) <= reasons
+
+
+def test_a_card_takes_its_wear_along_but_not_the_fabric_of_its_place() -> None:
+    worn = Health(remapped_rows_uncorrectable=2)
+    assert of_card(msgspec.structs.replace(worn, fabric_state="Completed")) == worn
+    assert of_card(worn) is worn
+    assert of_card(Health(fabric_state="Completed")) is None
+    assert of_card(None) is None
+
+
+def test_health_without_a_field_keeps_the_others() -> None:
+    worn = Health(remapped_rows_uncorrectable=2, row_remap_failure=True)
+    assert without(worn, ["row_remap_failure"]) == Health(remapped_rows_uncorrectable=2)
+    assert without(worn, ["fabric_state", "no field"]) is worn
+    assert without(None, ["row_remap_failure"]) is None
 
 
 def test_counters_are_fields_of_health() -> None:

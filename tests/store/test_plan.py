@@ -101,9 +101,58 @@ class TestWhatChangesDo:
         assert [row["serial"] for row in steps.begin] == ["new"]
         assert steps.alter == []
 
+    def test_only_a_lost_gpu_has_a_time_at_which_it_was_last_found(self):
+        lost = msgspec.structs.replace(change(Event.VANISHED, 9.0, A), last_seen=4.0)
+        other = change(Event.VANISHED, 9.0, B, uuid="GPU-2")
+        confirmed = plan([lost, other]).confirm
+        assert [row["b_uuid"] for row in confirmed] == ["GPU-1"]
+
+    def test_an_alteration_of_no_recorded_field_is_not_listed(self):
+        altered = change(Event.ALTERED, 5.0, A)
+        renamed = msgspec.structs.replace(altered, changes=(FieldChange("serial", "old", "s"),))
+        assert len(plan([altered, renamed, change(Event.APPEARED, 6.0, B, uuid="GPU-2")]).changes) == 2
+
+    def test_the_past_changes_from_the_earliest_time_on(self):
+        assert plan([change(Event.APPEARED, 7.0, A), change(Event.VANISHED, 5.0, B, uuid="GPU-2")]).earliest == 5.0
+        assert plan([change(Event.ALTERED, 5.0, A), change(Event.HEALTH, 6.0, A)]).earliest == float("inf")
+
+    def test_another_model_changes_all_of_a_placement(self):
+        altered = msgspec.structs.replace(
+            change(Event.ALTERED, 5.0, A), changes=(FieldChange("serial", "t", "s"), FieldChange("model", "n", "m"))
+        )
+        assert plan([altered]).earliest == 0.0
+
     def test_a_confirmation_is_not_a_change(self):
         with pytest.raises(ValueError, match="confirmed is no change"):
             plan([change(Event.CONFIRMED, 1.0, A)])
+
+
+class TestAShard:
+    """It owns some clusters, and ends placements only in them."""
+
+    OTHER = Place("other", "x")
+
+    def test_a_gpu_that_moved_within_its_clusters_left_one_place(self):
+        steps = plan([change(Event.MOVED, 3.0, B, previous=A)], owned={"prod"})
+        assert steps.end_all == []
+        assert [(row["b_node"], row["b_until"]) for row in steps.end] == [("a", 3.0)]
+
+    def test_the_owner_of_another_cluster_ends_the_placement_there(self):
+        steps = plan([change(Event.MOVED, 3.0, B, previous=self.OTHER)], owned={"prod"})
+        assert steps.end == []
+        assert [row["node"] for row in steps.begin] == ["b"]
+
+    def test_a_move_from_nowhere_ends_nothing(self):
+        assert plan([change(Event.MOVED, 3.0, B)], owned={"prod"}).end == []
+
+    def test_a_placement_begun_by_the_same_changes_ends_in_them(self):
+        steps = plan([change(Event.APPEARED, 1.0, A), change(Event.MOVED, 2.0, B, previous=A)], owned={"prod"})
+        assert [(row["node"], row["until"]) for row in steps.begin] == [("a", 2.0), ("b", None)]
+        assert steps.end == []
+
+    def test_where_a_lost_gpu_was_last_found_is_for_its_owner_to_say(self):
+        lost = msgspec.structs.replace(change(Event.VANISHED, 9.0, self.OTHER), last_seen=4.0)
+        assert plan([lost], owned={"prod"}).confirm == []
 
 
 class TestTheDifferenceWhenTheStepsAreLost:
