@@ -1,0 +1,1 @@
+"""Mutation testing: how many small faults in a module its own tests notice."""

@@ -1,0 +1,61 @@
+"""Mutation testing: `python -m tests.mutation MODULE… --seed N --sample N`.
+
+Each mutant is a module with one small fault: another comparison, operator, number or result, or a statement left out.
+Its own tests run with it, up to the first failure. Mutants that no test notices are printed: each is either a test that
+is missing or a program that does the same. Exit code 1 if there are any.
+"""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from tests.mutation.mutants import mutants
+from tests.mutation.runs import Baseline, passes, preload
+from tests.mutation.table import TESTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as collect/schedule; default: all")
+    parser.add_argument("--seed", type=int, help="of the sample; default: random, and printed")
+    parser.add_argument("--sample", type=int, help="mutants of each module; default: all")
+    parser.add_argument("--lines", help="only those of FIRST-LAST")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    print(f"--seed {seed}", flush=True)  # noqa: T201
+    preload()
+    found = [test(name, seed, options.sample, options.lines) for name in options.modules or TESTS]
+    return int(any(found))
+
+
+def test(name: str, seed: int, sample: int | None, lines: str | None) -> int:
+    """Try the mutants of a module, print those that survive, and return how many do."""
+    path, tests = ROOT / "collector" / f"{name}.py", TESTS[name]
+    module = f"collector.{name.replace('/', '.')}"
+    every = list(mutants(path.read_text()))
+    if lines:
+        first, _, last = lines.partition("-")
+        every = [one for one in every if int(first) <= one.line <= int(last)]
+    chosen = every if sample is None or sample >= len(every) else random.Random(f"{name} {seed}").sample(every, sample)
+    good, cpu, elapsed = passes(module, str(path), None, tests, None)
+    if not good:
+        print(f"{name}: the tests fail without a fault", flush=True)  # noqa: T201
+        return 1
+    baseline, survivors = Baseline(cpu, elapsed), 0
+    for one in sorted(chosen, key=lambda mutant: mutant.line):
+        good, _, _ = passes(module, str(path), one.tree, tests, baseline)
+        if good:
+            survivors += 1
+            print(f"{name}.py:{one.line}\n  - {one.before}\n  + {one.after}", flush=True)  # noqa: T201
+    killed = len(chosen) - survivors
+    share = 100 * killed / max(1, len(chosen))
+    print(f"{name}: {killed} of {len(chosen)} killed ({share:.1f} %), of {len(every)} mutants", flush=True)  # noqa: T201
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The tests of each module that are run with its mutants: those that specify it, without servers and processes."""
+
+__all__ = ["TESTS"]
+
+_COLLECT = "tests/collect"
+TESTS: dict[str, tuple[str, ...]] = {
+    "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
+    "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
+    "collect/node_queue": (f"{_COLLECT}/test_node_queue.py", f"{_COLLECT}/test_unread_nodes.py"),
+    "store/plan": ("tests/store/test_plan.py",),
+    "health": ("tests/test_health.py",),
+    "kube/limits": ("tests/kube/test_limits.py",),
+    "sinks/errors": ("tests/sinks/test_errors.py",),
+    "sinks/s3_errors": ("tests/sinks/test_errors.py", "tests/sinks/test_s3_answers.py"),
+    "web/cursors": ("tests/web/test_history.py",),
+    "backoff": ("tests/test_backoff.py",),
+    "collect/smi_health": (f"{_COLLECT}/test_smi_health.py",),
+    "collect/smi_output": (f"{_COLLECT}/test_nvidia_smi.py",),
+    "collect/nvidia_smi": (f"{_COLLECT}/test_nvidia_smi.py",),
+    "exposition/families": ("tests/exposition/test_exposition.py", "tests/exposition/test_health.py"),
+    "exposition/gpu_counts": ("tests/exposition/test_gpu_counts.py",),
+    "inventory/inventory": ("tests/inventory",),
+}
