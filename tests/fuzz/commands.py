@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from collector.cli import mark, where
 from collector.cli.client import Client, _Page
 from collector.cli.endpoint import url_endpoint
+from collector.cli.errors import CommandError
 from collector.cli.formats import age
 from collector.cli.keys import keys_in
-from collector.cli.options import CommandError
 from collector.config import ConfigError, Duration
 from collector.marks import MarkKind, NewMark, check_id, check_who, parse_until
 from collector.sharding import pod_ordinal, shard_of
