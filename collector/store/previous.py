@@ -46,7 +46,10 @@ async def correct_previous(connection: AsyncConnection, rows: Sequence[dict[str,
             left[uuid] = place
         elif row["event"] in (Event.APPEARED, Event.MOVED):
             if row["event"] == Event.MOVED:
-                present.discard(Place(row["previous_cluster"], row["previous_node"]))
+                was = Place(row["previous_cluster"], row["previous_node"])
+                if was in present:  # this transaction has yet to end that placement
+                    present.discard(was)
+                    left[uuid] = was
             came_from = left.get(uuid)
             if came_from is not None and came_from != place and not present:
                 row["event"] = Event.MOVED.value

@@ -166,6 +166,20 @@ class TestPreviousPlace:
             assert await other.store.history_writer.flushed(30)
             assert (await moves(one))[2:] == [("moved", "b", "a"), ("vanished", "b", None), ("moved", "c", "b")]
 
+    async def test_a_gpu_that_a_node_claimed_came_from_its_home(self, shared: StoreSettings) -> None:
+        async with shard(shared, 0) as (one, first):
+            await take(first, "a", "b", "c")
+            for time, cluster, uuids in (
+                (100.0, "a", ("1",)),
+                (110.0, "a", ()),
+                (111.0, "b", ("1",)),
+                (112.0, "c", ("1",)),  # a claim
+                (113.0, "b", ()),  # which ends its placement there in the transaction that records the move
+            ):
+                one.read("n1", time, *uuids, cluster=cluster)
+                assert await one.store.history_writer.flushed(30)
+            assert (await moves(one))[2:] == [("moved", "b", "a"), ("moved", "c", "b")]
+
 
 async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: StoreSettings) -> None:
     async with Store.open(shared) as alone:
