@@ -14,6 +14,7 @@ STOPPED_SECONDS = 15.0  # within which SIGTERM ends a process: 8, and more on a 
 LEASE_SECONDS = 17.0  # after which another process has taken over
 CALMS_WITH_TRUE_CLOCKS = 8  # at the beginning of a run: times in the history are compared until a clock was set
 MOST_DESCRIPTORS = 1024
+STORE_AWAY = ("stop_postgres", "freeze_postgres", "refuse_connections", "store_link")
 
 
 def a_process(world: "World", chance: random.Random) -> Arguments:
@@ -35,6 +36,12 @@ def _end(process: "Member", number: signal.Signals) -> None:
         assert (took := time.monotonic() - started) < STOPPED_SECONDS, f"SIGTERM took {took:.1f} s: {process.tail()}"
 
 
+def _start(world: "World", process: "Member") -> None:
+    """Start a process, which ends at once without a sound configuration or a reachable store."""
+    process.start()
+    process.has_ended = world.broken or any(world.faulty(kind) for kind in STORE_AWAY)
+
+
 def _restart(world: "World", chance: random.Random) -> Arguments:
     how = chance.choice(["SIGTERM", "SIGKILL", "SIGINT"])
     return {**a_process(world, chance), "how": how, "seconds": chance.choice([0.0, 0.0, 2.0, LEASE_SECONDS])}
@@ -44,7 +51,7 @@ def _do_restart(world: "World", given: Arguments) -> None:
     process = the_process(world, given)
     _end(process, signal.Signals[given["how"]])
     time.sleep(given["seconds"])
-    process.start()
+    _start(world, process)
 
 
 def _away(world: "World", chance: random.Random) -> Arguments | None:
@@ -59,7 +66,7 @@ def _do_away(world: "World", given: Arguments) -> None:
 def _back(world: "World", given: Arguments) -> None:
     process = the_process(world, given)
     if not process.running:
-        process.start()
+        _start(world, process)
 
 
 register("restart", 3, _restart, _do_restart)

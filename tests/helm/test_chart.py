@@ -604,20 +604,6 @@ def test_an_old_api_server_is_named(helm: Helm, tmp_path: Path) -> None:
     assert not template("0.0.0-master", values)  # of a build that does not know its version
 
 
-@pytest.mark.parametrize("chart", ["gpuid", "gpuid-reader"])
-def test_it_names_the_versions_of_kubernetes_that_it_supports(helm: Helm, tmp_path: Path, chart: str) -> None:
-    arguments = (
-        "template",
-        "x",
-        CHART.parent / chart,
-        *(("--values", write_values(tmp_path, {})) * (chart == "gpuid")),
-    )
-    refused = helm(*arguments, "--kube-version", "1.21.14", check=False)
-    assert "chart requires kubeVersion: >=1.22.0-0" in refused.stderr
-    for supported in ("1.22.0", "1.34.1-gke.100", "0.0.0-master"):
-        helm(*arguments, "--kube-version", supported)
-
-
 class TestHelmTest:
     def test_it_asks_the_service(self, template: Template) -> None:
         objects = template({"service": {"port": 80}, "image": {"repository": "r.example.com/gpuid", "tag": "1"}})
