@@ -1,4 +1,4 @@
-"""Reads outputs that are exactly as the tool prints them, without an XML parser; all others are left to it.
+"""Reads outputs that are exactly as the tool prints them, without an XML parser; the parser reads all others.
 
 The GPUs of a fleet differ in the texts of their elements, but hardly in the elements. So a GPU's tags are compared with
 those of GPUs seen before, and each sequence of tags is parsed only once, as a document in which each text is its own
@@ -33,12 +33,14 @@ _MAX_BYTES = 1 << 20  # of an output; 16 GPUs print up to 700 kB
 _MAX_HEAD_BYTES = 1 << 12  # before the first GPU
 _MAX_GPU_BYTES = 1 << 16  # of a GPU, which takes 12 to 45 kB
 _MAX_GPUS = 64
+_MAX_TAGS, _MAX_LEAVES = 4096, 256  # of a GPU, which has 500 and 43, and 14 more tags for each process
+_MAX_HEALTH_BYTES = 4096  # of a GPU's texts about health, which have 200
 _TEXTS = 1024  # sets of texts about health that are remembered: most GPUs have the same
 _SHAPES = 64  # sequences of tags that are remembered, each up to half as long as a GPU
 
 _ROOT_START, _ROOT_END = f"<{ROOT}>".encode(), f"</{ROOT}>".encode()
 _GPU_START, _GPU_END = b'\n\t<gpu id="', "/gpu"
-_IRREGULAR_HEAD = re.compile(rb"encoding|<gpu|process")
+_IRREGULAR_HEAD = re.compile(rb"encoding|<gpu|process|</nvidia_smi_log")
 _GPU = re.compile(rb'([\w:.-]+)">')
 _PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"<>&") + b"\t\n"
 _TAG = re.compile(r"/?[A-Za-z_][\w.-]*")
@@ -103,7 +105,10 @@ def _read_gpu(text: bytes) -> GpuValues | None:
     fields: dict[str, str] = {}
     for field, place in shape.fields:
         take(field, parts[place].decode(), fields, {})
-    return GpuValues(fields, _health(shape.health, shape.health_texts(parts)), id=start[1].decode())
+    texts = shape.health_texts(parts)
+    if sum(map(len, texts)) > _MAX_HEALTH_BYTES:
+        return None
+    return GpuValues(fields, _health(shape.health, texts), id=start[1].decode())
 
 
 @functools.lru_cache(maxsize=_TEXTS)
@@ -117,6 +122,8 @@ def _health(paths: tuple[str, ...], texts: tuple[bytes, ...]) -> dict[str, str]:
 @functools.lru_cache(maxsize=_SHAPES)
 def _shape(joined: bytes) -> _Shape | None:
     """Return the shape of a GPU from its tags but the first; None if they are not regular."""
+    if joined.count(b"<") > _MAX_TAGS:
+        return None
     tags = joined.decode().split("<")
     names = [number for number, tag in enumerate(tags) if tag == _NAME]
     if (
@@ -134,7 +141,7 @@ def _shape(joined: bytes) -> _Shape | None:
         leaves = [(leaf, int(element.text or "")) for leaf, element in leaves_of_gpu(gpu)]
     except (BadOutputError, etree.XMLSyntaxError, ValueError):  # a ValueError: texts around an element that is cut
         return None
-    if document.warnings:
+    if document.warnings or len(leaves) > _MAX_LEAVES:
         return None
     verbatim = [(leaf, place) for leaf, place in leaves if isinstance(leaf, Verbatim)]
     places = [place for _, place in verbatim]
