@@ -21,6 +21,7 @@ LOG_FORMATS = ("auto", "json", "text")
 TRACEBACK_INDENT = "    "
 _FAINT = "2"  # colours as terminals number them
 _LEVEL_COLOURS = {logging.INFO: "32", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+_TLS_ERRORS = ("Fatal error on SSL protocol", "Error occurred during shutdown")  # uvloop's messages
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -40,12 +41,17 @@ def configure(level: str, log_format: str) -> None:
 
 
 def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
-    """Return whether uvloop reports, as a fatal error of its own, that a connection ended before TLS had its last say.
+    """Return whether uvloop reports as a fatal error that a connection ended while TLS still had data to write.
 
-    Its user gets the error too, and logs it.
+    The caller gets the same error and logs it.
     """
     error = record.exc_info[1] if record.exc_info else None
-    return record.name == "asyncio" and isinstance(error, RuntimeError) and "the handler is closed" in str(error)
+    return (
+        record.name == "asyncio"
+        and isinstance(error, RuntimeError)
+        and "the handler is closed" in str(error)
+        and record.getMessage().startswith(_TLS_ERRORS)
+    )
 
 
 class JsonFormatter(logging.Formatter):

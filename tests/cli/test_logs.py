@@ -159,14 +159,23 @@ def test_libraries_do_not_log_values_in_their_steps(
     assert "our own step" in written
 
 
-@pytest.mark.parametrize(("said", "printed"), [("the handler is closed", False), ("no running event loop", True)])
+@pytest.mark.parametrize(
+    ("message", "said", "printed"),
+    [
+        ("Fatal error on SSL protocol\nprotocol: <SSLProtocol>", "the handler is closed", False),
+        ("Error occurred during shutdown\nprotocol: <SSLProtocol>", "the handler is closed", False),
+        ("Fatal error on SSL protocol", "no running event loop", True),
+        ("Task exception was never retrieved", "the handler is closed", True),
+        ("Exception in callback read()", "the handler is closed", True),
+    ],
+)
 def test_a_connection_lost_under_tls_is_no_error_of_the_event_loop(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, said: str, printed: bool
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, message: str, said: str, printed: bool
 ) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
     configure("info", "json")
     error = RuntimeError(f"unable to perform operation on <TCPTransport closed=True>; {said}")
-    logging.getLogger("asyncio").error("Fatal error on SSL protocol", exc_info=error)
+    logging.getLogger("asyncio").error(message, exc_info=error)
     assert bool(capsys.readouterr().err) is printed
