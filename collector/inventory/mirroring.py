@@ -32,7 +32,7 @@ class MirroringInventory(Inventory):
     3. A GPU that a mirrored node has is claimed, as within a shard, and the mirrored node's own shard is asked to read
        the node again. If the GPU is gone from there, it has moved; if it is still there, the claimant is read again,
        and if that confirms it too, both are in conflict.
-       4. A claim by a mirrored node is shown as a claim until its own shard has settled it.
+    4. A claim by a mirrored node is shown as a claim until its own shard has settled it.
     """
 
     def mirror(
@@ -94,7 +94,9 @@ class MirroringInventory(Inventory):
     def passed_by(self, changes: Iterable[Change]) -> set[str]:
         """Return the GPUs that vanished from where this shard has not seen them, as they were there between two looks.
 
-        `changes` are what was recorded meanwhile; `recall` then takes the last places of these GPUs.
+        `changes` are what was recorded meanwhile; `recall` then takes the last places of these GPUs. The page, log and
+        metrics use them. The history cannot rely on them, because another shard may have recorded a later place since:
+        `correct_previous` reads the store in the transaction that records a move.
         """
         found = set()
         for change in changes:

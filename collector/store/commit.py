@@ -164,7 +164,7 @@ class Commit:
             return
         planned = self._planned
         if self._shards is not None:
-            await correct_previous(connection, planned.changes)
+            planned = planned._replace(changes=await correct_previous(connection, planned.changes))
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))

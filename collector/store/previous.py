@@ -1,7 +1,7 @@
-"""Corrects from where GPUs came, in the transaction that records it: another shard may have recorded a later place.
+"""Corrects where GPUs came from, in the transaction that records it: another shard may have recorded a later place.
 
 A shard sees what the others record a second late, and only of clusters in its own configuration. So it may take a GPU
-that moved twice for one that came from its last place but one, or one that moved for a new one.
+that moved twice for one that came from its last place but one, or mistake a moved GPU for a new one.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,26 @@ _UUIDS_PER_QUERY = 1000
 _placements = schema.placements.c
 
 
-async def correct_previous(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Set the previous places in rows of gpuid_changes, in order, that are about to be inserted.
+async def correct_previous(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of gpuid_changes, in order, that are about to be inserted, with the correct previous places.
 
     A GPU came from where it left last, according to the placements. While it is elsewhere as well, it is in conflict,
-    and has not moved.
+    and has not moved. The given rows stay as they are: if the transaction fails, the next attempt may find other
+    placements.
     """
     arriving = sorted({row["uuid"] for row in rows if row["event"] in (Event.APPEARED, Event.MOVED)})
     here: dict[str, set[Place]] = {}  # where a GPU is
-    left: dict[str, Place] = {}  # its newest place, where it no longer is
+    left: dict[str, Place] = {}  # the place that it left last
     for start in range(0, len(arriving), _UUIDS_PER_QUERY):
         columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.until)
         query = select(*columns).where(_placements.uuid.in_(arriving[start : start + _UUIDS_PER_QUERY]))
-        for uuid, cluster, node, until in await connection.execute(query.order_by(_placements.since, _placements.id)):
+        for uuid, cluster, node, until in await connection.execute(query.order_by(_placements.until, _placements.id)):
             place = Place(text(cluster), text(node))
             if until is None:
                 here.setdefault(text(uuid), set()).add(place)
             else:
                 left[text(uuid)] = place
+    rows = [dict(row) for row in rows]
     for row in rows:
         uuid, place = row["uuid"], Place(row["cluster"], row["node"])
         present = here.setdefault(uuid, set())
@@ -55,3 +57,4 @@ async def correct_previous(connection: AsyncConnection, rows: Sequence[dict[str,
                 row["event"] = Event.MOVED.value
                 row["previous_cluster"], row["previous_node"] = came_from
             present.add(place)
+    return rows
