@@ -123,7 +123,9 @@ class Exposition:
 
         While one cluster's lines are compressed, the next one's are rendered.
         """
-        if self._published and self._behind_since is None and not (self._dirty or self._uncompressed):
+        # A refresh that was cancelled may have left compressed texts.
+        changed = self._dirty or self._uncompressed or self._compressed
+        if self._published and self._behind_since is None and not changed:
             return
         async with self._lock:
             async with anyio.create_task_group() as tasks:

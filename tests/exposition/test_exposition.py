@@ -216,6 +216,18 @@ class TestChange:
             uuids = {line.split('uuid="')[1].partition('"')[0] for line in text["gpuid_gpu_info"]}
             assert uuids == {"GPU-first", "GPU-last", f"GPU-{turns}"}
 
+    async def test_a_cancelled_scrape_does_not_keep_what_is_withdrawn(self, bench: Any) -> None:
+        for turns in range(12):
+            bench.read("prod", "n1", Gpu(uuid="GPU-a"), time=1764000002.0 + turns)
+            assert "GPU-a" in await bench.text()
+            bench.exposition.withdraw("prod", ["n1"])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bench.exposition.refresh)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            assert "GPU-a" not in await bench.text()
+
     async def test_shards_that_empty_are_filled_again(self, bench: Any) -> None:
         for index in range(2 * SHARD_NODES):
             bench.read("prod", f"n{index}")
