@@ -10,6 +10,7 @@ are too short to be secret, and rare encodings (base85, uuencode, byte-swapped w
 
 import base64
 import re
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class Secrets:
         self._index: SecretIndex | None = None  # of all of them, built on demand
         self._published: tuple[str, frozenset[str]] | None = None  # for `repeated_in`, built on demand
         self._harmless: set[str] = set()  # values that repeat none of them: a fleet has the same ones again and again
+        self._adding = threading.Lock()  # values are also judged in threads
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes | None) -> None:
@@ -59,13 +61,14 @@ class Secrets:
     def _add(self, known: deque[str], secrets: Iterable[str | bytes | None]) -> None:
         for secret in secrets:
             text = (secret.decode(errors="replace") if isinstance(secret, bytes) else secret or "").strip()
-            if text in known:
-                known.remove(text)
-            elif text:
-                self._index = self._published = None
-                self._harmless.clear()
-            if text:
-                known.append(text)
+            with self._adding:
+                if text in known:
+                    known.remove(text)
+                    known.append(text)
+                elif text:
+                    known.append(text)
+                    self._index = self._published = None
+                    self._harmless = set()  # a value that is being judged is added to the previous one
 
     def add_url(self, url: str) -> None:
         """Add the potential secrets of a URL: password, path and query, and random-looking parts of them."""
@@ -95,21 +98,25 @@ class Secrets:
         This runs for every value of every reading, so its time depends only on the value. Shorter secrets may be
         ordinary words in a name.
         """
-        if len(value) < PIECE_LENGTH or value in self._harmless:
+        harmless = self._harmless
+        if len(value) < PIECE_LENGTH or value in harmless:
             return False
         repeated = self._repeated_in(value.lower())
         if not repeated and len(value) <= MAX_HARMLESS_LENGTH:
-            if len(self._harmless) >= MAX_HARMLESS:
-                self._harmless.clear()
-            self._harmless.add(value)
+            if len(harmless) >= MAX_HARMLESS:
+                harmless.clear()
+            harmless.add(value)
         return repeated
 
     def _repeated_in(self, lower: str) -> bool:
         half = PIECE_LENGTH // 2
-        if self._published is None:
-            text = "\n".join({*self._lasting, *self._renewed}).lower()
-            self._published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
-        text, halves = self._published
+        published = self._published
+        if published is None:
+            with self._adding:
+                text = "\n".join({*self._lasting, *self._renewed}).lower()
+                published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
+                self._published = published
+        text, halves = published
         # Every piece contains half a piece that begins at a multiple of that length in the secrets.
         return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
             lower[at : at + PIECE_LENGTH] in text for at in range(len(lower) - PIECE_LENGTH + 1)

@@ -6,6 +6,7 @@ import json
 import string
 import traceback
 from collections.abc import Callable
+from typing import SupportsIndex
 from urllib.parse import quote
 
 import pytest
@@ -266,3 +267,21 @@ class TestValuesThatArePublished:
         assert not secrets.repeated_in("-number-0001-of-many")
         assert secrets.repeated_in("password-of-the-proxy")
         assert "password" not in secrets.redact("login with password-of-the-proxy")
+
+    def test_a_secret_added_while_a_value_is_judged_is_found_the_next_time(self) -> None:
+        secrets = Secrets(PASSWORD)
+
+        class Judged(str):
+            """A value that a thread judges while the event loop adds a secret."""
+
+            __slots__ = ()
+
+            def lower(self) -> "Judged":
+                return self
+
+            def __getitem__(self, key: SupportsIndex | slice) -> str:
+                secrets.add_renewed(TOKEN)
+                return super().__getitem__(key)
+
+        secrets.repeated_in(Judged(TOKEN))
+        assert secrets.repeated_in(TOKEN)
