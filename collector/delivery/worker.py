@@ -222,8 +222,7 @@ class SinkWorker:
                 self._succeeded(records)
                 return begun_now
             if isinstance(error, TooLargeError) and len(batch.records) > 1:
-                await self._halve(batch, records, error)
-                return None
+                return await self._halve(batch, records, error)
             self._failed(records, error)
             if isinstance(error, RejectedError):
                 await self._acknowledge(functools.partial(self._outbox.dead_letter, batch, str(error)))
@@ -237,7 +236,10 @@ class SinkWorker:
         return None
 
     async def _send_and_look_ahead(self, batch: Batch) -> tuple[Exception | None, Batch | None]:
-        """Make one attempt, and read the batch after this one meanwhile; None if that one is not full yet."""
+        """Make one attempt, and read the batch after this one meanwhile; None if that one is not full yet.
+
+        When the delivery ends, it is not read: no batch is begun with the confirmation of this one then.
+        """
         following: Batch | None = None
 
         async def look() -> None:
@@ -250,7 +252,8 @@ class SinkWorker:
                 log.exception("unexpected error while reading the next batch", extra={"sink": self.name})
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(look)
+            if not self._ending.is_set():
+                tasks.start_soon(look)
             error = await self._send(batch)
         return error, following
 
@@ -272,15 +275,15 @@ class SinkWorker:
         log.warning("receiver already has batch: %s", error, extra={"sink": self.name, "key": batch.key})
         return None
 
-    async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> None:
-        """Deliver the first half of a batch, and limit the batch size for a while; raises StoreError."""
+    async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> Batch | None:
+        """Deliver the first half of a batch, like `_deliver`, and limit batches for a while; raises StoreError."""
         self._observer.on_export_failure(self.name, records, error.reason.value, one_line(error))
         half = await self._outbox.halve(batch, str(error))
         if half is None:
-            return
+            return None
         log.info("batch too large, halved: %s", error, extra={"sink": self.name, "records": len(batch.records)})
         self._limit, self._delivered = max(1, min(self._limit, len(half.records))), 0
-        await self._deliver(half)
+        return await self._deliver(half)
 
     async def _send(self, batch: Batch) -> Exception | None:
         """Make one attempt; return its error, if any."""

@@ -47,6 +47,7 @@ class World:
         self.limits: list[int] = []
         self.closed_batch = False
         self.full = False  # the batches after the first
+        self.looked_ahead: list[str] = []  # keys of batches during which the next one was read
         self.in_flight = True  # as far as the outbox knows
         self.begin_error: StoreError | None = None
         self.begun_together: list[str] = []  # keys of batches begun as the one before them was confirmed
@@ -107,6 +108,7 @@ class World:
         return self.batches[0] if self.batches else None
 
     async def following(self, one: Batch, limit: int) -> Batch | None:
+        self.looked_ahead.append(one.key)
         if self.outbox_error is not None:
             raise self.outbox_error
         return self.batches[1] if self.full and len(self.batches) > 1 else None
@@ -261,6 +263,7 @@ async def test_stopping_delivers_batches_that_are_not_due() -> None:
     world.ending.set()
     await world.run(until=lambda: True)
     assert world.confirmed == ["key-1", "key-2"]
+    assert world.looked_ahead == []
     assert world.closed
 
 
@@ -333,6 +336,15 @@ async def test_a_batch_that_is_too_large_is_sent_in_halves() -> None:
     assert world.confirmed == ["key-1aa", "key-1ab", "key-1ba", "key-1bb", "key-2"]
     assert (world.exported, world.dead) == (9, [])
     assert world.limits == [100, 2, 2, 2, 2, 2]  # no batch is read that is known to be too large
+
+
+async def test_a_second_half_begins_as_the_first_is_confirmed() -> None:
+    world = World(batch(1, records=4), age=3600)
+    world.full, world.answer = True, too_large_above(2, world)
+    await world.run(until=lambda: not world.batches)
+    assert world.begun_together == ["key-1b"]
+    assert world.confirmed == ["key-1a", "key-1b"]
+    assert world.limits == [100, 2]  # asked for the whole one, and when the worker ended
 
 
 async def test_a_record_that_is_too_large_by_itself_is_a_dead_letter() -> None:
