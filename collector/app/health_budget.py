@@ -58,6 +58,7 @@ class HealthBudget:
             if now >= self._logged.get(cluster, now):
                 self._logged[cluster] = now + _LOG_INTERVAL_SECONDS
                 log.warning(
-                    "too many changes of GPU health: not recorded", extra={"cluster": cluster, "per_day": round(most)}
+                    "too many GPU health changes, not recording them",
+                    extra={"cluster": cluster, "per_day": round(most)},
                 )
         return fits

@@ -96,7 +96,7 @@ class Ownership:
     def found(self, recorded: Collection[str], *, by_unsharded: bool) -> None:
         """Note of which clusters something is recorded: this shard ends those of its own that are not configured.
 
-        `by_unsharded` tells that a collector without shards still records.
+        `by_unsharded` says whether a collector without shards still records.
         """
         self._outdated = by_unsharded
         self._mirror.orphans = {

@@ -81,7 +81,7 @@ class Parts:
             self.metrics.register_shard(shard, self.fleet.unowned)
 
     def register_store(self, store: Store) -> None:
-        """Have the metrics tell the state of the store."""
+        """Publish the store's state as metrics."""
         self.exposition.marks.register(self.marks, functools.partial(marked_gpus, self.inventory, self.marks))
         self.metrics.register_store(
             up=lambda: store.health.status.up,

@@ -52,7 +52,7 @@ class TokenDetails(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str
     expiry: str | None  # RFC 3339
-    renewable: bool | None  # by gpuid; None if the server does not tell
+    renewable: bool | None  # by gpuid; None if the server does not say
     kept: bool  # a renewed one is written to the token file, not only kept in memory
 
 

@@ -147,7 +147,7 @@ async def _existing(client: ApiClient) -> list[str]:
 
 
 async def _may_list(client: ApiClient, namespace: str) -> bool:
-    """Return whether pods may be listed; if the server does not tell, try to list one."""
+    """Return whether pods may be listed; if the server does not say, try to list one."""
     granted = await is_granted(client, Right("list", "pods", namespace))
     if granted is None:
         try:

@@ -42,7 +42,7 @@ def needed_rights(cluster: ClusterSettings) -> list[Right]:
 
 
 async def ask_rights(client: ApiClient, rights: Sequence[Right]) -> dict[Right, bool | None]:
-    """Return which rights the API server says that we have, in their order; None: it does not tell.
+    """Return which rights the API server says that we have, in their order; None: it does not say.
 
     Raises ClusterError.
     """

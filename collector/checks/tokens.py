@@ -38,7 +38,7 @@ async def look_at_token(client: ApiClient) -> FoundToken | None:
     if denial:
         outcome = f"gpuid cannot renew it: {denial}"
     elif tokens.may_renew is None:
-        outcome = "the server does not tell whether gpuid may renew it"
+        outcome = "the server does not say whether gpuid may renew it"
     elif not tokens.may_renew:
         outcome = "gpuid cannot renew it: it may not create serviceaccounts/token for itself"
     elif tokens.obstacle:

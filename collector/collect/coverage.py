@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class CoverageReporter:
-    """Tells the observer and the log, once each, when the reason changes why a node of a cluster cannot be read."""
+    """Tells the observer and the log, once each, when the reason why a node of a cluster cannot be read changes."""
 
     def __init__(self, cluster: str, observer: Observer) -> None:
         self._cluster = cluster

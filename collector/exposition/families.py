@@ -204,7 +204,7 @@ FAMILIES = (
         "gpuid_gpu_health_changes_dropped_total",
         "counter",
         ("cluster",),
-        "Changes of GPU health that were not recorded because the cluster had too many; absent if there are none.",
+        "GPU health changes not recorded because there were too many; absent if none.",
     ),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),

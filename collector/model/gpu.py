@@ -86,7 +86,7 @@ class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class GpuRef(NamedTuple):
-    """A reference to a GPU of a node, as far as known; both fields are None if the tool does not tell."""
+    """A reference to a GPU of a node, as far as known; both fields are None if the tool does not say."""
 
     uuid: str | None = None
     pci_bus_id: str | None = None  # in the form of `canonical_bus_id`

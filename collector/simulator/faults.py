@@ -61,8 +61,8 @@ class Misbehaviour(StrEnum):
 
     SERVER_ERROR = "server_error"  # 500
     UNAVAILABLE = "unavailable"  # 503 without a Status, as a proxy in front of it says
-    GARBAGE = "garbage"  # 200 with bytes that are no JSON
-    NO_HTTP = "no_http"  # bytes that are no HTTP
+    GARBAGE = "garbage"  # 200 with bytes that are not JSON
+    NO_HTTP = "no_http"  # bytes that are not HTTP
     EMPTY = "empty"  # 200 without a body
     TORN = "torn"  # half of a list, and the connection breaks
     REDIRECT = "redirect"  # to another server

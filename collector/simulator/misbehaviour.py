@@ -7,7 +7,7 @@ from collector.simulator.faults import Faults, Misbehaviour
 
 __all__ = ["answer", "tear"]
 
-_BEYOND = "https://192.0.2.1/"  # an address that is nobody's
+_BEYOND = "https://192.0.2.1/"  # an address that is reserved for documentation
 
 
 async def answer(faults: Faults, request: web.BaseRequest) -> web.StreamResponse | None:

@@ -73,7 +73,7 @@ async def undone_in(settings: StoreSettings, to: str) -> list[Undone]:
 async def downgrade(settings: StoreSettings, to: str) -> None:
     """Downgrade a store to a schema, atomically; no collector may be using it. Raises StoreError.
 
-    On PostgreSQL it first waits WATCH_SECONDS for a standby that takes the lead.
+    On PostgreSQL it first waits WATCH_SECONDS for a standby to take the lead.
     """
     if not await undone_in(settings, to):
         return
@@ -160,7 +160,7 @@ def _downgrade(connection: Connection, to: str) -> None:
 
 
 async def _check_unused(settings: StoreSettings) -> None:
-    """Check that no collector uses a store: a standby takes the lead within a second or two of when it is free."""
+    """Check that no collector uses a store: a standby takes the lead within a second or two of its becoming free."""
     async with Database.open(settings, OpenMode.TRIAL) as database:
         if database.single_process:  # the file's lock shows it
             return

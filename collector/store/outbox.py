@@ -455,9 +455,9 @@ def _counted(state: Mapping[Any, Any]) -> Any:
 
 
 async def _end(connection: AsyncConnection, state: Mapping[Any, Any], limit: int) -> tuple[int | None, int]:
-    """Return the last row of a batch after a sink's cursor, and how many records up to `limit` there are; None: none.
+    """Return the last row of a batch after a sink's cursor, and how many records up to `limit` there are.
 
-    At least one row, whose records belong together.
+    None if there is no row. A batch has at least one row, which is never split.
     """
     found = await connection.execute(_counted(state).limit(limit))
     ahead = [(row[0], sound_count(row[2])) for row in found]

@@ -1,4 +1,4 @@
-"""A GPU's condition at a past time, from the health changes before and after it, or unknown if they do not tell.
+"""A GPU's condition at a past time, from the health changes before and after it, or unknown if they do not say.
 
 A change has the values before and after it. Between two changes nothing was noticed, unless the collector had
 forgotten the GPU, as it does when a cluster is removed from the configuration. If both sides disagree, records from

@@ -82,7 +82,7 @@ def test_dropping_is_logged_once_an_hour(bench: Bench, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         for bench.now in (0.0, 1.0, 3601.0, 3602.0):
             bench.kept(flip(count=3000))
-    assert [record.getMessage() for record in caplog.records] == ["too many changes of GPU health: not recorded"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["too many GPU health changes, not recording them"] * 2
     assert vars(caplog.records[0])["cluster"] == "prod"
     assert vars(caplog.records[0])["per_day"] == 1800
 
