@@ -47,7 +47,7 @@ class Link:
         self.state = State.FORWARDING
         self._call = call  # runs a function in the loop of the proxy
         self._changed = asyncio.Event()
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -63,8 +63,10 @@ class Link:
 
     async def open(self) -> None:
         """Listen."""
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._listen(socket.create_server(("127.0.0.1", self.port))))
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def _become(self, state: State) -> None:
         self.state = state
@@ -74,21 +76,23 @@ class Link:
             for writer in list(self._open):
                 _reset(writer)
         if state is State.REFUSING:
-            if self._listening is not None:
-                self._listening.cancel()
-                await asyncio.wait([self._listening])
-            self._listening = None
+            if self._listener is not None:
+                asyncio.get_running_loop().remove_reader(self._listener)
+                self._listener.close()
+            self._listener = None
         else:
             await self.open()
 
-    async def _listen(self, listener: socket.socket) -> None:
-        with listener:
-            listener.setblocking(False)
-            while True:
-                one, _ = await asyncio.get_running_loop().sock_accept(listener)
-                serving = asyncio.create_task(self._serve(one))
-                self._serving.add(serving)
-                serving.add_done_callback(self._serving.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        """Take a connection; a task that waits for one could be cancelled when it has it."""
+        try:
+            one, _ = listener.accept()
+        except OSError:  # it has ended already
+            return
+        one.setblocking(False)
+        serving = asyncio.create_task(self._serve(one))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)

@@ -1,5 +1,6 @@
 """The links of the faults do what their states say."""
 
+import gc
 import socket
 from collections.abc import Iterator
 
@@ -66,3 +67,11 @@ def test_open_connections_end(link, state):
         link.become(state)
         with pytest.raises(ConnectionResetError):
             one.recv(1)
+
+
+def test_a_connection_that_comes_while_the_link_ends_is_closed(link):
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", link.port), timeout=20):
+            link.become(State.REFUSING)
+        link.become(State.FORWARDING)
+    gc.collect()  # what was left open would be a ResourceWarning
