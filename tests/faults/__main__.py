@@ -3,10 +3,12 @@
 import argparse
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
 
 from tests.faults.minimise import minimised
 from tests.faults.plan import CALM, Step, load, save
@@ -18,8 +20,12 @@ MINIMISING_SECONDS = 1800.0
 
 def main() -> None:
     """Run what the command line says; the exit status is 1 if something was wrong."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="default: any")
+    seed = random.SystemRandom().randrange(1 << 32)
+    parser.add_argument("--seed", type=int, default=seed, help="default: any")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each setup")
     parser.add_argument("--setup", choices=[*Setup, "all"], default="all")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="do the steps of a file that a run wrote")
@@ -44,12 +50,19 @@ def main() -> None:
             save(script, setup, given.seed, outcome.steps)
             print(f"the plan: {script}", flush=True)
             if not given.whole:
-                print(f"shortened: {_shorten(outcome, folder)}", flush=True)
+                shorter = _shorten(outcome, folder)
+                print("it did not fail again" if shorter is None else f"shortened: {shorter}", flush=True)
     sys.exit(failed)
 
 
-def _shorten(outcome: Outcome, folder: Path) -> Path:
-    """Write the part of a plan that still fails."""
+def _end(number: int, _frame: FrameType | None) -> None:
+    """End as Ctrl-C does: stop PostgreSQL and unmount the disk."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _shorten(outcome: Outcome, folder: Path) -> Path | None:
+    """Write the part of a plan that still fails; None if the whole plan does not."""
     deadline = time.monotonic() + MINIMISING_SECONDS
     number = 0
 
@@ -62,6 +75,8 @@ def _shorten(outcome: Outcome, folder: Path) -> Path:
 
     path = folder / f"{outcome.setup}-{outcome.seed}-short.jsonl"
     steps = outcome.steps[:-1] if outcome.steps and outcome.steps[-1].kind == CALM else outcome.steps
+    if not fails(steps):
+        return None
     save(path, outcome.setup, outcome.seed, minimised(steps, fails))
     return path
 

@@ -3,6 +3,8 @@
 import logging
 import random
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,14 +67,17 @@ class Outcome:
     calms: int = 0
     seconds: float = 0.0
     mismatches: list[str] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)  # steps by kind, without those that were impossible
 
     def __str__(self) -> str:
-        """Say it in one line, with the mismatches below."""
+        """Say it in one line, with the steps that were done, by kind, and the mismatches below."""
         head = (
             f"{self.setup}, seed {self.seed}: {len(self.steps)} steps and {self.calms} calms in {self.seconds:.0f} s, "
             f"{len(self.mismatches)} mismatches"
         )
-        return "\n  ".join([head, *self.mismatches[:30]])
+        done = ", ".join(f"{kind} {number}" for kind, number in self.done.most_common())
+        never = ", ".join(sorted(plans.KINDS.keys() - self.done.keys()))
+        return "\n  ".join([head, f"done: {done}", f"never done: {never}", *self.mismatches[:30]])
 
 
 class Checker:
@@ -230,7 +235,10 @@ def run(
     steps: list[Step] | None = None,
     report: Callable[[str], None] = logging.info,
 ) -> Outcome:
-    """Do steps drawn by the seed for a while, or those that are given, until a calm finds something wrong."""
+    """Do steps drawn by the seed for a while, or those that are given, until a calm finds something wrong.
+
+    The plan is in the file plan.jsonl of the folder before each step, so that it is there however the run ends.
+    """
     outcome = Outcome(setup, seed)
     started = time.monotonic()
     pause = random.Random(seed)
@@ -238,6 +246,7 @@ def run(
         checker = Checker(world, seed)
         for step in _ending(steps) if steps is not None else plans.drawn(seed, world):
             outcome.steps.append(step)
+            plans.save(folder / "plan.jsonl", setup, seed, outcome.steps)
             try:
                 if step.kind == CALM:
                     world.calm()
@@ -250,6 +259,9 @@ def run(
                     time.sleep(pause.choice(PAUSES))
             except AssertionError as error:  # what support code says of a process that ended
                 outcome.mismatches = [f"{type(error).__name__}: {error}"]
+            except Exception as error:  # such as what pg_ctl or /proc make of a step
+                outcome.mismatches = ["".join(traceback.format_exception(error))]
+            outcome.done = Counter(one.kind for one in world.done)
             outcome.seconds = time.monotonic() - started
             if outcome.mismatches or (step.kind == CALM and steps is None and outcome.seconds >= seconds):
                 break

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import functools
 import logging
 import os
 import random
@@ -340,13 +341,21 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
         for process in world.processes:
             stack.callback(process.stop, signal.SIGKILL)
             process.start()
-            until(lambda: process.get("/readyz") is not None, seconds=START_SECONDS)  # noqa: B023  used at once
+            until(functools.partial(_answers, process), seconds=START_SECONDS)
         try:
             yield world
         finally:
+            if (freezing := world.extra.pop("freezing", None)) is not None:
+                freezing.close()  # a server that is frozen could not be stopped
             for process in world.processes:
                 if process.frozen:
                     process.resume()
+
+
+def _answers(process: Member) -> bool:
+    """Return whether it answers already; it must not have ended."""
+    assert process.running, f"{process.name} has ended by itself: {process.tail()}"
+    return process.get("/readyz") is not None
 
 
 def _lake(stack: contextlib.ExitStack) -> tuple[str, Process] | None:

@@ -155,7 +155,8 @@ def postgres_running() -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
-            server.stop()
+            with suppress(subprocess.CalledProcessError):  # it may be stopped already
+                server.stop()
     finally:
         shutil.rmtree(folder)
 
