@@ -1,4 +1,7 @@
-"""Whether sinks were given the history: nothing lost, nothing invented, in order, and each change under one key.
+"""Whether sinks were given the history: nothing lost, nothing invented, and each change under one key.
+
+The order is compared where there is one: of a webhook's batches, within objects, and of the lines of a single process.
+The rows of a table and the lines of several processes are compared as sets.
 
 Pure functions over values. Each returns complaints, one sentence per kind of difference; none if all is well.
 """

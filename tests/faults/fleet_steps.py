@@ -102,8 +102,8 @@ def _delete(world: "World", chance: random.Random) -> Arguments | None:
 
 
 def _do_delete(world: "World", given: Arguments) -> None:
-    world.truth.hide((given["cluster"], given["node"]))
     world.act(given["cluster"], "delete_node", node=given["node"])
+    world.truth.hide((given["cluster"], given["node"]))
 
 
 def _do_add(world: "World", given: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a run: each a kind and plain values, so that a seed draws the same ones again and a file keeps them."""
+"""The steps of a run: each a kind and plain values, so that a file keeps them and a seed draws most of them again."""
 
 import json
 import random
@@ -56,7 +56,8 @@ def register(
 
     `draw` decides by what earlier steps did alone (`World.fleet`, `World.active`), never by what a collector says or by
     the time, so that a seed draws the same steps again. `do` raises SimulationError where a step is impossible, as it
-    may be in a shortened plan; it is then left out.
+    may be in a shortened plan; it is then left out. Where timing decides that, such as that of a store that is locked,
+    a seed may draw other steps from there on: only the file of a run repeats it.
     """
     assert name not in KINDS, name
     KINDS[name] = Kind(name, weight, draw, do, undo)

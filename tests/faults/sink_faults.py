@@ -1,12 +1,15 @@
 """What happens to those that the sinks deliver to: a webhook's receiver, S3, a table in PostgreSQL."""
 
+import functools
 import random
 import signal
-import time
+import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tests.faults.link import State
 from tests.faults.plan import Arguments, register
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.faults.world import World
@@ -108,11 +111,21 @@ def _do_server(world: "World", given: Arguments) -> None:
 
 def _undo_server(world: "World", given: Arguments) -> None:
     assert world.lake_server is not None
+    assert world.lake is not None
     if given["how"] == "SIGSTOP":
         world.lake_server.send(signal.SIGCONT)
     elif not world.lake_server.running:
         world.lake_server.start()
-        time.sleep(0.2)
+        until(functools.partial(_takes_connections, world.lake))
+
+
+def _takes_connections(url: str) -> bool:
+    host, _, port = urlsplit(url).netloc.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 register("lake_server", 2, _server, _do_server, _undo_server)
