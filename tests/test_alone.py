@@ -52,6 +52,25 @@ def test_alone(prepared, number):
     ran(True)
 """
 
+FORK = """
+import fcntl, os, sys
+from pathlib import Path
+from tests.support.alone import turn
+
+folder = Path(sys.argv[1])
+reading, writing = os.pipe()
+with turn(folder, alone=False):
+    if not os.fork():
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+with (folder / "running").open("w") as running:
+    fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("the turn is free")
+os.close(writing)
+os.wait()
+"""
+
 
 def test_nothing_runs_beside_a_test_marked_alone(tmp_path: Path) -> None:
     for name in ("test_one.py", "test_two.py"):
@@ -86,6 +105,12 @@ def test_others_wait_behind_one_that_waits_to_be_alone(tmp_path: Path) -> None:
     for thread in (first, second):
         thread.join()
     assert order == ["alone", "other"]
+
+
+def test_a_forked_child_does_not_keep_the_turn(tmp_path: Path) -> None:
+    """A child that has not yet started its program has the files of its parent."""
+    done = subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("the turn is free\n", "")
 
 
 def gate_is_shut(folder: Path) -> bool:

@@ -6,6 +6,7 @@ is missing or a program that does the same. Exit code 1 if there are any.
 """
 
 import argparse
+import ast
 import random
 import sys
 from pathlib import Path
@@ -36,12 +37,13 @@ def test(name: str, seed: int, sample: int | None, lines: str | None) -> int:
     """Try the mutants of a module, print those that survive, and return how many do."""
     path, tests = ROOT / "collector" / f"{name}.py", TESTS[name]
     module = f"collector.{name.replace('/', '.')}"
-    every = list(mutants(path.read_text()))
+    source = path.read_text()
+    every = list(mutants(source))
     if lines:
         first, _, last = lines.partition("-")
         every = [one for one in every if int(first) <= one.line <= int(last)]
     chosen = every if sample is None or sample >= len(every) else random.Random(f"{name} {seed}").sample(every, sample)
-    good, cpu, elapsed = passes(module, str(path), None, tests, None)
+    good, cpu, elapsed = passes(module, str(path), ast.parse(source), tests, None)
     if not good:
         print(f"{name}: the tests fail without a fault", flush=True)  # noqa: T201
         return 1

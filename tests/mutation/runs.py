@@ -1,4 +1,4 @@
-"""Runs a module's tests with a mutant in its place, each in a forked process; the checkout is not touched."""
+"""Runs a module's tests with a mutant in its place, each in a forked process; it leaves nothing in the checkout."""
 
 import ast
 import importlib
@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from types import ModuleType
@@ -65,13 +66,23 @@ def preload() -> None:
 
 
 def passes(
-    module: str, path: str, tree: ast.Module | None, tests: Sequence[str], baseline: Baseline | None
+    module: str, path: str, tree: ast.Module, tests: Sequence[str], baseline: Baseline | None
 ) -> tuple[bool, float, float]:
-    """Return whether the tests pass with this code, and the seconds of processor time and of elapsed time."""
+    """Return whether the tests pass with this code, and the seconds of processor time and of elapsed time.
+
+    Without a baseline, it takes as long as it takes.
+    """
+    assert module not in sys.modules, "it would be tested as it is imported"
+    with tempfile.TemporaryDirectory() as examples:
+        child = os.fork()
+        if child == 0:
+            os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = examples
+            _run(module, path, tree, tests, baseline)
+        return _wait(child, baseline)
+
+
+def _wait(child: int, baseline: Baseline | None) -> tuple[bool, float, float]:
     started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _run(module, path, tree, tests, baseline)
     deadline = started + (max(60.0, MARGIN * baseline.elapsed + MARGIN_SECONDS) if baseline else 1e9)
     while True:
         pid, status, usage = os.wait4(child, os.WNOHANG)
@@ -83,18 +94,18 @@ def passes(
         time.sleep(0.02)
 
 
-def _run(module: str, path: str, tree: ast.Module | None, tests: Sequence[str], baseline: Baseline | None) -> None:
+def _run(module: str, path: str, tree: ast.Module, tests: Sequence[str], baseline: Baseline | None) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
+        os.environ.pop("PYTEST_ADDOPTS", None)
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         if baseline is not None:
             seconds = int(MARGIN * baseline.cpu + MARGIN_SECONDS)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-        if tree is not None:
-            sys.meta_path.insert(0, _InPlace(module, path, tree))
+        sys.meta_path.insert(0, _InPlace(module, path, tree))
         code = int(
             pytest.main(
                 ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]

@@ -1,7 +1,7 @@
 """Tests marked `alone` measure time, and have the machine to themselves: no other worker of pytest-xdist runs a test.
 
-Every test holds a lock while it and its fixtures run, which all workers share but for the one that is alone. Whoever
-wants it passes a gate, where others wait as soon as one wants to be alone.
+Every test holds a lock while it and its fixtures run: shared among workers, exclusive for a test marked `alone`.
+Whoever wants it passes a gate, where others wait as soon as one wants to be alone.
 """
 
 import fcntl
@@ -22,7 +22,10 @@ def turn(folder: Path, *, alone: bool) -> Iterator[None]:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(gate, fcntl.LOCK_UN)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)  # closing the file is not enough while a forked child has it
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: waiting is not the test's time

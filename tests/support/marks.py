@@ -83,9 +83,9 @@ MEASURED = (
 LONGEST = (
     "tests/faults/",
     "tests/control_plane/",
-    "tests/benchmarks/",
     "tests/shards/",
     "tests/app/",
+    "tests/benchmarks/",  # some are alone, and wait for the others' tests: so not while one of minutes runs
     "tests/store/",
     "tests/prometheus/",
     "tests/grafana/",

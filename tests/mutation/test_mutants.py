@@ -1,0 +1,72 @@
+"""Mutants differ from the module and from each other, and its tests run with them in its place."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.mutation.mutants import mutants
+
+ROOT = Path(__file__).parents[2]
+SOURCE = """def f(a):
+    if a < 3 and not a:
+        return a + 1
+"""
+TESTS = """from sample import f
+
+
+def test_three_is_not_below_three():
+    assert f(0) == 1
+    assert f(3) is None
+"""
+RUN = """import ast, sys
+from pathlib import Path
+from tests.mutation.runs import passes
+
+source = Path("sample.py").read_text()
+for change in (("", ""), ("a < 3", "a < 9"), ("a + 1", "a - 1")):
+    print(passes("sample", "sample.py", ast.parse(source.replace(*change)), ["test_sample.py"], None)[0])
+import sample
+try:
+    passes("sample", "sample.py", ast.parse(source), ["test_sample.py"], None)
+except AssertionError as error:
+    print(error)
+"""
+
+
+def test_each_mutant_has_one_fault() -> None:
+    found = [*mutants(SOURCE)]
+    assert [(one.line, one.before, one.after) for one in found] == [
+        (2, "a < 3 and (not a)", "a < 3 or not a"),
+        (2, "a < 3", "a <= 3"),
+        (2, "a < 3", "a >= 3"),
+        (2, "3", "4"),
+        (2, "not a", "a"),
+        (3, "return a + 1", "return None"),
+        (3, "a + 1", "a - 1"),
+        (3, "1", "2"),
+    ]
+    dumps = {ast.dump(one.tree) for one in found} | {ast.dump(ast.parse(SOURCE))}
+    assert len(dumps) == len(found) + 1
+    for one in found:
+        compile(one.tree, "sample.py", "exec")
+
+
+def test_what_is_not_run_has_no_mutants() -> None:
+    source = 'import a\n"""Text."""\n\ndef f(a: 3 | 4) -> 5:\n    """Text."""\n    log.info("text", 6)\n'
+    assert [*mutants(source)] == []
+
+
+def test_tests_run_with_the_mutant_alone(tmp_path: Path) -> None:
+    """Neither the options of the run of which this is part nor a module that is imported already change the result."""
+    (tmp_path / "sample.py").write_text(SOURCE)
+    (tmp_path / "test_sample.py").write_text(TESTS)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_ADDOPTS": "--collect-only",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["True", "True", "False", "it would be tested as it is imported"], done.stderr
