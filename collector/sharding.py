@@ -56,7 +56,7 @@ def shard_of(cluster: str, total: int) -> int:
 def pod_ordinal(host_name: str) -> int:
     """Return the ordinal at the end of the host name of a StatefulSet's pod; raises ValueError."""
     if (found := _ORDINAL.search(host_name.partition(".")[0])) is None:
-        raise ValueError(f'expected a host name that ends in an ordinal, such as "gpuid-0", got "{host_name}"')
+        raise ValueError(f"expected a host name that ends in an ordinal, such as 'gpuid-0', got {host_name[:100]!r}")
     return int(found[1])
 
 

@@ -94,8 +94,9 @@ def test_the_ordinal_comes_from_the_host_name(host_name, ordinal):
     "host_name", ["", "gpuid", "gpuid-", "gpuid-01", "gpuid-٣", "gpuid-7d9c5b-x2k9j", "0", "gpuid-12345", "gpuid-1\n"]
 )
 def test_a_host_name_without_an_ordinal_is_refused(host_name):
-    with pytest.raises(ValueError, match="expected a host name that ends in an ordinal"):
+    with pytest.raises(ValueError, match="expected a host name that ends in an ordinal") as refused:
         pod_ordinal(host_name)
+    assert str(refused.value).isprintable()
 
 
 @given(name=st.from_regex(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?", fullmatch=True), ordinal=st.integers(0, MAX_SHARDS - 1))

@@ -24,7 +24,10 @@ def split_postgres_url(url: str) -> PostgresUrl:
     Unless percent-encoded, a `/`, `?` or `#` in a password ends the host: the rest of the password is then in the
     place of a port or path.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # which quotes a host that Unicode normalization changes, and the password before it
+        raise ValueError("expected a postgresql:// URL") from None
     login, _, hosts = parts.netloc.rpartition("@")
     misplaced = "@" in parts.path + parts.query + parts.fragment
     if parts.scheme not in ("postgresql", "postgres") or misplaced or not all(map(_HOST.fullmatch, hosts.split(","))):

@@ -3,6 +3,7 @@
 import pytest
 
 from collector.config.libpq import connection_options
+from collector.config.postgres import split_postgres_url
 from collector.config.sinks import PostgresSettings
 from collector.config.store import StoreSettings
 
@@ -168,3 +169,9 @@ def test_several_hosts_in_the_environment_are_tried(monkeypatch):
 def test_hosts_without_a_name_or_a_port_are_refused(parameters):
     with pytest.raises(ValueError, match=r"^url: expected "):
         connection_options(f"postgresql:///fleet?{parameters}")
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@h\u2100/d", "postgresql://u:hunter2@[/d"])
+def test_an_invalid_url_is_not_quoted(url):
+    with pytest.raises(ValueError, match=r"^expected a postgresql:// URL$"):
+        split_postgres_url(url)

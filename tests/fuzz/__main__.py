@@ -20,7 +20,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 
 from tests.fuzz.kept_inputs import FIELD, Coverage, kept, smallest, write
-from tests.fuzz.target import Target
+from tests.fuzz.target import RESOURCES, Target
 from tests.fuzz.targets import TARGETS
 
 DRAWN = 300  # inputs of the strategy
@@ -90,10 +90,11 @@ def main() -> int:
     print(f"--seed {number}", flush=True)  # noqa: T201
     logging.disable()
     total, failed = 0, False
-    for name in options.targets or TARGETS:
-        findings = fuzz(name, number, options.cases, options.seconds, keep=options.keep)
-        total += findings.cases
-        failed |= bool(findings.errors)
+    with RESOURCES:
+        for name in options.targets or TARGETS:
+            findings = fuzz(name, number, options.cases, options.seconds, keep=options.keep)
+            total += findings.cases
+            failed |= bool(findings.errors)
     print(f"{total:,} cases", flush=True)  # noqa: T201
     return int(failed)
 

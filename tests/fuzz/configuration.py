@@ -1,6 +1,5 @@
 """Files and values that people write: kubeconfig, gpuid.toml, URLs, durations and selectors."""
 
-import contextlib
 from typing import Any, TypeVar, cast
 
 import yaml
@@ -27,7 +26,7 @@ from collector.redaction import Secrets
 from collector.simulator import certificates
 from collector.tls import TlsFileError, read_authorities, validity
 from tests.fuzz.documents import any_text, damaged, json_documents, texts
-from tests.fuzz.target import FOLDER, Targets, bytes_target, text_target
+from tests.fuzz.target import FOLDER, Targets, bytes_target, refusing, text_target
 
 __all__ = ["TARGETS"]
 
@@ -95,7 +94,7 @@ def _kubeconfig(content: bytes) -> None:
     file.write_bytes(content)
     kubeconfig._parse.cache_clear()
     for name in kubeconfig.contexts(str(file)):
-        with contextlib.suppress(ClusterError):
+        with refusing(ClusterError):
             info = kubeconfig.find(name, str(file))
             transport.ConnectionSettings(info)
             authentication.choose(info, lambda: 0.0, Secrets())
@@ -106,7 +105,7 @@ def _collector_kubeconfig(content: bytes) -> None:
     file = FOLDER / "collector"
     file.write_bytes(content)
     context = CollectorContext("a", {"server": "https://a"}, cast("Any", None))
-    with contextlib.suppress(GrantError):
+    with refusing(GrantError):
         yaml.safe_dump(contexts.merged(contexts._load(file), [context], {"a": {"token": "x"}}))
 
 
@@ -155,9 +154,9 @@ urls = st.builds(
 
 
 def _proxy(text: str) -> None:
-    with contextlib.suppress(ProxyUrlError):
+    with refusing(ProxyUrlError):
         parse_proxy(text, "x")
-    with contextlib.suppress(ProxyUrlError):
+    with refusing(ProxyUrlError):
         choose(URL("https://10.0.0.1:6443"), {"HTTPS_PROXY": text, "NO_PROXY": text})
     parse_server(ConnectionInfo(where="x", cluster=ClusterEntry(server=text)))
 
@@ -165,6 +164,12 @@ def _proxy(text: str) -> None:
 def _store_url(text: str) -> None:
     locate(text)
     split_postgres_url(text)
+
+
+def _postgres_url(text: str) -> None:
+    """Split a URL, as is done before its parameters are read, with errors that do not quote it."""
+    split_postgres_url(text)
+    connection_options(text)
 
 
 def _secret(content: bytes) -> None:
@@ -197,7 +202,7 @@ postgres_urls = st.sampled_from(
 
 TARGETS: Targets = {
     "certificates": bytes_target(_certificates, bundles, TlsFileError),
-    "postgres-url": text_target(connection_options, postgres_urls | urls, ValueError),
+    "postgres-url": text_target(_postgres_url, postgres_urls | urls, ValueError),
     "kubeconfig": bytes_target(_kubeconfig, kubeconfigs, ClusterError),
     "collector-kubeconfig": bytes_target(_collector_kubeconfig, kubeconfigs),
     "selector": text_target(parse_selector, any_text | texts.map(lambda text: f"a in ({text}), !b"), ValueError),

@@ -1,7 +1,6 @@
 """What gives access: plugins, identity providers, tokens and the users of a kubeconfig."""
 
 import base64
-import contextlib
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ from collector.kube.credentials import bearer, impersonation
 from collector.kube.errors import BadContextError, ClusterError, CredentialPluginFailedError
 from collector.redaction import Secrets
 from tests.fuzz.documents import any_text, json_documents, texts
-from tests.fuzz.target import Target, Targets, bytes_target, text_target
+from tests.fuzz.target import Target, Targets, bytes_target, refusing, text_target
 
 __all__ = ["TARGETS"]
 
@@ -50,9 +49,9 @@ tokens = json_documents("id_token", "refresh_token", "error", "token_endpoint", 
 
 def _issuer(given: tuple[int, bytes, str | None]) -> None:
     answer = oidc._Answer(*given)
-    with contextlib.suppress(ClusterError):
+    with refusing(ClusterError):
         _LOGIN._accept(answer)
-    with contextlib.suppress(ClusterError):
+    with refusing(ClusterError):
         _LOGIN._grant(_LOGIN._decode(answer, oidc._Discovery))
     oidc._code(answer)
 
@@ -80,9 +79,9 @@ def _user(given: tuple[str, str, str]) -> None:
     name, password, token = given
     for user in (User(username=name, password=password), User(token=token), User(as_user=name, as_groups=(token,))):
         info = ConnectionInfo(where="x", cluster=ClusterEntry(), user=user)
-        with contextlib.suppress(BadContextError):
+        with refusing(BadContextError):
             authentication.choose(info, lambda: 0.0, Secrets())
-        with contextlib.suppress(BadContextError):
+        with refusing(BadContextError):
             impersonation(user, "x")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["CORPUS", "FIELD", "Coverage", "kept", "write"]
+__all__ = ["CORPUS", "FIELD", "Coverage", "kept", "smallest", "write"]
 
 CORPUS = Path(__file__).parent / "corpus"
 FIELD = os.sep + "collector" + os.sep  # in the path of the code that is measured
@@ -74,5 +74,14 @@ def smallest(inputs: list[Any], run: Callable[[Any], None]) -> Iterator[Any]:
     """Yield those inputs that reach more lines than the shorter ones before them."""
     coverage = Coverage()
     for one in sorted(inputs, key=lambda value: len(repr(value))):
-        if len(repr(one)) <= MAX_LITERAL_LENGTH and coverage.reaches_more(partial(run, one)):
+        if len(repr(one)) <= MAX_LITERAL_LENGTH and _is_literal(one) and coverage.reaches_more(partial(run, one)):
             yield one
+
+
+def _is_literal(value: Any) -> bool:
+    """Return whether a value can be written as a literal: infinity and NaN cannot."""
+    try:
+        ast.literal_eval(ascii(value))
+    except ValueError:
+        return False
+    return True

@@ -1,9 +1,7 @@
 """Requests to the HTTP server."""
 
 import asyncio
-import atexit
 import base64
-import contextlib
 import functools
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -29,7 +27,7 @@ from collector.web.cursors import ChangeCursor, row_id
 from collector.web.metrics import accepts_gzip, accepts_openmetrics
 from collector.web.pages import STREAM
 from tests.fuzz.documents import any_text, json_documents
-from tests.fuzz.target import FOLDER, Target, Targets, text_target
+from tests.fuzz.target import FOLDER, RESOURCES, Target, Targets, refusing, text_target
 from tests.web.conftest import FakeCollector
 
 __all__ = ["TARGETS"]
@@ -45,7 +43,6 @@ class _Site:
         opened, self._done = self._loop.create_future(), asyncio.Event()
         self._open_site = self._loop.create_task(self._keep_open(opened))
         self._app: web.Application = self._loop.run_until_complete(opened)
-        atexit.register(self._close)
 
     async def _keep_open(self, opened: asyncio.Future[web.Application]) -> None:
         collector = FakeCollector(Inventory(), Exposition(Metrics()), configured=("a", "b"))
@@ -58,9 +55,11 @@ class _Site:
             opened.set_result(app)
             await self._done.wait()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the store, whose threads would keep the process from ending."""
         self._done.set()
         self._loop.run_until_complete(self._open_site)
+        self._loop.close()
 
     def call(self, function: Callable[[str], Coroutine[Any, Any, T]], argument: str) -> T:
         """Await a function in the loop of the site."""
@@ -87,7 +86,14 @@ class _Site:
         return self._loop.run_until_complete(ask())
 
 
-_site = functools.cache(_Site)
+@functools.cache
+def _site() -> _Site:
+    site = _Site()
+    RESOURCES.callback(_site.cache_clear)
+    RESOURCES.callback(site.close)
+    return site
+
+
 _token_file = FOLDER / "token"
 _token_file.write_text("hunter2")
 _hash = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
@@ -98,6 +104,7 @@ _authenticators = (
 
 
 def _authorization(header: str) -> None:
+    header = header.encode(errors="surrogatepass").decode(errors="surrogateescape")  # as aiohttp decodes it
     for authenticator in _authenticators:
         assert not _site().call(authenticator.admits, header)
 
@@ -105,7 +112,7 @@ def _authorization(header: str) -> None:
 authorizations = st.builds(
     lambda scheme, value: f"{scheme} {value}",
     st.sampled_from(["Basic", "basic", "Bearer", ""]),
-    st.binary().map(lambda data: data.decode(errors="surrogateescape"))  # as aiohttp decodes a header
+    st.binary().map(lambda data: data.decode(errors="surrogateescape"))
     | st.binary().map(lambda data: base64.b64encode(b"jane:" + data).decode()),
 )
 PATHS = (
@@ -224,24 +231,24 @@ def _request(given: tuple[str, str, dict[str, str], bytes]) -> None:
 
 def _cursors(text: str) -> None:
     """A cursor that is accepted is written the same way again."""
-    with contextlib.suppress(ValueError):
+    with refusing(ValueError):
         cursor = Cursor.parse(text)
         assert Cursor.parse(str(cursor)) == cursor
-        with contextlib.suppress(ValueError):
+        with refusing(ValueError):
             cursor.named(2, "node")
         for descending in (True, False):
             window = Window[int](Sort(cursor.sort.removeprefix("-"), descending), None, 2)
             window.add(cursor.value, cursor.row, lambda: 1)
-        with contextlib.suppress(ValueError):
+        with refusing(ValueError):
             window = Window[int](Sort(""), cursor, 2)
             window.add(None, ("a", "b"), lambda: 1)
             window.page(None)
-    with contextlib.suppress(ValueError):
+    with refusing(ValueError):
         change = ChangeCursor.parse(text)
         assert ChangeCursor.parse(str(change)) == change
-    with contextlib.suppress(ValueError):
+    with refusing(ValueError):
         row_id(text)
-    with contextlib.suppress(ValueError):
+    with refusing(ValueError):
         assert Position.parse(str(Position.parse(text))) == Position.parse(text)
 
 

@@ -4,19 +4,18 @@ import atexit
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
-from collector.model import GpuidError
-
-__all__ = ["FOLDER", "MAX_MESSAGE_LENGTH", "Target", "bytes_target", "text_target"]
+__all__ = ["FOLDER", "RESOURCES", "Target", "Targets", "bytes_target", "refusing", "text_target"]
 
 MAX_MESSAGE_LENGTH = 1000  # characters of a message to people about what could not be decoded
 FOLDER = Path(tempfile.mkdtemp(prefix="gpuid-fuzz-"))  # for files that are decoded
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+RESOURCES = contextlib.ExitStack()  # to be closed by who runs targets: an exit waits for threads before `atexit` does
 
 T = TypeVar("T")
 
@@ -30,11 +29,17 @@ class Target(NamedTuple, Generic[T]):
 
     def run(self, value: T) -> None:
         """Decode one input; raises what the decoder does not document."""
-        try:
+        with refusing(*self.errors):
             self.decode(value)
-        except self.errors as error:
-            if isinstance(error, GpuidError):
-                check_message(str(error))
+
+
+@contextlib.contextmanager
+def refusing(*errors: type[Exception]) -> Iterator[None]:
+    """Let a block end with one of these errors, and check its message."""
+    try:
+        yield
+    except errors as error:
+        check_message(str(error))
 
 
 def check_message(text: str) -> None:
@@ -55,11 +60,6 @@ def text_target(
 ) -> Target[str]:
     """Return the target of a decoder of text."""
     return Target(decode, inputs, errors)
-
-
-def ignoring(*errors: type[Exception]) -> contextlib.suppress:
-    """Return a block whose documented errors are what was expected."""
-    return contextlib.suppress(*errors)
 
 
 Targets = dict[str, Target[Any]]

@@ -18,6 +18,8 @@ __all__ = ["TARGETS"]
 
 T = TypeVar("T")
 
+KNOWN = "S3cr3tS3cr3t0123"
+
 
 def _texts(text: str) -> None:
     assert one_line(text, 40).isprintable()
@@ -34,12 +36,17 @@ def _texts(text: str) -> None:
 
 
 def _redaction(given: tuple[str, str]) -> None:
+    """No secret that is known is shown, whatever is around it and whatever else is secret."""
     text, secret = given
     secrets = Secrets(secret)
     secrets.add_url(text)
     secrets.add_proxies({"HTTP_PROXY": text})
+    secrets.add(KNOWN)
     for shown in (secrets.mask(text), secrets.redact(text, 60), redact(text, 60)):
         assert shown.isprintable()
+    for echo in (f"{text[:500]} {KNOWN} {text[:500]}", f"{text[:500]}{KNOWN}{text[:500]}"):
+        for shown in (secrets.mask(echo), secrets.redact(echo)):
+            assert KNOWN not in shown
 
 
 TARGETS: Targets = {

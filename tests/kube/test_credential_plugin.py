@@ -510,13 +510,13 @@ class TestChildren:
     async def test_an_agent_holding_stderr_open_delays_nothing(self, plugin, make):
         plugin.answer(token="s3cr3t")
         plugin.script('sleep 600 >/dev/null </dev/null & cat "$here/answer"')
-        with anyio.fail_after(60):
+        with anyio.fail_after(20):
             assert (await make().run()).authorization == "Bearer s3cr3t"
 
     async def test_an_agent_holding_stdout_open_delays_little(self, plugin, make):
         plugin.answer(token="s3cr3t")
         plugin.script('sleep 600 </dev/null & cat "$here/answer"')
-        with anyio.fail_after(60):
+        with anyio.fail_after(20):
             assert (await make().run()).authorization == "Bearer s3cr3t"
 
     async def test_a_child_that_prints_the_answer_later_is_waited_for(self, plugin, make):
@@ -526,7 +526,7 @@ class TestChildren:
 
     async def test_a_failure_with_a_running_agent_keeps_its_message(self, plugin, make, failure):
         plugin.script('sleep 600 </dev/null >/dev/null & echo "error: no" >&2; exit 4')
-        with anyio.fail_after(60):
+        with anyio.fail_after(20):
             assert str(await failure(make().run())).endswith("exited with code 4: error: no")
 
     async def test_no_file_descriptor_leaks(self, plugin, make, failure):

@@ -20,7 +20,6 @@ from collector.store import downgrade as downgrades
 from collector.store.database import Database, OpenMode
 from collector.store.downgrade import backup, downgrade, undone_by
 from collector.store.files import SIDE_FILES, claim
-from collector.store.leadership import LEASE_SECONDS
 from collector.store.migrate import version_of
 from tests.support.old_store import VERSIONS, old_rows, write_old_store
 
@@ -221,8 +220,8 @@ async def test_a_lease_from_before_the_clock_was_set_back_uses_no_store(postgres
 
 
 @contextlib.asynccontextmanager
-async def used_by_an_older_collector(settings: StoreSettings, seconds: float = LEASE_SECONDS) -> AsyncIterator[None]:
-    """Hold the lock of an SQLite file, or for this time the lease in PostgreSQL."""
+async def used_by_an_older_collector(settings: StoreSettings, seconds: float = 25.0) -> AsyncIterator[None]:
+    """Hold the lock of an SQLite file, or for this time the lease in PostgreSQL, which is valid for at most 30 s."""
     location = locate(settings.url)
     if isinstance(location, SqliteLocation):
         descriptor = claim(location.path)
