@@ -62,6 +62,7 @@ MEASURED = (
     "tests/delivery/test_dead_letters.py",
     "tests/delivery/test_delivery.py::TestASinkThatTakesAll::test_a_young_batch_waits_for_its_age",
     "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
+    "tests/grant/test_documents.py::test_every_document_round_trips",
     "tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
     "tests/faults/test_faults.py",
     "tests/fuzz/test_targets.py::test_any_input_is_decoded_or_refused_as_documented",
@@ -77,6 +78,10 @@ MEASURED = (
     "tests/store/test_agreement.py",
     "tests/store/test_history_writer.py::TestAFileThatIsTakenAway",
     "tests/store/test_kill.py",
+    "tests/store/test_round_trip.py::test_a_change_is_the_same_everywhere",
+    "tests/store/test_two_observers.py::test_takeovers_write_one_history",
+    "tests/views/test_past.py::test_the_past_is_what_the_inventory_was_then",
+    "tests/web/test_openapi.py::test_every_answer_matches_the_document",
 )
 
 # What takes longest is first, for the last files of a run on several cores must be short ones, or all but one idle.
