@@ -92,9 +92,9 @@ LONGEST = (
     "tests/app/",
     "tests/benchmarks/",  # some are alone, and wait for the others' tests: so not while one of minutes runs
     "tests/store/",
-    "tests/prometheus/",
-    "tests/grafana/",
 )
+# Their collectors and Prometheus run until the end, and would slow all that comes after them.
+LAST = ("tests/prometheus/", "tests/grafana/")
 
 PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while
 PATIENT_FIXTURES = {"control_planes", "troubled"}
@@ -102,10 +102,8 @@ PATIENT_FIXTURES = {"control_planes", "troubled"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, before -m selects among them, and begin with the long ones."""
-    items.sort(
-        key=lambda item: next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
-    )
+    """Mark every test, before -m selects among them, and put them in the order in which they take least time."""
+    items.sort(key=_turn)
     for item in items:
         names: set[str] = {"slow"} if item.nodeid.startswith(MEASURED) else set()
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -121,3 +119,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("no_cover")  # measuring hundreds of examples takes twice as long, and finds the same lines
         if fixtures & PATIENT_FIXTURES or item.nodeid.startswith("tests/benchmarks/"):
             item.add_marker(pytest.mark.timeout(PATIENT_SECONDS))
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.nodeid.startswith(LAST):
+        return len(LONGEST) + 1
+    return next((turn for turn, folder in enumerate(LONGEST) if item.nodeid.startswith(folder)), len(LONGEST))
