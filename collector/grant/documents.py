@@ -15,6 +15,9 @@ def dump(documents: Iterable[Mapping[str, Any]]) -> str:
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
+_OTHER_BREAKS = frozenset("\x85\u2028\u2029")  # which a block may give back as \n
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes out every list: anchors in a manifest would confuse readers."""
 
@@ -24,7 +27,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None if _is_plain(text) else '"'
+    if "\n" in text and not _OTHER_BREAKS & {*text}:
+        style = "|"
+    else:
+        style = None if "\n" not in text and _is_plain(text) else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

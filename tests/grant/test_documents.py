@@ -10,7 +10,8 @@ from collector.kube.go_values import load_yaml
 
 
 @pytest.mark.parametrize(
-    "text", ["1e3", "y", "no", "0o14", "0x1F", "1_000", "12:30:45", "2026-01-01", "~", "", "=", "<<"]
+    "text",
+    ["1e3", "y", "no", "0o14", "0x1F", "1_000", "12:30:45", "2026-01-01", "~", "", "=", "<<", "\n\x85", "a\n\u2028b"],
 )
 def test_a_string_stays_a_string(text: str) -> None:
     written = dump([{"args": [text], text: text}]).encode()
