@@ -27,11 +27,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=_style(text))
+
+
+def _style(text: str) -> str | None:
     if "\n" in text and not _OTHER_BREAKS & {*text}:
-        style = "|"
-    else:
-        style = None if "\n" not in text and _is_plain(text) else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+        return "|"
+    return None if "\n" not in text and _is_plain(text) else '"'
 
 
 def _is_plain(text: str) -> bool:
