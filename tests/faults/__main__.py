@@ -25,7 +25,7 @@ def main() -> None:
             signal.signal(number, _end)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     seed = random.SystemRandom().randrange(1 << 32)
-    parser.add_argument("--seed", type=int, default=seed, help="default: any")
+    parser.add_argument("--seed", type=int, default=seed, help="default: any; even ones start no process again")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each setup")
     parser.add_argument("--setup", choices=[*Setup, "all"], default="all")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="do the steps of a file that a run wrote")

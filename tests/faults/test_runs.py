@@ -13,10 +13,11 @@ import pytest
 
 from tests.faults import __main__ as command
 from tests.faults import run as runs
-from tests.faults.plan import Step, load
+from tests.faults.plan import KINDS, Step, kinds_of, load
 from tests.faults.run import Outcome, run
-from tests.faults.world import Setup
+from tests.faults.world import Member, Setup
 from tests.support.postgres import postgres_running
+from tests.support.waiting import until
 
 MOVES = [Step("move", {"node": node}) for node in ("n1", "n2")]
 
@@ -113,6 +114,10 @@ class TestARun:
             run(Setup.SQLITE, 7, tmp_path, steps=MOVES)
         assert load(tmp_path / "plan.jsonl") == ("sqlite", 7, MOVES[:1])
 
+    def test_even_seeds_let_each_process_run(self) -> None:
+        odd, even = ({kind.name for kind in kinds_of(seed)} for seed in (17, 18))
+        assert odd - even == {"restart", "away"}
+
 
 def test_a_run_that_ends_while_postgres_is_stopped_says_what_was_wrong() -> None:
     def lying() -> None:
@@ -122,3 +127,22 @@ def test_a_run_that_ends_while_postgres_is_stopped_says_what_was_wrong() -> None
 
     with pytest.raises(AssertionError, match="a lie"):
         lying()
+
+
+class TestAProcessThatHasEnded:
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Any:
+        return SimpleNamespace(processes=[Member(tmp_path, "one", None)])
+
+    @pytest.mark.parametrize("again", [KINDS["restart"].do, KINDS["away"].undo])
+    def test_by_itself_is_not_started_again_unseen(self, world: Any, again: Any) -> None:
+        with pytest.raises(AssertionError, match="one has ended by itself"):
+            again(world, {"process": "one", "how": "SIGTERM", "seconds": 0.0})
+
+    def test_with_another_status_was_not_ended_as_it_should(self, world: Any) -> None:
+        (process,) = world.processes
+        process.command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(process.port)]
+        process.start()
+        until(process.listens)
+        with pytest.raises(AssertionError, match="SIGTERM ended one with status -15"):
+            KINDS["restart"].do(world, {"process": "one", "how": "SIGTERM", "seconds": 0.0})

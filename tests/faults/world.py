@@ -40,6 +40,17 @@ DISK_MEGABYTES = 64
 SHAPES = ("gpu-operator", "device-plugin", "helm", "gke", "driver", "dra")  # presets that read by exec
 START_SECONDS = 400.0  # on a busy machine
 
+# Steps during which a process that is starting ends by itself; a fault among them lasts until it is taken back.
+PREVENTING_STARTS = (
+    "break_configuration",
+    "stop_postgres",
+    "restart_postgres",
+    "freeze_postgres",
+    "refuse_connections",
+    "end_sessions",
+    "store_link",
+)
+
 # Short times, so that what needs hours or minutes otherwise happens within a run.
 DEFAULTS = """
 [defaults]
@@ -104,7 +115,7 @@ class Member(CollectorProcess):
         self.name, self.shard = name, shard
         self.starts = 0
         self.frozen = False
-        self.has_ended = False  # by a step, which `World.calm` makes up for
+        self.may_have_ended = False  # by a step, or because of one; `World.calm` makes up for it
         self._clock = folder / f"{name}.clock"
         self.set_clock(0.0)
         self.command = [sys.executable, shifted.__file__, str(self._clock), "run", "-c", str(self.config)]
@@ -119,14 +130,14 @@ class Member(CollectorProcess):
     def start(self) -> None:
         """Start it, again if it has ended."""
         self.starts += 1
-        self.has_ended = self.frozen = False
+        self.may_have_ended = self.frozen = False
         super().start()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int | None:
         """End it by a signal; it stays away until `start`."""
         if self.frozen:
             self.resume()
-        self.has_ended = True
+        self.may_have_ended = True
         return self.stop(number, seconds=20)
 
     def pause(self) -> None:
@@ -138,6 +149,14 @@ class Member(CollectorProcess):
         """Let it continue."""
         self.frozen = False
         self.send(signal.SIGCONT)
+
+    def listens(self) -> bool:
+        """Return whether it has started and answers: it handles signals then, and has opened its store."""
+        return self.running and self.get("/healthz", seconds=1.0) is not None
+
+    def assert_excused(self) -> None:
+        """Make sure, of one that does not run, that a step is the reason."""
+        assert self.may_have_ended, f"{self.name} has ended by itself: {self.tail()}"
 
     def set_clock(self, ahead: float) -> None:
         """Set its clock this many seconds ahead of the others'."""
@@ -181,6 +200,7 @@ class World:
     def __init__(
         self,
         setup: Setup,
+        seed: int,
         folder: Path,
         simulator: Simulator,
         call: Callable[..., Any],
@@ -192,7 +212,8 @@ class World:
         lake: tuple[str, Process] | None,
         disk: Path | None,
     ) -> None:
-        self.setup, self.folder, self.simulator, self.receiver = setup, folder, simulator, receiver
+        self.setup, self.seed = setup, seed
+        self.folder, self.simulator, self.receiver = folder, simulator, receiver
         self.store = store  # the URL
         self.postgres = postgres
         self.warehouse = warehouse  # the URL of a database that a sink writes to
@@ -266,6 +287,9 @@ class World:
     def perform(self, step: Step) -> bool:
         """Do a step, if it is possible."""
         kind = KINDS[step.kind]
+        if step.kind in PREVENTING_STARTS:
+            for process in self.processes:
+                process.may_have_ended |= process.running and not process.listens()  # it may be starting
         self.truth.begin()
         try:
             kind.do(self, step.arguments)
@@ -290,14 +314,22 @@ class World:
 
     def calm(self) -> None:
         """Take every fault back, the last one first."""
-        broken = self.broken  # so that what was started meanwhile has refused the configuration
         for step in reversed(list(self.active)):
             self.take_back(step)
         for one in self.processes:
-            if not one.running:
-                assert one.has_ended or broken, f"{one.name} has ended by itself: {one.tail()}"
+            if one.may_have_ended:  # or may do so yet, because of what there was when it started
+                until(lambda: not one.running or one.listens(), seconds=START_SECONDS)  # noqa: B023  used at once
+            if one.running:
+                one.may_have_ended = False
+            else:
+                one.assert_excused()
                 one.start()
         self.calms += 1
+
+    @property
+    def lets_start(self) -> bool:
+        """Whether a process that starts has a sound configuration and a reachable store; else it ends at once."""
+        return not any(self.faulty(kind) for kind in PREVENTING_STARTS)
 
     def faulty(self, kind: str, **arguments: Any) -> bool:
         """Return whether a fault of a kind, with these arguments among its own, is there."""
@@ -326,6 +358,7 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
         stack.enter_context(portal.wrap_async_context_manager(simulator))
         world = World(
             setup,
+            seed,
             folder,
             simulator,
             portal.call,
