@@ -13,20 +13,23 @@ What must hold, and why nothing stricter can:
   it is there, because the replay led to it at that calm.
 - **Absence.** A GPU vanishes only if it was out of its node at that time, or if its node could be dropped: it had been
   deleted, or no ready pod covered it for longer than `grace`.
-- **Placements** (the history of one GPU) are the changes told as periods: they follow each other without overlap, and
-  the last one is open exactly if the GPU is somewhere.
-- **Health** is what the card has, as far as its driver reports it, and the changes of health, replayed, lead to it.
+- **Placements** (the history of one GPU) are the changes told as periods: each begins at the time of its change, they
+  follow each other without overlap, and the last one is open exactly if the GPU is somewhere.
+- **Health** is what the card has, as far as its driver reports it, and the changes of health, replayed, lead to it
+  (compare_health.py).
 - **Counters** only grow while a process runs.
-- **Memory, descriptors, threads** do not grow from calm to calm, once warm.
+- **Memory, descriptors, threads** do not grow from calm to calm, once warm, while a process runs. Runs of even seeds
+  start none again, so that this can be seen.
 
 Times are compared only where clocks were not stepped.
 """
 
 import datetime
 import itertools
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.faults.truth import Place, Stay
@@ -207,8 +210,11 @@ def compare_past(
     *,
     names: Mapping[str, str] = {},
     clocks: bool = True,
+    now: float = math.inf,
 ) -> list[str]:
     """Compare recorded places with the true lives: in their order, and (with `clocks`) not before their time.
+
+    With `clocks`, nothing was recorded after `now` (Unix seconds) either.
 
     Returns what is recorded and was not so. `hidden` says from when to when a node could be dropped, or (without a
     node's name) those of a whole cluster; `names` are the clusters' own names, by other ones that they had.
@@ -230,8 +236,8 @@ def compare_past(
             place = cluster, change["node"]
             gone = change["event"] == "vanished"
             described = f"history: {change['id']}: {uuid} {change['event']} on {place} at {change['time']}"
-            if clocks and at < time:
-                wrong.append(f"{described}, before the change that was recorded before it")
+            if clocks:
+                wrong += [f"{described}, {why}" for why in _untimely(at, time, now)]
             time = max(at, time)
             fits = _first(life, position, lambda stay: (place in stay.places) is not gone)  # noqa: B023
             dropped = (*hidden.get(place, ()), *hidden.get((cluster, ""), ()))
@@ -245,6 +251,13 @@ def compare_past(
                 wrong.append(f"{described}, but not before {stamp(life[fits].start)}: {_told(life)}")
             position = fits
     return wrong
+
+
+def _untimely(at: float, before: float, now: float) -> Iterator[str]:
+    if at < before:
+        yield "before the change that was recorded before it"
+    if at > now + EARLY_SECONDS:
+        yield "which is still to come"
 
 
 def _first(life: Sequence[Stay], start: int, fits: Any) -> int | None:
@@ -264,7 +277,8 @@ def compare_placements(
 ) -> list[str]:
     """Compare the periods that the API tells of one GPU with where it is, and with its changes.
 
-    It is in one place at a time, unless it was not `alone` in having its UUID or its cluster had two names.
+    It is in one place at a time, from the time of its change on, unless it was not `alone` in having its UUID, its
+    cluster had two names, or clocks were stepped.
     """
     wrong = []
     now = [(row["cluster"], row["node"]) for row in rows if row["until"] is None]
@@ -280,12 +294,12 @@ def compare_placements(
         if row["until"] is not None and row["until"] < row["since"]
     ]
     entered = [
-        (change["cluster"], change["node"])
+        (change["cluster"], change["node"], change["time"])
         for change in changes
         if change["uuid"] == uuid and change["event"] in ("appeared", "moved")
     ]
-    told = [(row["cluster"], row["node"]) for row in ordered]
-    if told != entered and (alone or sorted(told) != sorted(entered)):
+    told = [(row["cluster"], row["node"], row["since"]) for row in ordered]
+    if told != entered and (alone or sorted(one[:2] for one in told) != sorted(one[:2] for one in entered)):
         wrong.append(f"placements: {uuid} was on {told}, and by its changes on {entered}")
     return wrong
 
@@ -308,11 +322,11 @@ def _counts(name: str) -> bool:
     return name.endswith(("_total", "_count", "_bucket", "_sum"))
 
 
-def growing(name: str, values: Sequence[float], *, slack: float, warm: int = 5) -> list[str]:
+def growing(name: str, values: Sequence[float], *, slack: float, warm: int = 2) -> list[str]:
     """Return whether a measure, one value for each calm, grows: its last third is above the third after warming up."""
     warmed = values[warm:]
     third = len(warmed) // 3
-    if third < 3:
+    if third < 2:
         return []
     early, late = statistics.median(warmed[:third]), statistics.median(warmed[-third:])
     return [f"{name}: grew from {early:,.0f} to {late:,.0f} in {len(values)} calms"] if late > early + slack else []

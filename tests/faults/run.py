@@ -28,6 +28,7 @@ from tests.faults.compare import (
     growing,
     replay,
 )
+from tests.faults.compare_health import compare_health, replay_health
 from tests.faults.plan import CALM, Step
 from tests.faults.sinks import Sinks
 from tests.faults.world import Member, Setup, World, new_world
@@ -122,24 +123,30 @@ class Checker:
             return wrong
         wrong = self._read_changes()
         held, _ = replay(self._changes, world.doubled, world.truth.names)
+        health, _ = replay_health(self._changes)
         places = world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
             for uuid in sorted(held.keys() | places.keys())
             if held.get(uuid, set()) != places.get(uuid, set())
         ]
+        apart = self._apart()
+        wrong += compare_health({gpu.uuid: gpu.health for gpu in truth if gpu.uuid not in apart}, health)
         return wrong or self._sinks.wrong()
 
     def _past(self) -> list[str]:
         """Compare what has to hold at once."""
         world = self._world
         wrong = replay(self._changes, world.doubled, world.truth.names)[1]
+        apart = self._apart()
+        wrong += replay_health(one for one in self._changes if one["uuid"] not in apart)[1]
         wrong += compare_past(
             self._changes,
             world.truth.lives,
             world.truth.windows(),
             names=world.truth.names,
             clocks=not world.extra.get("clocks_stepped"),
+            now=time.time(),
         )
         places = world.truth.places()
         known = sorted({change["uuid"] for change in self._changes})
@@ -150,10 +157,14 @@ class Checker:
                 wrong.append(f"{process.name}: history of {uuid}: {'nothing' if answer is None else answer.text}")
                 continue
             rows = answer.json()["placements"]
-            alone = uuid not in world.doubled and not any(row["cluster"] in world.truth.names for row in rows)
-            alone = alone and not world.extra.get("clocks_stepped")  # else a clock may have been set back in between
+            alone = uuid not in apart and not world.extra.get("clocks_stepped")  # a clock may have been set back
             wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes, alone=alone)
         return wrong
+
+    def _apart(self) -> set[str]:
+        """Return the GPUs that two nodes reported at once, or one under two names of its cluster."""
+        names = self._world.truth.names
+        return self._world.doubled | {one["uuid"] for one in self._changes if one["cluster"] in names}
 
     def _read_changes(self) -> list[str]:
         """Read the changes that were recorded since the last calm."""

@@ -14,6 +14,7 @@ from tests.faults.compare import (
     replay,
     stamp,
 )
+from tests.faults.compare_health import compare_health, replay_health
 from tests.faults.truth import Stay
 
 A, B, C = ("prod", "n1"), ("prod", "n2"), ("test", "n1")
@@ -36,6 +37,12 @@ def changes(*events: tuple[Any, ...], uuid: str = "GPU-1") -> list[dict[str, Any
         previous = source[0] if source else (None, None)
         rows.append({**row, "previous_cluster": previous[0], "previous_node": previous[1]})
     return rows
+
+
+def worn(**fields: tuple[Any, Any]) -> dict[str, Any]:
+    """A change of health in the API: fields with their values before and after."""
+    altered = {field: {"before": before, "after": after} for field, (before, after) in fields.items()}
+    return {"id": 1, "event": "health", "uuid": "GPU-1", "changes": altered}
 
 
 def life(*stays: tuple[float, set[Any]]) -> dict[str, list[Stay]]:
@@ -175,6 +182,11 @@ class TestThePast:
             assert len(compare_past(told, life((9, {A})), {A: [window]})) == 1
         assert compare_past(told, life((9, {A}), (19, set()), (29, {A})), {}) == []
 
+    def test_a_change_that_is_still_to_come(self) -> None:
+        assert compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=20.0) == []
+        assert len(compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=15.0)) == 1
+        assert compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=15.0, clocks=False) == []
+
 
 class TestPlacements:
     PERIODS = (placement(1, A, 10, 20), placement(2, B, 20, None))
@@ -187,11 +199,41 @@ class TestPlacements:
         for rows in (
             [placement(1, A, 10, 21), second],
             [placement(1, A, 10, 9), second],
+            [placement(1, A, 9, 20), second],  # it was not there yet
+            [first, placement(2, B, 21, None)],  # it was there before
             [first, placement(2, C, 20, None)],
             [second],
             [first],
         ):
             assert compare_placements("GPU-1", rows, {B}, MOVED), rows
+
+
+class TestTheHistoryOfHealth:
+    PENDING, RESET = worn(row_remap_pending=(None, True)), worn(row_remap_pending=(True, False))
+
+    def test_changes_that_follow_each_other_lead_to_the_truth(self) -> None:
+        told, wrong = replay_health([*MOVED, self.PENDING])
+        assert wrong == []
+        assert compare_health({"GPU-1": {"row_remap_pending": True}, "GPU-2": {"row_remap_pending": False}}, told) == []
+
+    def test_a_value_that_says_nothing_is_the_same_as_none(self) -> None:
+        told, wrong = replay_health([self.PENDING, self.RESET, self.PENDING])
+        assert wrong == []
+        assert compare_health({"GPU-1": {"row_remap_pending": True, "inforom": "G520"}}, told) == []
+
+    def test_a_change_from_what_was_not(self) -> None:
+        assert len(replay_health([self.PENDING, worn(row_remap_pending=(False, True))])[1]) == 1
+        assert len(replay_health([self.RESET, worn(row_remap_pending=(True, False))])[1]) == 1
+
+    def test_a_health_that_the_changes_do_not_lead_to(self) -> None:
+        for health, told in (
+            ({"row_remap_pending": False}, [self.PENDING]),
+            ({"row_remap_pending": True}, [self.PENDING, self.RESET]),
+            ({"row_remap_pending": True}, []),  # nobody recorded it
+            ({"ecc_dram_uncorrectable": 1}, [self.PENDING, self.RESET]),
+            ({}, [worn(lost=(False, True))]),
+        ):
+            assert len(compare_health({"GPU-1": health}, replay_health(told)[0])) == 1, health
 
 
 class TestCountersAndGrowth:
