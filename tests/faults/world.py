@@ -51,7 +51,8 @@ PREVENTING_STARTS = (
     "store_link",
 )
 
-# Short times, so that what needs hours or minutes otherwise happens within a run.
+# Short times, so that what needs hours or minutes otherwise happens within a run. Sinks get the whole history: a shard
+# may record its first changes before any shard delivers, and without `backfill` a new sink starts after them.
 DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
@@ -63,10 +64,12 @@ labels = true
 SINKS = """
 [sinks.log]
 type = "stdout"
+backfill = true
 batch_age = "200ms"
 
 [sinks.hook]
 type = "webhook"
+backfill = true
 url = "{webhook}"
 batch_age = "200ms"
 connect_timeout = "2s"
@@ -77,6 +80,7 @@ timeout = "5s"
 LAKE = """
 [sinks.lake]
 type = "s3"
+backfill = true
 bucket = "{bucket}"
 endpoint_url = "{s3}"
 path_style = true
@@ -90,6 +94,7 @@ timeout = "5s"
 WAREHOUSE = """
 [sinks.warehouse]
 type = "postgres"
+backfill = true
 url = "{warehouse}"
 sslmode = "disable"
 create_table = true
