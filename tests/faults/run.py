@@ -139,7 +139,8 @@ class Checker:
         world = self._world
         wrong = replay(self._changes, world.doubled, world.truth.names)[1]
         apart = self._apart()
-        wrong += replay_health(one for one in self._changes if one["uuid"] not in apart)[1]
+        removed = {cluster for cluster, node in world.truth.windows() if not node}
+        wrong += replay_health((one for one in self._changes if one["uuid"] not in apart), removed)[1]
         wrong += compare_past(
             self._changes,
             world.truth.lives,

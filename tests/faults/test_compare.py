@@ -225,6 +225,12 @@ class TestTheHistoryOfHealth:
         assert len(replay_health([self.PENDING, worn(row_remap_pending=(False, True))])[1]) == 1
         assert len(replay_health([self.RESET, worn(row_remap_pending=(True, False))])[1]) == 1
 
+    def test_a_gpu_that_vanished_with_its_cluster_may_be_told_of_again(self) -> None:
+        told = [self.PENDING, *changes(("vanished", A, 30), ("appeared", A, 40)), self.PENDING]
+        assert replay_health(told, {"prod"})[1] == []
+        assert len(replay_health(told)[1]) == 1
+        assert len(replay_health([*told, self.PENDING], {"prod"})[1]) == 1
+
     def test_a_health_that_the_changes_do_not_lead_to(self) -> None:
         for health, told in (
             ({"row_remap_pending": False}, [self.PENDING]),
