@@ -501,6 +501,7 @@ def _record(
     mark: object,
 ) -> SinkRecord:
     """Return the record of a change, whose values may be damaged."""
+    # Not by SinkRecord.of, which takes twice as long: this runs for every record that is delivered.
     return SinkRecord(
         cluster=text(cluster),
         node=text(node),

@@ -1,4 +1,4 @@
-"""The comparison of sinks with the history finds what was planted, and nothing where nothing is wrong."""
+"""The comparison of sinks with the history finds every planted error, and reports none in correct data."""
 
 import pytest
 

@@ -1,7 +1,7 @@
 """Tests marked `alone` measure time, and have the machine to themselves: no other worker of pytest-xdist runs a test.
 
 Every test holds a lock while it and its fixtures run: shared among workers, exclusive for a test marked `alone`.
-Whoever wants it passes a gate, where others wait as soon as one wants to be alone.
+A worker first takes the gate, which one that waits to be alone keeps: no later test can overtake it.
 """
 
 import fcntl
