@@ -47,7 +47,7 @@ class TestWhatSlicesAdd:
                 uuid for node, uuid in world.truth if node == world.first
             }
             assert set(seen.uncovered.values()) == {Uncovered.NO_POD}
-            assert seen.slices[-1].state is SliceState.WATCHED
+            await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.WATCHED)
             assert seen.state is ClusterState.UP
 
     async def test_nodes_are_read_once_despite_slices(self, world: World) -> None:

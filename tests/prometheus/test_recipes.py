@@ -52,6 +52,7 @@ def test_every_recipe_for_worn_cards_returns_data(troubled: Troubled, query: str
 
 def test_the_join_on_the_node_gives_every_gpu_its_zone(prometheus: Prometheus) -> None:
     (query,) = [one for one in _queries() if one.startswith("count by (cluster, label_topology")]
+    until(lambda: len(prometheus.query(query)) > 1)  # both sides have been scraped
     counts = [float(one["value"][1]) for one in prometheus.query(query)]
     zones = {one["metric"]["label_topology_kubernetes_io_zone"] for one in prometheus.query(query)}
     assert zones == {"zone-0", "zone-1"}
