@@ -57,10 +57,11 @@ def accepts(fields: type[msgspec.Struct]) -> Callable[[_Method], _Method]:
 
 
 def actions(kind: type) -> dict[str, Action]:
-    """Return the offered methods of a class by name, in the order of their definition."""
+    """Return the offered methods of a class and its bases by name, in the order of their definition."""
     return {
         name: _describe(name, method)
-        for name, method in vars(kind).items()
+        for base in kind.__mro__
+        for name, method in vars(base).items()
         if getattr(method, "__qualname__", "") in _OFFERED
     }
 

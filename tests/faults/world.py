@@ -259,7 +259,7 @@ class World:
         return self.simulator.clusters
 
     def act(self, cluster: str, action: str, **arguments: Any) -> Any:
-        """Do an action of a simulated cluster (collector/simulator/cluster.py)."""
+        """Do an action of a simulated cluster (collector/simulator/*_actions.py)."""
         return self.call(lambda: getattr(self.clusters[cluster], action)(**arguments))
 
     def urls(self) -> dict[str, str]:
