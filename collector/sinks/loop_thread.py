@@ -28,6 +28,16 @@ class _Running(NamedTuple):
     ended: concurrent.futures.Future[None]
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that can also be discarded half made."""
+
+    def __del__(self) -> None:
+        # Without descriptors left, a loop fails to open its pair of sockets, and Python's own finalizer, which closes
+        # them, then prints a traceback.
+        if hasattr(self, "_ssock"):
+            super().__del__()
+
+
 class LoopThread:
     """Runs coroutines in its thread, which starts with the first one and does not keep the process alive."""
 
@@ -79,7 +89,8 @@ class LoopThread:
 
         def run() -> None:
             try:
-                asyncio.run(serve())
+                with asyncio.Runner(loop_factory=_Loop) as runner:
+                    runner.run(serve())
             except BaseException as error:  # for the waiter
                 if not started.done():
                     started.set_exception(error)
