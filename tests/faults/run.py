@@ -201,6 +201,8 @@ class Checker:
                 values = self._used.setdefault((process.name, process.starts, name), [])
                 values.append(value)
                 wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack)]
+        if wrong:
+            wrong += [f"{process.name}: its tasks: {process.tasks()}" for process in self._world.processes]
         return wrong
 
 
@@ -234,7 +236,7 @@ def used(process: Member) -> dict[str, tuple[float, float]]:
         "bytes of memory": (process.memory(), 24e6),
         "descriptors": (len(list((folder / "fd").iterdir())), 12),
         "threads": (threads, 6),
-        "tasks": (process.tasks(), 20),
+        "tasks": (sum(process.tasks().values()), 20),
     }
 
 

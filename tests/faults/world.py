@@ -177,8 +177,8 @@ class Member(CollectorProcess):
         """Return the numbers of its open files."""
         return [int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir()]
 
-    def tasks(self) -> int:
-        """Return how many tasks its event loop had within the last second."""
+    def tasks(self) -> dict[str, int]:
+        """Return how many tasks of each coroutine its event loop had within the last second."""
         return shifted.tasks(self._clock)
 
     def limit_descriptors(self, most: int) -> None:
