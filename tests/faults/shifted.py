@@ -1,6 +1,6 @@
 """Runs gpuid with a clock that can be set: `python shifted.py FILE run …`; FILE has how many seconds it is ahead.
 
-Once a second, FILE.tasks gets how many tasks of each coroutine there are in the main thread's event loop.
+Once a second, FILE.tasks gets how many tasks of each name there are in the main thread's event loop.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def set_ahead(path: Path, seconds: float) -> None:
 
 
 def tasks(path: Path) -> dict[str, int]:
-    """Return how many tasks of each coroutine the process that follows this file had when they were counted last."""
+    """Return how many tasks of each name the process that follows this file had when they were counted last."""
     found: dict[str, int] = json.loads(_of_tasks(path).read_bytes())
     return found
 
@@ -61,7 +61,7 @@ def _count_tasks(file: int) -> None:
 
     def count(loop: asyncio.AbstractEventLoop) -> None:
         while not loop.is_closed():
-            names = Counter(getattr(one.get_coro(), "__qualname__", "?") for one in asyncio.all_tasks(loop))
+            names = Counter(one.get_name().partition("-")[0] for one in asyncio.all_tasks(loop))
             os.pwrite(file, json.dumps(names).encode().ljust(_MOST_BYTES), 0)  # in one piece, for whoever reads it
             time.sleep(1.0)
 

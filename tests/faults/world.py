@@ -178,7 +178,7 @@ class Member(CollectorProcess):
         return [int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir()]
 
     def tasks(self) -> dict[str, int]:
-        """Return how many tasks of each coroutine its event loop had within the last second."""
+        """Return how many tasks of each name its event loop had within the last second."""
         return shifted.tasks(self._clock)
 
     def limit_descriptors(self, most: int) -> None:
