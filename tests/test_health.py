@@ -20,8 +20,12 @@ from collector.health import (
     Health,
     Level,
     degradations,
+    grew,
+    growth_follows,
+    health_object,
     level,
     of_card,
+    shared,
     without,
     worst_level,
 )
@@ -277,6 +281,78 @@ def test_health_without_a_field_keeps_the_others() -> None:
     assert without(worn, ["row_remap_failure"]) == Health(remapped_rows_uncorrectable=2)
     assert without(worn, ["fabric_state", "no field"]) is worn
     assert without(None, ["row_remap_failure"]) is None
+
+
+def uncorrectable(sram: int | None = None, dram: int | None = None) -> Health:
+    return Health(ecc_sram_uncorrectable=sram, ecc_dram_uncorrectable=dram)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "growing"),
+    [
+        (uncorrectable(sram=1), uncorrectable(sram=2), True),
+        (uncorrectable(dram=0), uncorrectable(dram=1), True),
+        (uncorrectable(sram=5, dram=1), uncorrectable(sram=4, dram=2), True),
+        (uncorrectable(sram=1, dram=1), uncorrectable(sram=1, dram=1), False),
+        (uncorrectable(sram=2), uncorrectable(sram=1), False),
+        (uncorrectable(sram=1), uncorrectable(dram=2), False),
+        (uncorrectable(sram=1), Health(ecc_sram_correctable=2), False),
+        (Health(ecc_sram_correctable=1), Health(ecc_sram_correctable=2), False),
+        (uncorrectable(sram=1), None, False),
+        (None, uncorrectable(sram=1), False),
+        (None, None, False),
+    ],
+)
+def test_uncorrectable_errors_grow_where_both_readings_report_them(
+    before: Health | None, after: Health | None, growing: bool
+) -> None:
+    assert grew(before, after) is growing
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "follows"),
+    [
+        (uncorrectable(sram=2), uncorrectable(sram=2), True),
+        (uncorrectable(sram=2), uncorrectable(sram=3), True),
+        (uncorrectable(sram=0, dram=2), uncorrectable(sram=0, dram=2), True),
+        (uncorrectable(sram=2), uncorrectable(sram=2, dram=0), True),
+        (uncorrectable(sram=2), uncorrectable(sram=1), False),
+        (uncorrectable(sram=2, dram=2), uncorrectable(sram=3, dram=1), False),
+        (uncorrectable(sram=2, dram=2), uncorrectable(sram=2), False),
+        (uncorrectable(sram=2), uncorrectable(dram=2), False),
+        (uncorrectable(sram=0, dram=0), uncorrectable(sram=0, dram=0), False),
+        (uncorrectable(sram=2), None, False),
+        (Health(ecc_sram_correctable=2), uncorrectable(sram=2), False),
+        (None, uncorrectable(sram=2), False),
+    ],
+)
+def test_growth_follows_a_card_that_reports_each_count_again(
+    before: Health | None, after: Health | None, follows: bool
+) -> None:
+    assert growth_follows(before, after) is follows
+
+
+def test_health_as_an_object_has_the_reported_fields() -> None:
+    health = Health(ecc_sram_uncorrectable=0, row_remap_pending=False, recovery_action="None")
+    assert health_object(health) == {
+        "ecc_sram_uncorrectable": 0,
+        "row_remap_pending": False,
+        "recovery_action": "None",
+    }
+    assert health_object(Health()) is None
+    assert health_object(None) is None
+
+
+def test_equal_health_is_shared() -> None:
+    first, second = Health(remapped_rows_uncorrectable=991), Health(remapped_rows_uncorrectable=991)
+    assert shared(first) is first
+    assert shared(second) is first
+    assert without(Health(remapped_rows_uncorrectable=991, inforom="1"), ["inforom"]) is first
+
+
+def test_only_retired_pages_of_both_causes_reach_the_limit() -> None:
+    assert degradations(Condition(Health(retired_pages_single_bit=62))) == ()
+    assert degradations(Condition(Health(retired_pages_double_bit=62))) == ()
 
 
 def test_counters_are_fields_of_health() -> None:

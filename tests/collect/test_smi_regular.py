@@ -162,3 +162,42 @@ def edited(draw: st.DrawFn) -> bytes:
 def test_a_regular_output_gives_what_the_parser_gives(output: bytes):
     if read_regular(output) is not None:
         assert read(output) == parsed(output)
+
+
+def small(count: int = 1, *, head: str = "", inside: str = "", after: str = "") -> bytes:
+    """Print a document of small GPUs, the last with more inside."""
+    ids = [f'\n\t<gpu id="00000000:{number:02X}:00.0">\n\t\t<uuid>GPU-{number}</uuid>' for number in range(count)]
+    body = "\n\t</gpu>\n".join(ids) + f"{inside}\n\t</gpu>"
+    return f"{head}<nvidia_smi_log>\n\t<driver_version>1</driver_version>{body}\n</nvidia_smi_log>{after}".encode()
+
+
+def blocks(name: str, count: int) -> str:
+    return f"<{name}></{name}>" * count
+
+
+HEAD = small().index(b"\n\t<gpu id=")
+GPU = len(small().partition(b'id="')[2].partition(b"</nvidia_smi_log>")[0])  # bytes from the value of its id on
+
+
+@pytest.mark.parametrize(
+    ("most", "more"),
+    [
+        (small(after="\n" * ((1 << 20) - len(small()))), small(after="\n" * ((1 << 20) + 1 - len(small())))),
+        (small(64), small(65)),
+        (small(head=" " * (4096 - HEAD)), small(head=" " * (4097 - HEAD))),
+        (small(inside=" " * (65536 - GPU)), small(inside=" " * (65537 - GPU))),
+        (small(inside=blocks("a", 2047)), small(inside=blocks("a", 2048))),
+        (
+            small(inside="<fabric>" + "<state>x</state>" * 255 + "</fabric>"),
+            small(inside="<fabric>" + "<state>x</state>" * 256 + "</fabric>"),
+        ),
+        (
+            small(inside=f"<fabric><state>{'x' * 4096}</state></fabric>"),
+            small(inside=f"<fabric><state>{'x' * 4097}</state></fabric>"),
+        ),
+    ],
+    ids=["bytes", "GPUs", "bytes before the GPUs", "bytes of a GPU", "tags", "values", "bytes of health"],
+)
+def test_up_to_a_size_it_is_regular(most: bytes, more: bytes):
+    assert read_regular(most) is not None
+    assert read_regular(more) is None

@@ -1,10 +1,12 @@
 """The pace of requests to one API server."""
 
+import re
+
 import anyio
 import anyio.lowlevel
 import pytest
 
-from collector.kube.limits import LoopShare, RateLimiter, TokenBucket
+from collector.kube.limits import LoopShare, RateLimiter, SharedLimiter, TokenBucket
 
 
 def drain(bucket, now):
@@ -153,6 +155,7 @@ class TestTheShareOfTheLoop:
         share = LoopShare(0.1, turn=0.005, clock=work.clock)
         assert not share.over(work.last(0.004))
         assert share.over(work.last(0.006))
+        assert LoopShare(0.1, turn=0.25, clock=work.clock).over(work.now - 0.25)
 
     def test_is_not_enforced_within_the_burst(self):
         work = Work()
@@ -163,6 +166,11 @@ class TestTheShareOfTheLoop:
         work = Work()
         share = LoopShare(0.1, burst=0.01, turn=1.0, clock=work.clock)
         assert share.charge(work.last(0.1)) == pytest.approx(0.9)
+
+    def test_gives_back_its_share_of_the_time_since_the_charge(self):
+        times = iter((0.0, 0.1, 0.1, 0.2))  # of the start, the end of the turn, its charge, and the answer
+        share = LoopShare(0.1, burst=0.0, turn=1.0, clock=lambda: next(times))
+        assert share.charge(0.0) == pytest.approx(0.9)
 
     def test_is_kept_on_average(self):
         work = Work()
@@ -175,6 +183,11 @@ class TestTheShareOfTheLoop:
         work = Work()
         share = LoopShare(0.25, burst=10.0, turn=0.005, clock=work.clock)
         assert share.charge(work.last(0.02)) == pytest.approx(0.06)
+
+    def test_asks_to_stop_after_exactly_one_turn(self):
+        work = Work()
+        share = LoopShare(0.25, burst=10.0, turn=0.25, clock=work.clock)
+        assert share.charge(work.last(0.25)) == pytest.approx(0.75)
 
     def test_asks_to_stop_after_a_turn_of_another_length(self):
         work = Work()
@@ -230,6 +243,42 @@ class TestTheShareOfTheLoop:
         assert "work work" not in " ".join(steps)
 
     @pytest.mark.anyio
+    async def test_does_not_yield_within_a_turn(self):
+        work = Work()
+        share = LoopShare(0.5, burst=100.0, turn=0.25, clock=work.clock)
+        steps: list[str] = []
+
+        async def others():
+            while True:
+                steps.append("other")
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            for _ in range(6):
+                steps.append("work")
+                await share.pause(work.last(0.125))
+            tasks.cancel_scope.cancel()
+        assert re.sub("( other)+", ";", " ".join(steps)) == "work work; work work; work work;"
+
+    @pytest.mark.anyio
+    async def test_begins_the_next_turn_when_the_pause_ends(self):
+        work = Work()
+        share = LoopShare(0.5, burst=1.0, turn=0.25, clock=work.clock)
+        assert await share.pause(work.last(0.125)) == 0.125
+        assert await share.pause(work.last(0.125)) == 0.25
+
+    @pytest.mark.anyio
+    async def test_waits_until_the_debt_is_paid(self):
+        work = Work()
+        share = LoopShare(0.1, burst=0.25, turn=1.0, clock=work.clock)
+        with anyio.fail_after(5):
+            await share.pause(work.last(0.125))
+        with anyio.move_on_after(0.05) as scope:
+            await share.pause(work.last(0.25))
+        assert scope.cancelled_caught
+
+    @pytest.mark.anyio
     async def test_gives_one_task_a_turn_at_a_time(self):
         """However many tasks of a cluster have work: others wait for one turn of it, not for one of each task."""
         work = Work()
@@ -250,3 +299,12 @@ class TestTheShareOfTheLoop:
                 await anyio.lowlevel.checkpoint()
                 longest = max(longest, work.now - before)
         assert longest <= 0.013
+
+
+@pytest.mark.anyio
+async def test_a_shared_limiter_is_one_for_an_event_loop():
+    shared = SharedLimiter("test", 3)
+    assert shared.limiter.total_tokens == 3
+    assert shared.limiter is shared.limiter
+    async with shared.limiter:
+        assert shared.limiter.available_tokens == 2

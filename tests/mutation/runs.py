@@ -30,8 +30,8 @@ PRELOADED = (
     "prometheus_client",
     "sqlalchemy",
 )
-MARGIN = 5  # times as long as without a fault
-MARGIN_SECONDS = 10.0
+MARGIN = 3  # times as long as without a fault
+MARGIN_SECONDS = 3.0
 
 
 class Baseline:

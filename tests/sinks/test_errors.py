@@ -1,6 +1,6 @@
 import pytest
 
-from collector.sinks.errors import Reason, RejectedError, TooLargeError, UnavailableError, from_status
+from collector.sinks.errors import Reason, RejectedError, SinkError, TooLargeError, UnavailableError, from_status
 
 OF_RECORDS = (400, 413, 422)
 
@@ -45,6 +45,32 @@ def test_no_status_alone_is_a_permanent_rejection(status: int, reason: Reason) -
     error = from_status(status, "text", 7.0)
     assert isinstance(error, UnavailableError)
     assert (error.reason, error.retry_after) == (reason, 7.0)
+
+
+@pytest.mark.parametrize("status", [302, 404, 408, 413, 429, 499, 500, 502, 503, 504, 599])
+def test_only_a_5xx_leaves_open_whether_the_receiver_has_the_batch(status: int) -> None:
+    error = from_status(status, "text")
+    assert isinstance(error, UnavailableError)
+    assert error.outcome_unknown == (status >= 500)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SinkError("text", Reason.REJECTED),
+        UnavailableError("text", Reason.REJECTED),
+        RejectedError("text"),
+        TooLargeError("text"),
+        from_status(400, "text", about_records=OF_RECORDS),
+    ],
+)
+def test_an_error_is_its_text_and_a_reason(error: SinkError) -> None:
+    assert (str(error), error.reason) == ("text", Reason.REJECTED)
+
+
+def test_a_sink_that_says_nothing_else_is_asked_again_and_has_no_batch() -> None:
+    error = UnavailableError("text", Reason.CONNECTION)
+    assert (error.retry_after, error.outcome_unknown) == (None, False)
 
 
 def test_only_errors_about_the_records_are_permanent() -> None:
