@@ -16,10 +16,10 @@ def placed(node: str, since: float, until: float | None) -> dict[str, Any]:
     return {"uuid": "GPU-1", "cluster": "prod", "node": node, "machine": "", "since": since, "until": until}
 
 
-def change(event: Event, node: str, previous: str | None = None) -> dict[str, Any]:
+def change(event: Event, node: str, previous: str | None = None, *, time: float = 10.0) -> dict[str, Any]:
     cluster = None if previous is None else "prod"
     here = {"uuid": "GPU-1", "cluster": "prod", "node": node}
-    return {"event": event.value, **here, "previous_cluster": cluster, "previous_node": previous}
+    return {"event": event.value, "time": time, **here, "previous_cluster": cluster, "previous_node": previous}
 
 
 async def corrected(
@@ -48,3 +48,22 @@ async def test_the_changes_stay_as_they_were_for_another_attempt(sqlite_settings
     changes = [change(Event.APPEARED, "b")]
     assert await corrected(sqlite_settings, [placed("a", 1.0, 2.0)], changes) == [("moved", "b", "a")]
     assert changes == [change(Event.APPEARED, "b")]
+
+
+async def test_a_move_recorded_after_a_later_place_ends_no_other_place(sqlite_settings: StoreSettings) -> None:
+    placements = [placed("a", 1.0, 2.0), placed("b", 5.0, None)]
+    late = [change(Event.MOVED, "c", "a", time=4.0), change(Event.VANISHED, "c", time=5.0)]
+    assert await corrected(sqlite_settings, placements, late) == [("appeared", "c", None), ("vanished", "c", None)]
+
+
+async def test_such_a_move_still_leaves_the_place_before(sqlite_settings: StoreSettings) -> None:
+    placements = [placed("a", 1.0, None), placed("b", 5.0, None)]
+    late = [change(Event.MOVED, "c", "a", time=4.0)]
+    assert await corrected(sqlite_settings, placements, late) == [("vanished", "a", None), ("appeared", "c", None)]
+
+
+async def test_a_move_away_from_one_of_two_places_is_one(sqlite_settings: StoreSettings) -> None:
+    placements = [placed("a", 1.0, None), placed("b", 3.0, None)]
+    assert await corrected(sqlite_settings, placements, [change(Event.MOVED, "c", "a", time=4.0)]) == [
+        ("moved", "c", "a")
+    ]
