@@ -2,12 +2,13 @@
 
 A change names a field with its value before and after. A value that says nothing, such as a count of 0, need not be
 recorded when it comes to be reported or stops being so: it is the same as no value. Of a GPU that vanished with its
-cluster, which was not configured any more, nothing is known when it comes back: its next change may repeat the last.
+cluster, which was not configured any more, nothing is known when it comes back: what was told of it may be repeated,
+and may be so no longer without a change that says so.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.health import COUNTERS
 
@@ -23,26 +24,30 @@ ALWAYS_TOLD = COUNTERS | {  # whose values a first reading is recorded with if t
 }
 
 
+class _Forgotten(NamedTuple):
+    """A value that was told before gpuid may have forgotten the GPU."""
+
+    value: Any
+
+
 def replay_health(changes: Iterable[Row], removed: Collection[str] = ()) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return the last recorded values of each GPU's health, by UUID and field, and what made no sense on the way.
 
     `removed` are the clusters that were not configured at some time.
     """
     told: dict[str, dict[str, Any]] = defaultdict(dict)
-    forgotten: set[str] = set()
     wrong = []
     for change in changes:
+        values = told[change["uuid"]]
         if change["event"] == "vanished" and change["cluster"] in removed:
-            forgotten.add(change["uuid"])
+            values.update({field: _Forgotten(_told(value)) for field, value in values.items()})
         if change["event"] != "health":
             continue
-        values, known = told[change["uuid"]], change["uuid"] not in forgotten
-        forgotten.discard(change["uuid"])
         for field, one in change["changes"].items():
-            if known and field in values and not _same(values[field], one["before"]):
+            if field in values and not _same(values[field], one["before"]):
                 wrong.append(
                     f"history: {change['id']}: {change['uuid']}: {field} was {one['before']!r} before, "
-                    f"and after the change before that {values[field]!r}"
+                    f"and after the change before that {_told(values[field])!r}"
                 )
             values[field] = one["after"]
     return dict(told), wrong
@@ -55,12 +60,17 @@ def compare_health(truth: Mapping[str, Mapping[str, Any]], told: Mapping[str, Ma
         values = told.get(uuid, {})
         for field, value in [*health.items(), ("lost", False)]:
             if (field in values or field in ALWAYS_TOLD) and not _same(values.get(field), value):
-                wrong.append(f"history: {uuid}: {field} is {values.get(field)!r} by its changes, not {value!r}")
+                wrong.append(f"history: {uuid}: {field} is {_told(values.get(field))!r} by its changes, not {value!r}")
     return wrong
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one == other or (_says_nothing(one) and _says_nothing(other))
+def _told(value: Any) -> Any:
+    return value.value if isinstance(value, _Forgotten) else value
+
+
+def _same(told: Any, other: Any) -> bool:
+    forgotten = isinstance(told, _Forgotten)
+    return _told(told) == other or ((forgotten or _says_nothing(told)) and _says_nothing(other))
 
 
 def _says_nothing(value: Any) -> bool:

@@ -123,7 +123,7 @@ class Checker:
             return wrong
         wrong = self._read_changes()
         held, _ = replay(self._changes, world.doubled, world.truth.names)
-        health, _ = replay_health(self._changes)
+        health, _ = replay_health(self._changes, self._removed())
         places = world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
@@ -139,8 +139,7 @@ class Checker:
         world = self._world
         wrong = replay(self._changes, world.doubled, world.truth.names)[1]
         apart = self._apart()
-        removed = {cluster for cluster, node in world.truth.windows() if not node}
-        wrong += replay_health((one for one in self._changes if one["uuid"] not in apart), removed)[1]
+        wrong += replay_health((one for one in self._changes if one["uuid"] not in apart), self._removed())[1]
         wrong += compare_past(
             self._changes,
             world.truth.lives,
@@ -161,6 +160,10 @@ class Checker:
             alone = uuid not in apart and not world.extra.get("clocks_stepped")  # a clock may have been set back
             wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes, alone=alone)
         return wrong
+
+    def _removed(self) -> set[str]:
+        """Return the clusters that were not configured at some time."""
+        return {cluster for cluster, node in self._world.truth.windows() if not node}
 
     def _apart(self) -> set[str]:
         """Return the GPUs that two nodes reported at once, or one under two names of its cluster."""

@@ -231,6 +231,14 @@ class TestTheHistoryOfHealth:
         assert len(replay_health(told)[1]) == 1
         assert len(replay_health([*told, self.PENDING], {"prod"})[1]) == 1
 
+    def test_a_gpu_that_vanished_with_its_cluster_may_have_been_repaired_meanwhile(self) -> None:
+        told = [self.PENDING, *changes(("vanished", A, 30), ("appeared", A, 40))]
+        for value in (True, False):
+            assert compare_health({"GPU-1": {"row_remap_pending": value}}, replay_health(told, {"prod"})[0]) == []
+        assert len(compare_health({"GPU-1": {"row_remap_pending": False}}, replay_health(told)[0])) == 1
+        repaired = [*told, self.RESET]
+        assert len(compare_health({"GPU-1": {"row_remap_pending": True}}, replay_health(repaired, {"prod"})[0])) == 1
+
     def test_a_health_that_the_changes_do_not_lead_to(self) -> None:
         for health, told in (
             ({"row_remap_pending": False}, [self.PENDING]),
