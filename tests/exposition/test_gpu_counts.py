@@ -120,7 +120,7 @@ def test_the_number_of_models_of_a_cluster_is_bounded() -> None:
 
 def test_a_share_is_undefined_without_known_gpus() -> None:
     assert Share().ratio is None
-    assert Share(3, 4).plus(Share(0, 2)) == Share(3, 6)
+    assert Share(3, 4).plus(Share(1, 2)) == Share(4, 6)
     assert Share(3, 6).ratio == 0.5
 
 
@@ -215,6 +215,39 @@ def test_the_number_of_models_of_a_node_is_bounded() -> None:
     counts = counted(node(*many))
     assert len(counts) <= 5
     assert sum(counts.values()) == 20
+
+
+def test_the_rarest_models_of_a_node_count_as_unknown() -> None:
+    """Among equally rare ones, the last by name."""
+    models = ("e", "e", "d", "c", "b", "a")
+    gpus = [Gpu(uuid=f"GPU-{index}", model=model) for index, model in enumerate(models)]
+    assert counted(node(*gpus)) == {("e", H): 2, ("a", H): 1, ("b", H): 1, ("c", H): 1, ("", H): 1}
+
+
+def test_a_cluster_has_a_total() -> None:
+    counts = GpuCounts()
+    counts.update({Place("c", "n"): node(*TWO, capacity=3), Place("c", "m"): node(gpu(2), name="m")})
+    assert (counts.total("c"), counts.total("other")) == (4, 0)
+
+
+def test_a_node_that_is_gone_leaves_nothing() -> None:
+    counts = GpuCounts()
+    virtual = node(gpu(0, virtual=True), name="v")
+    counts.update({Place("c", "n"): node(*TWO), Place("c", "m"): node(gpu(2), name="m"), Place("c", "v"): virtual})
+    counts.update({Place("c", "m"): None, Place("c", "v"): None})
+    counts.update({Place("c", "n"): node(capacity=2, time=None, uncovered=Unread(Uncovered.NO_POD, NOW))})
+    assert counts.of("c", up=True) == {(H100, H): 0, (H100, U): 2}
+    counts.update({Place("c", "n"): None})
+    assert not any(vars(counts).values())
+
+
+def test_nodes_with_equal_counts_share_them() -> None:
+    """Whatever the order of their GPUs."""
+    one, other = gpu(0), gpu(1, model="shared by two nodes")
+    before = gpu_counts._shared.cache_info()
+    counted(node(one, other, name="n"), node(other, one, name="m"))
+    after = gpu_counts._shared.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 1)
 
 
 def test_counts_that_may_be_invented_are_not_kept_forever() -> None:

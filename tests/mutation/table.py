@@ -3,11 +3,35 @@
 __all__ = ["TESTS"]
 
 _COLLECT = "tests/collect"
+_EXPOSITION = (
+    "cluster_metrics",
+    "exposition",
+    "families",
+    "gpu_counts",
+    "gzip_concat",
+    "mark_series",
+    "metrics",
+    "own_text",
+    "shards",
+)
+_INVENTORY = (
+    "absent",
+    "claims",
+    "conflicts",
+    "draft",
+    "index",
+    "inventory",
+    "last_known",
+    "listed",
+    "mirroring",
+    "unseen",
+    "verify_backoff",
+)
 TESTS: dict[str, tuple[str, ...]] = {
     "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
     "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
     "collect/node_queue": (f"{_COLLECT}/test_node_queue.py", f"{_COLLECT}/test_unread_nodes.py"),
-    "store/plan": ("tests/store/test_plan.py",),
+    "store/plan": ("tests/store/test_plan.py", "tests/store/test_plan_health.py"),
     "health": ("tests/test_health.py",),
     "kube/limits": ("tests/kube/test_limits.py",),
     "sinks/errors": ("tests/sinks/test_errors.py",),
@@ -21,7 +45,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "collect/smi_tree": (f"{_COLLECT}/test_smi_health.py", f"{_COLLECT}/test_nvidia_smi.py"),
     "collect/smi_regular": (f"{_COLLECT}/test_smi_regular.py",),
     "collect/nvidia_smi": (f"{_COLLECT}/test_nvidia_smi.py",),
-    "exposition/families": ("tests/exposition/test_exposition.py", "tests/exposition/test_health.py"),
-    "exposition/gpu_counts": ("tests/exposition/test_gpu_counts.py",),
-    "inventory/inventory": ("tests/inventory",),
+    **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
+    **{f"inventory/{name}": ("tests/inventory",) for name in _INVENTORY},
 }

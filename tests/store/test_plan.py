@@ -6,7 +6,7 @@ import pytest
 from collector.health import Health
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeInfo, NodeState, Place, Unseen
 from collector.store.codec import decode_facts
-from collector.store.plan import Departure, OpenPlacement, Recorded, differences, plan
+from collector.store.plan import Departure, OpenPlacement, Recorded, arriving, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -101,6 +101,26 @@ class TestWhatChangesDo:
         assert [row["serial"] for row in steps.begin] == ["new"]
         assert steps.alter == []
 
+    def test_the_last_known_facts_of_a_first_batch_are_kept(self):
+        altered = change(Event.ALTERED, 2.0, A)
+        altered = msgspec.structs.replace(
+            altered, gpu=msgspec.structs.replace(altered.gpu, last_known=(LastReport("serial", 1.5),))
+        )
+        steps = plan([change(Event.APPEARED, 1.0, A), altered])
+        assert [row["last_known"] for row in steps.begin] == ['{"serial":1.5}']
+
+    def test_a_placement_of_one_batch_was_confirmed_when_the_gpu_was_last_found(self):
+        gone = change(Event.VANISHED, 9.0, A)
+        lost = msgspec.structs.replace(gone, last_seen=4.0)
+        for departure, confirmed in ((gone, 1.0), (lost, 4.0)):
+            steps = plan([change(Event.APPEARED, 1.0, A), departure])
+            assert [(row["until"], row["confirmed"]) for row in steps.begin] == [(9.0, confirmed)]
+
+    @pytest.mark.parametrize("event", [Event.ALTERED, Event.HEALTH])
+    def test_news_of_a_gpu_in_another_place_do_not_hide_its_departure(self, event: Event):
+        steps = plan([change(Event.VANISHED, 2.0, A), change(event, 3.0, B)])
+        assert [row["b_node"] for row in steps.vanished] == ["a"]
+
     def test_only_a_lost_gpu_has_a_time_at_which_it_was_last_found(self):
         lost = msgspec.structs.replace(change(Event.VANISHED, 9.0, A), last_seen=4.0)
         other = change(Event.VANISHED, 9.0, B, uuid="GPU-2")
@@ -122,6 +142,8 @@ class TestWhatChangesDo:
             change(Event.ALTERED, 5.0, A), changes=(FieldChange("serial", "t", "s"), FieldChange("model", "n", "m"))
         )
         assert plan([altered]).earliest == 0.0
+        other = msgspec.structs.replace(altered, changes=altered.changes[:1])
+        assert plan([other]).earliest == float("inf")
 
     def test_a_confirmation_is_not_a_change(self):
         with pytest.raises(ValueError, match="confirmed is no change"):
@@ -154,6 +176,13 @@ class TestAShard:
     def test_where_a_lost_gpu_was_last_found_is_for_its_owner_to_say(self):
         lost = msgspec.structs.replace(change(Event.VANISHED, 9.0, self.OTHER), last_seen=4.0)
         assert plan([lost], owned={"prod"}).confirm == []
+
+
+def test_gpus_without_an_open_placement_there_are_arriving():
+    here = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
+    nodes = {A: snapshot(A, 9.0, GPU_1=1.0, GPU_2=7.0), B: snapshot(B, 9.0, GPU_1=8.0), C: None}
+    assert arriving(here, {A: nodes[A]}) == {"GPU-2"}
+    assert arriving(here, nodes) == {"GPU-1", "GPU-2"}
 
 
 class TestTheDifferenceWhenTheStepsAreLost:
