@@ -52,3 +52,22 @@ def test_rescheduling_a_name_does_not_use_more_memory() -> None:
         queue.schedule(str(number % 3), float(number))
     assert (len(queue), len(queue._heap) <= 70) == (3, True)
     assert [queue.pop_due(1e9) for _ in range(4)] == ["1", "2", "0", None]
+
+
+def test_the_order_stays_when_outdated_times_are_dropped() -> None:
+    queue, names = DelayQueue(), [str(number) for number in range(26)]
+    for turn in range(20):
+        for number, name in enumerate(names):
+            queue.schedule(name, 1000.0 - number + turn / 100)
+    assert [queue.pop_due(1e9) for _ in names] == names[::-1]
+
+
+def test_they_are_dropped_only_when_there_are_many() -> None:
+    """For each time costs as much as all names."""
+    queue = DelayQueue()
+    heap = queue._heap
+    for time in (1.0, 2.0):
+        queue.schedule("a", time)
+    for number in range(100):
+        queue.schedule(str(number), 1.0)
+    assert queue._heap is heap

@@ -55,6 +55,15 @@ def test_a_board_that_is_only_claimed_is_not_in_conflict(inventory: Inventory) -
         read(inventory, "west", "b", 60.0, [], started=51.0)
 
 
+def test_a_gpu_that_moved_with_another_serial_is_in_conflict_with_its_owner(inventory: Inventory) -> None:
+    read(inventory, "east", "a", 10.0, [Gpu(uuid="GPU-1", serial="s1")])
+    read(inventory, "west", "c", 11.0, [Gpu(uuid="GPU-2", serial="s2")])
+    read(inventory, "east", "b", 20.0, [Gpu(uuid="GPU-1", serial="s2")], started=12.0)
+    assert (inventory.conflicts("east"), inventory.conflicts("west")) == (0, 0)  # it is only claimed
+    read(inventory, "east", "a", 30.0, [], started=21.0)
+    assert (set(inventory.contested("east")), set(inventory.contested("west"))) == ({"GPU-1"}, {"GPU-2"})
+
+
 @pytest.mark.parametrize("count", [8, 9])
 def test_a_serial_of_nine_gpus_is_not_a_board(inventory: Inventory, count: int) -> None:
     read(inventory, "east", "a", 10.0, [Gpu(uuid=f"GPU-{index}", serial="board") for index in range(count)])

@@ -948,6 +948,26 @@ class TestRemoval:
             (Event.APPEARED, "GPU-2", C, None),
         ]
 
+    def test_the_claims_of_a_removed_cluster_end(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, TWO, ONE)
+        step = fleet.inventory.remove_cluster("west", 30.0)
+        assert short(step.changes) == [(Event.VANISHED, "GPU-2", C, None)]
+        assert (fleet.homes("GPU-1"), fleet.inventory.claims("east")) == ([A], 0)
+
+    def test_in_a_removed_cluster_nothing_moves(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        step = fleet.inventory.remove_cluster("east", 30.0)
+        assert short(step.changes) == [(Event.VANISHED, "GPU-1", A, None)]
+        assert fleet.inventory.last_place("GPU-1") is None
+
+    def test_an_absent_gpu_has_a_last_place(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        assert fleet.inventory.last_place("GPU-1") is None
+        fleet.read(A, 20.0)
+        assert fleet.inventory.last_place("gpu-1") == A
+
     def test_the_absent_gpus_of_other_clusters_stay(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(A, 20.0)

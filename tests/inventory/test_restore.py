@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from collector.health import Health
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, SilentGpu
 
 A, B, C = (Place("prod", name) for name in "abc")
 FAR = Place("far", "a")
@@ -248,8 +250,9 @@ class TestAdopting:
     def test_an_older_reading_only_adds_an_earlier_since(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
-        assert inventory.adopt(state(recorded, A)).changes == ()
+        step = inventory.adopt(state(recorded, A))
         after = state(inventory, A)
+        assert (step.changes, step.nodes) == ((), {A: after})
         assert [gpu.uuid for gpu in after.gpus] == ["GPU-1", "GPU-3"]
         assert after.since == (1.0, 6.0)
         assert after.time == 6.0
@@ -260,3 +263,29 @@ class TestAdopting:
         inventory = Inventory()
         assert inventory.adopt(state(other, B)).changes == ()
         assert inventory.node(B) == other.node(B)
+
+    def test_the_newer_reading_determines_the_health(self):
+        inventory = self.other(reading(A, 2.0, Gpu(uuid="GPU-1", health=Health(row_remap_pending=True))))
+        fine = Health(row_remap_pending=False)
+        recorded = self.other(reading(A, 5.0, Gpu(uuid="GPU-1", health=fine)))
+        inventory.adopt(state(recorded, A))
+        assert [gpu.health for gpu in state(inventory, A).gpus] == [fine]
+
+    @pytest.mark.parametrize(("time", "partial"), [(5.0, True), (1.0, False)])
+    def test_a_reading_that_may_lack_gpus_stays_one(self, time: float, partial: bool):
+        inventory = self.other(reading(A, 2.0, "GPU-1"))
+        recorded = self.other(msgspec.structs.replace(reading(A, time, "GPU-1"), partial=True))
+        inventory.adopt(state(recorded, A))
+        assert state(inventory, A).partial is partial
+
+    def test_silent_gpus_of_a_node_that_neither_has_read_are_adopted(self):
+        one, other = (SilentGpu(f"00000000:0{bus}:00.0", 1.0, "b", unlisted=True) for bus in (1, 2))
+        node = NodeState(place=A, node=NodeInfo(name="a"))
+        inventory = Inventory()
+        inventory.set_node("prod", node.node)
+        assert inventory.adopt(node).nodes == {}
+        for silent in (one, other):  # the second one comes too late
+            inventory.adopt(msgspec.structs.replace(node, silent=(silent,)))
+            assert state(inventory, A).silent == (one,)
+        read = self.other(reading(A, 2.0))
+        assert read.adopt(msgspec.structs.replace(node, silent=(one,))).nodes == {}

@@ -2,7 +2,8 @@
 
 import ast
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 __all__ = ["Mutant", "mutants"]
@@ -40,7 +41,12 @@ class Mutant(NamedTuple):
     line: int
     before: str
     after: str
-    tree: ast.Module
+    make: Callable[[], ast.Module]
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree; made whenever it is asked for, because a copy takes long."""
+        return self.make()
 
 
 def mutants(source: str) -> Iterator[Mutant]:
@@ -142,13 +148,19 @@ def _with(tree: ast.Module, node: ast.AST, changed: ast.AST, parents: dict[int, 
         index = next((at for at, one in enumerate(value) if one is node), None) if isinstance(value, list) else None
         if value is not node and index is None:
             continue
-        _put(parent, name, index, changed)
-        try:
-            faulty = ast.fix_missing_locations(copy.deepcopy(tree))
-        finally:
-            _put(parent, name, index, node)
-        return Mutant(getattr(node, "lineno", 0), ast.unparse(_shown(node)), ast.unparse(_shown(changed)), faulty)
+        make = functools.partial(_made, tree, node, changed, parent, name, index)
+        return Mutant(getattr(node, "lineno", 0), ast.unparse(_shown(node)), ast.unparse(_shown(changed)), make)
     raise AssertionError(node)
+
+
+def _made(
+    tree: ast.Module, node: ast.AST, changed: ast.AST, parent: ast.AST, name: str, index: int | None
+) -> ast.Module:
+    _put(parent, name, index, changed)
+    try:
+        return ast.fix_missing_locations(copy.deepcopy(tree))
+    finally:
+        _put(parent, name, index, node)
 
 
 def _put(parent: ast.AST, name: str, index: int | None, node: ast.AST) -> None:

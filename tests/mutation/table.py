@@ -27,6 +27,11 @@ _INVENTORY = (
     "unseen",
     "verify_backoff",
 )
+# Decisions have tests of their own: what only thousands of random steps would notice is not specified.
+_LONG = (
+    "--deselect=tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
+    "--deselect=tests/inventory/test_claims.py::TestPace::test_claims_from_many_nodes_cause_few_readings",
+)
 TESTS: dict[str, tuple[str, ...]] = {
     "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
     "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
@@ -46,5 +51,5 @@ TESTS: dict[str, tuple[str, ...]] = {
     "collect/smi_regular": (f"{_COLLECT}/test_smi_regular.py",),
     "collect/nvidia_smi": (f"{_COLLECT}/test_nvidia_smi.py",),
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
-    **{f"inventory/{name}": ("tests/inventory",) for name in _INVENTORY},
+    **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
 }

@@ -70,3 +70,53 @@ def test_tests_run_with_the_mutant_alone(tmp_path: Path) -> None:
     }
     done = subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["True", "True", "False", "it would be tested as it is imported"], done.stderr
+
+
+IN_PLACE = """from pathlib import Path
+from tests.mutation.in_place import in_bodies, survivors
+from tests.mutation.mutants import mutants
+
+source = Path("sample.py").read_text()
+bodies = in_bodies(source)
+every = [one for one in mutants(source) if one.line in bodies]
+for one in survivors("sample", Path("sample.py").resolve(), every, ["test_sample.py"]):
+    print(one.line, one.before, "->", one.after)
+"""
+DECORATED = """import functools
+
+LIMIT = 3
+
+class C:
+    @property
+    def small(self):
+        return self.of(2) + 1
+
+    @staticmethod
+    @functools.lru_cache
+    def of(a):
+        if a < LIMIT:
+            return a
+        return 0 - 1
+
+def unused():
+    return 4
+"""
+DECORATED_TESTS = """from sample import C
+
+
+def test_small():
+    assert C().small == 3
+    assert C.of(3) == -1
+"""
+
+
+def test_mutants_are_tried_in_place(tmp_path: Path) -> None:
+    """Also those of properties and decorated functions; those that no test reaches survive."""
+    (tmp_path / "sample.py").write_text(DECORATED)
+    (tmp_path / "test_sample.py").write_text(DECORATED_TESTS)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run([sys.executable, "-c", IN_PLACE], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "18 return 4 -> return None",
+        "18 4 -> 5",
+    ], done.stderr
