@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from collector.inventory import Inventory
+from collector.inventory.claims import Claim, Claims
+from collector.inventory.index import PlaceIndex
 from collector.inventory.verify_backoff import MAX_DELAY_SECONDS
 from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading, Step
 
@@ -295,3 +297,45 @@ class TestBoards:
         for change in ({"tray": "2"}, {"module": "1"}):
             other = msgspec.structs.replace(one, uuid="GPU-2", **({"module": "2"} | change))
             assert self.conflicts(A, one, C, other) == (1, 1)
+
+
+class TestAnswers:
+    """A reading that started at the time of the question, or at an unknown time, answers it."""
+
+    @pytest.mark.parametrize(("started", "answers"), [(9.9, False), (10.0, True), (10.1, True), (None, True)])
+    def test_a_later_reading_answers(self, started: float | None, answers: bool) -> None:
+        answer = msgspec.structs.replace(reading(A, 11.0, ONE), started=started)
+        claim = Claim(10.0)
+        assert claim.answered_by_home(answer) is answers
+        claim.note_repeated(answer)
+        assert claim.repeated is answers
+        assert not claim.answered_by_claimant(answer)  # not before the home has confirmed that it has the GPU
+        claim.confirmed = 10.0
+        assert claim.answered_by_claimant(answer) is answers
+
+
+class TestOpenClaims:
+    def test_open_claims_are_counted(self) -> None:
+        claims = Claims(PlaceIndex())
+        for uuid, claimant in (("GPU-1", B), ("GPU-1", C), ("GPU-2", C)):
+            claims.open(uuid, claimant, 1.0)
+        assert len(claims) == 3
+        claims.close("GPU-1", B)
+        assert len(claims) == 2
+        assert list(claims.claimants("GPU-1")) == [C]
+        claims.close("GPU-1", C)
+        assert (claims.get("GPU-1", C), claims.claimants("GPU-1")) == (None, {})
+
+    def test_a_claim_in_another_shard_is_settled_there(self) -> None:
+        claims = Claims(PlaceIndex(), is_mirrored=lambda cluster: cluster == "west")
+        claims.open("GPU-1", C, 1.0)
+        assert (claims.to_settle("GPU-1"), claims.successor("GPU-1", A)) == ({}, None)
+        claims.open("GPU-1", B, 2.0)
+        claims.open("GPU-2", B, 2.0)
+        assert [list(claims.to_settle(uuid)) for uuid in ("GPU-1", "GPU-2")] == [[B], [B]]
+        assert claims.successor("GPU-1", A) == B
+
+    def test_without_shards_every_claim_is_settled_here(self) -> None:
+        claims = Claims(PlaceIndex())
+        claims.open("GPU-1", C, 1.0)
+        assert list(claims.to_settle("GPU-1")) == [C]
