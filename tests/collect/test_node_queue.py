@@ -1,6 +1,8 @@
 """When a node is handed out and when it is removed, by a clock that the tests set."""
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import msgspec
@@ -10,7 +12,7 @@ from collector.collect.node_queue import NodeQueue
 from collector.collect.objects import Container, NodeObject, PodObject
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, Duration
-from collector.model import NodeInfo, ReadFailure
+from collector.model import Known, NodeInfo, ReadFailure
 from tests.collect.world import Observed
 
 GRACE = 600.0
@@ -24,12 +26,12 @@ READY = msgspec.structs.replace(
 class World:
     """The queue of a cluster that has one node, with a pod that is not ready, so that nothing is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Known] = {}, **settings: Any) -> None:
         self.now = 0.0
         self.seen = Observed()
-        self._cluster = ClusterSettings(context="c", grace=Duration(GRACE))
+        self._cluster = ClusterSettings(context="c", grace=Duration(GRACE), **settings)
         self.queue = NodeQueue(
-            self._cluster, self.seen, known={}, retry=RetryPolicy(), rng=random.Random(0), clock=lambda: self.now
+            self._cluster, self.seen, known=known, retry=RetryPolicy(), rng=random.Random(0), clock=lambda: self.now
         )
         self.queue.set_node(None, NODE)
         self.set_pod(None, POD)

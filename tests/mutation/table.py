@@ -35,7 +35,9 @@ _LONG = (
 TESTS: dict[str, tuple[str, ...]] = {
     "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
     "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
-    "collect/node_queue": (f"{_COLLECT}/test_node_queue.py", f"{_COLLECT}/test_unread_nodes.py"),
+    "collect/node_queue": tuple(
+        f"{_COLLECT}/test_{name}.py" for name in ("node_queue", "node_queue_results", "unread_nodes")
+    ),
     "store/plan": ("tests/store/test_plan.py", "tests/store/test_plan_health.py"),
     "health": ("tests/test_health.py",),
     "kube/limits": ("tests/kube/test_limits.py",),

@@ -1,0 +1,164 @@
+"""What a cluster's queue knows after readings, failures and ResourceSlices, by a clock that the tests set."""
+
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from collector.collect.slices import NodeDevices
+from collector.collect.tracked_node import Target
+from collector.config import Duration
+from collector.model import Fingerprint, GpuRef, Known, NodeInfo, ReadFailure, Uncovered
+from tests.collect.test_node_queue import GRACE, NODE, POD, READY, World
+
+REFRESH = 3600.0
+NAMED = msgspec.structs.replace(NODE, facts=NodeInfo(name="n", uid="1", gpu_sign="label"))
+
+
+def world(**settings: Any) -> World:
+    made = World(**settings)
+    made.queue.resume()
+    made.set_pod(POD, READY)
+    return made
+
+
+def handed_out(world: World) -> Target:
+    node = world.queue.pop_due()
+    assert node is not None
+    target = world.queue.select(node)
+    assert target is not None
+    return target
+
+
+class TestReadings:
+    def test_a_cluster_has_room_up_to_its_limit(self) -> None:
+        made = world(max_gpus=10)
+        target = handed_out(made)
+        assert (made.queue.has_room(target, 10), made.queue.has_room(target, 11)) == (True, False)
+        made.queue.succeeded(target, found=6)
+        assert (made.queue.has_room(target, 10), made.queue.has_room(target, 11)) == (True, False)  # not six more
+        made.queue.succeeded(target)
+        other = Target(type(target.node)("other"), target.candidate, target.fingerprint)
+        assert (made.queue.has_room(other, 10), made.queue.has_room(other, 11)) == (True, False)
+
+    def test_gpus_of_a_node_that_is_gone_do_not_count(self) -> None:
+        made = world(max_gpus=10)
+        target = handed_out(made)
+        made.queue.succeeded(target, found=6)
+        made.queue.done(target.node)
+        made.queue.set_node(NODE, None)
+        assert made.seen.gone == ["n"]
+        for _ in range(2):
+            made.queue.set_node(None, NODE)
+            made.queue.set_node(NODE, None)
+        other = Target(type(target.node)("other"), target.candidate, target.fingerprint)
+        assert (made.queue.has_room(other, 10), made.queue.has_room(other, 11)) == (True, False)
+
+    def test_a_node_without_pods_is_forgotten_when_it_is_gone(self) -> None:
+        made = world()
+        made.set_pod(READY, None)
+        made.queue.set_node(NODE, None)
+        assert not made.queue._nodes
+
+    def test_a_reading_returns_the_current_info(self) -> None:
+        made = world()
+        assert made.queue.succeeded(handed_out(made)) == NODE.facts
+
+    def test_the_fingerprint_of_a_reading_made_now_is_known(self) -> None:
+        made = world()
+        assert made.queue.fingerprint("n") == handed_out(made).fingerprint
+        assert made.queue.fingerprint("other") is None
+        made.set_pod(READY, POD)
+        assert made.queue.fingerprint("n") is None
+
+    def test_a_failure_returns_when_the_node_is_read_again(self) -> None:
+        made = world(refresh=Duration(REFRESH))
+        made.now = 1000.0
+        target = handed_out(made)
+        assert 0.8 <= made.queue.failed(target, ReadFailure.CONNECTION) <= 1.2
+        made = world(refresh=Duration(REFRESH))
+        assert 240.0 <= made.queue.failed(handed_out(made), ReadFailure.TIMEOUT) <= 360.0
+
+    def test_a_reading_that_nobody_waits_for_is_an_answer(self) -> None:
+        made = world()
+        assert made.queue.answered(handed_out(made), 0.0) is True
+
+    def test_a_node_is_verified_now_unless_a_delay_is_given(self) -> None:
+        made = world()
+        target = handed_out(made)
+        made.queue.succeeded(target)
+        made.queue.done(target.node)
+        made.now = 100.0
+        assert made.queue.verify("n") is True
+        assert made.queue.pop_due() is target.node
+
+    def test_a_node_that_is_gone_or_has_no_ready_pod_is_not_verified(self) -> None:
+        made = world()
+        made.set_pod(READY, POD)
+        assert (made.queue.verify("n"), made.queue.verify("other")) == (False, False)
+
+
+def test_a_node_read_by_an_earlier_run_waits_for_its_refresh() -> None:
+    """It falls into the second half of the interval."""
+    fingerprint = Fingerprint(pod_uid="u", container_id="1", restarts=0, boot_id="", capacity=None)
+    made = world(known={"n": Known(fingerprint, time.time())}, refresh=Duration(REFRESH))
+    assert made.queue.fingerprint("n") == fingerprint
+    made.now = REFRESH / 2 - 10.0
+    assert made.queue.pop_due() is None
+    made.now = REFRESH
+    assert made.queue.pop_due() is not None
+
+
+def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends() -> None:
+    made = world()
+    made.queue.set_node(NODE, NAMED)
+    target = handed_out(made)
+    made.queue.succeeded(target)
+    made.queue.done(target.node)
+    made.set_pod(READY, POD)
+    made.now = 100.0
+    made.set_pod(POD, None)
+    assert made.gone_at(GRACE - 1.0) == []
+    assert made.gone_at(GRACE) == []
+    assert made.seen.uncovered == {"n": Uncovered.NO_POD}
+    assert made.gone_at(GRACE + 100.0) == ["n"]
+
+
+class TestDevices:
+    DEVICES = NodeDevices(listed=(GpuRef("GPU-1"),), gpus=1, usable=1, passed=0)
+    PASSED = NodeDevices(listed=(), gpus=0, usable=0, passed=1)
+    NONE = NodeDevices(listed=(), gpus=0, usable=0, passed=0)
+
+    def bare(self) -> World:
+        """Return the queue of a cluster with a node that has neither a pod nor a sign of GPUs."""
+        made = World()
+        made.set_pod(POD, None)
+        made.queue.resume()
+        made.seen.gone.clear()
+        return made
+
+    @pytest.mark.parametrize(("devices", "known"), [(DEVICES, True), (PASSED, True), (NONE, False)])
+    def test_a_node_whose_slices_list_gpus_is_observed(self, devices: NodeDevices, known: bool) -> None:
+        made = self.bare()
+        made.queue.set_devices("n", devices)
+        assert ("n" in made.seen.nodes) is known
+        made.queue.set_devices("other", devices)  # which does not exist yet
+        assert "other" not in made.seen.nodes
+        made.queue.set_node(None, msgspec.structs.replace(NODE, facts=NodeInfo(name="other", uid="2")))
+        assert ("other" in made.seen.nodes) is known
+
+    def test_a_reading_depends_on_the_listed_gpus(self) -> None:
+        made = world()
+        for devices, listed in ((self.DEVICES, (GpuRef("GPU-1"),)), (self.NONE, ()), (None, None)):
+            made.queue.set_devices("n", devices)
+            fingerprint = made.queue.fingerprint("n")
+            assert fingerprint is not None
+            assert fingerprint.listed == listed
+
+    def test_the_capacity_is_the_most_gpus_that_were_listed(self) -> None:
+        made = world()
+        for count, capacity in ((2, 2), (1, 2), (3, 3)):
+            refs = tuple(GpuRef(f"GPU-{index}") for index in range(count))
+            made.queue.set_devices("n", NodeDevices(listed=refs, gpus=count, usable=count, passed=0))
+            assert made.seen.nodes["n"].capacity == capacity
