@@ -163,8 +163,8 @@ class Commit:
         if not await self._first_time(connection, database):
             return
         planned = self._planned
-        if self._shards is not None:
-            planned = planned._replace(changes=await correct_previous(connection, planned.changes))
+        if self._owned is not None:
+            planned = planned._replace(changes=await correct_previous(connection, planned.changes, self._owned))
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))

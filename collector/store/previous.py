@@ -4,7 +4,8 @@ A shard sees what the others record a second late, and only of clusters in its o
 that moved twice for one that came from its last place but one, or mistake a moved GPU for a new one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sqlalchemy import select
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Event, Place
 from collector.store import schema
-from collector.store.sound import moment, text
+from collector.store.sound import text
 
 __all__ = ["correct_previous"]
 
@@ -21,59 +22,62 @@ _placements = schema.placements.c
 _NO_MOVE = {"previous_cluster": None, "previous_node": None}
 
 
-async def correct_previous(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+async def correct_previous(
+    connection: AsyncConnection, rows: Sequence[dict[str, Any]], owned: AbstractSet[str]
+) -> list[dict[str, Any]]:
     """Return rows of gpuid_changes, in order, that are about to be inserted, with the correct previous places.
 
-    A GPU came from where it left last, according to the placements. While it is elsewhere as well, it is in conflict,
-    and has not moved. The same is true of a move that is recorded only after another shard has recorded a later place:
-    taken literally, it would end that place. The given rows stay as they are: if the transaction fails, the next
-    attempt may find other placements.
+    A GPU came from where it left last, according to the placements. While it is elsewhere as well, as another shard has
+    recorded in the meantime, it is in conflict and has not moved: a move would say that it has left that place too.
+    Only the shard that owns a cluster (`owned` are this one's) records that a GPU vanished from there. The given rows
+    stay as they are: if the transaction fails, the next attempt may find other placements.
     """
     arriving = sorted({row["uuid"] for row in rows if row["event"] in (Event.APPEARED, Event.MOVED)})
     here, left = await _recorded(connection, arriving)
     corrected = []
     for row in map(dict, rows):
         uuid, place = row["uuid"], Place(row["cluster"], row["node"])
-        present = here.setdefault(uuid, {})
+        present = here.setdefault(uuid, set())
         if row["event"] == Event.VANISHED:
-            present.pop(place, None)
+            present.discard(place)
             left[uuid] = place
         elif row["event"] in (Event.APPEARED, Event.MOVED):
             if row["event"] == Event.MOVED:
                 was = Place(row["previous_cluster"], row["previous_node"])
-                ended = present.pop(was, None) is not None  # by this transaction
+                ended = was in present
                 if ended:
+                    present.discard(was)
                     left[uuid] = was
-                if any(since > row["time"] for since in present.values()):
-                    if ended:
+                if present - {place}:
+                    if ended and was.cluster in owned:
                         corrected.append(row | _NO_MOVE | _vanished_from(was))
                     row |= _NO_MOVE | {"event": Event.APPEARED.value}
             _correct_origin(row, place, present, left.get(uuid))
-            present[place] = row["time"]
+            present.add(place)
         corrected.append(row)
     return corrected
 
 
 async def _recorded(
     connection: AsyncConnection, uuids: Sequence[str]
-) -> tuple[dict[str, dict[Place, float]], dict[str, Place]]:
-    """Return where GPUs are and since when (Unix seconds), and the place that each left last."""
-    here: dict[str, dict[Place, float]] = {}
+) -> tuple[dict[str, set[Place]], dict[str, Place]]:
+    """Return where GPUs are, and the place that each left last."""
+    here: dict[str, set[Place]] = {}
     left: dict[str, Place] = {}
-    columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.since, _placements.until)
+    columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.until)
     for start in range(0, len(uuids), _UUIDS_PER_QUERY):
         query = select(*columns).where(_placements.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]))
         query = query.order_by(_placements.until, _placements.id)
-        for uuid, cluster, node, since, until in await connection.execute(query):
+        for uuid, cluster, node, until in await connection.execute(query):
             place = Place(text(cluster), text(node))
             if until is None:
-                here.setdefault(text(uuid), {})[place] = moment(since)
+                here.setdefault(text(uuid), set()).add(place)
             else:
                 left[text(uuid)] = place
     return here, left
 
 
-def _correct_origin(row: dict[str, Any], place: Place, present: Mapping[Place, float], came_from: Place | None) -> None:
+def _correct_origin(row: dict[str, Any], place: Place, present: AbstractSet[Place], came_from: Place | None) -> None:
     """Make the arrival of a GPU that is nowhere else a move from the place that it left last."""
     if came_from is not None and came_from != place and not present:
         row["event"] = Event.MOVED.value
