@@ -105,8 +105,7 @@ async def run(
             ) as socket:
                 scope.deadline = anyio.current_time() + timeout  # waiting for our own limiters does not count
                 await _receive(socket, channels, share)
-                if not socket.closed:  # unread output must not delay the end
-                    socket.abort()
+                socket.abort()  # the server expects nothing more, and unread output must not delay the end
         except ClusterError as error:
             raise _refused(error) from error
     if channels.excess:

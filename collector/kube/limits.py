@@ -64,7 +64,7 @@ class RateLimiter:
     def __init__(self, rate: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._bucket = TokenBucket(rate, burst, clock())
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
 
     @property
     def rate(self) -> float:
@@ -118,7 +118,7 @@ class LoopShare:
         self._left = self._burst  # seconds that may be used now; below zero while it is over its share
         self._filled = clock()
         self._used = 0.0  # seconds since the last yield
-        self._turnstile = anyio.Lock()  # one task of the cluster at a time has a turn, however many have work
+        self._turnstile = anyio.Lock(fast_acquire=True)  # one task of the cluster at a time has a turn
 
     def over(self, started: float) -> bool:
         """Return whether the turn that began at `started` has lasted long enough."""

@@ -230,7 +230,10 @@ class Session:
         places, borrower = self._websockets.limiter, object()
 
         async def send(transport: Transport, headers: _Headers) -> WebSocket:
-            await places.acquire_on_behalf_of(borrower)
+            try:
+                places.acquire_on_behalf_of_nowait(borrower)
+            except anyio.WouldBlock:
+                await places.acquire_on_behalf_of(borrower)
             try:
                 with anyio.fail_after(timeout):
                     return await transport.websocket(
@@ -248,7 +251,8 @@ class Session:
         async with self._sent(send) as socket:
             try:
                 yield socket
-                await socket.close()
+                if not socket.aborted:
+                    await socket.close()
             except BaseException:
                 socket.abort()
                 raise

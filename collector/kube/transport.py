@@ -173,8 +173,11 @@ class PacedReceiver(ResponseHandler):
 class WebSocket(aiohttp.ClientWebSocketResponse):
     """A WebSocket that can be dropped without the closing handshake."""
 
+    aborted = False
+
     def abort(self) -> None:
         """Close the connection immediately."""
+        self.aborted = True
         self._response.close()
 
 
@@ -258,13 +261,15 @@ class Transport:
     ) -> WebSocket:
         """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds.
 
-        Pings are delivered as messages: the receiver counts and answers them.
+        Pings are delivered as messages: the receiver counts and answers them. A close frame is one as well, which is
+        answered when the WebSocket is closed, unless it is aborted: an API server has closed the connection by then.
         """
         try:
             socket = await self.http.ws_connect(
                 self.url(path, query),
                 protocols=protocols,
                 headers=headers,
+                autoclose=False,
                 autoping=False,
                 max_msg_size=max_message_size,
                 timeout=aiohttp.ClientWSTimeout(ws_close=close_timeout),
