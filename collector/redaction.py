@@ -118,7 +118,7 @@ class Secrets:
                 self._published = published
         text, halves = published
         # Every piece contains half a piece that begins at a multiple of that length in the secrets.
-        return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
+        return not halves.isdisjoint([lower[at : at + half] for at in range(len(lower) - half + 1)]) and any(
             lower[at : at + PIECE_LENGTH] in text for at in range(len(lower) - PIECE_LENGTH + 1)
         )
 

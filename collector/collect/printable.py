@@ -1,6 +1,7 @@
 """Removes unprintable characters from a report: a node's output may contain any of them."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from collector.text import printable
 __all__ = ["printable_report"]
 
 _HEALTH_TEXTS = ("recovery_action", "fabric_state", "fabric_status", "fabric_health", "inforom")
+_GPU_TEXTS = tuple(field.name for field in msgspec.structs.fields(Gpu) if field.type in (str, str | None))
+_texts_of_gpu, _texts_of_health = operator.attrgetter(*_GPU_TEXTS), operator.attrgetter(*_HEALTH_TEXTS)
 
 
 def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
@@ -23,6 +26,8 @@ def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
     A value that repeats one of the `secrets` is dropped: the pod may know it. A GPU whose UUID becomes empty counts as
     one without a UUID, and of two with the same UUID the first is kept.
     """
+    if _is_clean(report, secrets):
+        return report
     clean = printable if secrets is None else functools.partial(_published, secrets)
     cleaned: Report = _cleaned(report, clean)
     if cleaned is report:
@@ -37,6 +42,24 @@ def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
                 UnidentifiedGpu(**{field: getattr(gpu, field) for field in UnidentifiedGpu.__struct_fields__})
             )
     return msgspec.structs.replace(cleaned, gpus=tuple(gpus.values()), unidentified=tuple(unidentified))
+
+
+def _is_clean(report: Report, secrets: Secrets | None) -> bool:
+    """Return whether a report of GPUs alone, as most are, has nothing to remove.
+
+    Most texts are the same in all GPUs of a node, and each is examined once.
+    """
+    if report.unidentified or report.lost or report.unread:
+        return False
+    found: set[str | None] = {report.driver_version, report.cuda_version}
+    for gpu in report.gpus:
+        if gpu.last_known:
+            return False
+        found.update(_texts_of_gpu(gpu))
+        if gpu.health is not None:
+            found.update(_texts_of_health(gpu.health))
+    texts = [text for text in found if text]
+    return "".join(texts).isprintable() and (secrets is None or not any(map(secrets.repeated_in, texts)))
 
 
 def _published(secrets: Secrets, text: str) -> str:

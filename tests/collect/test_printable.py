@@ -92,6 +92,26 @@ def test_a_secret_in_a_gpu_s_health_is_left_out() -> None:
     assert gpu.health == Health(remapped_rows_correctable=1, recovery_action="Reset", inforom="G1")
 
 
+def test_every_text_of_a_gpu_is_checked() -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(Gpu)}
+    texts = [name for name, kind in fields.items() if kind in (str, str | None)]
+    assert fields.keys() - texts == {
+        *("minor_number", "mig", "virtual", "multi_gpu_board"),
+        *("last_known", "health", "ecc_growth"),
+    }
+    for name in texts:
+        values: dict[str, Any] = {"uuid": "GPU-1", name: "a\x1bb"}
+        (clean,) = printable_report(Report(driver_version=None, cuda_version=None, gpus=(Gpu(**values),))).gpus
+        assert getattr(clean, name) == "ab"
+
+
+def test_a_clean_gpu_does_not_vouch_for_the_next_one() -> None:
+    token = "c2VjcmV0LXRva2VuLW9mLWEtY2x1c3Rlcg"
+    gpus = (Gpu(uuid="GPU-1", model="H100"), Gpu(uuid="GPU-2", model="H100", serial=token))
+    report = Report(driver_version="570", cuda_version="12.8", gpus=gpus)
+    assert printable_report(report, Secrets(token)).gpus == (gpus[0], Gpu(uuid="GPU-2", model="H100"))
+
+
 def test_every_text_of_health_is_checked() -> None:
     types = {field.name: field.type for field in msgspec.structs.fields(Health)}
     values: dict[str, Any] = {field: "\x1b" for field in HEALTH_FIELDS if types[field] == str | None}
