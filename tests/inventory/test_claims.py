@@ -9,7 +9,7 @@ from collector.inventory import Inventory
 from collector.inventory.claims import Claim, Claims
 from collector.inventory.index import PlaceIndex
 from collector.inventory.verify_backoff import MAX_DELAY_SECONDS
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading, Step
+from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, Place, Reading, Step
 
 HOUR = 3600.0
 
@@ -297,6 +297,35 @@ class TestBoards:
         for change in ({"tray": "2"}, {"module": "1"}):
             other = msgspec.structs.replace(one, uuid="GPU-2", **({"module": "2"} | change))
             assert self.conflicts(A, one, C, other) == (1, 1)
+
+
+class TestNodesOfAClaim:
+    def test_a_claim_stays_while_a_reading_says_nothing_of_the_gpu(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(msgspec.structs.replace(reading(C, 30.0), unread=(GpuRef("GPU-1"),)))
+        claimant = inventory.node(C)
+        assert claimant is not None
+        assert claimant.claims == {"GPU-1"}
+
+    def test_both_nodes_of_a_conflict_are_named(self) -> None:
+        inventory = Inventory()
+        for place, time in ((A, 10.0), (C, 20.0), (A, 30.0), (C, 40.0)):
+            inventory.apply(reading(place, time, ONE))
+        assert (inventory.nodes_in_conflict("east"), inventory.nodes_in_conflict("west")) == ({"a"}, {"c"})
+
+    def test_a_new_node_with_the_name_of_a_removed_one_is_asked_at_once(self) -> None:
+        inventory = Inventory()
+        for time in (10.0, 20.0, 30.0):
+            inventory.apply(reading(A, time, ONE))
+            delay = asked(inventory.apply(reading(C, time + 1.0, ONE)), A)
+            inventory.apply(reading(C, time + 2.0))
+        assert delay is not None
+        assert delay > 0.0
+        inventory.remove_node(A, 40.0)
+        inventory.apply(reading(A, 41.0, ONE))
+        assert asked(inventory.apply(reading(C, 42.0, ONE)), A) == 0.0
 
 
 class TestAnswers:

@@ -962,6 +962,16 @@ class TestRemoval:
         assert short(step.changes) == [(Event.VANISHED, "GPU-1", A, None)]
         assert fleet.inventory.last_place("GPU-1") is None
 
+    def test_gpus_absent_from_a_node_are_in_the_order_in_which_they_left(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        fleet.read(A, 20.0, ONE)
+        fleet.read(A, 30.0)
+        assert [(uuid, one.time) for uuid, one in fleet.inventory.absent_from(A).items()] == [
+            ("GPU-2", 20.0),
+            ("GPU-1", 30.0),
+        ]
+        assert fleet.inventory.absent_from(B) == {}
+
     def test_an_absent_gpu_has_a_last_place(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         assert fleet.inventory.last_place("GPU-1") is None

@@ -162,6 +162,17 @@ class TestRestore:
         step = (after := restored(before, A, B)).apply(reading(B, 3.0, "GPU-1"))
         assert (step.changes, step.verify, after.claimed("prod")) == ((), (A,), {"GPU-1"})
 
+    def test_a_claimant_whose_home_is_gone_has_the_gpu(self):
+        """Another shard may have recorded that it is gone."""
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 2.0, "GPU-1"))
+        after = restored(before, B)
+        assert (after.claimed("prod"), after.nodes_in_claim("prod")) == ({"GPU-1"}, {"b"})
+        (change,) = after.apply(reading(B, 3.0, "GPU-1")).changes
+        assert (change.event, change.place, change.time) == (Event.APPEARED, B, 2.0)
+        assert (after.claimed("prod"), state(after, B).claims) == (set(), frozenset())
+
     def test_only_an_empty_inventory_can_be_restored(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
@@ -263,6 +274,13 @@ class TestAdopting:
         inventory = Inventory()
         assert inventory.adopt(state(other, B)).changes == ()
         assert inventory.node(B) == other.node(B)
+
+    def test_of_two_readings_at_one_time_the_own_one_stays(self):
+        inventory = self.other(reading(A, 2.0, "GPU-1"))
+        recorded = self.other(reading(A, 2.0, "GPU-2"))
+        step = inventory.adopt(state(recorded, A))
+        assert (step.changes, step.verify) == ((), (A,))
+        assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-1"]
 
     def test_the_newer_reading_determines_the_health(self):
         inventory = self.other(reading(A, 2.0, Gpu(uuid="GPU-1", health=Health(row_remap_pending=True))))
