@@ -26,12 +26,17 @@ READY = msgspec.structs.replace(
 class World:
     """The queue of a cluster that has one node, with a pod that is not ready, so that nothing is due."""
 
-    def __init__(self, known: Mapping[str, Known] = {}, **settings: Any) -> None:
+    def __init__(self, known: Mapping[str, Known] = {}, seed: int = 0, **settings: Any) -> None:
         self.now = 0.0
         self.seen = Observed()
         self._cluster = ClusterSettings(context="c", grace=Duration(GRACE), **settings)
         self.queue = NodeQueue(
-            self._cluster, self.seen, known=known, retry=RetryPolicy(), rng=random.Random(0), clock=lambda: self.now
+            self._cluster,
+            self.seen,
+            known=known,
+            retry=RetryPolicy(),
+            rng=random.Random(seed),
+            clock=lambda: self.now,
         )
         self.queue.set_node(None, NODE)
         self.set_pod(None, POD)

@@ -8,7 +8,7 @@ import pytest
 
 from collector.collect.slices import NodeDevices
 from collector.collect.tracked_node import Target
-from collector.config import Duration
+from collector.config import Duration, PodSource, SourceMethod
 from collector.model import Fingerprint, GpuRef, Known, NodeInfo, ReadFailure, Uncovered
 from tests.collect.test_node_queue import GRACE, NODE, POD, READY, World
 
@@ -18,8 +18,8 @@ NAMED = msgspec.structs.replace(NODE, facts=NodeInfo(name="n", uid="1", gpu_sign
 
 def world(**settings: Any) -> World:
     made = World(**settings)
-    made.queue.resume()
     made.set_pod(POD, READY)
+    made.queue.resume()
     return made
 
 
@@ -123,6 +123,65 @@ def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends()
     assert made.gone_at(GRACE) == []
     assert made.seen.uncovered == {"n": Uncovered.NO_POD}
     assert made.gone_at(GRACE + 100.0) == ["n"]
+
+
+class TestLogs:
+    """A node that is read from what a pod prints."""
+
+    SOURCE = PodSource(namespace="gpu-operator", selector="", container="nvidia-device-plugin", method=SourceMethod.LOG)
+
+    def logs(self, **settings: Any) -> World:
+        return world(sources=(self.SOURCE,), refresh=Duration(REFRESH), **settings)
+
+    def test_a_log_that_cannot_be_read_is_tried_again_soon(self) -> None:
+        """Nothing was run on the node."""
+        made = self.logs()
+        assert 0.8 <= made.queue.failed(handed_out(made), ReadFailure.TIMEOUT) <= 1.2
+
+    def test_a_document_from_before_a_request_does_not_answer_it(self) -> None:
+        made = self.logs()
+        target = handed_out(made)
+        made.now = 100.0
+        assert made.queue.verify("n") is True
+        assert made.queue.answered(target, 100.0) is True
+        assert made.queue.verify("n") is True
+        target.node.verify_at = None
+        assert made.queue.answered(target, 99.0) is False
+        soon = target.node.verify_at
+        assert soon is not None
+        assert 104.0 <= soon <= 106.0
+        assert made.queue.answered(target, 99.0) is False  # a later look does not postpone the first one
+        assert target.node.verify_at == soon
+
+    def test_the_times_of_a_log_are_those_of_its_container(self) -> None:
+        made = self.logs()
+        target = handed_out(made)
+        times = made.queue.log_times(target)
+        assert made.queue.log_times(target) is times
+        assert (made.queue.awaits_first_document(target), times.since) == (True, 0.0)
+        made.now = 360.0
+        assert made.queue.awaits_first_document(target) is False
+
+    def test_a_log_read_by_an_earlier_run_is_looked_at_within_a_period(self) -> None:
+        fingerprint = Fingerprint(pod_uid="u", container_id="1", restarts=0, boot_id="", capacity=None)
+        seen = set()
+        for seed in range(20):
+            made = self.logs(known={"n": Known(fingerprint, time.time())}, seed=seed)
+            assert made.queue.fingerprint("n") == fingerprint
+            made.now = 0.0
+            assert made.queue.pop_due() is None
+            made.now = 300.0
+            target = handed_out(made)
+            assert target.node.log.was_read(fingerprint)
+            seen.add(target.node.attempt)
+        assert len(seen) == 20  # not all at the same time
+
+
+def test_the_view_is_paused_until_it_is_complete() -> None:
+    made = World()
+    assert made.queue.paused
+    made.queue.resume()
+    assert not made.queue.paused
 
 
 class TestDevices:
