@@ -155,12 +155,22 @@ class TestLogs:
 
     def test_the_times_of_a_log_are_those_of_its_container(self) -> None:
         made = self.logs()
+        made.now = 1000.0
         target = handed_out(made)
         times = made.queue.log_times(target)
         assert made.queue.log_times(target) is times
-        assert (made.queue.awaits_first_document(target), times.since) == (True, 0.0)
-        made.now = 360.0
+        assert (made.queue.awaits_first_document(target), times.since) == (True, 1000.0)
+        made.now = 1360.0
         assert made.queue.awaits_first_document(target) is False
+
+    def test_a_change_of_the_listed_gpus_asks_for_a_newer_document(self) -> None:
+        made = self.logs()
+        target = handed_out(made)
+        made.queue.done(target.node)
+        made.now = 50.0
+        made.queue.set_devices("n", TestDevices.DEVICES)
+        assert made.queue.answered(target, 49.0) is False
+        assert made.queue.answered(target, 50.0) is True
 
     def test_a_log_read_by_an_earlier_run_is_looked_at_within_a_period(self) -> None:
         fingerprint = Fingerprint(pod_uid="u", container_id="1", restarts=0, boot_id="", capacity=None)
@@ -175,6 +185,14 @@ class TestLogs:
             assert target.node.log.was_read(fingerprint)
             seen.add(target.node.attempt)
         assert len(seen) == 20  # not all at the same time
+
+
+def test_a_node_that_went_between_two_runs_is_gone() -> None:
+    fingerprint = Fingerprint(pod_uid="u", container_id="1", restarts=0, boot_id="", capacity=None)
+    made = world(known={name: Known(fingerprint, time.time()) for name in ("n", "other")})
+    assert made.seen.gone == ["other"]
+    assert made.queue.node("n") == NODE
+    assert made.queue.node("other") is None
 
 
 def test_the_view_is_paused_until_it_is_complete() -> None:
@@ -221,3 +239,9 @@ class TestDevices:
             refs = tuple(GpuRef(f"GPU-{index}") for index in range(count))
             made.queue.set_devices("n", NodeDevices(listed=refs, gpus=count, usable=count, passed=0))
             assert made.seen.nodes["n"].capacity == capacity
+
+    def test_it_is_known_from_an_earlier_run(self) -> None:
+        fingerprint = Fingerprint(pod_uid="u", container_id="1", restarts=0, boot_id="", capacity=None)
+        made = world(known={"n": Known(fingerprint, time.time(), boards=4)})
+        made.queue.set_devices("n", self.DEVICES)
+        assert made.seen.nodes["n"].capacity == 4

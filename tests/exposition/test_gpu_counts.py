@@ -120,6 +120,7 @@ def test_the_number_of_models_of_a_cluster_is_bounded() -> None:
 
 def test_a_share_is_undefined_without_known_gpus() -> None:
     assert Share().ratio is None
+    assert Share() == Share(0, 0)
     assert Share(3, 4).plus(Share(1, 2)) == Share(4, 6)
     assert Share(3, 6).ratio == 0.5
 

@@ -9,7 +9,7 @@ from collector.inventory import Inventory
 from collector.inventory.claims import Claim, Claims
 from collector.inventory.index import PlaceIndex
 from collector.inventory.verify_backoff import MAX_DELAY_SECONDS
-from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, Place, Reading, Step
+from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, Place, ReadFailure, Reading, Step
 
 HOUR = 3600.0
 
@@ -300,6 +300,15 @@ class TestBoards:
 
 
 class TestNodesOfAClaim:
+    def test_an_unreadable_node_that_lost_a_gpu_is_no_longer_in_its_chassis(self) -> None:
+        inventory = Inventory()
+        one = msgspec.structs.replace(ONE, chassis="c")
+        inventory.apply(reading(A, 10.0, one, TWO))
+        inventory.read_failed(A, ReadFailure.TIMEOUT, 15.0)
+        (change,) = inventory.apply(reading(B, 20.0, one)).changes
+        assert (change.event, change.previous) == (Event.MOVED, A)
+        assert inventory.chassis_places("c") == (B,)
+
     def test_a_claim_stays_while_a_reading_says_nothing_of_the_gpu(self) -> None:
         inventory = Inventory()
         inventory.apply(reading(A, 10.0, ONE))

@@ -302,8 +302,8 @@ class TestAdopting:
         inventory = Inventory()
         inventory.set_node("prod", node.node)
         assert inventory.adopt(node).nodes == {}
-        for silent in (one, other):  # the second one comes too late
-            inventory.adopt(msgspec.structs.replace(node, silent=(silent,)))
-            assert state(inventory, A).silent == (one,)
+        assert inventory.adopt(msgspec.structs.replace(node, silent=(one,))).nodes == {A: state(inventory, A)}
+        inventory.adopt(msgspec.structs.replace(node, silent=(other,)))  # too late
+        assert state(inventory, A).silent == (one,)
         read = self.other(reading(A, 2.0))
         assert read.adopt(msgspec.structs.replace(node, silent=(one,))).nodes == {}
