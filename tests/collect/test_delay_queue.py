@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.collect.delay_queue import DelayQueue
+from collector.collect.delay_queue import MAX_OUTDATED, DelayQueue
 
 
 def test_an_empty_queue_has_nothing_due() -> None:
@@ -55,11 +55,13 @@ def test_rescheduling_a_name_does_not_use_more_memory() -> None:
 
 
 def test_the_order_stays_when_outdated_times_are_dropped() -> None:
-    queue, names = DelayQueue(), [str(number) for number in range(26)]
-    for turn in range(20):
-        for number, name in enumerate(names):
-            queue.schedule(name, 1000.0 - number + turn / 100)
-    assert [queue.pop_due(1e9) for _ in names] == names[::-1]
+    queue, times = DelayQueue(), dict[str, float]()
+    for number in range(26 + MAX_OUTDATED + 26 + 1):  # the last one is one too many
+        name = str(number % 26)
+        times[name] = 1000.0 - number % 26 + number / 1000
+        queue.schedule(name, times[name])
+    assert len(queue._heap) == 26
+    assert [queue.pop_due(1e9) for _ in times] == sorted(times, key=times.__getitem__)
 
 
 def test_they_are_dropped_only_when_there_are_many() -> None:

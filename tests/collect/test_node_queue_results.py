@@ -138,6 +138,15 @@ class TestLogs:
         made = self.logs()
         assert 0.8 <= made.queue.failed(handed_out(made), ReadFailure.TIMEOUT) <= 1.2
 
+    def test_a_log_that_was_read_waits_for_its_next_document(self) -> None:
+        made = self.logs()
+        target = handed_out(made)
+        made.queue.unchanged(target)
+        made.queue.done(target.node)
+        assert made.queue.pop_due() is None
+        made.now = REFRESH
+        assert made.queue.pop_due() is target.node
+
     def test_a_document_from_before_a_request_does_not_answer_it(self) -> None:
         made = self.logs()
         target = handed_out(made)

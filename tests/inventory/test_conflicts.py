@@ -8,7 +8,7 @@ import pytest
 
 from collector.inventory import Inventory
 from collector.inventory.claims import Claims
-from collector.model import Gpu, NodeInfo, Place, Reading, on_one_board
+from collector.model import Gpu, NodeInfo, Place, ReadFailure, Reading, on_one_board
 from tests.inventory.test_inventory import fingerprint
 
 SEAT: dict[str, Any] = {"chassis": "182", "tray": "5", "slot": "15"}
@@ -62,6 +62,16 @@ def test_a_gpu_that_moved_with_another_serial_is_in_conflict_with_its_owner(inve
     assert (inventory.conflicts("east"), inventory.conflicts("west")) == (0, 0)  # it is only claimed
     read(inventory, "east", "a", 30.0, [], started=21.0)
     assert (set(inventory.contested("east")), set(inventory.contested("west"))) == ({"GPU-1"}, {"GPU-2"})
+
+
+def test_a_conflict_without_a_serial_ends_with_the_loss_of_one_gpu(inventory: Inventory) -> None:
+    gpu = Gpu(uuid="GPU-1")
+    for node, time in (("a", 10.0), ("b", 20.0), ("a", 30.0), ("b", 40.0)):
+        read(inventory, "east", node, time, [gpu], started=time - 1.0)
+    assert inventory.conflicts("east") == 1
+    inventory.read_failed(Place("east", "a"), ReadFailure.TIMEOUT, 50.0)
+    read(inventory, "east", "c", 60.0, [gpu], started=59.0)  # so it is no longer in the unreadable one
+    assert (inventory.conflicts("east"), inventory.claims("east")) == (0, 1)
 
 
 @pytest.mark.parametrize("count", [8, 9])

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from collector.inventory import Inventory
+from collector.inventory.listed import with_listed
 from collector.model import (
     NO_UUIDS,
     Event,
@@ -19,6 +20,7 @@ from collector.model import (
     SilentGpu,
     Step,
     Uncovered,
+    Unread,
 )
 from collector.store.codec import decode_node, encode_node
 
@@ -309,3 +311,17 @@ def test_another_node_with_the_same_name_loses_no_gpu(world: World) -> None:
     world.info = msgspec.structs.replace(world.info, uid="2")
     world.list(*refs(A))
     assert world.node.lost_uuids == NO_UUIDS
+
+
+def test_slices_take_nothing_from_a_node_without_a_reading() -> None:
+    """Nor from one whose reading has no fingerprint, which an earlier version recorded."""
+    for time in (None, 10.0):
+        node = NodeState(
+            place=Place("prod", "n"),
+            node=NodeInfo(name="n", uid="1", listed=()),
+            time=time,
+            gpus=(Gpu(uuid="GPU-1"),),
+            since=(5.0,),
+            uncovered=Unread(Uncovered.NO_POD, 20.0),
+        )
+        assert with_listed(node.node, node, 30.0) is node

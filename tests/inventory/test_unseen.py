@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from collector.health import Health
@@ -64,6 +65,15 @@ def test_an_address_is_silent_whatever_else_is_lost() -> None:
     bus = "00000000:07:00.0"
     lost = reading(lost=(GpuRef("GPU-9"), GpuRef(pci_bus_id=bus)))
     assert silent_gpus(node(), lost, (), ()) == (SilentGpu(bus, 20.0, "b"),)
+
+
+@pytest.mark.parametrize(("capacity", "stays"), [(None, True), (3, True), (2, True), (1, False), (0, False)])
+def test_a_silent_gpu_that_is_no_longer_named_stays_while_there_is_room(capacity: int | None, stays: bool) -> None:
+    silent = SilentGpu("00000000:07:00.0", 8.0, "b")
+    before = msgspec.structs.replace(node(ONE), silent=(silent,))
+    after = reading(ONE)
+    after = msgspec.structs.replace(after, node=msgspec.structs.replace(after.node, capacity=capacity))
+    assert silent_gpus(before, after, (ONE,), ()) == ((silent,) if stays else ())
 
 
 def test_a_machine_where_one_address_has_another_gpu_is_another_one() -> None:
