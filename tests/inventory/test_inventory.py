@@ -962,6 +962,20 @@ class TestRemoval:
         assert short(step.changes) == [(Event.VANISHED, "GPU-1", A, None)]
         assert fleet.inventory.last_place("GPU-1") is None
 
+    def test_only_the_silent_gpus_of_a_removed_cluster_are_forgotten(self) -> None:
+        inventory = Inventory()
+        for place in (A, C):
+            inventory.set_node(place.cluster, NodeInfo(name=place.node, uid="1", boot_id="b"))
+            lost = (GpuRef(pci_bus_id="00000000:07:00.0"),)
+            inventory.read_failed(place, ReadFailure.EXIT_STATUS, 10.0, lost=lost)
+            inventory.unlist_node(place, 20.0)
+        inventory.remove_cluster("west", 30.0)
+        for place, count in ((A, 1), (C, 0)):
+            inventory.set_node(place.cluster, NodeInfo(name=place.node, uid="1", boot_id="b"))
+            state = inventory.node(place)
+            assert state is not None
+            assert len(state.silent) == count
+
     def test_gpus_absent_from_a_node_are_in_the_order_in_which_they_left(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         fleet.read(A, 20.0, ONE)

@@ -7,7 +7,7 @@ import pytest
 
 from collector.health import Health
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, SilentGpu
+from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, NodeState, Place, Reading, SilentGpu
 
 A, B, C = (Place("prod", name) for name in "abc")
 FAR = Place("far", "a")
@@ -132,6 +132,12 @@ class TestRestore:
         assert after.conflicts("prod") == 1
         after.apply(reading(A, 9.0))
         assert after.conflicts("prod") == 0
+
+    def test_nor_does_a_conflict_need_a_serial(self):
+        before = Inventory()
+        for place, time in ((A, 1.0), (B, 2.0), (A, 3.0), (B, 4.0)):
+            before.apply(reading(place, time, Gpu(uuid="GPU-1")))
+        assert restored(before, A, B, C).conflicts("prod") == 1
 
     def test_one_serial_in_two_nodes_is_a_conflict(self):
         before = Inventory()
@@ -295,6 +301,17 @@ class TestAdopting:
         recorded = self.other(msgspec.structs.replace(reading(A, time, "GPU-1"), partial=True))
         inventory.adopt(state(recorded, A))
         assert state(inventory, A).partial is partial
+
+    @pytest.mark.parametrize(("time", "lost"), [(5.0, 1), (1.5, 0)])
+    def test_a_gpu_that_the_newer_reading_lost_is_lost(self, time: float, lost: int):
+        inventory = self.other(reading(A, 2.0, "GPU-1"))
+        recorded = self.other(
+            reading(A, 1.0, "GPU-1"), msgspec.structs.replace(reading(A, time), lost=(GpuRef("GPU-1"),))
+        )
+        assert [one.lost for one in state(recorded, A).unseen] == [True]
+        inventory.adopt(state(recorded, A))
+        assert state(inventory, A).lost == lost
+        assert (state(inventory, A).unseen == state(recorded, A).unseen) is bool(lost)
 
     def test_silent_gpus_of_a_node_that_neither_has_read_are_adopted(self):
         one, other = (SilentGpu(f"00000000:0{bus}:00.0", 1.0, "b", unlisted=True) for bus in (1, 2))

@@ -13,7 +13,7 @@ def delays(backoff: VerifyBackoff, *times: float, claimant: Place = CLAIMANT, pl
 
 def test_two_readings_are_free_and_the_next_ones_wait_four_times_longer_each() -> None:
     backoff = VerifyBackoff()
-    assert delays(backoff, 0.0, 1.0) == [0.0, 0.0]
+    assert delays(backoff, 0.5, 1.0) == [0.0, 0.0]
     assert delays(backoff, 2.0) == [19.0]  # 20 seconds after the second one
     assert delays(backoff, 22.0, 102.0, 422.0) == [79.0, 319.0, 1279.0]
     assert delays(backoff, 1702.0) == [3599.0]
