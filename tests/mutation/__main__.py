@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as collect/schedule; default: all")
     parser.add_argument("--seed", type=int, help="of the sample; default: random, and printed")
     parser.add_argument("--sample", type=int, help="mutants of each module; default: all")
-    parser.add_argument("--lines", help="only those of FIRST-LAST")
+    parser.add_argument("--lines", help="only those of FIRST-LAST, or of one line")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     print(f"--seed {seed}", flush=True)  # noqa: T201
@@ -44,7 +44,7 @@ def test(name: str, seed: int, sample: int | None, lines: str | None) -> int:
     every = list(mutants(source))
     if lines:
         first, _, last = lines.partition("-")
-        every = [one for one in every if int(first) <= one.line <= int(last)]
+        every = [one for one in every if int(first) <= one.line <= int(last or first)]
     chosen = every if sample is None or sample >= len(every) else random.Random(f"{name} {seed}").sample(every, sample)
     chosen = sorted(chosen, key=lambda mutant: mutant.line)
     bodies = in_bodies(source)
