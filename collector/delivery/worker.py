@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
 from collector.backoff import Backoff
 from collector.config.sinks import SinkSettings
@@ -31,6 +32,7 @@ SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a 
 CLOSE_SECONDS = 5.0  # for a sink to close
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
+ENOUGH_RECORDS_AHEAD = 1000  # in batches that are read ahead; with fewer, more are read
 GROW_AFTER_BATCHES = 100  # consecutive deliveries after which a reduced batch size is raised again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
 INTERNAL_REASON = "internal"  # an internal error, in addition to the values of sinks.Reason
@@ -118,6 +120,11 @@ class SinkWorker:
         self._seen = 0.0  # and when it was first found waiting
         self._unanswered = ""  # the key of a batch that the sink may have without confirming it
         self._leading = False  # a batch was started since this process became leader
+        self._in_flight: Batch | None = None
+        self._ahead: list[Batch] = []  # the batches after the one in flight, as far as they have been read
+        self._looking = False  # more of them are being read
+        self._looked = anyio.Event()
+        self._tasks: TaskGroup | None = None
         self._trouble = ""  # the text of the last attempt's error; empty after a success
         self._limit = settings.batch_records  # of records per batch; reduced if the sink found one too large
         self._delivered = 0  # batches since the limit was changed
@@ -132,10 +139,11 @@ class SinkWorker:
         self._started = True
         try:
             with self._scope:
-                while not self._ending.is_set():
-                    await self._guarded(self._step)
-                if not self._trouble:
-                    await self._guarded(self._drain)
+                async with anyio.create_task_group() as self._tasks:
+                    while not self._ending.is_set():
+                        await self._guarded(self._step)
+                    if not self._trouble:
+                        await self._guarded(self._drain)
         finally:
             await self._close()
             self._ended.set()
@@ -171,8 +179,7 @@ class SinkWorker:
         now = self._clock()
         seconds = closes_in(waiting, self.settings, now, self._limit, seen=self._first_seen(waiting, now))
         if seconds == 0.0 or (seconds is not None and self._hurry.is_set()):
-            batch = await self._outbox.next_batch(self.name, self._limit)
-            begun = waiting.closed
+            batch, begun = await self._next_batch(), waiting.closed
             while batch is not None:
                 batch, begun = await self._deliver(batch, begun=begun), False
             return
@@ -193,10 +200,14 @@ class SinkWorker:
         await self._store.flushed(self._deadline.left(Stage.DELIVER))
         while not self._trouble and self._store.leads:
             waiting = await self._outbox.next_batch_state(self.name, self._limit)
-            batch = await self._outbox.next_batch(self.name, self._limit)
-            if batch is None:
+            if (batch := await self._next_batch()) is None:
                 return
             await self._deliver(batch, begun=waiting.closed)
+
+    async def _next_batch(self) -> Batch | None:
+        self._in_flight = None
+        self._ahead.clear()
+        return await self._outbox.next_batch(self.name, self._limit)
 
     async def _deliver(self, batch: Batch, *, begun: bool = False) -> Batch | None:
         """Send a batch until the sink accepts or rejects it, the lead is lost or the delivery ends.
@@ -209,16 +220,18 @@ class SinkWorker:
         if begun and not self._leading and not batch.rejected:
             self._unanswered = batch.key
         self._leading = True
+        self._in_flight = batch
         for attempt in itertools.count():
             if not self._store.leads:  # the lease may have expired while this process was stopped
                 return None
-            error, following = await self._send_and_look_ahead(batch)
+            self._look_ahead()
+            error = await self._send(batch)
             if isinstance(error, KnownKeyError):
                 error = self._known(batch, error)
             if isinstance(error, UnavailableError) and error.outcome_unknown:
                 self._unanswered = batch.key
             if error is None:
-                begun_now = await self._confirm(batch, following)
+                begun_now = await self._confirm(batch)
                 self._succeeded(records)
                 return begun_now
             if isinstance(error, TooLargeError) and len(batch.records) > 1:
@@ -235,34 +248,48 @@ class SinkWorker:
                 return None
         return None
 
-    async def _send_and_look_ahead(self, batch: Batch) -> tuple[Exception | None, Batch | None]:
-        """Make one attempt, and read the batch after this one meanwhile; None if that one is not full yet.
+    def _look_ahead(self) -> None:
+        """Begin to read what comes after the batches that are known, unless there are enough.
 
-        When the delivery ends, it is not read: no batch is begun with the confirmation of this one then.
+        Nothing is read when the delivery ends: no batch is begun with the confirmation of another one then.
         """
-        following: Batch | None = None
+        if self._looking or self._ending.is_set() or len(self._ahead) * self._limit >= ENOUGH_RECORDS_AHEAD:
+            return
+        self._looking, self._looked = True, anyio.Event()
+        assert self._tasks is not None  # noqa: S101  it runs
+        self._tasks.start_soon(self._read_ahead, self._last_known, name=f"sink {self.name}: next batches")
 
-        async def look() -> None:
-            nonlocal following
-            try:
-                following = await self._outbox.following(batch, self._limit)
-            except StoreError:  # it is read again later
-                pass
-            except Exception:  # the batch in flight must be confirmed all the same
-                log.exception("unexpected error while reading the next batch", extra={"sink": self.name})
+    async def _read_ahead(self, last: Batch | None) -> None:
+        """Add the full batches after the last one that is known, unless that is another one by then."""
+        try:
+            found = [] if last is None else await self._outbox.following(last, self._limit)
+            if last is self._last_known:
+                self._ahead += found
+        except StoreError:  # they are read again later
+            pass
+        except Exception:  # the batch in flight must be confirmed all the same
+            log.exception("unexpected error while reading the next batches", extra={"sink": self.name})
+        finally:
+            self._looking = False
+            self._looked.set()
 
-        async with anyio.create_task_group() as tasks:
-            if not self._ending.is_set():
-                tasks.start_soon(look)
-            error = await self._send(batch)
-        return error, following
+    async def _looked_ahead(self) -> None:
+        """Wait until nothing is being read."""
+        if self._looking:
+            await self._looked.wait()
 
-    async def _confirm(self, batch: Batch, following: Batch | None) -> Batch | None:
+    @property
+    def _last_known(self) -> Batch | None:
+        return self._ahead[-1] if self._ahead else self._in_flight
+
+    async def _confirm(self, batch: Batch) -> Batch | None:
         """Write that a batch was delivered, and begin the following one with it if possible; return that one."""
-        if following is not None and self._store.leads and not self._ending.is_set():
+        if not self._ahead:
+            await self._looked_ahead()
+        if self._ahead and self._store.leads and not self._ending.is_set():
             with contextlib.suppress(StoreError):  # confirmed below
-                if await self._outbox.confirm_and_begin(batch, following):
-                    return following
+                if await self._outbox.confirm_and_begin(batch, self._ahead[0]):
+                    return self._ahead.pop(0)
         await self._acknowledge(functools.partial(self._outbox.confirm, batch))
         return None
 
@@ -278,6 +305,8 @@ class SinkWorker:
     async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> Batch | None:
         """Deliver the first half of a batch, like `_deliver`, and limit batches for a while; raises StoreError."""
         self._observer.on_export_failure(self.name, records, error.reason.value, one_line(error))
+        await self._looked_ahead()
+        self._ahead.clear()
         half = await self._outbox.halve(batch, str(error))
         if half is None:
             return None

@@ -129,6 +129,20 @@ class _Socket(ByteStream):
                     raise anyio.EndOfStream
                 return received
 
+    @property
+    def readable(self) -> bool:
+        """Whether there is data to read, or the end."""
+        poll = select.poll()
+        poll.register(self.connected, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def send_now(self, item: bytes) -> int:
+        """Send what needs no waiting, if there is nothing to read; return how many bytes."""
+        try:
+            return 0 if self.readable else self.connected.send(item)
+        except OSError:  # including one that would block; a later `send` meets it again
+            return 0
+
     async def send(self, item: bytes) -> None:
         """Send everything, or set `cut` and return: an error would also end TLS for reading."""
         rest = memoryview(item)
@@ -179,6 +193,8 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all; raise WriteError, after which httpcore reads the response, if the receiver stops reading."""
+        if self._stream is self._socket:
+            buffer = buffer[self._socket.send_now(buffer) :]  # what fits needs nobody to listen meanwhile
         if not buffer:
             return
         try:
@@ -234,9 +250,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         """Return whether there is data to read, which a healthy idle connection does not have."""
         if info != "is_readable":
             return None
-        poll = select.poll()
-        poll.register(self._socket.connected, select.POLLIN)
-        return bool(self._early or self._failure or poll.poll(0))
+        return bool(self._early or self._failure or self._socket.readable)
 
 
 @contextmanager

@@ -48,6 +48,7 @@ __all__ = ["WebhookSink", "signature"]
 _BODY_LIMIT = 16384  # bytes of a response that are read
 _BODY_SECONDS = 1.0  # to read a response's body
 _INTERRUPTED_RETRIES = 3
+_SMALL_BATCH = 1000  # records: as many are encoded in less time than a thread takes to answer
 _PART_BYTES = 1 << 16  # of a request written at a time
 _ABOUT_RECORDS = (400, 413, 422)  # statuses about the records themselves, which are then rejected permanently
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -86,6 +87,14 @@ class WebhookSink:
         self._settings = settings
         parts = urlsplit(settings.url)
         self._host = f"{parts.scheme}://{parts.netloc}"
+        files = (
+            settings.ca_file,
+            settings.cert_file,
+            settings.key_file,
+            settings.token_file,
+            settings.hmac_secret_file,
+        )
+        self._has_files = any(files)
         self._lock = anyio.Lock()
         self._begun = False  # part of a body has been written
         self._sent = False  # all of it
@@ -97,7 +106,10 @@ class WebhookSink:
         """POST the batch; any 2xx status delivers it."""
         if not records:
             return
-        body = await anyio.to_thread.run_sync(json_array, records)  # a large batch takes a while
+        if len(records) > _SMALL_BATCH:
+            body = await anyio.to_thread.run_sync(json_array, records)
+        else:
+            body = json_array(records)
         if failure := (await self._post(body, len(records), key))[1]:
             raise failure
 
@@ -133,9 +145,14 @@ class WebhookSink:
         try:
             async with self._lock:
                 with anyio.fail_after(settings.timeout):
-                    found = await ask_files(self._name, self._ask_files)
+                    # Without files, there is nothing that may hang.
+                    asks = self._client is None or self._has_files
+                    found = await ask_files(self._name, self._ask_files) if asks else self._ask_files()
                     client = await self._open(found)
-                    headers = await anyio.to_thread.run_sync(self._headers, found, body, count, key)
+                    if found.hmac_secret is None:
+                        headers = self._headers(found, body, count, key)
+                    else:
+                        headers = await anyio.to_thread.run_sync(self._headers, found, body, count, key)
                     return await self._exchange(client, body, headers)
         except httpx.ConnectTimeout:
             raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
@@ -192,7 +209,7 @@ class WebhookSink:
         self._sent = True
 
     def _ask_files(self) -> _Files:
-        """Return the current contents of the settings' files; call this in a thread."""
+        """Return the current contents of the settings' files; call this in a thread if there are any."""
         settings = self._settings
         stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
         context = None
@@ -206,7 +223,7 @@ class WebhookSink:
         )
 
     def _headers(self, found: _Files, body: bytes, count: int, key: str) -> dict[str, str]:
-        """Return the headers; call this in a thread, as a large body takes a while to sign."""
+        """Return the headers; call this in a thread if it signs, as a large body takes a while."""
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {

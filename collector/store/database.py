@@ -163,14 +163,17 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
+    async def write(self, *, begin: bool = True) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError.
+
+        Without `begin`, no transaction is begun: for a single statement on SQLite, which is one by itself.
+        """
         self.check_file()
         with self.shielded():
             async with self._lock:
                 if self.trouble is not None:
                     raise _again(self.trouble)
-                async with self._writing() as connection:
+                async with self._writing(begin=begin) as connection:
                     yield connection
 
     @asynccontextmanager
@@ -289,12 +292,12 @@ class Database:
             driver._conn.interrupt()  # noqa: SLF001  the public method is a coroutine that does only this
 
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+    async def _writing(self, *, begin: bool = True) -> AsyncIterator[AsyncConnection]:
         if self._writer is None:
             raise StoreError(f"store {self.location}: opened read-only")
         engine = self._writer
         try:
-            async with engine.begin() as connection:
+            async with engine.begin() if begin else engine.connect() as connection:
                 if not self.single_process:
                     # One writer at a time among replicas too: ids must be committed in their order, or a
                     # cursor passes over one that was taken early and committed late.

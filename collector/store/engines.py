@@ -1,14 +1,16 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, with the settings of their connections."""
 
 import os
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Compiled, Connection, Update, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation
@@ -18,7 +20,7 @@ from collector.store.errors import StoreError
 from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
 from collector.tls import client_context
 
-__all__ = ["STATEMENT_TIMEOUT_SECONDS", "postgres_engine", "read_password", "sqlite_engine"]
+__all__ = ["STATEMENT_TIMEOUT_SECONDS", "execute_alone", "postgres_engine", "read_password", "sqlite_engine"]
 
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
@@ -95,6 +97,23 @@ def postgres_engine(
         max_overflow=0,
         pool_pre_ping=ping,
     )
+
+
+async def execute_alone(connection: AsyncConnection, statement: Update, values: Mapping[str, Any]) -> int:
+    """Run one statement on SQLite outside a transaction; returns how many rows it changed.
+
+    The driver takes each call to a thread and back: this is one, and SQLAlchemy's transaction would be eight.
+    """
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    compiled = _compiled(statement)
+    before = driver.total_changes
+    await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
+    return int(driver.total_changes - before)
+
+
+@cache
+def _compiled(statement: Update) -> Compiled:
+    return statement.compile(dialect=sqlite.dialect(paramstyle="named"))
 
 
 async def read_password(path: Path) -> str:

@@ -15,10 +15,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import anyio
 import msgspec
-from sqlalchemy import Double, RowMapping, bindparam, delete, false, literal_column, select, text, update
+from sqlalchemy import Double, RowMapping, Update, bindparam, delete, false, literal_column, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +27,7 @@ from collector.end_deadline import Stage
 from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.database import Database
+from collector.store.engines import execute_alone
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.text import one_line
 
@@ -175,6 +177,14 @@ class Leadership:
             if not self._database.single_process and await connection.scalar(_TOKEN, {"b_name": self.name}) != token:
                 raise LostLeadershipError(f"store {self._database.location}: another collector leads now")
             yield connection
+
+    async def execute(self, statement: Update, values: Mapping[str, Any]) -> int:
+        """Run one statement as a leader's transaction; returns how many rows it changed. Raises StoreError."""
+        if self._database.single_process:
+            async with self._database.write(begin=False) as connection:
+                return await execute_alone(connection, statement, values)
+        async with self.write() as connection:
+            return int((await connection.execute(statement, values)).rowcount)
 
     async def ask(self) -> bool:
         """Renew the lease, or take it if it is free; False while another collector holds it. Raises StoreError."""

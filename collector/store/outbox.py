@@ -5,8 +5,6 @@ before it is handed out, and the cursor moves only after the sink has accepted i
 too.
 """
 
-import bisect
-import functools
 import itertools
 import logging
 import math
@@ -16,16 +14,16 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import RowMapping, delete, func, insert, literal, select, update
+from sqlalchemy import RowMapping, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import SinkRecord, changes_object, last_known_object
+from collector.model import SinkRecord
 from collector.store import schema
-from collector.store.codec import decode_records, encode_records
+from collector.store.codec import encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
-from collector.store.sound import moment, optional_text, sound_changes, sound_count, sound_last_known, text
-from collector.timestamps import rfc3339
+from collector.store.outbox_records import TABLES, counted, decoded, end_of_batch, full_batches, records_between
+from collector.store.sound import moment, sound_count, text
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
 
@@ -129,7 +127,7 @@ class Outbox:
                     continue
                 end = None
                 if not wanted.backfill and not from_start:
-                    end = await connection.scalar(select(func.max(_TABLES[wanted.emit].c.id)))
+                    end = await connection.scalar(select(func.max(TABLES[wanted.emit].c.id)))
                 row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
                 await connection.execute(insert(schema.sinks).values(row))
 
@@ -155,7 +153,7 @@ class Outbox:
             state = await _state(connection, sink)
             if state is None:
                 return BatchState(0, None, closed=False)
-            ahead = _counted(state).limit(limit).subquery()
+            ahead = counted(state["emit"], state["cursor"]).limit(limit).subquery()
             totals = select(func.sum(ahead.c.count), func.count(ahead.c.id), func.min(ahead.c.time))
             count, rows, oldest = (await connection.execute(totals)).one()
             return BatchState(
@@ -197,7 +195,7 @@ class Outbox:
                     return Batch(
                         sink=sink,
                         key=text(letter["key"]),
-                        records=_decoded(letter["records"], "dead letter", letter["id"]),
+                        records=decoded(letter["records"], "dead letter", letter["id"]),
                         store=store,
                         dead_letter=letter["id"],
                         rejected=not letter["half"],
@@ -206,7 +204,7 @@ class Outbox:
                 return None
             upto = state["upto"]
             if upto is None:
-                upto, _ = await _end(connection, state, limit)
+                upto = await end_of_batch(connection, state["emit"], state["cursor"], limit)
                 if upto is None:
                     return None
         if state["upto"] is None:
@@ -220,42 +218,41 @@ class Outbox:
         async with self._database.read() as connection:
             if self._database.id != store:
                 return None
-            records = await _records(connection, state["emit"], state["cursor"], upto)
+            records = await records_between(connection, state["emit"], state["cursor"], upto)
         return Batch(sink=sink, key=self._key(state, upto), records=records, store=store, emit=state["emit"], last=upto)
 
-    async def following(self, batch: Batch, limit: int) -> Batch | None:
-        """Return the batch after the one in flight if it is full; it is not begun, see `confirm_and_begin`.
+    async def following(self, batch: Batch, limit: int) -> list[Batch]:
+        """Return the full batches after the one in flight, a few at once; none is begun, see `confirm_and_begin`.
 
-        None if other records come first, such as those of replayed dead letters.
+        Empty if other records come first, such as those of replayed dead letters.
         """
         if batch.dead_letter is not None:
-            return None
-        state = {"name": batch.sink, "emit": batch.emit, "cursor": batch.last}
+            return []
         async with self._database.read() as connection:
             if self._database.id != batch.store:
-                return None
+                return []
             if await connection.scalar(_REPLAY.where(_letters.sink == batch.sink)) is not None:
-                return None
-            upto, count = await _end(connection, state, limit)
-            if upto is None or count < limit:
-                return None
-            records = await _records(connection, batch.emit, batch.last, upto)
-        if not records:  # all are damaged
-            return None
-        key = self._key(state, upto)
-        return Batch(sink=batch.sink, key=key, records=records, store=batch.store, emit=batch.emit, last=upto)
+                return []
+            found = await full_batches(connection, batch.emit, batch.last, limit)
+        batches, cursor = [], batch.last
+        for upto, records in found:
+            key = self._key({"name": batch.sink, "emit": batch.emit, "cursor": cursor}, upto)
+            batches.append(
+                Batch(sink=batch.sink, key=key, records=records, store=batch.store, emit=batch.emit, last=upto)
+            )
+            cursor = upto
+        return batches
 
     async def confirm_and_begin(self, batch: Batch, following: Batch) -> bool:
         """Note that a batch was delivered and that the one after it is handed out, in one transaction.
 
-        Returns False if nothing was noted, because the batch is no longer in flight.
+        Returns False if nothing was noted, because the batch is no longer in flight or another one comes next.
         """
-        async with self._leadership.write() as connection:
-            if batch.store != self._database.id:
-                return False
-            flying = (_sinks.name == batch.sink, _sinks.emit == batch.emit, _sinks.upto == batch.last)
-            values = {"cursor": batch.last, "upto": following.last}
-            return _count(await connection.execute(update(schema.sinks).where(*flying).values(values))) > 0
+        state = {"name": batch.sink, "emit": batch.emit, "cursor": batch.last}
+        if following.key != self._key(state, following.last):
+            return False
+        values = {"b_sink": batch.sink, "b_emit": batch.emit, "b_last": batch.last, "b_upto": following.last}
+        return await self._leadership.execute(_CONFIRM_AND_BEGIN, values | {"b_store": batch.store}) > 0
 
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
         """Split a batch of at least two records and return the first half; None if it is no longer the next batch.
@@ -275,7 +272,7 @@ class Outbox:
             state = await _state(connection, batch.sink)
             if state is None or state["upto"] != batch.last or state["emit"] != batch.emit:
                 return None
-            ahead = _counted(state).where(_TABLES[batch.emit].c.id <= batch.last)
+            ahead = counted(state["emit"], state["cursor"]).where(TABLES[batch.emit].c.id <= batch.last)
             found = (await connection.execute(ahead)).all()
             rows = [(row[0], sound_count(row[2])) for row in found]
             if len(rows) < 2:
@@ -287,7 +284,7 @@ class Outbox:
                 id_ for (id_, _), total in zip(rows[:-1], totals, strict=False) if total <= half or id_ == rows[0][0]
             ][-1]
             await connection.execute(update(schema.sinks).where(_sinks.name == batch.sink).values(upto=upto))
-            records = await _records(connection, batch.emit, state["cursor"], upto)
+            records = await records_between(connection, batch.emit, state["cursor"], upto)
             if not records:  # all are damaged, so the next batch skips them
                 return None
             key = self._key(state, upto)
@@ -366,7 +363,7 @@ class Outbox:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
-        return _letter(row, _decoded(row["records"], "dead letter", id))
+        return _letter(row, decoded(row["records"], "dead letter", id))
 
     async def replay(self, ids: Collection[int]) -> int:
         """Queue dead letters for redelivery by the delivering process; returns how many of these ids exist."""
@@ -388,13 +385,23 @@ class Outbox:
 
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
-_TABLES = {"changes": schema.changes, "readings": schema.readings}
 _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
+_CONFIRM_AND_BEGIN = (
+    update(schema.sinks)
+    .where(
+        _sinks.name == bindparam("b_sink"),
+        _sinks.emit == bindparam("b_emit"),
+        _sinks.upto == bindparam("b_last"),
+        ~exists().where(_letters.sink == bindparam("b_sink"), _letters.replay),  # they come first
+        exists().where(schema.meta.c.name == "id", schema.meta.c.value == bindparam("b_store")),  # it is not a new file
+    )
+    .values(cursor=bindparam("b_last"), upto=bindparam("b_upto"))
+)
 
 
 def _is_sound(state: RowMapping) -> bool:
     """Return whether a sink's row is intact."""
-    whole = isinstance(state["name"], str) and state["emit"] in _TABLES and isinstance(state["cursor"], int)
+    whole = isinstance(state["name"], str) and state["emit"] in TABLES and isinstance(state["cursor"], int)
     return whole and isinstance(state["upto"], int | None) and isinstance(state["gone"], float | None)
 
 
@@ -426,8 +433,8 @@ async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | N
     waiting, times = max(int(count or 0), again), [] if oldest is None else [moment(oldest)]
     if state is None:
         return SinkBacklog(waiting, min(times, default=None), dead)
-    ahead = _counted(state).subquery()
-    first = _counted(state).limit(1).subquery()
+    ahead = counted(state["emit"], state["cursor"]).subquery()
+    first = counted(state["emit"], state["cursor"]).limit(1).subquery()
     count, rows = (await connection.execute(select(func.sum(ahead.c.count), func.count(ahead.c.id)))).one()
     waiting += max(int(count or 0), rows)
     if (oldest := await connection.scalar(select(first.c.time))) is not None:
@@ -445,83 +452,6 @@ async def _warn(connection: AsyncConnection, state: RowMapping, message: str) ->
     """Log what happens to a sink's backlog, unless it is empty."""
     if records := (await _backlog(connection, state["name"], state)).records:
         log.warning(message, extra={"sink": state["name"], "emit": state["emit"], "records": records})
-
-
-def _counted(state: Mapping[Any, Any]) -> Any:
-    """Select the rows after a sink's cursor: id, time, and the number of records in each."""
-    table = _TABLES[state["emit"]]
-    count = table.c.count if table is schema.readings else literal(1).label("count")
-    return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
-
-
-async def _end(connection: AsyncConnection, state: Mapping[Any, Any], limit: int) -> tuple[int | None, int]:
-    """Return the last row of a batch after a sink's cursor, and how many records up to `limit` there are.
-
-    None if there is no row. A batch has at least one row, which is never split.
-    """
-    found = await connection.execute(_counted(state).limit(limit))
-    ahead = [(row[0], sound_count(row[2])) for row in found]
-    if not ahead:
-        return None, 0
-    totals = list(itertools.accumulate(count for _, count in ahead))
-    fitting = bisect.bisect_right(totals, limit)
-    return ahead[max(0, fitting - 1)][0], totals[-1]
-
-
-async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[SinkRecord]:
-    if emit == "readings":
-        table = schema.readings
-        query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
-        rows = (await connection.execute(query)).mappings()
-        return [record for row in rows for record in _decoded(row["records"], "reading", row["id"])]
-    query = _CHANGES.where(schema.changes.c.id > cursor, schema.changes.c.id <= upto).order_by(schema.changes.c.id)
-    return [_record(*row) for row in await connection.execute(query)]
-
-
-# The columns of a change in the order of _record's parameters.
-_CHANGES = select(
-    *(schema.changes.c[name] for name in ("time", "cluster", "node", "machine", "source", "chassis", "serial", "uuid")),
-    *(schema.changes.c[name] for name in ("model", "event", "changes", "last_known", "mark")),
-)
-
-
-def _record(
-    time: object,
-    cluster: object,
-    node: object,
-    machine: object,
-    source: object,
-    chassis: object,
-    serial: object,
-    uuid: object,
-    model: object,
-    event: object,
-    changes: object,
-    last_known: object,
-    mark: object,
-) -> SinkRecord:
-    """Return the record of a change, whose values may be damaged."""
-    # Not by SinkRecord.of, which takes twice as long: this runs for every record that is delivered.
-    return SinkRecord(
-        cluster=text(cluster),
-        node=text(node),
-        machine=text(machine),
-        source=text(source),
-        chassis=text(chassis),
-        gpu=text(serial),
-        time=_stamp(moment(time)),
-        uuid=text(uuid),
-        model=text(model),
-        event=text(event),
-        changes=None if changes is None else changes_object(sound_changes(changes)),
-        last_known=None if last_known is None else last_known_object(sound_last_known(last_known)),
-        mark=optional_text(mark),
-    )
-
-
-@functools.lru_cache(maxsize=64)  # the changes of one reading have the same time
-def _stamp(time: float) -> str:
-    return rfc3339(time, "seconds")
 
 
 async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float, reason: str) -> Batch:
@@ -556,15 +486,6 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
             await connection.execute(update(schema.dead_letters).where(_letters.id == id_).values(row))
         halves.append(Batch(sink=batch.sink, key=key, records=records, store=batch.store, dead_letter=id_))
     return halves[0]
-
-
-def _decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
-    """Return the records of a row; empty if it is damaged."""
-    try:
-        return decode_records(records)
-    except (msgspec.MsgspecError, TypeError, ValueError):
-        log.error("damaged row in the store: records of a %s lost", what, extra={"row": row})  # noqa: TRY400
-        return []
 
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:

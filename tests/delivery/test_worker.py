@@ -14,6 +14,7 @@ from collector.end_deadline import EndDeadline
 from collector.model import SinkRecord
 from collector.sinks import KnownKeyError, Reason, RejectedError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,9 @@ class World:
         self.limits: list[int] = []
         self.closed_batch = False
         self.full = False  # the batches after the first
+        self.ahead = 1  # how many are read at once
+        self.reading = anyio.Event()  # what is read ahead arrives once this is set
+        self.reading.set()
         self.looked_ahead: list[str] = []  # keys of batches during which the next one was read
         self.in_flight = True  # as far as the outbox knows
         self.begin_error: StoreError | None = None
@@ -107,11 +111,16 @@ class World:
         self.limits.append(limit)
         return self.batches[0] if self.batches else None
 
-    async def following(self, one: Batch, limit: int) -> Batch | None:
+    async def following(self, one: Batch, limit: int) -> list[Batch]:
         self.looked_ahead.append(one.key)
         if self.outbox_error is not None:
             raise self.outbox_error
-        return self.batches[1] if self.full and len(self.batches) > 1 else None
+        await self.reading.wait()
+        keys = [each.key for each in self.batches]
+        if not self.full or one.key not in keys:
+            return []
+        first = keys.index(one.key) + 1
+        return self.batches[first : first + self.ahead]
 
     async def confirm_and_begin(self, one: Batch, following: Batch) -> bool:
         if self.begin_error is not None:
@@ -283,6 +292,44 @@ async def test_full_batches_begin_as_the_one_before_is_confirmed() -> None:
     assert world.begun_together == ["key-2", "key-3"]
     assert len(world.limits) == 2  # asked for the first, and when the worker ended
     assert world.exported == 3
+
+
+async def test_several_batches_are_read_at_once() -> None:
+    world = World(*(batch(number) for number in range(1, 40)), age=3600)
+    world.full, world.ahead = True, 20
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == world.confirmed == [f"key-{number}" for number in range(1, 40)]
+    assert world.begun_together == world.sent[1:]
+    assert len(world.looked_ahead) < 20
+
+
+async def test_what_was_read_after_a_rejected_batch_is_not_sent_twice() -> None:
+    world = World(batch(1), batch(2), batch(3), age=3600)
+    world.full, world.reading = True, anyio.Event()
+
+    def answer(number: int) -> Exception | None:
+        if number == 2:
+            world.reading.set()  # only now arrives what comes after the first
+        return RejectedError("answered 400") if number == 1 else None
+
+    world.answer = answer
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == ["key-1", "key-2", "key-3"]
+    assert world.confirmed == ["key-2", "key-3"]
+
+
+async def test_a_batch_waits_for_what_is_read_while_it_is_sent() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.full, world.reading = True, anyio.Event()
+
+    async def read_later() -> None:
+        await eventually(lambda: bool(world.sent))
+        world.reading.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_later)
+        await world.run(until=lambda: not world.batches)
+    assert world.begun_together == ["key-2"]
 
 
 @pytest.mark.parametrize("error", [None, StoreError("locked")])
