@@ -2,7 +2,7 @@
 
 A change names a field with its value before and after. A value that says nothing, such as a count of 0, need not be
 recorded when it comes to be reported or stops being so: it is the same as no value. Of a GPU that vanished with its
-cluster, which was not configured any more, nothing is known when it comes back: what was told of it may be repeated,
+cluster, which was not configured any more, nothing is known when it comes back: what was said of it may be repeated,
 and may be so no longer without a change that says so.
 """
 
@@ -25,7 +25,7 @@ ALWAYS_TOLD = COUNTERS | {  # whose values a first reading is recorded with if t
 
 
 class _Forgotten(NamedTuple):
-    """A value that was told before gpuid may have forgotten the GPU."""
+    """A value from before gpuid may have forgotten the GPU."""
 
     value: Any
 

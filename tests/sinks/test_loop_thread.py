@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Let the process open only so many descriptors more."""
+    """Let the process open only a few more descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.dup(0)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (_highest_descriptor() + 1, hard))
