@@ -11,7 +11,7 @@ from collector.web.pages.index import index, models
 from collector.web.pages.lookup import lookup, scan
 from collector.web.pages.node_table import nodes as node_list
 from collector.web.pages.past import looking_back
-from collector.web.pages.rendering import compile_templates, error_page, wants_page
+from collector.web.pages.rendering import error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 from collector.web.params import accepting
 
@@ -46,6 +46,5 @@ ROUTES = {  # a name in a path may be anything; a slash is written %2F
 
 def add_to(app: web.Application, limits: HttpLimits) -> None:
     """Add the page to an application; its paths are `ROUTES`."""
-    compile_templates()
     app[STREAMS] = Streams(limits)
     app.on_shutdown.append(app[STREAMS].close)

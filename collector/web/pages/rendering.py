@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import anyio.to_thread
 import jinja2
+import jinja2.meta
 from aiohttp import web
 
 from collector import __version__
@@ -24,7 +26,7 @@ from collector.web.pages.qr import qr_code
 from collector.web.pages.static import SCRIPTS, STATIC_PATHS, STYLESHEETS
 from collector.web.public_url import local_path, public_url
 
-__all__ = ["compile_templates", "error_page", "links_at", "page", "wants_page"]
+__all__ = ["error_page", "links_at", "page", "wants_page"]
 
 NAVIGATION = (  # the key to press after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
@@ -36,14 +38,10 @@ NAVIGATION = (  # the key to press after "g", the name of the area, and its path
 ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chassis, node or machine."}  # by status
 
 
-def compile_templates() -> None:
-    """Compile every template, so that the first user does not have to wait for it."""
-    for name in _templates.list_templates():
-        _templates.get_template(name)
-
-
 async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
     """Return a rendered page, yielding to other tasks while rendering a long one."""
+    if template not in _compiled:  # once, in a thread: it takes a tenth of a second
+        await anyio.to_thread.run_sync(_compile, template)
     pieces = _templates.get_template(template).generate(_common(request) | values)
     text = "".join([piece async for piece in yielding(pieces)])
     response = web.Response(text=text, status=code, content_type="text/html", charset="utf-8")
@@ -76,6 +74,16 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
     return await page(
         request, "error.html", code=error.status, reason=error.reason, message=message, live=False, page_now=here
     )
+
+
+def _compile(template: str) -> None:
+    """Compile a template and all that it refers to."""
+    source, _, _ = _loader.get_source(_templates, template)
+    for other in jinja2.meta.find_referenced_templates(_templates.parse(source)):
+        if other is not None and other not in _compiled:
+            _compile(other)
+    _templates.get_template(template)  # which keeps it
+    _compiled.add(template)
 
 
 def _common(request: web.Request) -> dict[str, Any]:
@@ -146,14 +154,16 @@ PATHS: dict[str, Callable[..., str]] = {
     "address": links.address,
 }
 PATHS_WITH_A_PAST = ("cluster_url", "node_url", "chassis_url", "gpu_url")
+_loader = jinja2.PackageLoader("collector.web")
 _templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("collector.web"),
+    loader=_loader,
     autoescape=True,
     finalize=lambda value: printable(value) if type(value) is str else value,  # not for what is already HTML
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_compiled: set[str] = set()  # with all that they refer to
 _templates.filters |= {
     "utc": humanize.utc,
     "ago": humanize.ago,
