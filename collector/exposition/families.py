@@ -382,60 +382,88 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
 
     `node_labels` are pairs of (Kubernetes label, Prometheus label), as `label_names` returns them.
     """
-    node = state.node
-    where = f'{{{cluster_label}="{escape(state.place.cluster)}",node="{escape(state.place.node)}"'
-    gpus = "".join(_gpu_lines(state.gpus, where))
-    virtual = "".join(
-        [
-            f'gpuid_vgpu_info{where},uuid="{escape(gpu.uuid)}",model="{escape(gpu.model)}"}} 1\n'
-            for gpu in state.gpus
-            if gpu.virtual
-        ]
-    )
-    reported = "".join(
-        [
-            f'gpuid_gpu_last_reported_timestamp_seconds{where},serial="{escape(gpu.serial)}",'
-            f'uuid="{escape(gpu.uuid)}",field="{field}"}} {time:.3f}\n'
-            for gpu in state.gpus
-            if gpu.last_known
-            for field, time in gpu.last_known_facts
-        ]
-    )
-    counts = "".join(
-        f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
-        for state, count in (
-            ("found", state.found),
-            ("lost", state.lost or None),
-            ("capacity", node.capacity),
-            ("allocatable", node.allocatable),
+    node, gpus = state.node, state.gpus
+    cluster, name = _escaped_all((state.place.cluster, state.place.node))
+    where = f'{{{cluster_label}="{cluster}",node="{name}"'
+    virtual = reported = info = read = ""
+    if virtual_gpus := [gpu for gpu in gpus if gpu.virtual]:
+        gpus = tuple([gpu for gpu in gpus if not gpu.virtual])
+        virtual = "".join(
+            [
+                f'gpuid_vgpu_info{where},uuid="{escape(gpu.uuid)}",model="{escape(gpu.model)}"}} 1\n'
+                for gpu in virtual_gpus
+            ]
         )
-        if count is not None
+    if with_last_known := [gpu for gpu in state.gpus if gpu.last_known]:
+        reported = "".join(
+            [
+                f'gpuid_gpu_last_reported_timestamp_seconds{where},serial="{escape(gpu.serial)}",'
+                f'uuid="{escape(gpu.uuid)}",field="{field}"}} {time:.3f}\n'
+                for gpu in with_last_known
+                for field, time in gpu.last_known_facts
+            ]
+        )
+    counts = "".join(
+        [
+            f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
+            for state, count in (
+                ("found", state.found),
+                ("lost", state.lost or None),
+                ("capacity", node.capacity),
+                ("allocatable", node.allocatable),
+            )
+            if count is not None
+        ]
     )
-    info = read = ""
     if state.time is not None:
-        values = dict(node.labels)
-        labels = "".join(f',{name}="{escape(values.get(label))}"' for label, name in node_labels)
+        values = dict(node.labels) if node_labels else {}
+        machine, provider, chassis, driver, cuda, *texts = _escaped_all(
+            (
+                node.machine,
+                node.provider_id,
+                state.chassis,
+                state.driver_version or "",
+                state.cuda_version or "",
+                *[values.get(label, "") for label, _ in node_labels],
+            )
+        )
+        labels = "".join([f',{name}="{text}"' for (_, name), text in zip(node_labels, texts, strict=True)])
         info = (
-            f'gpuid_node_info{where},machine="{escape(node.machine)}",provider_id="{escape(node.provider_id)}",'
-            f'chassis="{escape(state.chassis)}",driver_version="{escape(state.driver_version)}",'
-            f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
+            f'gpuid_node_info{where},machine="{machine}",provider_id="{provider}",chassis="{chassis}",'
+            f'driver_version="{driver}",cuda_version="{cuda}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    texts = tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
-    return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
+    lines = (_gpu_lines(gpus, where), info, counts, read, virtual, reported)
+    encoded = tuple([text.encode("utf-8", "replace") for text in lines])
+    return encoded + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
 
 
-def _gpu_lines(gpus: Sequence[Gpu], where: str) -> list[str]:
-    """Return the lines of the GPUs that are not virtual."""
-    labels = [(gpu.serial or "", gpu.uuid or "", gpu.model or "", gpu.chassis or "") for gpu in gpus if not gpu.virtual]
-    if _SPECIAL.search("".join([text for texts in labels for text in texts])):  # few do
-        labels = [
-            (escape(serial), escape(uuid), escape(model), escape(chassis)) for serial, uuid, model, chassis in labels
+def _gpu_lines(gpus: Sequence[Gpu], where: str) -> str:
+    """Return the lines of GPUs that are not virtual."""
+    # Nearly always one model and chassis for all, and nothing to escape: then each GPU adds two quotes.
+    if len(kinds := {(gpu.model, gpu.chassis) for gpu in gpus}) == 1:
+        ((model, chassis),) = kinds
+        ids = [f'{gpu.serial or ""}",uuid="{gpu.uuid}' for gpu in gpus]
+        text = "".join(ids)
+        if text.isprintable() and "\\" not in text and text.count('"') == 2 * len(ids):
+            start = f'gpuid_gpu_info{where},serial="'
+            end = f'",model="{escape(model)}",chassis="{escape(chassis)}"}} 1\n'
+            return f"{start}{(end + start).join(ids)}{end}"
+    return "".join(
+        [
+            f'gpuid_gpu_info{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
+            f'model="{escape(gpu.model)}",chassis="{escape(gpu.chassis)}"}} 1\n'
+            for gpu in gpus
         ]
-    return [
-        f'gpuid_gpu_info{where},serial="{serial}",uuid="{uuid}",model="{model}",chassis="{chassis}"}} 1\n'
-        for serial, uuid, model, chassis in labels
-    ]
+    )
+
+
+def _escaped_all(values: Sequence[str]) -> Sequence[str]:
+    """Return label values escaped; few need it, which one look at all of them shows."""
+    text = "".join(values)
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return values
+    return [escape(value) for value in values]
 
 
 def gpu_lines(cluster: str, counts: Counts, cluster_label: str) -> bytes:

@@ -137,18 +137,25 @@ def _tally(state: NodeState, model_before: str) -> Tally:
     same = state.uniform  # then one stands for all
     degraded = same and bool(degradations(state.condition(state.gpus[0], state.since[0])))
     present = 0  # and identified
-    for gpu, since in zip(state.gpus, state.since, strict=True):
-        if silent and gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent:
-            continue  # probably the one that does not respond there
-        present += 1
-        if gpu.virtual or gpu.uuid in state.claims:
-            continue
-        model = gpu.model or ""
-        models.add(model)
-        if not same:
-            degraded = bool(degradations(state.condition(gpu, since)))
-        key = (model, GpuState.DEGRADED if degraded else fine)
-        counts[key] = counts.get(key, 0) + 1
+    if same and not state.claims and len(kinds := {(gpu.model or "", gpu.virtual) for gpu in state.gpus}) == 1:
+        ((model, virtual),) = kinds
+        present = len(state.gpus)
+        if not virtual:
+            models.add(model)
+            counts[model, GpuState.DEGRADED if degraded else fine] = present
+    else:
+        for gpu, since in zip(state.gpus, state.since, strict=True):
+            if silent and gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent:
+                continue  # probably the one that does not respond there
+            present += 1
+            if gpu.virtual or gpu.uuid in state.claims:
+                continue
+            model = gpu.model or ""
+            models.add(model)
+            if not same:
+                degraded = bool(degradations(state.condition(gpu, since)))
+            key = (model, GpuState.DEGRADED if degraded else fine)
+            counts[key] = counts.get(key, 0) + 1
     if len(models) > _MODELS_OF_NODE:
         counts = _of_most_common(counts)
     only = model_before if not state.gpus else models.pop() if len(models) == 1 else ""  # usually one model

@@ -42,7 +42,15 @@ class PlaceIndex:
 
     def add_all(self, keys: Iterable[str | None], place: Place) -> set[str]:
         """Add a place of several keys; returns those that are in several places now. None is ignored."""
-        return {key for key in keys if key is not None and self.add(key, place)}
+        only, several = self._only, self._several
+        return {
+            key
+            for key in keys
+            if key is not None
+            # Nearly always it is in neither; the rest decides about the others.
+            and (key in several or only.setdefault(key, place) is not place)
+            and self.add(key, place)
+        }
 
     def discard(self, key: str, place: Place) -> None:
         """Remove a place of a key, if it is there."""

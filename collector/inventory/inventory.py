@@ -294,9 +294,9 @@ class Inventory:
         serials: set[str] = set()
         for node in nodes:
             self._put(node, step)
-            uuids |= self._locations.add_all({gpu.uuid for gpu in node.gpus}, node.place)
-            serials |= self._serials.add_all({gpu.serial for gpu in node.gpus}, node.place)
-            self._chassis.add_all({gpu.chassis for gpu in node.gpus}, node.place)
+            uuids |= self._locations.add_all([gpu.uuid for gpu in node.gpus], node.place)
+            serials |= self._serials.add_all([gpu.serial for gpu in node.gpus], node.place)
+            self._chassis.add_all([gpu.chassis for gpu in node.gpus], node.place)
             uuids |= node.claims  # in only one place if another shard recorded that its home is gone
             for uuid in node.claims:
                 self._claims.open(uuid, node.place, None)

@@ -101,14 +101,6 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
     if fingerprint is not None and not stored.health_read:
         # Matches no pod, so that the node is read again; otherwise its GPUs would seem healthy until the next refresh.
         fingerprint = msgspec.structs.replace(fingerprint, restarts=-1)
-    if count and stored.gpus.uuid is None:
-        raise ValueError("uuid: missing")
-    columns = [_column(getattr(stored.gpus, field), field, count) for field in _COLUMNS]
-    if stored.last_known:
-        marks = [stored.last_known.get(index, ()) for index in range(count)]
-    else:
-        marks = _marks_without_times(stored.gpus.last_known, count, time)
-    growth = [stored.ecc_growth.get(index) for index in range(count)]
     return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
@@ -118,7 +110,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         source=stored.source,
         fingerprint=fingerprint,
         sharing=None if stored.sharing is None else _one_for_all(stored.sharing),
-        gpus=tuple(map(_gpu, *columns, marks, _decoded_health(stored, count), growth)),
+        gpus=tuple(_decoded_gpus(stored, count, time)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
         unseen=stored.unseen,
@@ -314,7 +306,7 @@ class _StoredChange(msgspec.Struct, frozen=True):
 
 
 _DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # the values of columns that are not written, if not None
-_UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
+_UNIQUE = ("uuid", "serial", "pci_bus_id", "minor_number")  # a value for each GPU
 _FEW = frozenset(_COLUMNS) - {
     "uuid",
     "serial",
@@ -368,13 +360,49 @@ def _encoded_health(
     return common, others
 
 
-def _decoded_health(stored: _Stored, count: int) -> list[Health | None]:
-    """Return the health of each GPU; equal ones are one object."""
-    common = None if stored.health is None else shared(stored.health)
-    found = [common] * count
-    for index, fields in stored.other_health.items():
-        if 0 <= index < count:
-            found[index] = None if fields is None else shared(_with_fields(common, fields))
+def _decoded_gpus(stored: _Stored, count: int, time: float | None) -> list[Gpu]:
+    """Return the GPUs of a node; equal strings and healths are one object."""
+    columns = stored.gpus
+    if count and columns.uuid is None:
+        raise ValueError("uuid: missing")
+    alike: dict[str, Any] = {}
+    own: dict[str, list[Any]] = {}
+    for field, value in zip(columns.__struct_fields__, msgspec.structs.astuple(columns), strict=True):
+        if value is None or field in _UNIQUE or field == "last_known":
+            continue
+        if type(value) is list:
+            own[field] = _column(value, field, count)
+        else:
+            alike[field] = sys.intern(value) if type(value) is str else value
+    health = None if stored.health is None else shared(stored.health)
+    # Copies of one, because Python passes more than 15 keywords ten times as slowly.
+    model = Gpu(uuid="", health=health, **alike)
+    unique = [_column(getattr(columns, field), field, count) for field in _UNIQUE]
+    gpus = [
+        msgspec.structs.replace(model, uuid=uuid, serial=serial, pci_bus_id=pci_bus_id, minor_number=minor_number)
+        for uuid, serial, pci_bus_id, minor_number in zip(*unique, strict=True)
+    ]
+    for field, values in own.items():
+        gpus = [msgspec.structs.replace(gpu, **{field: value}) for gpu, value in zip(gpus, values, strict=True)]
+    for index, fields in _decoded_rest(stored, count, time, health).items():
+        if fields:
+            gpus[index] = msgspec.structs.replace(gpus[index], **fields)
+    return gpus
+
+
+def _decoded_rest(stored: _Stored, count: int, time: float | None, common: Health | None) -> dict[int, dict[str, Any]]:
+    """Return the fields that few GPUs have, by position."""
+    if not (stored.last_known or stored.gpus.last_known or stored.other_health or stored.ecc_growth):
+        return {}  # nearly always
+    found: dict[int, dict[str, Any]] = {index: {} for index in range(count)}
+    marks = stored.last_known or dict(enumerate(_marks_without_times(stored.gpus.last_known, count, time)))
+    for index in found.keys() & marks.keys():
+        found[index]["last_known"] = marks[index]
+    for index in found.keys() & stored.ecc_growth.keys():
+        found[index]["ecc_growth"] = stored.ecc_growth[index]
+    for index in found.keys() & stored.other_health.keys():
+        fields = stored.other_health[index]
+        found[index]["health"] = None if fields is None else shared(_with_fields(common, fields))
     return found
 
 
@@ -392,49 +420,3 @@ def _column(value: Any, field: str, count: int) -> list[Any]:
             raise ValueError(f"{field}: expected {count} values")
         return [None if text is None else sys.intern(text) for text in value] if field in _FEW else value
     return [sys.intern(value) if type(value) is str else value] * count
-
-
-def _gpu(  # in the order of the fields; written out, because this is four times as fast as a loop
-    uuid: str,
-    serial: str | None,
-    model: str | None,
-    architecture: str | None,
-    chassis: str | None,
-    slot: str | None,
-    tray: str | None,
-    host: str | None,
-    module: str | None,
-    pci_bus_id: str | None,
-    board_part_number: str | None,
-    gpu_part_number: str | None,
-    minor_number: int | None,
-    vbios: str | None,
-    mig: bool | None,
-    virtual: bool | None,
-    multi_gpu_board: bool | None,
-    last_known: tuple[LastReport, ...],
-    health: Health | None,
-    ecc_growth: float | None,
-) -> Gpu:
-    return Gpu(
-        uuid=uuid,
-        serial=serial,
-        model=model,
-        architecture=architecture,
-        chassis=chassis,
-        slot=slot,
-        tray=tray,
-        host=host,
-        module=module,
-        pci_bus_id=pci_bus_id,
-        board_part_number=board_part_number,
-        gpu_part_number=gpu_part_number,
-        minor_number=minor_number,
-        vbios=vbios,
-        mig=mig,
-        virtual=bool(virtual),
-        multi_gpu_board=bool(multi_gpu_board),
-        last_known=last_known,
-        health=health,
-        ecc_growth=ecc_growth,
-    )

@@ -3,7 +3,6 @@
 SQLite stores values of any type in any column, and a page with corrupted bytes may still be a valid page.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -104,10 +103,13 @@ def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
 
 def is_sound(node: NodeState) -> bool:
     """Return whether all times of a decoded node are valid."""
-    times = node.since if node.time is None else (*node.since, node.time)
-    marks = (report.time for gpu in node.gpus for report in gpu.last_known)
-    growths = (gpu.ecc_growth for gpu in node.gpus if gpu.ecc_growth is not None)
-    return all(0 <= time <= MAX_TIME for time in itertools.chain(times, marks, growths))
+    times = [time for time in {*node.since, node.time} if time is not None]
+    for gpu in node.gpus:
+        if gpu.last_known:
+            times += [report.time for report in gpu.last_known]
+        if gpu.ecc_growth is not None:
+            times.append(gpu.ecc_growth)
+    return all(0 <= time <= MAX_TIME for time in times)
 
 
 _TIMES = frozenset({"time", "since", "until", "confirmed"})
