@@ -118,8 +118,8 @@ _CHANGES = (
     .limit(bindparam("b_limit"))
 )
 # Python's SQLite takes the interpreter's lock for each row, and calls a function for each text. So SQLite itself makes
-# one text of all rows, in its thread and while Python does other work. It writes 15 digits of a number, which are not all
-# of a time: the fraction is written by itself.
+# one text of all rows, in its thread and while Python does other work. It writes 15 digits of a number, which are not
+# all of a time: the fraction is written by itself.
 _rows = _CHANGES.subquery().c
 _CHANGES_AS_JSON = select(
     func.json_group_array(
