@@ -134,6 +134,8 @@ class TestTexts:
             ("1" * 128, "1" * 128),
             ("1" * 129, None),
             (" " * 129 + "1", "1"),
+            (" " + "1" * 128, "1" * 128),
+            (" " + "1" * 129, None),
         ],
     )
     def test_fill_a_field_if_known_and_short(self, text: str | None, value: str | None) -> None:

@@ -262,6 +262,15 @@ class TestTheShareOfTheLoop:
         assert re.sub("( other)+", ";", " ".join(steps)) == "work work; work work; work work;"
 
     @pytest.mark.anyio
+    async def test_does_not_yield_when_its_share_is_just_used_up(self):
+        work = Work()
+        share = LoopShare(0.5, burst=0.125, turn=1.0, clock=work.clock)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await share.pause(work.last(0.125))
+        assert not scope.cancelled_caught
+
+    @pytest.mark.anyio
     async def test_begins_the_next_turn_when_the_pause_ends(self):
         work = Work()
         share = LoopShare(0.5, burst=1.0, turn=0.25, clock=work.clock)
