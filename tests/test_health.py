@@ -223,6 +223,11 @@ def test_what_needs_replacement_comes_before_what_needs_a_reset() -> None:
     assert worst_level(condition) is Level.REPLACE
 
 
+def test_two_reasons_are_in_order_too() -> None:
+    condition = Condition(Health(recovery_action="Reset"), lost=True)
+    assert degradations(condition) == (Degradation.LOST, Degradation.RECOVERY_ACTION)
+
+
 def test_a_placement_is_judged_by_its_last_confirmation() -> None:
     gpu = Gpu(uuid="GPU-a", serial="1", model="H100", health=Health(row_remap_failure=True), ecc_growth=NOW)
     placement = Placement(gpu=gpu, place=Place("c", "n"), since=0.0, confirmed=NOW + 8 * DAY, lost=True)
