@@ -72,7 +72,10 @@ def printable_json(encoded: bytes) -> bytes:
     """
     if encoded.isascii() and b"\x7f" not in encoded:  # JSON escapes the other control characters anyway
         return encoded
-    return encoded.decode().translate(_JSON_ESCAPES).encode()
+    written = encoded.decode()
+    if written.replace("\n", "").isprintable():  # such as "Zürich"; escaping calls a function for each character
+        return encoded
+    return written.translate(_JSON_ESCAPES).encode()
 
 
 def csv_text(text: str) -> str:

@@ -112,6 +112,11 @@ def test_json_with_escapes_means_the_same(value: object) -> None:
         assert msgspec.json.decode(shown) == value
 
 
+def test_printable_json_is_returned_as_it_is() -> None:
+    for body in ('["Zürich", "節点"]\n'.encode(), b'["a"]'):
+        assert printable_json(body) is body
+
+
 @pytest.mark.parametrize(
     ("location", "target"),
     [

@@ -122,7 +122,8 @@ class SinkWorker:
         self._leading = False  # a batch was started since this process became leader
         self._in_flight: Batch | None = None
         self._ahead: list[Batch] = []  # the batches after the one in flight, as far as they have been read
-        self._looking = False  # more of them are being read
+        self._looking = False  # more of them are being read,
+        self._looking_after: Batch | None = None  # after this one
         self._looked = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._trouble = ""  # the text of the last attempt's error; empty after a success
@@ -180,8 +181,11 @@ class SinkWorker:
         seconds = closes_in(waiting, self.settings, now, self._limit, seen=self._first_seen(waiting, now))
         if seconds == 0.0 or (seconds is not None and self._hurry.is_set()):
             batch, begun = await self._next_batch(), waiting.closed
-            while batch is not None:
-                batch, begun = await self._deliver(batch, begun=begun), False
+            try:
+                while batch is not None:
+                    batch, begun = await self._deliver(batch, begun=begun), False
+            finally:
+                self._forget()
             return
         sooner = () if self._hurry.is_set() else (self._hurry,)
         wait = POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
@@ -205,9 +209,12 @@ class SinkWorker:
             await self._deliver(batch, begun=waiting.closed)
 
     async def _next_batch(self) -> Batch | None:
+        self._forget()
+        return await self._outbox.next_batch(self.name, self._limit)
+
+    def _forget(self) -> None:
         self._in_flight = None
         self._ahead.clear()
-        return await self._outbox.next_batch(self.name, self._limit)
 
     async def _deliver(self, batch: Batch, *, begun: bool = False) -> Batch | None:
         """Send a batch until the sink accepts or rejects it, the lead is lost or the delivery ends.
@@ -253,11 +260,12 @@ class SinkWorker:
 
         Nothing is read when the delivery ends: no batch is begun with the confirmation of another one then.
         """
-        if self._looking or self._ending.is_set() or len(self._ahead) * self._limit >= ENOUGH_RECORDS_AHEAD:
+        known = sum(len(one.records) for one in self._ahead)
+        if self._looking or self._ending.is_set() or known >= ENOUGH_RECORDS_AHEAD:
             return
-        self._looking, self._looked = True, anyio.Event()
+        self._looking, self._looking_after, self._looked = True, self._last_known, anyio.Event()
         assert self._tasks is not None  # noqa: S101  it runs
-        self._tasks.start_soon(self._read_ahead, self._last_known, name=f"sink {self.name}: next batches")
+        self._tasks.start_soon(self._read_ahead, self._looking_after, name=f"sink {self.name}: next batches")
 
     async def _read_ahead(self, last: Batch | None) -> None:
         """Add the full batches after the last one that is known, unless that is another one by then."""
@@ -270,7 +278,7 @@ class SinkWorker:
         except Exception:  # the batch in flight must be confirmed all the same
             log.exception("unexpected error while reading the next batches", extra={"sink": self.name})
         finally:
-            self._looking = False
+            self._looking, self._looking_after = False, None
             self._looked.set()
 
     async def _looked_ahead(self) -> None:
@@ -284,7 +292,7 @@ class SinkWorker:
 
     async def _confirm(self, batch: Batch) -> Batch | None:
         """Write that a batch was delivered, and begin the following one with it if possible; return that one."""
-        if not self._ahead:
+        if not self._ahead and self._looking_after is batch and not self._ending.is_set():
             await self._looked_ahead()
         if self._ahead and self._store.leads and not self._ending.is_set():
             with contextlib.suppress(StoreError):  # confirmed below

@@ -1,6 +1,7 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, with the settings of their connections."""
 
 import os
+import sqlite3
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -106,9 +107,12 @@ async def execute_alone(connection: AsyncConnection, statement: Update, values: 
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     compiled = _compiled(statement)
-    before = driver.total_changes
-    await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
-    return int(driver.total_changes - before)
+    try:
+        before = driver.total_changes
+        await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
+        return int(driver.total_changes - before)
+    except ValueError as error:  # it is closed, as SQLAlchemy's dialect also takes it
+        raise sqlite3.OperationalError(str(error)) from error
 
 
 @cache

@@ -4,6 +4,7 @@ import bisect
 import functools
 import itertools
 import logging
+import operator
 from typing import Any
 
 import msgspec
@@ -20,7 +21,8 @@ from collector.timestamps import rfc3339
 __all__ = ["TABLES", "counted", "decoded", "end_of_batch", "full_batches", "records_between"]
 
 TABLES = {"changes": schema.changes, "readings": schema.readings}
-RECORDS_AHEAD = 2000  # read at once; a sink's batches that are read ahead have no more, unless a single one has
+RECORDS_AHEAD = 2000  # read at once, or a single batch
+READINGS_AHEAD = 16  # batches of readings, each of which is a query of its own
 
 _ALMOST_WHOLE = 0.999999  # of a second: more is rounded to the next one where a time is written
 _LAST_ID = (1 << 63) - 1
@@ -51,18 +53,24 @@ async def full_batches(
     """Return the batches after a cursor that are full, each with its last row; a few, and only sound ones."""
     batches = max(1, RECORDS_AHEAD // limit)
     if emit == "changes":
-        ids, records = await _changes(connection, cursor, _LAST_ID, batches * limit)
+        some = select(_columns.id).where(_columns.id > cursor).order_by(_columns.id).limit(batches * limit).subquery()
+        count = await connection.scalar(select(func.count()).select_from(some)) or 0
+        if count < limit:
+            return []
+        ids, records = await _changes(connection, cursor, _LAST_ID, count - count % limit)
         return [(ids[end - 1], records[end - limit : end]) for end in range(limit, len(ids) + 1, limit)]
-    found = await connection.execute(counted(emit, cursor).limit(batches * limit))
+    found = await connection.execute(counted(emit, cursor).limit(min(batches, READINGS_AHEAD) * limit))
     ahead = [(row[0], sound_count(row[2])) for row in found]
     full: list[tuple[int, list[SinkRecord]]] = []
-    while len(full) < batches and sum(count for _, count in ahead) >= limit:
+    read = 0
+    while len(full) < READINGS_AHEAD and read < RECORDS_AHEAD and sum(count for _, count in ahead) >= limit:
         rows = _rows_of_batch([count for _, count in ahead], limit)
         upto = ahead[rows - 1][0]
         records = await records_between(connection, emit, cursor, upto)
         if not records:  # all are damaged
             break
         full.append((upto, records))
+        read += len(records)
         cursor, ahead = upto, ahead[rows:]
     return full
 
@@ -149,7 +157,7 @@ _decode_rows = msgspec.json.Decoder(list[_Row]).decode
 def _from_json(written: str) -> tuple[list[int], list[SinkRecord]]:
     """Return the ids and records of changes that SQLite wrote as JSON; raises MsgspecError if one is damaged."""
     rows = _decode_rows(written)
-    rows.sort()  # by id: they are in this order, but SQLite does not promise it
+    rows.sort(key=operator.itemgetter(0))  # they are in this order, but SQLite does not promise it
     return [row[0] for row in rows], [
         SinkRecord(
             cluster=cluster,

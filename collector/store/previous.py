@@ -4,7 +4,7 @@ A shard sees what the others record a second late, and only of clusters in its o
 that moved twice for one that came from its last place but one, or mistake a moved GPU for a new one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -37,52 +37,52 @@ async def correct_previous(
     corrected = []
     for row in map(dict, rows):
         uuid, place = row["uuid"], Place(row["cluster"], row["node"])
-        present = here.setdefault(uuid, set())
+        present = here.setdefault(uuid, {})
         if row["event"] == Event.VANISHED:
-            present.discard(place)
+            present.pop(place, None)
             left[uuid] = place
         elif row["event"] in (Event.APPEARED, Event.MOVED):
             if row["event"] == Event.MOVED:
                 was = Place(row["previous_cluster"], row["previous_node"])
-                ended = was in present
-                if ended:
-                    present.discard(was)
+                machine = present.pop(was, None)
+                if machine is not None:
                     left[uuid] = was
-                if present - {place}:
-                    if ended and was.cluster in owned:
-                        corrected.append(row | _NO_MOVE | _vanished_from(was))
+                if present.keys() - {place}:
+                    if machine is not None and was.cluster in owned:
+                        corrected.append(row | _NO_MOVE | _vanished_from(was, machine))
                     row |= _NO_MOVE | {"event": Event.APPEARED.value}
             _correct_origin(row, place, present, left.get(uuid))
-            present.add(place)
+            present[place] = row["machine"]
         corrected.append(row)
     return corrected
 
 
 async def _recorded(
     connection: AsyncConnection, uuids: Sequence[str]
-) -> tuple[dict[str, set[Place]], dict[str, Place]]:
-    """Return where GPUs are, and the place that each left last."""
-    here: dict[str, set[Place]] = {}
+) -> tuple[dict[str, dict[Place, str]], dict[str, Place]]:
+    """Return where GPUs are, with the machines there, and the place that each left last."""
+    here: dict[str, dict[Place, str]] = {}
     left: dict[str, Place] = {}
-    columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.until)
+    columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.machine, _placements.until)
     for start in range(0, len(uuids), _UUIDS_PER_QUERY):
         query = select(*columns).where(_placements.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]))
         query = query.order_by(_placements.until, _placements.id)
-        for uuid, cluster, node, until in await connection.execute(query):
+        for uuid, cluster, node, machine, until in await connection.execute(query):
             place = Place(text(cluster), text(node))
             if until is None:
-                here.setdefault(text(uuid), set()).add(place)
+                here.setdefault(text(uuid), {})[place] = text(machine)
             else:
                 left[text(uuid)] = place
     return here, left
 
 
-def _correct_origin(row: dict[str, Any], place: Place, present: AbstractSet[Place], came_from: Place | None) -> None:
+def _correct_origin(row: dict[str, Any], place: Place, present: Mapping[Place, str], came_from: Place | None) -> None:
     """Make the arrival of a GPU that is nowhere else a move from the place that it left last."""
     if came_from is not None and came_from != place and not present:
         row["event"] = Event.MOVED.value
         row["previous_cluster"], row["previous_node"] = came_from
 
 
-def _vanished_from(place: Place) -> dict[str, Any]:
-    return {"event": Event.VANISHED.value, "cluster": place.cluster, "node": place.node, "machine": "", "source": ""}
+def _vanished_from(place: Place, machine: str) -> dict[str, Any]:
+    where = {"cluster": place.cluster, "node": place.node, "machine": machine, "source": ""}
+    return {"event": Event.VANISHED.value, **where}

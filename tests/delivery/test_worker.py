@@ -318,6 +318,25 @@ async def test_what_was_read_after_a_rejected_batch_is_not_sent_twice() -> None:
     assert world.confirmed == ["key-2", "key-3"]
 
 
+async def test_a_batch_does_not_wait_for_what_is_read_after_a_rejected_one() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.full, world.reading = True, anyio.Event()
+    world.answer = lambda number: RejectedError("answered 400") if number == 1 else None
+    waited = []
+
+    async def read_later() -> None:
+        with anyio.move_on_after(10):
+            await eventually(lambda: bool(world.confirmed))
+        waited.append(not world.confirmed)
+        world.reading.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_later)
+        await world.run(until=lambda: not world.batches)
+    assert world.confirmed == ["key-2"]
+    assert waited == [False]
+
+
 async def test_a_batch_waits_for_what_is_read_while_it_is_sent() -> None:
     world = World(batch(1), batch(2), age=3600)
     world.full, world.reading = True, anyio.Event()

@@ -5,6 +5,7 @@ from sqlalchemy import text
 
 from collector.model import Gpu
 from collector.store import Subscription
+from collector.store.outbox_records import READINGS_AHEAD
 from collector.timestamps import rfc3339
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +35,17 @@ async def test_batches_that_are_read_together_are_those_handed_out_one_by_one(ou
         batch = await outbox.next_batch("lake", 2)
         assert batch == one
     assert await outbox.following(batch, 2) == []  # the rest is not full
+
+
+async def test_what_is_read_ahead_of_large_readings_is_bounded(settings, collecting):
+    async with collecting(settings) as one:
+        await one.store.reconcile({"lake": Subscription("readings", False)})
+        for number in range(40):
+            one.read(f"n{number}", 10.0, *(f"{number}-{gpu}" for gpu in range(8)))
+        assert await one.store.history_writer.flushed(10)
+        first = await one.store.outbox.next_batch("lake", 1)
+        ahead = await one.store.outbox.following(first, 1)
+    assert [len(batch.records) for batch in ahead] == [8] * READINGS_AHEAD
 
 
 async def test_only_the_very_next_batch_can_begin(outbox):

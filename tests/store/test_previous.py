@@ -14,12 +14,19 @@ pytestmark = pytest.mark.anyio
 
 
 def placed(node: str, since: float, until: float | None) -> dict[str, Any]:
-    return {"uuid": "GPU-1", "cluster": "prod", "node": node, "machine": "", "since": since, "until": until}
+    return {
+        "uuid": "GPU-1",
+        "cluster": "prod",
+        "node": node,
+        "machine": f"host of {node}",
+        "since": since,
+        "until": until,
+    }
 
 
 def change(event: Event, node: str, previous: str | None = None) -> dict[str, Any]:
     cluster = None if previous is None else "prod"
-    here = {"uuid": "GPU-1", "cluster": "prod", "node": node}
+    here = {"uuid": "GPU-1", "cluster": "prod", "node": node, "machine": f"host of {node}"}
     return {"event": event.value, **here, "previous_cluster": cluster, "previous_node": previous}
 
 
@@ -33,6 +40,7 @@ async def corrected(
     async with Store.open(settings) as store, store.database.write() as connection:
         await connection.execute(insert(schema.placements), placements)
         found = await correct_previous(connection, changes, owned)
+    assert [row["machine"] for row in found] == [f"host of {row['node']}" for row in found]
     return [(row["event"], row["node"], row["previous_node"]) for row in found]
 
 
