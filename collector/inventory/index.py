@@ -47,7 +47,7 @@ class PlaceIndex:
             key
             for key in keys
             if key is not None
-            # Nearly always it is in neither; the rest decides about the others.
+            # Nearly always it is in neither; `add` handles the others.
             and (key in several or only.setdefault(key, place) is not place)
             and self.add(key, place)
         }

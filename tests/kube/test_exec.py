@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from collector.kube.exec import ExecError, Output, run
 from collector.kube.limits import SharedLimiter
@@ -59,6 +59,7 @@ class Server:
         self.offers: list[str] = []
         self.protocols: list[str | None] = []
         self.over = anyio.Event()
+        self.close_codes: list[int | None] = []
         self.session_options: dict[str, Any] = {}
 
     def plays(self, play: Play, protocols: tuple[str, ...] = ("v5.channel.k8s.io", "v4.channel.k8s.io")) -> None:
@@ -71,6 +72,7 @@ class Server:
             try:
                 await play(socket)
                 await socket.close()
+                self.close_codes.append(socket.close_code)
             finally:
                 self.over.set()
             return socket
@@ -138,6 +140,13 @@ class TestACommandThatEndsWell:
         server.plays(says((1, b"a"), (3, SUCCESS), close=False))
         with anyio.fail_after(25):
             assert (await server.run(timeout=30)).stdout == b"a"
+
+    async def test_ends_with_the_servers_close_frame_which_needs_no_answer(self, server: Server) -> None:
+        server.plays(says((1, b"a"), (3, SUCCESS)))
+        await server.run()
+        with anyio.fail_after(60):
+            await server.over.wait()
+        assert server.close_codes == [WSCloseCode.ABNORMAL_CLOSURE]
 
     async def test_may_use_unknown_channels(self, server: Server) -> None:
         server.plays(says((255, b"\x01"), (9, b"?"), (1, b"a"), (3, SUCCESS)))

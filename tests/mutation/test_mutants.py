@@ -98,25 +98,38 @@ class C:
             return a
         return 0 - 1
 
+class D(C):
+    def __init__(self):
+        super().__init__()
+        self.twice = self.of(2) * LIMIT
+
 def unused():
     return 4
 """
-DECORATED_TESTS = """from sample import C
+DECORATED_TESTS = """from sample import C, D
 
 
 def test_small():
     assert C().small == 3
     assert C.of(3) == -1
+
+
+def test_reached_but_not_compared():
+    D()
 """
 
 
 def test_mutants_are_tried_in_place(tmp_path: Path) -> None:
-    """Also those of properties and decorated functions; those that no test reaches survive."""
+    """Also those of properties and decorated functions; those that no test reaches, or compares, survive."""
     (tmp_path / "sample.py").write_text(DECORATED)
     (tmp_path / "test_sample.py").write_text(DECORATED_TESTS)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run([sys.executable, "-c", IN_PLACE], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "18 return 4 -> return None",
-        "18 4 -> 5",
+        "19 super().__init__() -> pass",
+        "20 self.twice = self.of(2) * LIMIT -> pass",
+        "20 self.of(2) * LIMIT -> self.of(2) / LIMIT",
+        "20 2 -> 3",
+        "23 return 4 -> return None",
+        "23 4 -> 5",
     ], done.stderr

@@ -40,8 +40,8 @@ ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chass
 
 async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
     """Return a rendered page, yielding to other tasks while rendering a long one."""
-    if template not in _compiled:  # once, in a thread: it takes a tenth of a second
-        await anyio.to_thread.run_sync(_compile, template)
+    if template not in _compiled:
+        await _compile_once(template)
     pieces = _templates.get_template(template).generate(_common(request) | values)
     text = "".join([piece async for piece in yielding(pieces)])
     response = web.Response(text=text, status=code, content_type="text/html", charset="utf-8")
@@ -74,6 +74,13 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
     return await page(
         request, "error.html", code=error.status, reason=error.reason, message=message, live=False, page_now=here
     )
+
+
+async def _compile_once(template: str) -> None:
+    """Compile a template in a thread, for it takes a tenth of a second; one at a time, for all threads share a lock."""
+    async with _compiling:
+        if template not in _compiled:
+            await anyio.to_thread.run_sync(_compile, template)
 
 
 def _compile(template: str) -> None:
@@ -164,6 +171,7 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _compiled: set[str] = set()  # with all that they refer to
+_compiling = anyio.Lock()
 _templates.filters |= {
     "utc": humanize.utc,
     "ago": humanize.ago,
