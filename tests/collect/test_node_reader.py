@@ -41,7 +41,8 @@ class TestFailedReadings:
         self, world: World, how: ExecFaultKind, reason: ReadFailure
     ) -> None:
         world.cluster.fail_exec(how, world.first, times=2)
-        async with world.watched(exec_timeout=Duration(0.5)) as seen:
+        timeout = 0.5 if how is ExecFaultKind.HANG else 60.0
+        async with world.watched(exec_timeout=Duration(timeout)) as seen:
             await world.settled()
             assert seen.failures == [(world.first, reason)] * 2
             assert world.cluster.counters.peak_execs_per_node == 1

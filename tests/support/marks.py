@@ -97,7 +97,7 @@ LONGEST = (
 LAST = ("tests/prometheus/", "tests/grafana/")
 
 PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while
-PATIENT_FIXTURES = {"control_planes", "troubled"}
+PATIENT_FIXTURES = {"control_planes", "prometheus", "troubled"}
 
 
 @pytest.hookimpl(tryfirst=True)

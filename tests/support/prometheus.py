@@ -110,8 +110,8 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
     """A Prometheus that has scraped the demo, through /sd as in config/prometheus, and the other exporters."""
     with scraping(prometheus_program, tmp_path_factory.mktemp("prometheus"), [demo]) as server:
         # Rates and histograms need two scrapes of everything.
-        until(lambda: len(server.query("count_over_time(gpuid_cluster_up[1m]) >= 3")), CLUSTERS)
-        until(lambda: len(server.query("count(count_over_time(kube_node_info[1m]) >= 3)")), 1)
+        until(lambda: len(server.query("count_over_time(gpuid_cluster_up[1m]) >= 3")), CLUSTERS, seconds=300)
+        until(lambda: len(server.query("count(count_over_time(kube_node_info[1m]) >= 3)")), 1, seconds=300)
         yield server
 
 
