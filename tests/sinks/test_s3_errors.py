@@ -2,6 +2,7 @@
 
 import errno
 import ssl
+from http import HTTPStatus
 from typing import Any
 from unittest import mock
 
@@ -63,7 +64,7 @@ class TestAnAnswer:
             (answer(599), "PutObject answered 599 with an empty body", Reason.SERVER_ERROR),
             (answer(502, body=b"\xff"), "PutObject answered 502: [\N{REPLACEMENT CHARACTER}]", Reason.SERVER_ERROR),
             (answer(501), "PutObject answered 501 Not Implemented with an empty body", Reason.MISCONFIGURED),
-            (answer(413), "PutObject answered 413 Request Entity Too Large with an empty body", Reason.MISCONFIGURED),
+            (answer(413), f"PutObject answered 413 {HTTPStatus(413).phrase} with an empty body", Reason.MISCONFIGURED),
             (answer(None), "PutObject answered 500 Internal Server Error with an empty body", Reason.SERVER_ERROR),
         ],
     )
