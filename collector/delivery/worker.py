@@ -122,8 +122,7 @@ class SinkWorker:
         self._leading = False  # a batch was started since this process became leader
         self._in_flight: Batch | None = None
         self._ahead: list[Batch] = []  # the batches after the one in flight, as far as they have been read
-        self._looking = False  # more of them are being read,
-        self._looking_after: Batch | None = None  # after this one
+        self._looking_after: Batch | None = None  # more of them are being read, after this one
         self._looked = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._trouble = ""  # the text of the last attempt's error; empty after a success
@@ -261,16 +260,18 @@ class SinkWorker:
         Nothing is read when the delivery ends: no batch is begun with the confirmation of another one then.
         """
         known = sum(len(one.records) for one in self._ahead)
-        if self._looking or self._ending.is_set() or known >= ENOUGH_RECORDS_AHEAD:
+        if self._looking_after is not None or self._ending.is_set() or known >= ENOUGH_RECORDS_AHEAD:
             return
-        self._looking, self._looking_after, self._looked = True, self._last_known, anyio.Event()
+        last = self._last_known
+        assert last is not None  # noqa: S101  a batch is in flight
         assert self._tasks is not None  # noqa: S101  it runs
-        self._tasks.start_soon(self._read_ahead, self._looking_after, name=f"sink {self.name}: next batches")
+        self._looking_after, self._looked = last, anyio.Event()
+        self._tasks.start_soon(self._read_ahead, last, name=f"sink {self.name}: next batches")
 
-    async def _read_ahead(self, last: Batch | None) -> None:
+    async def _read_ahead(self, last: Batch) -> None:
         """Add the full batches after the last one that is known, unless that is another one by then."""
         try:
-            found = [] if last is None else await self._outbox.following(last, self._limit)
+            found = await self._outbox.following(last, self._limit)
             if last is self._last_known:
                 self._ahead += found
         except StoreError:  # they are read again later
@@ -278,12 +279,12 @@ class SinkWorker:
         except Exception:  # the batch in flight must be confirmed all the same
             log.exception("unexpected error while reading the next batches", extra={"sink": self.name})
         finally:
-            self._looking, self._looking_after = False, None
+            self._looking_after = None
             self._looked.set()
 
     async def _looked_ahead(self) -> None:
         """Wait until nothing is being read."""
-        if self._looking:
+        if self._looking_after is not None:
             await self._looked.wait()
 
     @property

@@ -42,8 +42,7 @@ async def end_of_batch(connection: AsyncConnection, emit: str, cursor: int, limi
 
     A batch has at least one row, which is never split.
     """
-    found = await connection.execute(counted(emit, cursor).limit(limit))
-    ahead = [(row[0], sound_count(row[2])) for row in found]
+    ahead = await _rows_ahead(connection, emit, cursor, limit)
     return ahead[_rows_of_batch([count for _, count in ahead], limit) - 1][0] if ahead else None
 
 
@@ -59,8 +58,7 @@ async def full_batches(
             return []
         ids, records = await _changes(connection, cursor, _LAST_ID, count - count % limit)
         return [(ids[end - 1], records[end - limit : end]) for end in range(limit, len(ids) + 1, limit)]
-    found = await connection.execute(counted(emit, cursor).limit(min(batches, READINGS_AHEAD) * limit))
-    ahead = [(row[0], sound_count(row[2])) for row in found]
+    ahead = await _rows_ahead(connection, emit, cursor, min(batches, READINGS_AHEAD) * limit)
     full: list[tuple[int, list[SinkRecord]]] = []
     read = 0
     while len(full) < READINGS_AHEAD and read < RECORDS_AHEAD and sum(count for _, count in ahead) >= limit:
@@ -92,6 +90,12 @@ def decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
     except (msgspec.MsgspecError, TypeError, ValueError):
         log.error("damaged row in the store: records of a %s lost", what, extra={"row": row})  # noqa: TRY400
         return []
+
+
+async def _rows_ahead(connection: AsyncConnection, emit: str, cursor: int, limit: int) -> list[tuple[int, int]]:
+    """Return the rows after a cursor, at most `limit`: the id of each and its number of records."""
+    found = await connection.execute(counted(emit, cursor).limit(limit))
+    return [(row[0], sound_count(row[2])) for row in found]
 
 
 def _rows_of_batch(counts: list[int], limit: int) -> int:

@@ -240,7 +240,7 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
             for tree, starts in found.items():
                 starts.append(start(path, nodes, tree))
     ours, *theirs = ([min(values) for values in zip(*starts, strict=True)] for starts in found.values())
-    seconds, cpu, peak, size = ours
+    seconds, cpu, _, size = ours
     sample = min(nodes, 300)
     again = parse_again(sample) * nodes / sample
     what = f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs"
@@ -251,20 +251,14 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
         times(again / seconds),
         "< 5 s",
     )
-    yield Row(
-        f"{what}: CPU / commit {COMMIT}",
-        duration(cpu),
-        duration(theirs[0][1]) if theirs else "not measured",
-        times(theirs[0][1] / cpu) if theirs else "",
-        "≥ 3 ×",
-    )
-    yield Row(
-        f"{what}: peak memory / commit {COMMIT}",
-        amount(peak),
-        amount(theirs[0][2]) if theirs else "not measured",
-        times(theirs[0][2] / peak) if theirs else "",
-        "< 1 GiB",
-    )
+    for name, index, written, aim in (("CPU", 1, duration, "≥ 3 ×"), ("peak memory", 2, amount, "< 1 GiB")):
+        yield Row(
+            f"{what}: {name} / commit {COMMIT}",
+            written(ours[index]),
+            written(theirs[0][index]) if theirs else "not measured",
+            times(theirs[0][index] / ours[index]) if theirs else "",
+            aim,
+        )
 
 
 class _Start(NamedTuple):

@@ -62,7 +62,7 @@ def _count_tasks(file: int) -> None:
     def count(loop: asyncio.AbstractEventLoop) -> None:
         while not loop.is_closed():
             names = Counter(one.get_name().partition("-")[0] for one in asyncio.all_tasks(loop))
-            os.pwrite(file, json.dumps(names).encode().ljust(_MOST_BYTES), 0)  # in one piece, for whoever reads it
+            os.pwrite(file, json.dumps(names).encode().ljust(_MOST_BYTES), 0)  # one write: no reader sees half of it
             time.sleep(1.0)
 
     asyncio.Runner.run = running  # type: ignore[method-assign, assignment]

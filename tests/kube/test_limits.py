@@ -149,6 +149,24 @@ class Work:
         return self.now - seconds
 
 
+async def steps(share: LoopShare, work: Work, count: int, seconds: float) -> str:
+    """Work this often, as long as said each time, and return the order of that and what others did meanwhile."""
+    done: list[str] = []
+
+    async def others() -> None:
+        while True:
+            done.append("other")
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        for _ in range(count):
+            done.append("work")
+            await share.pause(work.last(seconds))
+        tasks.cancel_scope.cancel()
+    return " ".join(done)
+
+
 class TestTheShareOfTheLoop:
     def test_allows_turns_of_a_few_milliseconds(self):
         work = Work()
@@ -227,39 +245,13 @@ class TestTheShareOfTheLoop:
     async def test_yields_after_each_turn(self):
         work = Work()
         share = LoopShare(0.5, burst=100.0, turn=0.005, clock=work.clock)
-        steps: list[str] = []
-
-        async def others():
-            while True:
-                steps.append("other")
-                await anyio.lowlevel.checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(others)
-            for _ in range(10):
-                steps.append("work")
-                await share.pause(work.last(0.006))
-            tasks.cancel_scope.cancel()
-        assert "work work" not in " ".join(steps)
+        assert "work work" not in await steps(share, work, 10, 0.006)
 
     @pytest.mark.anyio
     async def test_does_not_yield_within_a_turn(self):
         work = Work()
         share = LoopShare(0.5, burst=100.0, turn=0.25, clock=work.clock)
-        steps: list[str] = []
-
-        async def others():
-            while True:
-                steps.append("other")
-                await anyio.lowlevel.checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(others)
-            for _ in range(6):
-                steps.append("work")
-                await share.pause(work.last(0.125))
-            tasks.cancel_scope.cancel()
-        assert re.sub("( other)+", ";", " ".join(steps)) == "work work; work work; work work;"
+        assert re.sub("( other)+", ";", await steps(share, work, 6, 0.125)) == "work work; work work; work work;"
 
     @pytest.mark.anyio
     async def test_does_not_yield_when_its_share_is_just_used_up(self):
