@@ -155,19 +155,37 @@ async def test_an_interrupted_update_resumes_where_it_stopped(filled):
     await check_updated(settings, 25_000)
 
 
+async def leave_incomplete_index(settings, other, admin):
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute(OLD_SNAPSHOT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(refused, settings)
+            await eventually(lambda: admin.fetchval(INDEX_BEGUN), False)
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%'"
+            )
+    assert await admin.fetchval(INDEX_BEGUN) is False
+
+
 async def test_an_incomplete_index_is_rebuilt(filled):
     settings = await filled(200)
     async with connected(settings) as other, connected(settings) as admin:
-        async with other.transaction(isolation="repeatable_read"):
-            await other.execute(OLD_SNAPSHOT)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(refused, settings)
-                await eventually(lambda: admin.fetchval(INDEX_BEGUN), False)
-                await admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%'"
-                )
-        assert await admin.fetchval(INDEX_BEGUN) is False
+        await leave_incomplete_index(settings, other, admin)
     await opened(settings)
+    await check_updated(settings, 200)
+
+
+async def test_an_index_that_the_server_is_still_completing_is_retried(filled, caplog):
+    settings = await filled(200)
+    dropping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%DROP INDEX CONC%' AND wait_event_type = 'Lock'"
+    async with connected(settings) as other, connected(settings) as admin, anyio.create_task_group() as tasks:
+        await leave_incomplete_index(settings, other, admin)
+        async with other.transaction():
+            # The last that CREATE INDEX CONCURRENTLY does, after it has unlocked the table.
+            await other.execute("UPDATE pg_index SET indisvalid = true WHERE NOT indisvalid")
+            tasks.start_soon(opened, settings)
+            await eventually(lambda: admin.fetchval(dropping))
+    assert "retrying the update" in caplog.text
     await check_updated(settings, 200)
 
 
