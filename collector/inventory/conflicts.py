@@ -4,14 +4,15 @@ A serial that is only last known, because the GPU no longer reports it, does not
 """
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from collector.inventory.claims import Claims
 from collector.inventory.index import PlaceIndex
 from collector.model import Gpu, NodeState, Place, on_one_board
 
-__all__ = ["MAX_PLACES_OF_A_SERIAL", "Conflicts"]
+__all__ = ["Conflicts"]
 
-MAX_PLACES_OF_A_SERIAL = 64  # whose conflicts are re-evaluated when one of them changes
+_MAX_PLACES_OF_A_SERIAL = 64  # whose GPUs are compared; a serial on more nodes is made up
 
 MAX_BOARD_NODES = 4  # that can have GPUs of one board; a serial on more nodes is not a board's
 MAX_BOARD_GPUS = 8  # of one board, such as an A16 with four; a serial of more on one node is not a board's
@@ -20,6 +21,14 @@ _MAX_SORTED_NODES = 1024  # nodes whose GPUs are kept sorted by serial
 
 # A node's GPUs that report the same serial, each with whether the node shows that its board has several GPUs.
 _Board = tuple[tuple[Gpu, bool], ...]
+
+
+class _Sorted(NamedTuple):
+    """A node's GPUs by serial, valid as long as it has these GPUs and claims."""
+
+    gpus: tuple[Gpu, ...]
+    claims: frozenset[str]
+    boards: dict[str, _Board]
 
 
 class Conflicts:
@@ -33,8 +42,8 @@ class Conflicts:
         self._claims = claims
         self._node = node
         self._uuids: dict[str, set[str]] = {}  # by cluster
-        # By serial, valid for these GPUs and claims of a node:
-        self._sorted: dict[Place, tuple[tuple[Gpu, ...], frozenset[str], dict[str, _Board]]] = {}
+        self._sorted: dict[Place, _Sorted] = {}
+        self._no_boards: set[str] = set()  # serials all of whose GPUs were contested when last evaluated
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of a cluster's GPUs in conflict; the view is live."""
@@ -46,9 +55,18 @@ class Conflicts:
         The node's own GPUs have already been evaluated, or are unaffected (`gpu_lost`).
         """
         places = self._serials.places(serial)
-        # With many nodes, such as those with a made-up serial, one more or less changes nothing for the others.
-        if len(places) <= MAX_PLACES_OF_A_SERIAL and places != (place,) and not self._is_no_board(serial, place):
-            self.update_serial(serial)
+        # With many nodes, such as those with a made-up serial, one more or less changes nothing for the others, except
+        # that one more than are compared puts all of them in conflict.
+        if len(places) > _MAX_PLACES_OF_A_SERIAL + 1 or places == (place,):
+            return
+        contested = self._is_no_board(serial)
+        if contested and serial in self._no_boards:
+            return
+        self.update_serial(serial)
+        if contested:
+            self._no_boards.add(serial)
+        else:
+            self._no_boards.discard(serial)
 
     def gpu_lost(self, gpu: Gpu, place: Place) -> None:
         """Re-evaluate after a node lost one GPU and nothing else changed on it."""
@@ -58,35 +76,35 @@ class Conflicts:
             self.serial_changed(gpu.serial, place)
 
     def gpu_moved(self, gpu: Gpu, place: Place) -> None:
-        """Re-evaluate after a node became the home of one GPU that it had claimed, and nothing else changed on it."""
-        self.update(gpu.uuid)
+        """Re-evaluate the others after a node became the home of a GPU that it had claimed, and is otherwise unchanged.
+
+        That GPU itself is evaluated when it has left its previous home.
+        """
         # Likewise: if there already were more than a board can have, nothing changes for the others.
         if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS + 1:
             self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
         """Re-evaluate all GPUs that report a serial."""
-        gpus = {
-            gpu.uuid: (gpu, place) for place in self._serials.places(serial) for gpu, _ in self._board(serial, place)
-        }
-        for uuid, (gpu, place) in gpus.items():
-            self._decide(uuid, gpu, place)
+        gpus = {gpu.uuid: gpu for place in self._serials.places(serial) for gpu, _ in self._board(serial, place)}
+        for uuid, gpu in gpus.items():
+            self._decide(uuid, gpu)
 
     def update(self, uuid: str) -> None:
         """Determine in which clusters a GPU is in conflict, and in which it is claimed."""
         self._decide(uuid)
 
-    def _decide(self, uuid: str, gpu: Gpu | None = None, place: Place | None = None) -> None:
-        """Evaluate a GPU, whose data in one place is given."""
+    def _decide(self, uuid: str, gpu: Gpu | None = None) -> None:
+        """Evaluate a GPU, whose data in its home is given if it is known to have one."""
         self._claims.update(uuid)
         homes = self._claims.homes(uuid)
-        contested = len(homes) > 1
         if len(homes) == 1:
             (home,) = homes
-            if gpu is None or home != place:
+            if gpu is None:
                 gpu = next((one for one in self._gpus(home) if one.uuid == uuid), None)
-            contested = gpu is not None and self._serial_is_contested(gpu, home)
-        clusters = {home.cluster for home in homes} if contested else set()
+            if gpu is None or not self._serial_is_contested(gpu, home):
+                homes = []
+        clusters = {home.cluster for home in homes}
         for cluster in clusters:
             self._uuids.setdefault(cluster, set()).add(uuid)
         for cluster in [name for name, uuids in self._uuids.items() if uuid in uuids and name not in clusters]:
@@ -96,7 +114,7 @@ class Conflicts:
         """Return whether a different GPU on another node has this GPU's serial without sharing its board."""
         if gpu.serial is None or not gpu.reports("serial") or len(places := self._serials.places(gpu.serial)) < 2:
             return False
-        if len(places) > max(MAX_PLACES_OF_A_SERIAL, len(self._locations.places(gpu.uuid))):
+        if len(places) > max(_MAX_PLACES_OF_A_SERIAL, len(self._locations.places(gpu.uuid))):
             return True
         own = self._board(gpu.serial, place)
         nodes = 0
@@ -113,7 +131,7 @@ class Conflicts:
                 if nodes >= MAX_BOARD_NODES or len(own) > MAX_BOARD_GPUS:
                     return True
                 others += found
-        sharing = any(shows for one, shows in own if one.uuid == gpu.uuid)
+        sharing = any(shows and one.uuid == gpu.uuid for one, shows in own)
         return any(
             not on_one_board(
                 gpu,
@@ -125,16 +143,15 @@ class Conflicts:
             for other, other_sharing, there in others
         )
 
-    def _is_no_board(self, serial: str, apart: Place) -> bool:
-        """Return whether all GPUs with a serial are contested, even without counting those of one node."""
+    def _is_no_board(self, serial: str) -> bool:
+        """Return whether all GPUs with a serial are contested: more nodes, or two with more GPUs, than a board has."""
         crowded = nodes = 0
         for place in self._serials.places(serial):
-            if place != apart:
-                count = len(self._board(serial, place))
-                crowded += count > MAX_BOARD_GPUS
-                nodes += count > 1  # so that every GPU, wherever it is, conflicts with one there
-                if crowded > 1 or nodes > MAX_BOARD_NODES:
-                    return True
+            count = len(self._board(serial, place))
+            crowded += count > MAX_BOARD_GPUS
+            nodes += count > 0
+            if crowded > 1 or nodes > MAX_BOARD_NODES:
+                return True
         return False
 
     def _board(self, serial: str, place: Place) -> _Board:
@@ -144,15 +161,14 @@ class Conflicts:
         """
         node = self._node(place)
         if node is None or not node.gpus:
-            self._sorted.pop(place, None)
             return ()
         known = self._sorted.get(place)
-        if known is None or known[0] is not node.gpus or known[1] is not node.claims:
+        if known is None or known.gpus is not node.gpus or known.claims is not node.claims:
             if len(self._sorted) >= _MAX_SORTED_NODES:
                 self._sorted.clear()
             gpus = [gpu for gpu in node.gpus if gpu.uuid not in node.claims] if node.claims else node.gpus
-            known = self._sorted[place] = (node.gpus, node.claims, _by_serial(gpus))
-        return known[2].get(serial, ())
+            known = self._sorted[place] = _Sorted(node.gpus, node.claims, _by_serial(gpus))
+        return known.boards.get(serial, ())
 
     def _gpus(self, place: Place) -> tuple[Gpu, ...]:
         node = self._node(place)

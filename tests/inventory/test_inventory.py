@@ -1026,6 +1026,17 @@ class TestSearch:
         fleet.read(far, 60.0)
         assert fleet.inventory.find(serial="s1") == []
 
+    @pytest.mark.parametrize("both", [False, True])
+    def test_a_node_that_lost_a_gpu_is_no_place_of_its_serial_and_chassis(self, fleet: Fleet, both: bool) -> None:
+        moved, other = gpu("1", "s", chassis="x"), gpu("2", "s" if both else "s2", chassis="x" if both else "y")
+        fleet.read(A, 10.0, moved, other)
+        fleet.read(B, 20.0, moved)
+        fleet.inventory.cannot_verify(A)
+        assert fleet.inventory.chassis_places("x") == ((A, B) if both else (B,))
+        assert [one.place for one in fleet.inventory.find(serial="s")] == ([A, B] if both else [B])
+        fleet.inventory.remove_node(A, 30.0)
+        assert [one.place for one in fleet.inventory.find(serial="s")] == [B]
+
     def test_an_unknown_identifier_is_not_found(self, fleet: Fleet) -> None:
         assert fleet.inventory.find(uuid="GPU-1") == []
         assert fleet.inventory.find(serial="") == []

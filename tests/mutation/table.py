@@ -58,4 +58,5 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
+    "inventory/mirroring": ("tests/inventory/test_mirroring.py",),
 }
