@@ -211,7 +211,7 @@ class NodeQueue:
         """Return whether a cluster may have `found` GPUs on a node."""
         return self._found - target.node.found + found <= self._cluster.max_gpus
 
-    def succeeded(self, target: Target, *, found: int = 0, mig: bool = False, like_a_failure: bool = False) -> NodeInfo:
+    def succeeded(self, target: Target, *, found: int, mig: bool, like_a_failure: bool) -> NodeInfo:
         """Record a successful reading: the GPUs found, and whether any has MIG on; returns the node's info.
 
         With `like_a_failure` the node is due as soon as after a failure. Raises KeyError for a node that is gone.
@@ -331,7 +331,7 @@ class NodeQueue:
         if info is None or not (has_candidates or info.gpu_sign or node.observed):
             self._give_up(node)
             return
-        if info != node.observed_info or has_candidates != node.observed_pod:
+        if (info, has_candidates) != (node.observed_info, node.observed_pod):
             node.observed_info, node.observed_pod, node.observed = info, has_candidates, True
             self._observer.on_node(self._cluster.name, info, has_pod=has_candidates)
         now = self._clock()
@@ -357,8 +357,7 @@ class NodeQueue:
 
     def _sign(self, node: TrackedNode) -> str:
         """Return how Kubernetes shows that an existing node has GPUs; empty if it does not."""
-        known = self._objects[node.name]
-        return node.info(known, self._clock()).gpu_sign if node.devices is not None else known.facts.gpu_sign
+        return node.info(self._objects[node.name], self._clock()).gpu_sign
 
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:
@@ -397,8 +396,8 @@ class NodeQueue:
         """Report a node as gone; its pods, if any, are kept in case it returns."""
         if node.observed:
             self._observer.on_node_gone(self._cluster.name, node.name, time.time())
-        node.observed, node.observed_info, node.observed_pod = False, None, False
-        node.observed_uncovered, node.attempt = None, None
+        node.observed = False
+        node.observed_info, node.observed_uncovered, node.attempt = None, None, None
         node.was_read, node.sharing, node.read_boot_id = False, None, ""
         node.read_at = node.log_state = None
         self._found -= node.found

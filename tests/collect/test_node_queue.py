@@ -1,7 +1,7 @@
 """When a node is handed out and when it is removed, by a clock that the tests set."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -11,9 +11,11 @@ import pytest
 from collector.collect.node_queue import NodeQueue
 from collector.collect.objects import Container, NodeObject, PodObject
 from collector.collect.schedule import RetryPolicy
+from collector.collect.tracked_node import Target
 from collector.config import ClusterSettings, Duration
 from collector.model import Known, NodeInfo, ReadFailure
 from tests.collect.world import Observed
+from tests.support.waiting import LIMIT_SECONDS, eventually
 
 GRACE = 600.0
 NODE = NodeObject(version="1", facts=NodeInfo(name="n", uid="1"))
@@ -26,23 +28,34 @@ READY = msgspec.structs.replace(
 class World:
     """The queue of a cluster that has one node, with a pod that is not ready, so that nothing is due."""
 
-    def __init__(self, known: Mapping[str, Known] = {}, seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        known: Mapping[str, Known] = {},
+        seed: int = 0,
+        *,
+        grace: float = GRACE,
+        clock: Callable[[], float] | None = None,
+        **settings: Any,
+    ) -> None:
         self.now = 0.0
         self.seen = Observed()
-        self._cluster = ClusterSettings(context="c", grace=Duration(GRACE), **settings)
+        self._cluster = ClusterSettings(context="c", grace=Duration(grace), **settings)
         self.queue = NodeQueue(
             self._cluster,
             self.seen,
             known=known,
             retry=RetryPolicy(),
             rng=random.Random(seed),
-            clock=lambda: self.now,
+            clock=clock or (lambda: self.now),
         )
         self.queue.set_node(None, NODE)
         self.set_pod(None, POD)
 
     def set_pod(self, before: PodObject | None, after: PodObject | None) -> None:
         self.queue.set_pod(0, self._cluster.active_sources[0], before, after)
+
+    def succeeded(self, target: Target, *, found: int = 0) -> NodeInfo:
+        return self.queue.succeeded(target, found=found, mig=False, like_a_failure=False)
 
     def gone_at(self, now: float) -> list[str]:
         """Set the clock, and return which nodes have been removed by then."""
@@ -120,7 +133,7 @@ class TestHandingOut:
         assert node is not None
         target = world.queue.select(node)
         assert target is not None
-        world.queue.succeeded(target)
+        world.succeeded(target)
         world.queue.done(node)
         assert node.attempt is not None
         world.now = node.attempt.next - 1
@@ -148,7 +161,7 @@ class TestHandingOut:
         assert node is not None
         target = world.queue.select(node)
         assert target is not None
-        world.queue.succeeded(target)
+        world.succeeded(target)
         world.queue.done(node)
 
     def test_a_node_to_verify_is_due_a_few_seconds_after_its_last_reading(self, world: World) -> None:
@@ -237,8 +250,22 @@ async def test_get_waits_until_a_node_is_due(world: World) -> None:
 
 @pytest.mark.anyio
 async def test_get_is_woken_by_a_node_that_is_due_sooner(world: World) -> None:
+    world.now = anyio.current_time()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            world.set_pod(POD, None)  # due to be given up after its grace
+            tasks.start_soon(world.queue.get)
+            await anyio.wait_all_tasks_blocked()
+            world.set_pod(None, READY)
+
+
+@pytest.mark.anyio
+async def test_a_grace_ends_while_get_waits() -> None:
+    world = World(grace=0.01, clock=anyio.current_time)
+    world.queue.resume()
     async with anyio.create_task_group() as tasks:
-        world.set_pod(POD, None)  # due to be given up after its grace
         tasks.start_soon(world.queue.get)
         await anyio.wait_all_tasks_blocked()
-        world.set_pod(None, READY)
+        world.set_pod(POD, None)
+        await eventually(lambda: world.seen.gone == ["n"])
+        tasks.cancel_scope.cancel()

@@ -36,16 +36,16 @@ class TestReadings:
         made = world(max_gpus=10)
         target = handed_out(made)
         assert (made.queue.has_room(target, 10), made.queue.has_room(target, 11)) == (True, False)
-        made.queue.succeeded(target, found=6)
+        made.succeeded(target, found=6)
         assert (made.queue.has_room(target, 10), made.queue.has_room(target, 11)) == (True, False)  # not six more
-        made.queue.succeeded(target)
+        made.succeeded(target)
         other = Target(type(target.node)("other"), target.candidate, target.fingerprint)
         assert (made.queue.has_room(other, 10), made.queue.has_room(other, 11)) == (True, False)
 
     def test_gpus_of_a_node_that_is_gone_do_not_count(self) -> None:
         made = world(max_gpus=10)
         target = handed_out(made)
-        made.queue.succeeded(target, found=6)
+        made.succeeded(target, found=6)
         made.queue.done(target.node)
         made.queue.set_node(NODE, None)
         assert made.seen.gone == ["n"]
@@ -63,7 +63,7 @@ class TestReadings:
 
     def test_a_reading_returns_the_current_info(self) -> None:
         made = world()
-        assert made.queue.succeeded(handed_out(made)) == NODE.facts
+        assert made.succeeded(handed_out(made)) == NODE.facts
 
     def test_the_fingerprint_of_a_reading_made_now_is_known(self) -> None:
         made = world()
@@ -87,7 +87,7 @@ class TestReadings:
     def test_a_node_is_verified_now_unless_a_delay_is_given(self) -> None:
         made = world()
         target = handed_out(made)
-        made.queue.succeeded(target)
+        made.succeeded(target)
         made.queue.done(target.node)
         made.now = 100.0
         assert made.queue.verify("n") is True
@@ -114,7 +114,7 @@ def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends()
     made = world()
     made.queue.set_node(NODE, NAMED)
     target = handed_out(made)
-    made.queue.succeeded(target)
+    made.succeeded(target)
     made.queue.done(target.node)
     made.set_pod(READY, POD)
     made.now = 100.0
@@ -233,6 +233,13 @@ class TestDevices:
         assert "other" not in made.seen.nodes
         made.queue.set_node(None, msgspec.structs.replace(NODE, facts=NodeInfo(name="other", uid="2")))
         assert ("other" in made.seen.nodes) is known
+
+    def test_an_unread_node_whose_slices_list_gpus_stays_without_a_pod(self) -> None:
+        made = self.bare()
+        made.queue.set_devices("n", self.DEVICES)
+        assert made.gone_at(10 * GRACE) == []
+        made.queue.set_devices("n", None)
+        assert made.gone_at(20 * GRACE) == ["n"]
 
     def test_a_reading_depends_on_the_listed_gpus(self) -> None:
         made = world()

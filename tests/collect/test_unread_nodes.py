@@ -77,13 +77,13 @@ class Cluster:
     def set_pod(self, before: PodObject | None, after: PodObject | None, order: int = 0) -> None:
         self.queue.set_pod(order, self._sources[order], before, after)
 
-    def read(self, found: int = 8, **more: Any) -> None:
+    def read(self, found: int = 8, *, mig: bool = False) -> None:
         """Read the node that is due."""
         node = self.queue.pop_due()
         assert node is not None
         target = self.queue.select(node)
         assert target is not None
-        self.queue.succeeded(target, found=found, **more)
+        self.queue.succeeded(target, found=found, mig=mig, like_a_failure=False)
         self.queue.done(node)
 
 
@@ -233,6 +233,15 @@ class TestTheGraceOfWhatWasRead:
         cluster.queue.set_node(gpu_node(), cpu_node("n"))
         cluster.now += GRACE
         assert (cluster.uncovered, cluster.seen.gone) == ({}, ["n"])
+
+    def test_a_node_is_gone_only_once_although_its_pods_remain(self) -> None:
+        cluster = self.read_and_lost()
+        cluster.set_pod(None, OTHER)
+        cluster.queue.set_node(gpu_node(), cpu_node("n"))
+        cluster.now += GRACE
+        assert (cluster.uncovered, cluster.seen.gone) == ({}, ["n"])
+        cluster.queue.set_node(cpu_node("n"), None)
+        assert cluster.seen.gone == ["n"]
 
     def test_an_unread_node_is_gone_without_gpu_signs(self) -> None:
         cluster = Cluster(gpu_node())
