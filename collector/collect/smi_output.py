@@ -270,14 +270,11 @@ def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
                 output.decode()
             except UnicodeDecodeError:
                 warnings.append("the output has bytes that are not UTF-8")
-        return output, -1 if root is None else root.start()
-    at = output.find("\0".join(f"<{ROOT}").encode())
-    if at >= 0:
+    elif (at := output.find("\0".join(f"<{ROOT}").encode())) >= 0:
         codec, start = _utf_16(output, at)
         output = output[start % 2 :].decode(codec, "replace").encode("utf-8", "replace")
         root = _ROOT_START.search(output)
-        return output, -1 if root is None else root.start()
-    return output, -1
+    return output, -1 if root is None else root.start()
 
 
 def _utf_16(output: bytes, at: int) -> tuple[str, int]:

@@ -127,6 +127,13 @@ class TestHandingOut:
         world.queue.resume()
         assert world.queue.pop_due() is not None
 
+    def test_a_node_that_comes_back_is_read_through_the_pod_that_stayed(self, world: World) -> None:
+        world.set_pod(POD, READY)
+        world.queue.set_node(NODE, None)
+        assert (world.queue.pop_due(), world.seen.gone) == (None, ["n"])
+        world.queue.set_node(None, NODE)
+        assert world.queue.pop_due() is not None
+
     def test_a_node_that_was_read_is_due_at_its_refresh(self, world: World) -> None:
         world.set_pod(POD, READY)
         node = world.queue.pop_due()
@@ -261,7 +268,13 @@ async def test_get_is_woken_by_a_node_that_is_due_sooner(world: World) -> None:
 
 @pytest.mark.anyio
 async def test_a_grace_ends_while_get_waits() -> None:
-    world = World(grace=0.01, clock=anyio.current_time)
+    times: list[float] = []
+
+    def clock() -> float:
+        times.append(anyio.current_time())
+        return times[-1]
+
+    world = World(grace=0.01, clock=clock)
     world.queue.resume()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(world.queue.get)
@@ -269,3 +282,4 @@ async def test_a_grace_ends_while_get_waits() -> None:
         world.set_pod(POD, None)
         await eventually(lambda: world.seen.gone == ["n"])
         tasks.cancel_scope.cancel()
+    assert len(times) < 50  # so it has not asked all the time

@@ -128,6 +128,8 @@ class TestEncodings:
         [
             (b"", ""),
             (b"", "a"),
+            (b"", "\u4e00"),
+            (b"", "\u4e80"),
             (b"", "\ufeff"),
             (b"", "\ufeffa"),
             (b"", "\ufeff\u4e2d"),
@@ -139,8 +141,13 @@ class TestEncodings:
         ],
     )
     def test_of_16_bits_are_told_by_the_mark_or_the_nulls(self, codec: str, text: bytes, before: str) -> None:
-        output = text + log("<a>ü</a>", before=before).decode().encode(codec)
-        assert find_document(output).content == log("<a>ü</a>")
+        output = text + log("<a>中</a>", before=before).decode().encode(codec)
+        assert find_document(output).content == log("<a>中</a>")
+
+    def test_of_16_bits_are_no_document_by_themselves(self) -> None:
+        output = "<nvidia_smi_logs/>".encode("utf-16")
+        with pytest.raises(BadOutputError, match="the root element is nvidia_smi_logs, expected nvidia_smi_log"):
+            find_document(output)
 
 
 class TestCertainParts:
@@ -199,6 +206,7 @@ class TestNamesOfProcesses:
             "<process_name>x</process_name>\n</process_name>",
             "</process_name><process_name>",
             "<process_name>x</process_name>\n<process_name>x",
+            "<process_name>x\n<process_name>y</process_name>",
         ],
     )
     def test_with_a_line_break_are_contested(self, name: str) -> None:
@@ -281,11 +289,21 @@ class TestElementsThatAreNotRead:
         found = cut("<gpu>", f"<{name}>", "-", "<gpu>", f"<{name}>", f"</{name}>", "</gpu>")
         assert found == ("<gpu>\n<gpu>\n\n</gpu>\n", [f"<{name}> without an end"])
 
-    def test_do_not_end_in_another_document(self) -> None:
-        output = log("<gpu>", "<processes>", "-", "</gpu>") + b"\n" + log("<gpu>", PROCESSES, "</gpu>")
-        found = find_document(output)
-        assert found.content == log("<gpu>", "</gpu>")
-        assert found.warnings[0] == "<processes> without an end"
+    @pytest.mark.parametrize("before", [(), ("<gpu>", "</gpu>")])
+    def test_do_not_end_in_another_document(self, before: tuple[str, ...]) -> None:
+        other = log("<gpu>", PROCESSES, "</gpu>")
+        for following in (other, other.replace(b"\n", b"")):
+            found = find_document(log(*before, "<gpu>", "<processes>", "-", "</gpu>") + b"\n" + following)
+            assert found.content == log(*before, "<gpu>", "</gpu>")
+            assert found.warnings[0] == "<processes> without an end"
+
+    def test_that_name_a_document_are_not_one(self) -> None:
+        lines = ("<gpu>", "<processes>\n<process_name><nvidia_smi_log></process_name>\n</processes>", "</gpu>")
+        assert cut(*lines) == ("<gpu>\n\n</gpu>\n", [])
+
+    def test_clocks_before_what_ends_other_elements_are_cut_alone(self) -> None:
+        lines = ("<gpu>", "\t\t<temperature>", CLOCKS, "\t\t<fabric>", PROCESSES, "</gpu>")
+        assert cut(*lines) == ("<gpu>\n\t\t<temperature>\n\n\t\t<fabric>\n\n</gpu>\n", [])
 
     def test_clocks_in_the_name_of_a_process_are_a_name(self) -> None:
         name = "<processes>\n<process_name><supported_clocks></process_name>\n</processes>"
@@ -319,6 +337,8 @@ class TestLostGpus:
             (b"GPU 1:\n0000:18:00.0 has fallen off the bus\n", ["00000000:18:00.0"]),
             (HANDLE + b"0000:18:00.0\n" + HANDLE + b"0000:18:00.0", ["00000000:18:00.0"]),
             (HANDLE + b"\n" + HANDLE + b"0000:19:00.0", ["00000000:19:00.0"]),
+            (HANDLE + b" " * 200 + b"0000:18:00.0" + b" " * 200 + HANDLE, [None]),
+            (b"GPU 0000:18:00.0: no device handle for it. GPU is lost, unlike 0000:19:00.0", ["00000000:18:00.0"]),
         ],
     )
     def test_are_named_by_the_address_on_the_line(self, text: bytes, buses: list[str | None]) -> None:

@@ -416,6 +416,15 @@ class TestTheLog:
         cluster.set_pod(NOT_READY, NOT_READY)
         assert lines(logging.INFO) == []
 
+    def test_a_node_that_comes_back_is_warned_about_again(self, lines: Any) -> None:
+        cluster = Cluster(gpu_node(), resume=False)
+        cluster.set_pod(None, NOT_READY)
+        cluster.queue.resume()
+        assert lines(logging.INFO) == [("WARNING", "n", "pod_not_ready")]
+        cluster.queue.set_node(gpu_node(), None)
+        cluster.queue.set_node(None, gpu_node())
+        assert lines(logging.INFO) == [("WARNING", "n", "pod_not_ready")]
+
     def test_nodes_are_not_warned_about_if_no_source_matches(self, lines: Any) -> None:
         Cluster(*(gpu_node(f"n{number}") for number in range(50)))
         assert {level for level, _, _ in lines(logging.DEBUG)} == {"DEBUG"}
