@@ -59,12 +59,12 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that need neither servers nor browsers, on one version of Python; arguments go to pytest."""
     needs(session, "-e", ".[test]")
-    session.run("pytest", "-m", "not slow", *session.posargs, external=True)
+    session.run("pytest", "-m", "bulk or not slow", *session.posargs, external=True)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Run the same tests on the Python at hand."""
+    """Run what ends within about a minute on the Python at hand."""
     needs(session, "-e", ".[test]")
     session.run("pytest", "-m", "not slow", *session.posargs, external=True)
 

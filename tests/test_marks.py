@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.marks import MEASURED
+from tests.support.marks import BULK, MEASURED, NOT_BULK
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_everything_marked_slow_exists(name: str) -> None:
+@pytest.mark.parametrize("name", [*MEASURED, *BULK, *NOT_BULK])
+def test_everything_named_exists(name: str) -> None:
     path, *parts = name.split("::")
     assert (ROOT / path).exists()
     for part in parts:

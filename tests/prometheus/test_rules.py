@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ MANIFEST = ROOT / "config" / "kubernetes" / "collector" / "prometheusrule.yaml"
 
 def groups(path: Path) -> list[dict[str, Any]]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+
+
+@cache
+def cases_of(path: Path) -> list[dict[str, Any]]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]
 
 
 def rules(name: str) -> Iterator[dict[str, Any]]:
@@ -72,7 +78,7 @@ def test_promtool_accepts_the_documented_examples(
 def test_the_rules_do_what_their_tests_say(promtool: str, file: Path, tmp_path: Path) -> None:
     """With the rules that the tests ask for: promtool evaluates all that it is given at each of thousands of steps."""
     text = file.read_text(encoding="utf-8")
-    asked = asked_for(yaml.safe_load(text)["tests"])
+    asked = asked_for(cases_of(file))
     for name in ("alerts.yml", "recording.yml"):
         kept = [
             {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", rule.get("record")) in asked]}
@@ -113,7 +119,7 @@ def test_an_alert_is_tested_firing_and_not_firing(alert: str) -> None:
     cases = [
         case["exp_alerts"]
         for file in TESTS
-        for test in yaml.safe_load(file.read_text())["tests"]
+        for test in cases_of(file)
         for case in test.get("alert_rule_test", ())
         if case["alertname"] == alert
     ]
@@ -126,7 +132,7 @@ def test_a_recording_rule_is_tested(record: str) -> None:
     tested = {
         sample["labels"].partition("{")[0]
         for file in TESTS
-        for test in yaml.safe_load(file.read_text())["tests"]
+        for test in cases_of(file)
         for case in test.get("promql_expr_test", ())
         for sample in case["exp_samples"]
     }

@@ -1,6 +1,8 @@
 """Marks for what takes long or needs a program, by fixture, by folder, and by what was measured; and its order.
 
-`pytest -m "not slow"` leaves out what starts processes, browsers or servers, and what takes more than about a second.
+`pytest -m "not slow"` is for those who work: it ends within about a minute. It leaves out what starts processes,
+browsers or servers, what takes more than about a second, and, marked `bulk` as well, what only does so together.
+`-m "bulk or not slow"` is all that needs no program, for another version of Python.
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,54 @@ FIXTURES: Mapping[str, tuple[str, ...]] = {
 
 # A test's parameter that asks for a server only when it runs.
 PARAMETERS: Mapping[object, tuple[str, ...]] = {"postgres": ("postgres", "slow")}
+
+# Quick one by one, and minutes together: what opens stores and connections.
+BULK_FIXTURES = {
+    "collecting",
+    "history_config",
+    "plain_server",
+    "serving",
+    "settings",
+    "simulator",
+    "site",
+    "sqlite_settings",
+    "world",
+}
+BULK = (
+    "tests/checks/test_clusters.py",
+    "tests/cli/test_completion.py",
+    "tests/cli/test_demo_story.py",
+    "tests/cli/test_hostile_answers.py",
+    "tests/cli/test_outbox.py",
+    "tests/collect/test_slice_watch.py",
+    "tests/collect/test_smi_log.py",
+    "tests/collect/test_watcher.py",
+    "tests/inventory/test_claims.py",
+    "tests/kube/test_budgets.py",
+    "tests/kube/test_credential_plugin.py",
+    "tests/kube/test_exec.py",
+    "tests/kube/test_oidc.py",
+    "tests/kube/test_redirects.py",
+    "tests/kube/test_session_credentials.py",
+    "tests/kube/test_token_renewal.py",
+    "tests/kube/test_watch_health.py",
+    "tests/mutation/test_mutants.py",
+    "tests/sinks/test_s3_proxy.py",
+    "tests/sinks/test_webhook.py",
+    "tests/store/test_codec.py",
+    "tests/store/test_files.py",
+    "tests/store/test_two_observers.py",
+    "tests/store/test_versions.py",
+    "tests/test_alone.py",
+    "tests/test_dependencies.py",
+    "tests/views/problems/test_trouble.py",
+)
+# What stays all the same, so that every room is tried.
+NOT_BULK = (
+    "tests/delivery/",
+    "tests/store/test_store.py",
+    "tests/web/test_api.py",
+)
 
 # By the beginning of the test's name, as pytest prints it.
 MEASURED = (
@@ -69,6 +119,7 @@ MEASURED = (
     "tests/kube/test_credential_plugin.py::TestChildren",
     "tests/kube/test_reflector.py::TestStartingOver",
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
+    "tests/prometheus/test_rules.py::test_they_behave_the_same_with_another_label",
     "tests/reader/test_script.py",
     "tests/simulator/test_simulator.py",
     "tests/sinks/test_early_answer.py",
@@ -113,6 +164,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for value in call.params.values() if call is not None else ():
             if isinstance(value, str):
                 names.update(PARAMETERS.get(value, ()))
+        bulk = fixtures & BULK_FIXTURES and not item.nodeid.startswith(NOT_BULK)
+        if "slow" not in names and (bulk or item.nodeid.startswith(BULK)):
+            names |= {"bulk", "slow"}
         for name in sorted(names):
             item.add_marker(name)
         if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
