@@ -84,7 +84,10 @@ for one in survivors("sample", Path("sample.py").resolve(), every, ["test_sample
 """
 DECORATED = """import functools
 
-LIMIT = 3
+def three():
+    return 3
+
+LIMIT = three()
 
 class C:
     @property
@@ -120,16 +123,19 @@ def test_reached_but_not_compared():
 
 
 def test_mutants_are_tried_in_place(tmp_path: Path) -> None:
-    """Also those of properties and decorated functions; those that no test reaches, or compares, survive."""
+    """Also those of properties and decorated functions; those that no test reaches, or compares, survive.
+
+    What runs when the module is imported cannot be changed in place.
+    """
     (tmp_path / "sample.py").write_text(DECORATED)
     (tmp_path / "test_sample.py").write_text(DECORATED_TESTS)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run([sys.executable, "-c", IN_PLACE], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "19 super().__init__() -> pass",
-        "20 self.twice = self.of(2) * LIMIT -> pass",
-        "20 self.of(2) * LIMIT -> self.of(2) / LIMIT",
-        "20 2 -> 3",
-        "23 return 4 -> return None",
-        "23 4 -> 5",
+        "22 super().__init__() -> pass",
+        "23 self.twice = self.of(2) * LIMIT -> pass",
+        "23 self.of(2) * LIMIT -> self.of(2) / LIMIT",
+        "23 2 -> 3",
+        "26 return 4 -> return None",
+        "26 4 -> 5",
     ], done.stderr
