@@ -133,6 +133,7 @@ class TestEncodings:
             (b"", "\ufeff"),
             (b"", "\ufeffa"),
             (b"", "\ufeff\u4e2d"),
+            (b"", "\ufeffé"),
             (b"x", "\ufeff"),
             (b"text\n", "\ufeff\u4e2d"),
             (b"\0", "\ufeff"),

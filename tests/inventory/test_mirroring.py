@@ -193,6 +193,12 @@ class TestClaimsOfMirroredGpus:
         assert claimed.homes_to_ask("west") == (set() if answers else {C})
         assert claimed.mirror({}, 31.0, answered={C: asked}).verify == ()
 
+    def test_a_later_claimant_is_a_new_question(self, claimed: MirroringInventory) -> None:
+        claimed.mirror({}, 30.0, answered={C: 29.0})
+        assert claimed.homes_to_ask("west") == set()
+        own(claimed, B, 31.0, ONE)
+        assert claimed.homes_to_ask("west") == {C}
+
     def test_both_are_in_conflict_if_its_claimant_confirms_it(self, claimed: MirroringInventory) -> None:
         claimed.mirror({}, 30.0, answered={C: 29.0})
         assert own(claimed, A, 30.0, ONE).changes != ()
