@@ -56,8 +56,13 @@ class PlaceIndex:
         """Remove a place of a key, if it is there."""
         if self._only.get(key) == place:
             del self._only[key]
-        elif key in self._several:
-            self.set(key, [other for other in self._several[key] if other != place])
+        elif several := self._several.get(key):
+            others = tuple(other for other in several if other != place)
+            if len(others) > 1:
+                self._several[key] = others
+            else:
+                del self._several[key]
+                (self._only[key],) = others
 
     def replace(self, place: Place, before: set[str | None], after: set[str | None]) -> set[str]:
         """Replace the keys of a place; returns the old and new ones. None is ignored."""
@@ -66,15 +71,3 @@ class PlaceIndex:
                 self.discard(key, place)
         self.add_all(after - before, place)
         return {key for key in before | after if key is not None}
-
-    def set(self, key: str, places: Iterable[Place]) -> None:
-        """Set the places of a key, replacing all previous ones."""
-        self._only.pop(key, None)
-        self._several.pop(key, None)
-        match tuple(places):
-            case ():
-                pass
-            case (place,):
-                self._only[key] = place
-            case several:
-                self._several[key] = several

@@ -57,6 +57,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_COLLECT}/test_nvidia_smi.py",
     ),
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
+    "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
     "inventory/mirroring": ("tests/inventory/test_mirroring.py",),
 }
