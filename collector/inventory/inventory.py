@@ -439,7 +439,7 @@ class Inventory:
     def known(self, cluster: str) -> dict[str, Known]:
         """Return, by node, the last readings that need not be repeated while they are fresh."""
         return {
-            name: Known(node.fingerprint, node.time, node.sharing, _boards(node))
+            name: Known(node.fingerprint, node.time, node.sharing, _boards(node.node, node.fingerprint.boot_id))
             for name, node in self.nodes(cluster).items()
             if node.fingerprint is not None and node.time is not None
         }
@@ -818,11 +818,9 @@ def _rebooted(node: NodeState, reading: Reading) -> bool:
     return bool(was and reading.fingerprint.boot_id) and was != reading.fingerprint.boot_id
 
 
-def _boards(node: NodeState) -> int | None:
-    """Return a node's capacity according to ResourceSlices if it has not rebooted since its last reading, else None."""
-    if node.node.listed is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
-        return None
-    return node.node.capacity
+def _boards(node: NodeInfo, boot_id: str) -> int | None:
+    """Return a node's capacity according to ResourceSlices if this is still its boot, else None."""
+    return node.capacity if node.listed is not None and node.boot_id == boot_id else None
 
 
 def _with_facts(gpus: tuple[Gpu, ...], recorded: NodeState) -> tuple[Gpu, ...]:

@@ -890,6 +890,16 @@ class TestNodes:
         assert fleet.inventory.known("west") == {"c": Known(fingerprint(C), 20.0)}
         assert fleet.inventory.known("north") == {}
 
+    @pytest.mark.parametrize(
+        ("listed", "boot_id", "boards"), [((), "b1", 8), ((), "b2", None), (None, "b1", None), (None, "b2", None)]
+    )
+    def test_known_has_the_capacity_that_slices_showed_since_the_node_booted(
+        self, fleet: Fleet, listed: tuple[GpuRef, ...] | None, boot_id: str, boards: int | None
+    ) -> None:
+        node = NodeInfo(name="a", capacity=8, boot_id=boot_id, listed=listed)
+        fleet.inventory.apply(reading(A, 10.0, ONE, node=node))  # in the boot b1
+        assert fleet.inventory.known("east")["a"].boards == boards
+
 
 class TestRemoval:
     """Nodes and clusters that are gone."""
@@ -915,7 +925,7 @@ class TestRemoval:
         assert list(fleet.inventory.clusters()) == []
 
     def test_removing_an_unknown_node_does_nothing(self, fleet: Fleet) -> None:
-        assert fleet.inventory.remove_node(A, 10.0) == Step()
+        assert fleet.inventory.remove_node(A, 10.0) == fleet.inventory.unlist_node(A, 10.0) == Step()
 
     def test_a_node_without_a_reading_is_removed_without_a_change(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a"))

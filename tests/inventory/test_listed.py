@@ -43,14 +43,14 @@ class World:
         if read:
             self.read(A, B)
 
-    def read(self, *uuids: str, node: str = "n", time: float = 10.0) -> Step:
+    def read(self, *uuids: str, cluster: str = "east", node: str = "n", time: float = 10.0) -> Step:
         info = msgspec.structs.replace(self.info, name=node)
         fingerprint = Fingerprint(
             pod_uid="p", container_id="c", restarts=0, boot_id=info.boot_id, capacity=None, listed=info.listed
         )
         gpus = tuple(Gpu(uuid=uuid, pci_bus_id=BUSES[uuid]) for uuid in uuids)
         reading = Reading(
-            cluster="east",
+            cluster=cluster,
             node=info,
             source="ns/p",
             fingerprint=fingerprint,
@@ -235,6 +235,15 @@ class TestUncoveredNodes:
 
 
 class TestCoveredNodes:
+    def test_a_loss_is_not_later_than_the_move_of_the_gpu(self, world: World) -> None:
+        world.uncover()
+        world.read(B, cluster="west", time=12.0)
+        (lost,) = world.list(*refs(A)).changes
+        assert lost.time == 20.0
+        assert [one.since for one in world.inventory.find(uuid=B)] == [10.0, 20.0]
+        changes = world.inventory.remove_node(NODE, 30.0).changes
+        assert [one.time for one in changes if one.gpu.uuid == B] == [20.0, 20.0]  # it has moved, and responds
+
     def test_slices_alone_mark_no_gpu_lost(self, world: World) -> None:
         world.list(*refs(A))
         assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
