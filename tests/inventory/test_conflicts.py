@@ -19,6 +19,19 @@ def inventory() -> Inventory:
     return Inventory()
 
 
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The UUID of each GPU that is evaluated, again and again."""
+    uuids: list[str] = []
+
+    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
+        uuids.append(uuid)
+        update(self, uuid)
+
+    monkeypatch.setattr(Claims, "update", decide)
+    return uuids
+
+
 def read(
     inventory: Inventory, cluster: str, node: str, time: float, gpus: list[Gpu], *, started: float | None = None
 ) -> None:
@@ -173,51 +186,49 @@ def test_one_gpu_with_its_serial_on_more_than_64_nodes_is_only_claimed(inventory
     [(4, 64, False), (4, 64, True), (20, 64, False), (20, 64, True), (20, 1, False)],
 )
 def test_one_serial_everywhere_is_not_compared_quadratically(
-    inventory: Inventory, monkeypatch: pytest.MonkeyPatch, nodes: int, count: int, modules: bool
+    inventory: Inventory,
+    monkeypatch: pytest.MonkeyPatch,
+    decided: list[str],
+    nodes: int,
+    count: int,
+    modules: bool,
 ) -> None:
     """Also of GPUs that say that they are the modules of one board."""
-    compared = decided = 0
+    compared = 0
 
     def compare(*args: Any, **kwargs: Any) -> bool:
         nonlocal compared
         compared += 1
         return on_one_board(*args, **kwargs)
 
-    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
-        nonlocal decided
-        decided += 1
-        update(self, uuid)
-
     monkeypatch.setattr("collector.inventory.conflicts.on_one_board", compare)
-    monkeypatch.setattr(Claims, "update", decide)
     for node in range(nodes):
-        compared = decided = 0
+        compared = 0
+        decided.clear()
         names = [f"{node}-{index}" for index in range(count)]
         gpus = [Gpu(uuid=f"GPU-{name}", serial="same", module=name if modules else None, **SEAT) for name in names]
         read(inventory, "east", f"n{node}", 10.0 + node, gpus)
         most = 3 if count == 64 else 6 if node < 5 else 1  # times the GPUs of a node; all, until it is no board
-        assert (compared <= 8 * 64, decided <= most * count) == (True, True)
+        assert (compared <= 8 * 64, len(decided) <= most * count) == (True, True)
         assert inventory.conflicts("east") == (count * (node + 1) if node else 0)
 
 
 @pytest.mark.parametrize("serial", ["same", None])
 def test_losing_every_gpu_to_another_node_stays_cheap(
-    inventory: Inventory, monkeypatch: pytest.MonkeyPatch, serial: str | None
+    inventory: Inventory, decided: list[str], serial: str | None
 ) -> None:
-    decided = 0
-
-    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
-        nonlocal decided
-        decided += 1
-        update(self, uuid)
-
     gpus = [Gpu(uuid=f"GPU-{index}", serial=serial or f"{index}") for index in range(64)]
     for node in ("a", "b"):
         read(inventory, "east", node, 10.0, gpus)
-    monkeypatch.setattr(Claims, "update", decide)
+    decided.clear()
     inventory.cannot_verify(Place("east", "a"))
     assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 0)
-    assert decided <= 24 * 64
+    assert len(decided) <= 24 * 64
+
+
+def test_gpus_with_serials_of_their_own_are_evaluated_once(inventory: Inventory, decided: list[str]) -> None:
+    read(inventory, "east", "a", 10.0, [Gpu(uuid=f"GPU-{index}", serial=f"{index}") for index in range(8)])
+    assert sorted(decided) == [f"GPU-{index}" for index in range(8)]
 
 
 @pytest.mark.parametrize("seed", range(20))
