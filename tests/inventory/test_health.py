@@ -238,6 +238,11 @@ class TestWhatEndsWithoutBeingSaid:
         assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
         assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
 
+    def test_a_flag_that_was_not_set_stays_known(self, world: World) -> None:
+        world.read(A, 10.0, Health(ecc_dram_uncorrectable=0, reset_required=False))
+        assert world.read(A, 20.0, Health(ecc_dram_uncorrectable=0)) == []
+        assert world.only(A).gpu.last_known == (LastReport("reset_required", 10.0),)
+
     def test_older_driver_fields_clear_a_recovery_action(self, world: World) -> None:
         world.read(A, 10.0, Health(recovery_action="Drain and Reset"))
         assert world.read(A, 20.0, Health(reset_required=True)) != []

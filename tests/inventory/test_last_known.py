@@ -3,7 +3,9 @@
 import msgspec
 import pytest
 
+from collector.health import Health
 from collector.inventory import Inventory
+from collector.inventory.last_known import settled
 from collector.model import (
     Change,
     Event,
@@ -272,6 +274,41 @@ class TestOfAnotherCollector:
         standby.read(last, 30.0, BARE)
         assert standby.only(last).gpu.model == ("H200" if last == WEST else "H100")
         assert standby.only(last).gpu.serial == (None if last == WEST else "s1")
+
+
+class TestSettledMoves:
+    """What a GPU's old place reported while it was claimed replaces what was last known then, at 10.0."""
+
+    FINE, WORN = Health(remapped_rows_correctable=0, inforom="1"), Health(remapped_rows_correctable=1, inforom="1")
+
+    def test_a_health_that_only_its_old_place_reports_is_the_newest_there(self) -> None:
+        claimed = Gpu(
+            uuid="GPU-1",
+            serial="s1",
+            health=self.FINE,
+            last_known=(LastReport("serial", 5.0), LastReport("health", 10.0)),
+        )
+        assert settled(claimed, Gpu(uuid="GPU-1", health=self.WORN), 30.0) == msgspec.structs.replace(
+            claimed, health=self.WORN, last_known=(LastReport("serial", 5.0), LastReport("health", 30.0))
+        )
+
+    def test_a_value_that_only_its_old_place_reports_is_the_newest_there(self) -> None:
+        marks = LastReport("serial", 5.0), LastReport("remapped_rows_correctable", 10.0)
+        claimed = Gpu(uuid="GPU-1", serial="s1", health=self.FINE, last_known=marks)
+        home = Gpu(uuid="GPU-1", health=msgspec.structs.replace(self.WORN, inforom="0"))
+        assert settled(claimed, home, 30.0) == msgspec.structs.replace(
+            claimed, health=self.WORN, last_known=(marks[0], LastReport("remapped_rows_correctable", 30.0))
+        )
+
+    def test_what_it_reports_itself_stays(self) -> None:
+        claimed = Gpu(uuid="GPU-1", serial="s1", health=self.FINE, last_known=(LastReport("serial", 5.0),))
+        assert settled(claimed, Gpu(uuid="GPU-1", health=self.WORN), 30.0) == claimed
+        assert settled(claimed, Gpu(uuid="GPU-1"), 30.0) == claimed
+
+    @pytest.mark.parametrize(("claimed", "home"), [(15.0, 20.0), (20.0, 15.0), (None, 20.0), (20.0, None)])
+    def test_the_newest_growth_of_errors_counts(self, claimed: float | None, home: float | None) -> None:
+        gpu = Gpu(uuid="GPU-1", health=self.FINE, ecc_growth=claimed)
+        assert settled(gpu, Gpu(uuid="GPU-1", ecc_growth=home), 30.0).ecc_growth == 20.0
 
 
 class TestConflicts:
