@@ -42,8 +42,6 @@ def merged(known: Absent, recorded: Absent) -> Absent:
         own, other, lost = later.facts, earlier, later.lost or (earlier.lost and earlier.read == later.read)
     own = _seated(own, later, earlier)
     facts = own if other.facts is None else with_last_known(own, other.facts, other.time, same_node=same_node)
-    if facts is later.facts and lost == later.lost:
-        return later
     return later._replace(facts=facts, lost=lost)
 
 
@@ -53,7 +51,7 @@ def _seated(gpu: Gpu, later: Absent, earlier: Absent) -> Gpu:
     for absent in (earlier, later):
         if absent.facts is not None and absent.place == later.place:
             seat |= {name: value for name in SEAT_FIELDS if (value := getattr(absent.facts, name)) is not None}
-    return msgspec.structs.replace(gpu, **seat) if any(getattr(gpu, name) != seat[name] for name in seat) else gpu
+    return msgspec.structs.replace(gpu, **seat)
 
 
 class AbsentGpus:
@@ -89,10 +87,7 @@ class AbsentGpus:
         """Forget a GPU; returns its last place, if known."""
         if (cluster := self._clusters.pop(uuid, None)) is None:
             return None
-        gpus = self._gpus[cluster]
-        absent = gpus.pop(uuid)
-        if not gpus:
-            del self._gpus[cluster]
+        absent = self._gpus[cluster].pop(uuid)
         left = self._nodes[absent.place]
         del left[uuid]
         if not left:

@@ -1,9 +1,11 @@
-"""Which absent GPUs are remembered when there are too many."""
+"""Which absent GPUs are remembered when there are too many, and what two inventories know together about one."""
 
-from collector.inventory.absent import Absent, AbsentGpus
-from collector.model import Place
+import msgspec
 
-A, B = Place("east", "a"), Place("west", "b")
+from collector.inventory.absent import Absent, AbsentGpus, merged
+from collector.model import Gpu, LastReport, Place
+
+A, B, C = Place("east", "a"), Place("west", "b"), Place("east", "c")
 
 
 def test_the_longest_absent_of_a_cluster_are_forgotten_first() -> None:
@@ -50,3 +52,64 @@ def test_a_cluster_is_forgotten_with_its_gpus() -> None:
     absent.add("GPU-2", B, 1.0)
     absent.forget_cluster("east")
     assert absent.places() == {"GPU-2": B}
+    assert (absent.of(A), absent.of(B)) == ({}, {"GPU-2": Absent(B, 1.0)})
+
+
+def test_an_absent_gpu_was_read_when_its_newest_value_was() -> None:
+    assert Absent(A, 30.0).read == 30.0
+    assert Absent(A, 30.0, Gpu(uuid="GPU-1")).read == 30.0
+    marks = LastReport("serial", 10.0), LastReport("model", 20.0), LastReport("vbios", 15.0)
+    assert Absent(A, 30.0, Gpu(uuid="GPU-1", last_known=marks)).read == 20.0
+
+
+class TestMerging:
+    """`read` is when a GPU was last read; it left later."""
+
+    @staticmethod
+    def absent(
+        place: Place, left: float, read: float, serial: str | None, *, lost: bool = False, slot: str = ""
+    ) -> Absent:
+        facts = Gpu(uuid="GPU-1", serial=serial, model="H100", slot=slot or None)
+        marks = [LastReport(name, read) for name in ("serial", "model") if getattr(facts, name) is not None]
+        return Absent(place, left, msgspec.structs.replace(facts, last_known=tuple(marks)), lost)
+
+    def both(self, one: Absent, other: Absent) -> tuple[Place, str | None, str | None, bool]:
+        """Return the place, serial, slot and loss, which do not depend on who merges."""
+        found = merged(one, other)
+        assert merged(other, one) == found
+        assert found.time == max(one.time, other.time)
+        assert found.facts is not None
+        return found.place, found.facts.serial, found.facts.slot, found.lost
+
+    def test_it_is_where_it_left_last(self) -> None:
+        assert self.both(self.absent(A, 20.0, 10.0, "s1"), self.absent(B, 30.0, 10.0, "s2")) == (B, "s2", None, False)
+        assert merged(Absent(A, 20.0), Absent(B, 20.0)) == Absent(A, 20.0)
+
+    def test_the_later_reading_decides_its_state(self) -> None:
+        noticed_late, read_late = self.absent(A, 30.0, 10.0, "s1", lost=True), self.absent(C, 20.0, 15.0, "s2")
+        assert self.both(noticed_late, read_late) == (A, "s2", None, False)
+        assert self.both(noticed_late._replace(lost=False), read_late._replace(lost=True)) == (A, "s2", None, True)
+        read_early = self.absent(C, 20.0, 5.0, "s2", lost=True)
+        assert self.both(noticed_late._replace(lost=False), read_early) == (A, "s1", None, False)
+        assert self.both(noticed_late, read_early._replace(lost=False)) == (A, "s1", None, True)
+
+    def test_of_two_equally_old_readings_either_knows_of_a_loss(self) -> None:
+        later, earlier = self.absent(A, 30.0, 10.0, "s1"), self.absent(C, 20.0, 10.0, "s2")
+        for lost in ((False, False), (True, False), (False, True)):
+            found = self.both(later._replace(lost=lost[0]), earlier._replace(lost=lost[1]))
+            assert found == (A, "s1", None, any(lost))
+
+    def test_what_only_one_knows_is_known(self) -> None:
+        for left in (20.0, 40.0):
+            one, other = self.absent(A, 30.0, 15.0, None), self.absent(A, left, 10.0, "s2")
+            assert self.both(one, other) == (A, "s2", None, False)
+            assert self.both(Absent(A, left, lost=True), one)[3] is (left == 40.0)
+        assert merged(Absent(A, 30.0), Absent(A, 20.0)) == Absent(A, 30.0)
+
+    def test_its_seat_is_that_in_its_last_node(self) -> None:
+        last = self.absent(A, 30.0, 10.0, "s1", slot="1")
+        assert self.both(last, self.absent(C, 20.0, 15.0, "s1", slot="2")) == (A, "s1", "1", False)
+        assert self.both(last, self.absent(A, 20.0, 15.0, "s1", slot="2")) == (A, "s1", "1", False)
+        bare = self.absent(A, 30.0, 10.0, "s1")
+        assert self.both(bare, self.absent(A, 20.0, 5.0, "s1", slot="2")) == (A, "s1", "2", False)
+        assert self.both(bare, self.absent(C, 20.0, 5.0, "s1", slot="2")) == (A, "s1", None, False)
