@@ -128,11 +128,12 @@ async def _send_events(
             await response.error(subscription.failure)
             return
         now = loop.time()
-        if bookmarks and now >= min(due, deadline):
-            await response.bookmark(server.storage.version)
+        if bookmarks and now >= min(due, deadline) and not subscription.has_events:
+            version = server.storage.version  # a bookmark promises that all events up to it were sent
+            await response.bookmark(version)
             due = now + bookmark_interval
             while server.faults.misbehaviour is Misbehaviour.BOOKMARK_FLOOD:
-                await response.bookmark(server.storage.version, count=1000)
+                await response.bookmark(version, count=1000)
         if now >= deadline:
             return
 

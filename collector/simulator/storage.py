@@ -141,6 +141,11 @@ class WatchSubscription:
             except TimeoutError:
                 pass
 
+    @property
+    def has_events(self) -> bool:
+        """Whether events are queued."""
+        return bool(self._pending)
+
     def take(self) -> Iterator[tuple[str, Entry]]:
         """Yield and remove the queued events, as (event type, object) as seen by the filter."""
         while self._pending:

@@ -41,6 +41,9 @@ async def seen(response: aiohttp.ClientResponse, text: bytes, *, seconds: float)
     return False
 
 
+BUFFERED_BYTES = 32 << 20  # more than connections hold
+
+
 class TestTheMachines:
     async def test_a_moved_gpu_is_read_on_the_other_node(self, api: Any) -> None:
         boots = [(await node(api, name))["status"]["nodeInfo"]["bootID"] for name in ("gpu-0000", "gpu-0001")]
@@ -300,6 +303,20 @@ class TestMisbehaviour:
                 assert (await following())["type"] == "BOOKMARK"
             api.cluster.behave()
             await to_the_end(following)
+
+    async def test_a_flood_of_bookmarks_promises_no_event_that_is_still_to_come(self, api: Any) -> None:
+        api.cluster.misbehave(Misbehaviour.BOOKMARK_FLOOD)
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "1"}
+        async with api.session.get("/api/v1/nodes", params=query | {"resourceVersion": "0"}) as response:
+            while b"BOOKMARK" not in await response.content.readuntil(b"\n"):
+                pass
+            promised = await response.content.readuntil(b"\n")
+            api.cluster.add_node("gpu-0009")
+            received = 0
+            while received < BUFFERED_BYTES:
+                lines = await response.content.readany()
+                received += len(lines)
+                assert set(lines.splitlines(keepends=True)[1:-1]) <= {promised}
 
     async def test_a_flood_of_output_ends_with_the_client(self, api: Any) -> None:
         api.cluster.fail_exec(ExecFaultKind.FLOOD)
