@@ -26,13 +26,15 @@ def free_ports(count: int) -> list[int]:
     """Return TCP ports of 127.0.0.1 in a row that nobody listens on, none handed out twice.
 
     They are below those that the system gives to whoever asks for any port, or to outgoing connections: one of these
-    could be somebody else's by the time it is used. Each worker of pytest-xdist has ports of its own.
+    could be somebody else's by the time it is used. Each worker of pytest-xdist has ports of its own; GPUID_TEST_PORTS
+    parts runs that share a network.
     """
+    lowest, highest = map(int, os.environ.get("GPUID_TEST_PORTS", "16000-31999").split("-"))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    share = 16_000 // workers
+    share = (highest + 1 - lowest) // workers
     while True:
-        first = 16_000 + worker * share + random.randrange(share - count)
+        first = lowest + worker * share + random.randrange(share - count)
         ports = range(first, first + count)
         if _handed_out.isdisjoint(ports) and all(map(_free, ports)):
             _handed_out.update(ports)
