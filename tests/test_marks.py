@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.marks import BULK, MEASURED, NOT_BULK
+from tests.support.marks import BULK, MEASURED, NOT_BULK, NOT_MEASURED
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", [*MEASURED, *BULK, *NOT_BULK])
+@pytest.mark.parametrize("name", [*MEASURED, *BULK, *NOT_BULK, *NOT_MEASURED])
 def test_everything_named_exists(name: str) -> None:
     path, *parts = name.split("::")
     assert (ROOT / path).exists()

@@ -147,6 +147,9 @@ LONGEST = (
 # Their collectors and Prometheus run until the end, and would slow all that comes after them.
 LAST = ("tests/prometheus/", "tests/grafana/")
 
+# Not measured for coverage: they run for long what other tests have run.
+NOT_MEASURED = ("tests/benchmarks/", "tests/faults/test_faults.py", "tests/shards/test_processes.py")
+
 PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while
 PATIENT_FIXTURES = {"control_planes", "prometheus", "troubled"}
 
@@ -169,7 +172,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             names |= {"bulk", "slow"}
         for name in sorted(names):
             item.add_marker(name)
-        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)) or item.nodeid.startswith(NOT_MEASURED):
             item.add_marker("no_cover")  # measuring hundreds of examples takes twice as long, and finds the same lines
         if fixtures & PATIENT_FIXTURES or item.nodeid.startswith("tests/benchmarks/"):
             item.add_marker(pytest.mark.timeout(PATIENT_SECONDS))
