@@ -60,6 +60,7 @@ class TestReadings:
         made.set_pod(READY, None)
         made.queue.set_node(NODE, None)
         assert not made.queue._nodes
+        assert made.gone_at(10 * GRACE) == ["n"]  # when its grace would have been over
 
     def test_a_reading_returns_the_current_info(self) -> None:
         made = world()
@@ -146,6 +147,13 @@ class TestLogs:
         assert made.queue.pop_due() is None
         made.now = REFRESH
         assert made.queue.pop_due() is target.node
+
+    def test_a_log_has_been_read_once_its_document_has(self) -> None:
+        made = self.logs()
+        target = handed_out(made)
+        assert not target.node.log.was_read(target.fingerprint)
+        made.succeeded(target)
+        assert target.node.log.was_read(target.fingerprint)
 
     def test_a_document_from_before_a_request_does_not_answer_it(self) -> None:
         made = self.logs()

@@ -40,7 +40,7 @@ def test_a_gpu_that_leaves_again_counts_once_where_it_was_last() -> None:
     absent = AbsentGpus(10)
     absent.add("GPU-1", A, 1.0)
     absent.add("GPU-1", B, 2.0)
-    assert absent.places() == {"GPU-1": B}
+    assert (absent.places(), absent.of(A), absent.of(B)) == ({"GPU-1": B}, {}, {"GPU-1": Absent(B, 2.0)})
     absent.forget_cluster("east")
     assert absent.pop("GPU-1") == Absent(B, 2.0)
     assert absent.pop("GPU-1") is None
