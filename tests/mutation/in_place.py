@@ -55,6 +55,8 @@ def survivors(module: str, path: Path, mutants: Sequence[Mutant], tests: Sequenc
 
     Raises RuntimeError if the tests fail without a fault.
     """
+    if not mutants:
+        return
     read, write = os.pipe()
     if os.fork() == 0:
         try:

@@ -46,7 +46,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "web/cursors": ("tests/web/test_history.py",),
     "backoff": ("tests/test_backoff.py",),
     "collect/smi_values": (f"{_COLLECT}/test_smi_tree.py",),
-    "collect/smi_elements": (f"{_COLLECT}/test_nvidia_smi.py",),
+    "collect/smi_elements": (f"{_COLLECT}/test_smi_report.py",),
     "collect/smi_health": (f"{_COLLECT}/test_build_health.py", f"{_COLLECT}/test_smi_health.py"),
     "collect/smi_output": (f"{_COLLECT}/test_smi_output.py", f"{_COLLECT}/test_unread_runs.py"),
     "collect/smi_tree": (f"{_COLLECT}/test_smi_tree.py", f"{_COLLECT}/test_smi_report.py"),
