@@ -47,7 +47,7 @@ class Transport(httpx.AsyncHTTPTransport):
             "network_backend": _Backend(proxy),
         }
         if proxy is None or is_socks(proxy):
-            self._pool = httpcore.AsyncConnectionPool(**options)
+            self._pool = _OneConnection(**options)
             return
         login = None
         if proxy.user is not None or proxy.password is not None:
@@ -60,7 +60,31 @@ class Transport(httpx.AsyncHTTPTransport):
         )
 
 
-class _HttpProxy(httpcore.AsyncHTTPProxy):
+class _OneConnection(httpcore.AsyncConnectionPool):
+    """Keeps one connection, for one request at a time and to one receiver.
+
+    httpcore's own pool looks at all requests and connections before and after each, and each time for `sniffio`, which
+    Python searches everywhere if it is not installed.
+    """
+
+    _current: httpcore.AsyncConnectionInterface | None = None
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        if request.url.scheme not in (b"http", b"https"):
+            raise httpcore.UnsupportedProtocol("the URL's scheme is neither http nor https")
+        if self._current is not None and (not self._current.is_available() or self._current.has_expired()):
+            await self.aclose()
+        if self._current is None:
+            self._current = self.create_connection(request.url.origin)
+        return await self._current.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        connection, self._current = self._current, None
+        if connection is not None:
+            await connection.aclose()
+
+
+class _HttpProxy(_OneConnection, httpcore.AsyncHTTPProxy):
     """Puts IPv6 addresses in brackets, which httpcore omits."""
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
@@ -193,7 +217,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all; raise WriteError, after which httpcore reads the response, if the receiver stops reading."""
-        if self._stream is self._socket:
+        if buffer and self._stream is self._socket:
             buffer = buffer[self._socket.send_now(buffer) :]  # what fits needs nobody to listen meanwhile
         if not buffer:
             return

@@ -8,7 +8,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -71,7 +70,7 @@ class _Files(NamedTuple):
     """The contents of the settings' files for one attempt."""
 
     stamps: Sequence[object]  # of the certificate files
-    context: ssl.SSLContext | None  # None: the client's is still valid
+    context: ssl.SSLContext | None  # None: the transport's is still valid
     token: str | None
     hmac_secret: str | None
 
@@ -98,9 +97,17 @@ class WebhookSink:
         self._lock = anyio.Lock()
         self._begun = False  # part of a body has been written
         self._sent = False  # all of it
-        self._client: httpx.AsyncClient | None = None
-        self._proxy: URL | None = None  # used by the client
-        self._stamps: Sequence[object] = ()  # of the client's certificate files
+        # httpx's client would do more: redirects, cookies, ~/.netrc and other things that must not be, and cost time.
+        self._transport: Transport | None = None
+        self._url: httpx.URL | None = None  # parsed once
+        self._timeouts = httpx.Timeout(
+            settings.timeout,
+            connect=settings.connect_timeout,
+            read=settings.read_timeout,
+            write=settings.write_timeout,
+        ).as_dict()
+        self._proxy: URL | None = None  # used by the transport
+        self._stamps: Sequence[object] = ()  # of the transport's certificate files
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
@@ -125,7 +132,7 @@ class WebhookSink:
     async def aclose(self) -> None:
         """Close the connection."""
         async with self._lock:
-            await self._close_client()
+            await self._close_transport()
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
         """Send one request; return the status, and the error for any status other than 2xx.
@@ -146,14 +153,14 @@ class WebhookSink:
             async with self._lock:
                 with anyio.fail_after(settings.timeout):
                     # Without files, there is nothing that may hang.
-                    asks = self._client is None or self._has_files
+                    asks = self._transport is None or self._has_files
                     found = await ask_files(self._name, self._ask_files) if asks else self._ask_files()
-                    client = await self._open(found)
+                    transport = await self._open(found)
                     if found.hmac_secret is None:
                         headers = self._headers(found, body, count, key)
                     else:
                         headers = await anyio.to_thread.run_sync(self._headers, found, body, count, key)
-                    return await self._exchange(client, body, headers)
+                    return await self._exchange(transport, body, headers)
         except httpx.ConnectTimeout:
             raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
         except httpx.WriteTimeout:
@@ -175,10 +182,17 @@ class WebhookSink:
             raise UnavailableError(text, reason, outcome_unknown=self._sent) from None
 
     async def _exchange(
-        self, client: httpx.AsyncClient, body: bytes, headers: Mapping[str, str]
+        self, transport: Transport, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, SinkError | None]:
-        content = b""
-        async with client.stream("POST", self._settings.url, content=self._parts(body), headers=headers) as response:
+        extensions = {"timeout": self._timeouts}
+        url = self._url = self._url or httpx.URL(self._settings.url)
+        request = httpx.Request("POST", url, content=self._parts(body), headers=headers, extensions=extensions)
+        response = await transport.handle_async_request(request)
+        status, content = response.status_code, b""
+        try:
+            if status in _REDIRECTS:
+                text = describe_redirect(status, response.headers.get("Location"), "url")
+                raise self._unavailable(text, Reason.MISCONFIGURED)
             # Only the status counts: the body is read for messages and to reuse the connection.
             with anyio.move_on_after(_BODY_SECONDS):
                 try:
@@ -188,11 +202,12 @@ class WebhookSink:
                             break
                 except httpx.HTTPError:
                     _log.debug("response body incomplete", extra={"sink": self._name})
-        status = response.status_code
+        finally:
+            await response.aclose()
         if status == 204 and (
             response.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in response.headers
         ):
-            await self._close_client()  # further data would be mistaken for the next response
+            await self._close_transport()  # further data would be mistaken for the next response
         if not response.is_success:
             return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
         if not self._sent:
@@ -213,7 +228,7 @@ class WebhookSink:
         settings = self._settings
         stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
         context = None
-        if self._client is None or stamps != self._stamps:
+        if self._transport is None or stamps != self._stamps:
             context = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
         return _Files(
             stamps,
@@ -227,6 +242,8 @@ class WebhookSink:
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
+            "Accept": "*/*",
+            "Connection": "keep-alive",
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
             "Accept-Encoding": "identity",
@@ -258,41 +275,24 @@ class WebhookSink:
         about = _ABOUT_RECORDS if "X-Squid-Error" not in headers else ()  # from a proxy that forwarded nothing
         return from_status(status, text, wait, about_records=about)
 
-    async def _open(self, found: _Files) -> httpx.AsyncClient:
-        """Return the client, recreated if its certificate files have changed."""
+    async def _open(self, found: _Files) -> Transport:
+        """Return the transport, recreated if its certificate files have changed."""
         settings = self._settings
-        if self._client is None or found.context is not None:
-            await self._close_client()
-            assert found.context is not None  # noqa: S101  without a client there is one
+        if self._transport is None or found.context is not None:
+            await self._close_transport()
+            assert found.context is not None  # noqa: S101  without a transport there is one
             try:
                 self._proxy = choose_proxy(settings.proxy, settings.url)
             except ProxyUrlError as error:
                 raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISCONFIGURED) from None
-            self._client = httpx.AsyncClient(
-                transport=Transport(found.context, self._proxy),
-                trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc is not ours
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-                event_hooks={"response": [self._refuse_redirect]},
-                timeout=httpx.Timeout(
-                    settings.timeout,
-                    connect=settings.connect_timeout,
-                    read=settings.read_timeout,
-                    write=settings.write_timeout,
-                ),
-            )
+            self._transport = Transport(found.context, self._proxy)
             self._stamps = found.stamps
-        return self._client
+        return self._transport
 
-    async def _close_client(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-    async def _refuse_redirect(self, response: httpx.Response) -> None:
-        """Raise UnavailableError for a redirect, before httpx looks at its target."""
-        if response.status_code in _REDIRECTS:
-            text = describe_redirect(response.status_code, response.headers.get("Location"), "url")
-            raise self._unavailable(text, Reason.MISCONFIGURED)
+    async def _close_transport(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
 
     def _foreign(self, text: str) -> str:
         return self.secrets.redact(text, TEXT_LIMIT)
