@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import operator
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -222,7 +223,7 @@ class SinkWorker:
         this process became leader may have been sent by another process. If a batch is too large, its first half is
         sent instead; the second half is the next batch.
         """
-        records = Counter(record.cluster for record in batch.records)
+        records = Counter(map(operator.attrgetter("cluster"), batch.records))
         if begun and not self._leading and not batch.rejected:
             self._unanswered = batch.key
         self._leading = True

@@ -2,14 +2,14 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Compiled, Connection, Update, event
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Compiled, Connection, Select, Update, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -21,7 +21,14 @@ from collector.store.errors import StoreError
 from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
 from collector.tls import client_context
 
-__all__ = ["STATEMENT_TIMEOUT_SECONDS", "execute_alone", "postgres_engine", "read_password", "sqlite_engine"]
+__all__ = [
+    "STATEMENT_TIMEOUT_SECONDS",
+    "execute_alone",
+    "fetch_alone",
+    "postgres_engine",
+    "read_password",
+    "sqlite_engine",
+]
 
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
@@ -106,17 +113,29 @@ async def execute_alone(connection: AsyncConnection, statement: Update, values: 
     The driver takes each call to a thread and back: this is one, and SQLAlchemy's transaction would be eight.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
+    before = driver.total_changes
+    await _fetched(driver, statement, values)
+    return int(driver.total_changes - before)
+
+
+async def fetch_alone(
+    connection: AsyncConnection, statement: Select[Any], values: Mapping[str, Any]
+) -> Sequence[Sequence[Any]]:
+    """Return the rows that one statement selects on SQLite outside a transaction, likewise."""
+    return await _fetched((await connection.get_raw_connection()).driver_connection, statement, values)
+
+
+async def _fetched(driver: Any, statement: Select[Any] | Update, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
     compiled = _compiled(statement)
     try:
-        before = driver.total_changes
-        await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
-        return int(driver.total_changes - before)
+        found: Sequence[Sequence[Any]] = await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
     except ValueError as error:  # it is closed, as SQLAlchemy's dialect also takes it
         raise sqlite3.OperationalError(str(error)) from error
+    return found
 
 
 @cache
-def _compiled(statement: Update) -> Compiled:
+def _compiled(statement: Select[Any] | Update) -> Compiled:
     return statement.compile(dialect=sqlite.dialect(paramstyle="named"))
 
 

@@ -22,7 +22,15 @@ from collector.store import schema
 from collector.store.codec import encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
-from collector.store.outbox_records import TABLES, counted, decoded, end_of_batch, full_batches, records_between
+from collector.store.outbox_records import (
+    TABLES,
+    counted,
+    decoded,
+    end_of_batch,
+    full_batches,
+    records_between,
+    replayed,
+)
 from collector.store.sound import moment, sound_count, text
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
@@ -148,7 +156,7 @@ class Outbox:
     async def next_batch_state(self, sink: str, limit: int) -> BatchState:
         """Return the content of the sink's next batch, counting up to `limit` records."""
         async with self._database.read() as connection:
-            if await connection.scalar(_REPLAY.where(_letters.sink == sink)) is not None:
+            if await connection.scalar(select(replayed(sink))):
                 return BatchState(0, None, closed=True)
             state = await _state(connection, sink)
             if state is None:
@@ -231,9 +239,7 @@ class Outbox:
         async with self._database.read() as connection:
             if self._database.id != batch.store:
                 return []
-            if await connection.scalar(_REPLAY.where(_letters.sink == batch.sink)) is not None:
-                return []
-            found = await full_batches(connection, batch.emit, batch.last, limit)
+            found = await full_batches(connection, batch.sink, batch.emit, batch.last, limit)
         batches, cursor = [], batch.last
         for upto, records in found:
             key = self._key({"name": batch.sink, "emit": batch.emit, "cursor": cursor}, upto)
@@ -385,14 +391,13 @@ class Outbox:
 
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
-_REPLAY = select(_letters.id).where(_letters.replay).limit(1)
 _CONFIRM_AND_BEGIN = (
     update(schema.sinks)
     .where(
         _sinks.name == bindparam("b_sink"),
         _sinks.emit == bindparam("b_emit"),
         _sinks.upto == bindparam("b_last"),
-        ~exists().where(_letters.sink == bindparam("b_sink"), _letters.replay),  # they come first
+        ~replayed(bindparam("b_sink")),  # they come first
         exists().where(schema.meta.c.name == "id", schema.meta.c.value == bindparam("b_store")),  # it is not a new file
     )
     .values(cursor=bindparam("b_last"), upto=bindparam("b_upto"))

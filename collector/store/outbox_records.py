@@ -5,20 +5,22 @@ import functools
 import itertools
 import logging
 import operator
+import sqlite3
 from typing import Any
 
 import msgspec
-from sqlalchemy import Integer, bindparam, cast, func, literal, select
+from sqlalchemy import Integer, bindparam, case, cast, exists, func, literal, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import SinkRecord, changes_object, last_known_object
 from collector.store import schema
 from collector.store.codec import decode_records
+from collector.store.engines import fetch_alone
 from collector.store.sound import moment, optional_text, sound_changes, sound_count, sound_last_known, text
 from collector.timestamps import rfc3339
 
-__all__ = ["TABLES", "counted", "decoded", "end_of_batch", "full_batches", "records_between"]
+__all__ = ["TABLES", "counted", "decoded", "end_of_batch", "full_batches", "records_between", "replayed"]
 
 TABLES = {"changes": schema.changes, "readings": schema.readings}
 RECORDS_AHEAD = 2000  # read at once, or a single batch
@@ -46,18 +48,36 @@ async def end_of_batch(connection: AsyncConnection, emit: str, cursor: int, limi
     return ahead[_rows_of_batch([count for _, count in ahead], limit) - 1][0] if ahead else None
 
 
+def replayed(sink: Any) -> Any:
+    """Return the condition that dead letters of a sink are queued for redelivery."""
+    letters = schema.dead_letters.c
+    return exists().where(letters.sink == sink, letters.replay)
+
+
 async def full_batches(
-    connection: AsyncConnection, emit: str, cursor: int, limit: int
+    connection: AsyncConnection, sink: str, emit: str, cursor: int, limit: int
 ) -> list[tuple[int, list[SinkRecord]]]:
-    """Return the batches after a cursor that are full, each with its last row; a few, and only sound ones."""
+    """Return the batches after a cursor that are full, each with its last row; a few, and only sound ones.
+
+    Empty while replayed dead letters come first.
+    """
     batches = max(1, RECORDS_AHEAD // limit)
+    if emit == "changes" and connection.dialect.name == "sqlite":
+        values = {"b_sink": sink, "b_cursor": cursor, "b_upto": _LAST_ID, "b_limit": batches * limit}
+        try:
+            written = (await fetch_alone(connection, _FULL_AS_JSON, values | {"b_before": limit - 1}))[0][0]
+            return [] if written is None else _split(*_from_json(written), limit)
+        except (sqlite3.Error, msgspec.MsgspecError):  # something is damaged
+            pass
+    if await connection.scalar(select(replayed(sink))):
+        return []
     if emit == "changes":
         some = select(_columns.id).where(_columns.id > cursor).order_by(_columns.id).limit(batches * limit).subquery()
         count = await connection.scalar(select(func.count()).select_from(some)) or 0
         if count < limit:
             return []
         ids, records = await _changes(connection, cursor, _LAST_ID, count - count % limit)
-        return [(ids[end - 1], records[end - limit : end]) for end in range(limit, len(ids) + 1, limit)]
+        return _split(ids, records, limit)
     ahead = await _rows_ahead(connection, emit, cursor, min(batches, READINGS_AHEAD) * limit)
     full: list[tuple[int, list[SinkRecord]]] = []
     read = 0
@@ -71,6 +91,11 @@ async def full_batches(
         read += len(records)
         cursor, ahead = upto, ahead[rows:]
     return full
+
+
+def _split(ids: list[int], records: list[SinkRecord], limit: int) -> list[tuple[int, list[SinkRecord]]]:
+    """Return changes in full batches, each with its last row."""
+    return [(ids[end - 1], records[end - limit : end]) for end in range(limit, len(ids) + 1, limit)]
 
 
 async def records_between(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[SinkRecord]:
@@ -138,6 +163,17 @@ _CHANGES_AS_JSON = select(
         func.json_array(_rows.id, _rows.time, _rows.time - cast(_rows.time, Integer), *list(_rows)[2:])
     )
 )
+# A call of the driver goes to its thread and back, so one statement also looks for what comes first, and whether a
+# batch is full.
+_is_full = (
+    select(_columns.id)
+    .where(_columns.id > bindparam("b_cursor"))
+    .order_by(_columns.id)
+    .limit(1)
+    .offset(bindparam("b_before"))
+    .exists()
+)
+_FULL_AS_JSON = select(case((_is_full & ~replayed(bindparam("b_sink")), _CHANGES_AS_JSON.scalar_subquery())))
 _Row = tuple[
     int,  # id
     float,  # time, almost

@@ -64,9 +64,22 @@ async def test_a_dead_letter_replayed_meanwhile_comes_before_what_was_read(outbo
     batch = await outbox.next_batch("lake", 2)
     (following,) = await outbox.following(batch, 2)
     await outbox.replay([letter.id])
+    assert await outbox.following(batch, 2) == []
     assert not await outbox.confirm_and_begin(batch, following)
     await outbox.confirm(batch)
     assert [record.uuid for record in (await outbox.next_batch("lake", 2)).records] == ["GPU-1", "GPU-2"]
+
+
+async def test_a_damaged_row_is_read_ahead_too(sqlite_settings, collecting):
+    async with collecting(sqlite_settings) as one:
+        await one.store.reconcile({"lake": CHANGES})
+        one.read("a", 10.0, "1", "2")
+        assert await one.store.history_writer.flushed(10)
+        async with one.store.database.write() as connection:
+            await connection.execute(text("UPDATE gpuid_changes SET model = x'ff41' WHERE uuid = 'GPU-2'"))
+        first = await one.store.outbox.next_batch("lake", 1)
+        (second,) = await one.store.outbox.following(first, 1)
+    assert [(record.uuid, record.model) for record in second.records] == [("GPU-2", "\ufffdA")]
 
 
 async def test_a_damaged_row_changes_no_other_record(sqlite_settings, collecting):
