@@ -286,7 +286,7 @@ async def serve_site(
         tasks.start_soon(run_server)
         with anyio.fail_after(25):
             await bound.wait()
-        async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert) as client:
+        async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert, timeout=60) as client:
             yield client
         tasks.cancel_scope.cancel()
 
