@@ -263,8 +263,8 @@ class TestPods:
     def test_it_requests_what_the_documented_fleets_need(self, template: Template) -> None:
         (container,) = pod(template())["spec"]["containers"]
         memory = {key: container["resources"][key]["memory"] for key in ("requests", "limits")}
-        assert memory == {"requests": "256Mi", "limits": "1Gi"}
-        assert memory_mib(50, 10_000) <= 256  # as values.yaml says
+        assert memory == {"requests": "512Mi", "limits": "1Gi"}
+        assert memory_mib(50, 10_000) <= 512  # as values.yaml says
         assert memory_mib(50, 50_000) * 1.5 <= 1024
 
     def test_a_token_is_mounted_only_for_its_own_cluster(self, template: Template) -> None:
