@@ -161,6 +161,7 @@ class Conflicts:
         """
         node = self._node(place)
         if node is None or not node.gpus:
+            self._sorted.pop(place, None)
             return ()
         known = self._sorted.get(place)
         if known is None or known.gpus is not node.gpus or known.claims is not node.claims:

@@ -203,7 +203,8 @@ class WebhookSink:
                 except httpx.HTTPError:
                     _log.debug("response body incomplete", extra={"sink": self._name})
         finally:
-            await response.aclose()
+            with anyio.CancelScope(shield=True):  # or the connection would stay open until the next request
+                await response.aclose()
         if status == 204 and (
             response.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in response.headers
         ):

@@ -2,7 +2,8 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -113,25 +114,34 @@ async def execute_alone(connection: AsyncConnection, statement: Update, values: 
     The driver takes each call to a thread and back: this is one, and SQLAlchemy's transaction would be eight.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    before = driver.total_changes
-    await _fetched(driver, statement, values)
-    return int(driver.total_changes - before)
+    with _reporting_closed():
+        before = driver.total_changes
+        await _fetched(driver, statement, values)
+        return int(driver.total_changes - before)
 
 
 async def fetch_alone(
     connection: AsyncConnection, statement: Select[Any], values: Mapping[str, Any]
 ) -> Sequence[Sequence[Any]]:
     """Return the rows that one statement selects on SQLite outside a transaction, likewise."""
-    return await _fetched((await connection.get_raw_connection()).driver_connection, statement, values)
+    driver = (await connection.get_raw_connection()).driver_connection
+    with _reporting_closed():
+        return await _fetched(driver, statement, values)
 
 
 async def _fetched(driver: Any, statement: Select[Any] | Update, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
     compiled = _compiled(statement)
-    try:
-        found: Sequence[Sequence[Any]] = await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
-    except ValueError as error:  # it is closed, as SQLAlchemy's dialect also takes it
-        raise sqlite3.OperationalError(str(error)) from error
+    found: Sequence[Sequence[Any]] = await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
     return found
+
+
+@contextmanager
+def _reporting_closed() -> Iterator[None]:
+    """Raise sqlite3.OperationalError if the connection is closed, as SQLAlchemy's dialect does."""
+    try:
+        yield
+    except ValueError as error:
+        raise sqlite3.OperationalError(str(error)) from error
 
 
 @cache

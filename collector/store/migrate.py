@@ -92,10 +92,10 @@ async def _migrated(engine: AsyncEngine, location: PostgresLocation) -> bool:
 
 
 def _is_in_use(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
     # A server that still builds an index, for a collector that is gone, unlocks the table before it has committed.
-    # Dropping the index then fails as an internal error, of which only the function's name is never translated.
-    reported_by = getattr(getattr(error.orig, "__cause__", None), "server_source_function", None)
-    return getattr(error.orig, "sqlstate", None) in _IN_USE or reported_by in _CATALOG_CONFLICTS
+    # Dropping the index then fails with an internal error; PostgreSQL does not translate those.
+    return state in _IN_USE or (state == _INTERNAL_ERROR and _CATALOG_CONFLICT in str(error.orig))
 
 
 def _migrate_in_steps(connection: Connection, location: PostgresLocation) -> None:
@@ -227,7 +227,8 @@ def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> 
 
 
 _IN_USE = ("55P03", "40P01")  # PostgreSQL's SQLSTATEs: lock timeout, and deadlock
-_CATALOG_CONFLICTS = ("simple_heap_update", "simple_heap_delete")  # "tuple concurrently updated", "… deleted"
+_INTERNAL_ERROR = "XX000"
+_CATALOG_CONFLICT = "tuple concurrently "  # updated, or deleted
 # Overrides the server's limits on slow statements and idle transactions, and its slow detection of dead hosts.
 _NO_LIMITS = (
     "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN"

@@ -57,7 +57,7 @@ def replayed(sink: Any) -> Any:
 async def full_batches(
     connection: AsyncConnection, sink: str, emit: str, cursor: int, limit: int
 ) -> list[tuple[int, list[SinkRecord]]]:
-    """Return the batches after a cursor that are full, each with its last row; a few, and only sound ones.
+    """Return the batches after a cursor that are full, each with its last row; a few of them.
 
     Empty while replayed dead letters come first.
     """

@@ -91,7 +91,7 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path, tmp_path: 
 
 
 def asked_for(tests: list[dict[str, Any]]) -> set[str]:
-    """The names of the alerts that tests ask for, and of the series that they or those rules read."""
+    """Return the names of the alerts that tests ask for, and of the series that they or those rules read."""
     found = {case["alertname"] for test in tests for case in test.get("alert_rule_test", ())}
     expressions = [case["expr"] for test in tests for case in test.get("promql_expr_test", ())]
     while True:

@@ -181,7 +181,7 @@ async def test_an_index_that_the_server_is_still_completing_is_retried(filled, c
     async with connected(settings) as other, connected(settings) as admin, anyio.create_task_group() as tasks:
         await leave_incomplete_index(settings, other, admin)
         async with other.transaction():
-            # The last that CREATE INDEX CONCURRENTLY does, after it has unlocked the table.
+            # The last step of CREATE INDEX CONCURRENTLY, after it has unlocked the table.
             await other.execute("UPDATE pg_index SET indisvalid = true WHERE NOT indisvalid")
             tasks.start_soon(opened, settings)
             await eventually(lambda: admin.fetchval(dropping))

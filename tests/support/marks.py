@@ -1,8 +1,8 @@
 """Marks for what takes long or needs a program, by fixture, by folder, and by what was measured; and its order.
 
-`pytest -m "not slow"` is for those who work: it ends within about a minute. It leaves out what starts processes,
+`pytest -m "not slow"` is for use while you work: it ends within about a minute. It leaves out what starts processes,
 browsers or servers, what takes more than about a second, and, marked `bulk` as well, what only does so together.
-`-m "bulk or not slow"` is all that needs no program, for another version of Python.
+`-m "bulk or not slow"` is everything that needs no installed program, for another version of Python.
 """
 
 from collections.abc import Mapping

@@ -27,7 +27,7 @@ def free_ports(count: int) -> list[int]:
 
     They are below those that the system gives to whoever asks for any port, or to outgoing connections: one of these
     could be somebody else's by the time it is used. Each worker of pytest-xdist has ports of its own; GPUID_TEST_PORTS
-    parts runs that share a network.
+    separates runs that share a network.
     """
     lowest, highest = map(int, os.environ.get("GPUID_TEST_PORTS", "16000-31999").split("-"))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

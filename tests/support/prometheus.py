@@ -185,7 +185,7 @@ def answers(url: str, process: Process) -> bool:
 
 
 def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
-    """The nodes and the GPUs of a collector; parsing all of its series would take longer than a scrape may."""
+    """Return the nodes and the GPUs of a collector; parsing all of its series would take longer than a scrape may."""
     lines = httpx.get(f"{url}/metrics", timeout=30).raise_for_status().text.splitlines(keepends=True)
     text = "".join(line for line in lines if line.startswith(("gpuid_node_info{", "gpuid_gpu_info{")))
     return [
