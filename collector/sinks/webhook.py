@@ -99,7 +99,6 @@ class WebhookSink:
         self._sent = False  # all of it
         # httpx's client would do more: redirects, cookies, ~/.netrc and other things that must not be, and cost time.
         self._transport: Transport | None = None
-        self._url: httpx.URL | None = None  # parsed once
         self._timeouts = httpx.Timeout(
             settings.timeout,
             connect=settings.connect_timeout,
@@ -185,7 +184,7 @@ class WebhookSink:
         self, transport: Transport, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, SinkError | None]:
         extensions = {"timeout": self._timeouts}
-        url = self._url = self._url or httpx.URL(self._settings.url)
+        url = self._settings.url
         request = httpx.Request("POST", url, content=self._parts(body), headers=headers, extensions=extensions)
         response = await transport.handle_async_request(request)
         status, content = response.status_code, b""

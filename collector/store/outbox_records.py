@@ -63,9 +63,15 @@ async def full_batches(
     """
     batches = max(1, RECORDS_AHEAD // limit)
     if emit == "changes" and connection.dialect.name == "sqlite":
-        values = {"b_sink": sink, "b_cursor": cursor, "b_upto": _LAST_ID, "b_limit": batches * limit}
+        values = {
+            "b_sink": sink,
+            "b_cursor": cursor,
+            "b_upto": _LAST_ID,
+            "b_limit": batches * limit,
+            "b_before": limit - 1,
+        }
         try:
-            written = (await fetch_alone(connection, _FULL_AS_JSON, values | {"b_before": limit - 1}))[0][0]
+            ((written,),) = await fetch_alone(connection, _FULL_AS_JSON, values)
             return [] if written is None else _split(*_from_json(written), limit)
         except (sqlite3.Error, msgspec.MsgspecError):  # something is damaged
             pass

@@ -85,8 +85,13 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path, tmp_path: 
             for group in groups(RULES / name)
         ]
         (tmp_path / name).write_text(yaml.safe_dump({"groups": kept}))
-    (tmp_path / "tests.yml").write_text(re.sub(r"^  - \.\./.*/(.*\.yml)$", r"  - \1", text, flags=re.MULTILINE))
-    run = subprocess.run([promtool, "test", "rules", tmp_path / "tests.yml"], capture_output=True, text=True)
+    run_tests(promtool, tmp_path, re.sub(r"^  - \.\./.*/(.*\.yml)$", r"  - \1", text, flags=re.MULTILINE))
+
+
+def run_tests(promtool: str, folder: Path, tests: str) -> None:
+    """Run promtool's tests of the rules in a folder; AssertionError with its output if they fail."""
+    (folder / "tests.yml").write_text(tests)
+    run = subprocess.run([promtool, "test", "rules", folder / "tests.yml"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -109,9 +114,7 @@ def test_they_behave_the_same_with_another_label(promtool: str, tmp_path: Path, 
     text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
     text = re.sub(r"^  - \.\./.*\.yml$", "  - rules.yml", text, flags=re.MULTILINE)
     (tmp_path / "rules.yml").write_text(printed("rules", LABEL))
-    (tmp_path / "tests.yml").write_text(text)
-    run = subprocess.run([promtool, "test", "rules", tmp_path / "tests.yml"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_tests(promtool, tmp_path, text)
 
 
 @each_alert
