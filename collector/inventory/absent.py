@@ -58,7 +58,7 @@ class AbsentGpus:
     """The GPUs that are in no node, by UUID; at most `limit`.
 
     Those of the cluster with the most are forgotten first, longest absent first: a cluster that makes up GPUs displaces
-    only its own.
+    only its own. Of as many forgotten ones, it is still known until when they were there.
     """
 
     def __init__(self, limit: int) -> None:
@@ -66,6 +66,7 @@ class AbsentGpus:
         self._clusters: dict[str, str] = {}  # by UUID
         self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
         self._nodes: dict[Place, dict[str, Absent]] = {}  # the same by node
+        self._forgotten: dict[str, float] = {}  # until when forgotten ones were there (Unix seconds), by UUID
 
     def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None, *, lost: bool = False) -> None:
         """Remember a GPU's last place, its last known values, and whether it had stopped responding."""
@@ -76,7 +77,21 @@ class AbsentGpus:
         self._nodes.setdefault(place, {})[uuid] = absent
         if len(self._clusters) > self._limit:
             most = max(self._gpus.values(), key=len)
-            self.pop(next(iter(most)))
+            uuid = next(iter(most))
+            self.note(uuid, most[uuid].time)
+            self.pop(uuid)
+
+    def note(self, uuid: str, time: float) -> None:
+        """Remember until when (Unix seconds) a GPU was in a place that need not be known."""
+        self._forgotten[uuid] = time
+        if len(self._forgotten) > self._limit:
+            del self._forgotten[next(iter(self._forgotten))]
+
+    def return_of(self, uuid: str, time: float) -> tuple[float, Absent | None]:
+        """Forget a GPU that is back at `time`; returns since when, which is not before it left, and its last place."""
+        forgotten = self._forgotten.pop(uuid, 0.0)
+        absent = self.pop(uuid)
+        return max(time, forgotten if absent is None else absent.time), absent
 
     def get(self, uuid: str) -> Absent | None:
         """Return a GPU's last place, if known."""
@@ -103,6 +118,7 @@ class AbsentGpus:
         for uuid, absent in self._gpus.pop(cluster, {}).items():
             del self._clusters[uuid]
             self._nodes.pop(absent.place, None)
+            self.note(uuid, absent.time)
 
     def places(self) -> Mapping[str, Place]:
         """Return each GPU's last place, by UUID."""

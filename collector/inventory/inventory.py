@@ -283,9 +283,10 @@ class Inventory:
     ) -> Step:
         """Fill an empty inventory with the data of an earlier one, without reporting changes.
 
-        `absent` has the last place of each GPU that is in no node, by UUID, and `left` until when it was there (Unix
-        seconds): it cannot return before that, whatever the clock says. `facts` are their last known values, and `lost`
-        are those that had stopped responding. Nodes with open claims should be read soon: see `nodes_in_claim`.
+        `absent` has the last place of each GPU that is in no node, by UUID. `left` is until when (Unix seconds) it was
+        there, also of GPUs whose places are forgotten: none can return before that, whatever the clock says. `facts`
+        are their last known values, and `lost` are those that had stopped responding. Nodes with open claims should be
+        read soon: see `nodes_in_claim`.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
@@ -306,6 +307,9 @@ class Inventory:
             self._conflicts.update_serial(serial)
         for uuid, place in absent.items():
             self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid), lost=uuid in lost)
+        for uuid, time in left.items():
+            if uuid not in absent:
+                self._absent.note(uuid, time)
         return step.done()
 
     def recall(
@@ -329,8 +333,12 @@ class Inventory:
                     both = known._replace(time=max(known.time, time))
                 if both != known:
                     self._absent.add(uuid, both.place, both.time, both.facts, lost=both.lost)
-            elif uuid in absent and not self._locations.places(uuid):
+            elif self._locations.places(uuid):
+                continue
+            elif uuid in absent:
                 self._absent.add(uuid, absent[uuid], time, facts.get(uuid), lost=uuid in lost)
+            else:
+                self._absent.note(uuid, time)
 
     def adopt(self, recorded: NodeState) -> Step:
         """Take over another inventory's record of a node, if its reading is newer.
@@ -586,8 +594,7 @@ class Inventory:
 
     def _come(self, gpu: Gpu, node: NodeState, time: float, step: Draft) -> float:
         """Record from where a GPU came that is in no other node; returns since when it is in this one."""
-        absent = self._absent.pop(gpu.uuid)
-        at = time if absent is None else max(time, absent.time)
+        at, absent = self._absent.return_of(gpu.uuid, time)
         if absent is None or absent.place == node.place:
             step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
         else:

@@ -55,6 +55,15 @@ def test_a_cluster_is_forgotten_with_its_gpus() -> None:
     assert (absent.of(A), absent.of(B)) == ({}, {"GPU-2": Absent(B, 1.0)})
 
 
+def test_of_forgotten_gpus_it_is_known_until_when_they_were_there() -> None:
+    absent = AbsentGpus(2)
+    for number in range(5):
+        absent.add(f"GPU-{number}", A, 10.0 + number)
+    absent.forget_cluster("east")
+    assert [absent.return_of(f"GPU-{number}", 1.0)[0] for number in range(5)] == [1.0, 1.0, 1.0, 13.0, 14.0]
+    assert absent.return_of("GPU-4", 1.0) == (1.0, None)
+
+
 def test_an_absent_gpu_was_read_when_its_newest_value_was() -> None:
     assert Absent(A, 30.0).read == 30.0
     assert Absent(A, 30.0, Gpu(uuid="GPU-1")).read == 30.0

@@ -376,6 +376,25 @@ class TestTimes:
         (change,) = fleet.inventory.apply(reading(B, 400.0, ONE)).changes
         assert (change.event, change.time) == (Event.MOVED, 4000.0)
 
+    def test_no_gpu_returns_before_its_cluster_was_removed(self, fleet: Fleet) -> None:
+        fleet.read(A, 1000.0, ONE, TWO)
+        fleet.read(A, 4000.0, ONE)
+        fleet.inventory.remove_cluster("east", 4010.0)
+        changes = fleet.inventory.apply(reading(C, 400.0, ONE, TWO)).changes  # the clock was set back
+        assert [(change.event, change.time) for change in changes] == [
+            (Event.APPEARED, 4010.0),
+            (Event.APPEARED, 4000.0),
+        ]
+
+    def test_since_a_gpu_returned_its_earlier_absence_no_longer_counts(self, fleet: Fleet) -> None:
+        fleet.read(A, 4000.0, ONE)
+        fleet.inventory.remove_cluster("east", 4010.0)
+        fleet.read(C, 400.0, ONE)
+        fleet.inventory.remove_cluster("west", 4020.0)
+        fleet.read(B, 5000.0, ONE)
+        (placement,) = fleet.inventory.placements(B)
+        assert placement.since == 5000.0
+
 
 class TestConflicts:
     """A GPU that two nodes confirm is published in both places."""

@@ -124,6 +124,16 @@ class TestRestore:
         changes = one.apply(reading(Place("prod", "d"), 4.0, "GPU-1", "GPU-2", "GPU-4")).changes
         assert [(change.time, change.previous) for change in changes] == [(5.0, B), (4.0, A), (6.0, C)]
 
+    @pytest.mark.parametrize("how", ["restore", "recall"])
+    def test_no_gpu_returns_before_it_was_recorded_to_have_left_a_forgotten_place(self, how: str):
+        inventory = Inventory()
+        if how == "restore":
+            inventory.restore([], {}, {"GPU-1": 4000.0})
+        else:
+            inventory.recall({}, {"GPU-1": 4000.0})
+        (change,) = inventory.apply(reading(A, 400.0, "GPU-1")).changes
+        assert (change.event, change.time) == (Event.APPEARED, 4000.0)
+
     def test_a_gpu_in_two_places_is_a_conflict(self):
         before = Inventory()
         for time, place in enumerate((A, B, A, B)):
