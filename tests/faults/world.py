@@ -51,8 +51,8 @@ PREVENTING_STARTS = (
     "store_link",
 )
 
-# Short times, so that what needs hours or minutes otherwise happens within a run. Sinks get the whole history: a shard
-# may record its first changes before any shard delivers, and without `backfill` a new sink starts after them.
+# Short times, so that what needs hours or minutes otherwise happens within a run. The sinks get everything, with
+# `backfill` or without it, because they are configured before anything is recorded.
 DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
@@ -69,7 +69,6 @@ batch_age = "200ms"
 
 [sinks.hook]
 type = "webhook"
-backfill = true
 url = "{webhook}"
 batch_age = "200ms"
 connect_timeout = "2s"
@@ -80,7 +79,6 @@ timeout = "5s"
 LAKE = """
 [sinks.lake]
 type = "s3"
-backfill = true
 bucket = "{bucket}"
 endpoint_url = "{s3}"
 path_style = true
