@@ -1,7 +1,7 @@
 """Keeps the series of marked GPUs ready as compressed text, which is rendered when a mark or its GPU changes."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import anyio
 import anyio.to_thread
@@ -27,7 +27,7 @@ class MarkSeries:
         self._clock: Callable[[], float] = time.time
         self._inventory = 0  # the number of its changes
         self._rendered_for: tuple[int, int, int] | None = None
-        self._gpus: Sequence[MarkedGpu] = ()
+        self._gpus: list[MarkedGpu] = []
         self._text = compressed(b"")
         self._lock = anyio.Lock()
 

@@ -170,7 +170,7 @@ class ClusterTextStore:
         self._groups: list[_Group] = []
         self._grouped = 0  # how many shards, the first ones, are in a group
         self._open: _Shard | None = None  # takes new nodes
-        self._roomy: dict[_Shard, None] = {}  # of those that nodes have left, less than half full
+        self._left: dict[_Shard, None] = {}  # those that nodes have left
 
     def put(self, node: str, lines: Sequence[bytes]) -> bool:
         """Set the lines of a node, by family, and return whether any differ."""
@@ -185,8 +185,7 @@ class ClusterTextStore:
         if shard := self._by_node.pop(node, None):
             shard.remove(node)
             self._changed[shard] = None
-            if len(shard.slots) < self._shard_nodes // 2:
-                self._roomy[shard] = None
+            self._left[shard] = None
 
     def refreshed(self) -> ClusterText:
         """Compress what has changed and return the whole text; it is empty when no node is left."""
@@ -199,7 +198,7 @@ class ClusterTextStore:
                 groups[shard.group] = None
         if not all(shard.slots for shard in self._changed):
             self._shards = [shard for shard in self._shards if shard.slots]
-            self._roomy = {shard: None for shard in self._roomy if shard.slots}
+            self._left = {shard: None for shard in self._left if shard.slots}
             self._groups.clear()
             self._grouped = 0
             groups.clear()
@@ -217,9 +216,9 @@ class ClusterTextStore:
     def _shard_with_room(self) -> _Shard:
         if self._open is None or not 0 < len(self._open.slots) < self._shard_nodes:
             self._open = None
-            while self._roomy and self._open is None:
-                shard, _ = self._roomy.popitem()
-                if 0 < len(shard.slots) < self._shard_nodes // 2:
+            while self._left and self._open is None:
+                shard, _ = self._left.popitem()
+                if len(shard.slots) < self._shard_nodes // 2:
                     self._open = shard
             if self._open is None:
                 self._open = _Shard()

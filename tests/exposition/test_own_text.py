@@ -1,16 +1,20 @@
 """The text about gpuid itself is kept; a scraper must not be able to tell."""
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.exposition import Metrics, own_text
-from collector.exposition.gpu_counts import GpuState
+from collector.exposition.cluster_metrics import FAMILY
+from collector.exposition.gpu_counts import Counts, GpuState
+from collector.exposition.own_text import Callbacks, ClusterOwnText, GpuLines, JoinedText, ProcessText
+from collector.exposition.shards import compressed, inflated
 from collector.model import ClusterState, LabelFailure, ReadFailure, WatchRestart
 from collector.tls import Validity
 from tests.support.own_text import own_text as scraped
@@ -112,3 +116,69 @@ def test_only_the_families_that_changed_are_written_again(monkeypatch: pytest.Mo
     scraped(fleet.metrics, clusters=None, with_process=False)
     scraped(fleet.metrics, clusters=["b"], with_process=False)
     assert written == ["gpuid_cluster_synced_timestamp_seconds"]
+
+
+def test_a_gauge_whose_values_are_called_for_has_changed_only_if_one_differs() -> None:
+    values: dict[tuple[str, ...], int] = {("prod", "a"): 1, ("prod", "b"): 2}
+    called = {labels: functools.partial(values.__getitem__, labels) for labels in values}
+    gauge = Callbacks(FAMILY["gpuid_unread_nodes"], ["cluster", "reason"], called)
+    for value in (2, 3):
+        values["prod", "b"] = value
+        metric = gauge.changed()
+        assert metric is not None
+        assert [(tuple(one.labels.values()), one.value) for one in metric.samples] == list(values.items())
+        assert gauge.changed() is None
+
+
+def test_the_counts_of_gpus_have_changed_only_if_one_differs() -> None:
+    counts: Counts = {("H100", GpuState.HEALTHY): 1}
+    lines = GpuLines("prod", "cluster", lambda: counts)
+    assert lines.changed() == b'gpuid_gpus{cluster="prod",model="H100",state="healthy"} 1\n'
+    assert lines.changed() is None
+    counts = {}
+    assert lines.changed() == b""
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_only_families_with_samples_in_any_of_the_clusters_have_a_header(openmetrics: bool) -> None:
+    up, moves = FAMILY["gpuid_cluster_up"], FAMILY["gpuid_gpu_moves_total"]
+    clusters = [
+        ClusterOwnText({up: Callbacks(up, ["cluster"], {}), moves: Lines(line)}) for line in (b"", b"moved 1\n")
+    ]
+    joined = JoinedText(openmetrics=openmetrics)
+    assert joined.text(clusters) == compressed(b"")
+    for cluster in clusters:
+        cluster.look()
+    lines = b"".join(inflated(joined.text(clusters))).splitlines()
+    assert [line.split()[:2] for line in lines] == [[b"#", b"HELP"], [b"#", b"TYPE"], [b"moved", b"1"]]
+
+
+class Lines:
+    """A family whose lines never change."""
+
+    def __init__(self, lines: bytes) -> None:
+        self._lines = lines
+
+    def changed(self) -> bytes:
+        return self._lines
+
+
+def test_only_the_process_s_families_that_changed_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = own_text._written
+
+    def count(metric: Metric, *, openmetrics: bool) -> bytes:
+        written.append(metric.name)
+        return write(metric, openmetrics=openmetrics)
+
+    monkeypatch.setattr(own_text, "_written", count)
+    registry = CollectorRegistry()
+    _, second = Gauge("first", "One.", registry=registry), Gauge("second", "Another.", registry=registry)
+    process = ProcessText(registry)
+    process.text(openmetrics=False)
+    assert written == ["first", "second"]
+    second.set(2)
+    assert process.text(openmetrics=False).endswith(
+        b"first 0.0\n# HELP second Another.\n# TYPE second gauge\nsecond 2.0\n"
+    )
+    assert written == ["first", "second", "second"]

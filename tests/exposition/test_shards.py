@@ -107,3 +107,72 @@ def test_an_emptied_shard_is_dropped_only_once(concats: list[int]) -> None:
     put(cluster, SHARD, "changed")
     cluster.refreshed()
     assert concats[FAMILIES:] == [2]
+
+
+class TestRoom:
+    """New nodes fill a shard that is less than half full, or else a new one, so that a cluster's shards stay few."""
+
+    @pytest.fixture
+    def cluster(self) -> ClusterTextStore:
+        """Three full shards."""
+        cluster = ClusterTextStore(shard_nodes=SHARD)
+        for number in range(3 * SHARD):
+            put(cluster, number)
+        cluster.refreshed()
+        return cluster
+
+    def shards(self, cluster: ClusterTextStore, concats: list[int]) -> int:
+        """Return how many shards the refreshed text has, which must hold every node."""
+        concats.clear()
+        assert nodes(cluster) == set(cluster._by_node)
+        return concats[0]
+
+    def test_a_shard_that_is_half_full_takes_no_nodes(self, cluster: ClusterTextStore, concats: list[int]) -> None:
+        for number in range(SHARD // 2):
+            cluster.remove(f"n{number}")
+        put(cluster, 12)
+        assert self.shards(cluster, concats) == 4
+
+    def test_a_shard_takes_nodes_until_it_is_full(self, cluster: ClusterTextStore, concats: list[int]) -> None:
+        for number in range(SHARD - 1):
+            cluster.remove(f"n{number}")
+        for number in range(12, 12 + SHARD - 1):
+            put(cluster, number)
+        assert self.shards(cluster, concats) == 3
+        put(cluster, 20)
+        assert self.shards(cluster, concats) == 4
+
+    def test_a_full_shard_that_a_node_once_left_takes_none(self, cluster: ClusterTextStore, concats: list[int]) -> None:
+        put(cluster, 12)
+        put(cluster, 13)
+        cluster.remove("n12")
+        for number in range(14, 13 + SHARD):
+            put(cluster, number)
+        assert self.shards(cluster, concats) == 4
+        put(cluster, 20)
+        assert self.shards(cluster, concats) == 5
+
+    def test_every_shard_that_nodes_leave_is_filled(self, cluster: ClusterTextStore, concats: list[int]) -> None:
+        for number in (0, 1, 2, 4, 5, 8, 9, 10):  # the second one stays half full
+            cluster.remove(f"n{number}")
+        for number in range(20, 20 + 2 * (SHARD - 1)):
+            put(cluster, number)
+        assert self.shards(cluster, concats) == 3
+
+    def test_a_shard_that_was_dropped_takes_no_nodes(self, cluster: ClusterTextStore, concats: list[int]) -> None:
+        for number in range(SHARD):
+            cluster.remove(f"n{number}")
+        assert self.shards(cluster, concats) == 2
+        put(cluster, 12)
+        assert self.shards(cluster, concats) == 3
+
+
+def test_a_node_without_lines_in_a_family_does_not_shift_the_others() -> None:
+    cluster = ClusterTextStore(shard_nodes=SHARD)
+    put(cluster, 0)
+    cluster.refreshed()
+    cluster.put("n1", (b"", b"", b"same\n", *NO_LINES))
+    put(cluster, 2)
+    cluster.refreshed()
+    put(cluster, 3)
+    assert nodes(cluster) == {"n0", "n2", "n3"}

@@ -40,12 +40,17 @@ class Reach(NamedTuple):
 
 
 def in_bodies(source: str) -> set[int]:
-    """Return the lines of functions' bodies, except of those that the module itself calls when it is imported."""
+    """Return the lines of functions' bodies, except of those that run when the module is imported."""
     tree = ast.parse(source)
+    every = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
     outside = (one for one in tree.body if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef))
     names = (ast.walk(one.func) for part in outside for one in ast.walk(part) if isinstance(one, ast.Call))
-    called = {one.id for parts in names for one in parts if isinstance(one, ast.Name)}
-    every = (one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    found = {one.id for parts in names for one in parts if isinstance(one, ast.Name)}
+    called: set[str] = set()
+    while found - called:  # and those that they use
+        called |= found
+        bodies = (ast.walk(part) for one in every if one.name in called for part in one.body)
+        found = {one.id for parts in bodies for one in parts if isinstance(one, ast.Name)}
     functions = [one for one in every if one.name not in called]
     return {line for one in functions for line in range(one.body[0].lineno, (one.end_lineno or 0) + 1)}
 

@@ -58,6 +58,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
     "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
+    "exposition/shards": tuple(f"tests/exposition/test_{name}.py" for name in ("shards", "exposition", "background")),
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
     "inventory/mirroring": ("tests/inventory/test_mirroring.py",),
 }

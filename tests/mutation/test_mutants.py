@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.mutation.in_place import in_bodies
 from tests.mutation.mutants import mutants
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,12 @@ def test_each_mutant_has_one_fault() -> None:
 def test_what_is_not_run_has_no_mutants() -> None:
     source = 'import a\n"""Text."""\n\ndef f(a: 3 | 4) -> 5:\n    """Text."""\n    log.info("text", 6)\n'
     assert [*mutants(source)] == []
+
+
+def test_a_function_that_runs_at_import_is_not_changed_in_place() -> None:
+    """With such a fault the module might not be imported at all, and no test would run."""
+    source = "def a(x):\n    return x\n\ndef b():\n    return map(a, 'x')\n\ndef c():\n    return b()\n\nLIMIT = b()\n"
+    assert in_bodies(source) == {8}
 
 
 def test_tests_run_with_the_mutant_alone(tmp_path: Path) -> None:
