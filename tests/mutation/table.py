@@ -32,6 +32,10 @@ _LONG = (
     "--deselect=tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
     "--deselect=tests/inventory/test_claims.py::TestPace::test_claims_from_many_nodes_cause_few_readings",
 )
+_PROPERTIES = (
+    "--deselect=tests/exposition/test_exposition.py::TestStrictParsers::test_any_label_value_is_read_back",
+    "--deselect=tests/exposition/test_health.py::test_text_from_a_node_cannot_break_out_of_its_label",
+)
 TESTS: dict[str, tuple[str, ...]] = {
     "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
     "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
@@ -57,6 +61,14 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_COLLECT}/test_nvidia_smi.py",
     ),
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
+    **{
+        f"exposition/{name}": (
+            *(f"tests/exposition/test_{one}.py" for one in ("exposition", "background", "health", "own_text")),
+            "tests/app/test_marks.py::TestTheMetric",
+            *_PROPERTIES,
+        )
+        for name in ("cluster_metrics", "exposition", "mark_series", "metrics", "own_text")
+    },
     "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
     "exposition/shards": tuple(f"tests/exposition/test_{name}.py" for name in ("shards", "exposition", "background")),
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
