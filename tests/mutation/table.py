@@ -63,7 +63,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
     **{
         f"exposition/{name}": (
-            *(f"tests/exposition/test_{one}.py" for one in ("exposition", "background", "health", "own_text")),
+            *(
+                f"tests/exposition/test_{one}.py"
+                for one in ("background", "exposition", "health", "metrics", "own_text")
+            ),
             "tests/app/test_marks.py::TestTheMetric",
             *_PROPERTIES,
         )
