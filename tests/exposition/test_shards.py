@@ -174,5 +174,15 @@ def test_a_node_without_lines_in_a_family_does_not_shift_the_others() -> None:
     cluster.put("n1", (b"", b"", b"same\n", *NO_LINES))
     put(cluster, 2)
     cluster.refreshed()
-    put(cluster, 3)
-    assert nodes(cluster) == {"n0", "n2", "n3"}
+    cluster.remove("n2")
+    assert nodes(cluster) == {"n0"}
+
+
+def test_only_lines_that_differ_are_a_change() -> None:
+    cluster, lines = ClusterTextStore(shard_nodes=SHARD), (b"a\n", b"", b"same\n", *NO_LINES)
+    assert [cluster.put("n0", one) for one in (lines, lines, (b"b\n", *lines[1:]), (b"", *lines[1:]))] == [
+        True,
+        False,
+        True,
+        True,
+    ]
