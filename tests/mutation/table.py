@@ -3,17 +3,7 @@
 __all__ = ["TESTS"]
 
 _COLLECT = "tests/collect"
-_EXPOSITION = (
-    "cluster_metrics",
-    "exposition",
-    "families",
-    "gpu_counts",
-    "gzip_concat",
-    "mark_series",
-    "metrics",
-    "own_text",
-    "shards",
-)
+_SCRAPED = ("cluster_metrics", "exposition", "mark_series", "metrics", "own_text")
 _INVENTORY = (
     "absent",
     "claims",
@@ -60,17 +50,20 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_COLLECT}/test_smi_regular.py",
         f"{_COLLECT}/test_nvidia_smi.py",
     ),
-    **{f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric") for name in _EXPOSITION},
+    **{
+        f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric")
+        for name in ("families", "gpu_counts")
+    },
     **{
         f"exposition/{name}": (
             *(
                 f"tests/exposition/test_{one}.py"
-                for one in ("background", "exposition", "health", "metrics", "own_text")
+                for one in ("background", "exposition", "health", "metrics", "own_text", "scrape")
             ),
             "tests/app/test_marks.py::TestTheMetric",
             *_PROPERTIES,
         )
-        for name in ("cluster_metrics", "exposition", "mark_series", "metrics", "own_text")
+        for name in _SCRAPED
     },
     "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
     "exposition/shards": tuple(f"tests/exposition/test_{name}.py" for name in ("shards", "exposition", "background")),
