@@ -68,5 +68,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
     "exposition/shards": tuple(f"tests/exposition/test_{name}.py" for name in ("shards", "exposition", "background")),
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
+    "inventory/last_known": tuple(f"tests/inventory/test_{name}.py" for name in ("last_known", "health", "restore")),
     "inventory/mirroring": ("tests/inventory/test_mirroring.py",),
 }
