@@ -5,7 +5,7 @@ import pytest
 
 from collector.health import Health
 from collector.inventory import Inventory
-from collector.inventory.last_known import settled
+from collector.inventory.last_known import settled, with_own_health
 from collector.model import (
     Change,
     Event,
@@ -274,6 +274,18 @@ class TestOfAnotherCollector:
         standby.read(last, 30.0, BARE)
         assert standby.only(last).gpu.model == ("H200" if last == WEST else "H100")
         assert standby.only(last).gpu.serial == (None if last == WEST else "s1")
+
+
+def test_only_their_health_is_added_to_the_gpus_of_an_inventory_that_does_not_read_it() -> None:
+    health = Health(inforom="1", remapped_rows_correctable=0)
+    theirs, other = Gpu(uuid="GPU-1", serial="s1", last_known=(LastReport("serial", 1.0),)), Gpu(uuid="GPU-2")
+    for field in ("health", "inforom"):
+        marks = LastReport("chassis", 2.0), LastReport(field, 3.0)
+        own = Gpu(uuid="GPU-1", model="H100", chassis="c1", health=health, ecc_growth=4.0, last_known=marks)
+        assert with_own_health([theirs, other], [own]) == (
+            Gpu(uuid="GPU-1", serial="s1", health=health, ecc_growth=4.0, last_known=(*theirs.last_known, marks[1])),
+            other,
+        )
 
 
 class TestSettledMoves:
