@@ -29,6 +29,8 @@ __all__ = ["in_bodies", "survivors"]
 
 MARGIN = 5  # times as long as without a fault
 MARGIN_SECONDS = 5
+HANG_SECONDS = 30  # what a test may take longer, as it waits for what a fault prevents
+HANG_MARGIN = 50  # times its processor time, on a busy machine
 SHRINKING = (hypothesis.Phase.shrink, hypothesis.Phase.explain)
 
 
@@ -102,6 +104,8 @@ class _Loop:
         reached: list[Reach] | None = _forked(lambda: self._reached(session.items))
         if reached is None:
             return True
+        for item, one in zip(session.items, reached, strict=True):
+            item.add_marker(pytest.mark.timeout(HANG_SECONDS + HANG_MARGIN * one.seconds), append=False)
         statements = _statements(self._path.read_text())
         for at, mutant in enumerate(self._mutants):
             chosen = _chosen(statements.get(mutant.line, ()), reached)
