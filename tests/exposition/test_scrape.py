@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
@@ -69,6 +70,11 @@ async def test_the_answer_says_its_format_and_its_length(bench: Any, openmetrics
     text = await bench.text(openmetrics=openmetrics)
     assert text.endswith("# EOF\n") is openmetrics
     assert text.count("# EOF\n") == openmetrics
+
+
+async def test_the_answer_is_plain_and_classic_unless_asked_otherwise(bench: Any) -> None:
+    for body in (await bench.exposition.scrape(), await bench.exposition.scrape_collector()):
+        assert (body.content_type, body.encoding) == (CLASSIC, "identity")
 
 
 async def test_marks_are_part_of_the_whole_and_of_the_collectors_share(bench: Any) -> None:
@@ -145,27 +151,6 @@ class TestTurns:
         await bench.exposition.refresh()
         assert len(turns) == 3  # two nodes in a slice
 
-    async def test_so_many_nodes_at_once_are_rendered_before_they_are_compressed(
-        self, bench: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        compressed: list[int] = []
-        refreshed = ClusterTextStore.refreshed
-
-        def refresh(store: ClusterTextStore) -> ClusterText:
-            compressed.append(len(store._by_node))
-            return refreshed(store)
-
-        clock = itertools.count(0.0, 0.002)
-        fake = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic)
-        monkeypatch.setattr(exposition, "time", fake)
-        monkeypatch.setattr(exposition, "_MAX_UNCOMPRESSED_NODES", 4)
-        monkeypatch.setattr(ClusterTextStore, "refreshed", refresh)
-        for number in range(7):
-            bench.read("prod", f"n{number}")
-        await bench.exposition.refresh()
-        assert compressed == [4, 7]
-        assert (await bench.text()).count("gpuid_node_info{") == 7
-
     async def test_the_series_of_a_few_clusters_are_collected_at_once(
         self, bench: Any, turns: list[None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -178,7 +163,71 @@ class TestTurns:
         assert len(turns) == 2
 
 
+class TestCompressing:
+    """It is done in a thread, here only once all tasks wait for it."""
+
+    @pytest.fixture
+    def seen(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+        """How many clusters are being compressed, and how many nodes are rendered, at each time."""
+        found: list[tuple[int, int]] = []
+        running: list[ClusterTextStore] = []
+        refreshed = ClusterTextStore.refreshed
+
+        def refresh(store: ClusterTextStore) -> ClusterText:
+            running.append(store)
+            if len(running) == 1:
+                anyio.from_thread.run(anyio.wait_all_tasks_blocked)
+            found.append((len(running), sum(len(one._by_node) for one in bench.exposition._stores.values())))
+            running.remove(store)
+            return refreshed(store)
+
+        monkeypatch.setattr(ClusterTextStore, "refreshed", refresh)
+        return found
+
+    async def test_meanwhile_another_cluster_is_rendered(self, bench: Any, seen: list[tuple[int, int]]) -> None:
+        for cluster in ("a", "b"):
+            bench.read(cluster, "n1")
+        await bench.exposition.refresh()
+        assert seen == [(1, 2), (1, 2)]
+
+    async def test_a_large_cluster_is_compressed_in_parts(
+        self, bench: Any, seen: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = itertools.count(0.0, 0.002)
+        fake = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic)
+        monkeypatch.setattr(exposition, "time", fake)
+        monkeypatch.setattr(exposition, "_MAX_UNCOMPRESSED_NODES", 4)
+        for number in range(7):
+            bench.read("prod", f"n{number}")
+        await bench.exposition.refresh()
+        assert seen == [(1, 4), (1, 7)]
+        assert (await bench.text()).count("gpuid_node_info{") == 7
+
+
 class TestInTheBackground:
+    @pytest.mark.parametrize("running", [False, True])
+    async def test_the_first_scrape_or_one_without_a_background_waits_for_all_nodes(
+        self, bench: Any, running: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exposition, "_MAX_REFRESH_SECONDS", 0.0)
+        found: list[str] = []
+
+        async def scrape() -> None:
+            found.append(await bench.text())
+
+        async with anyio.create_task_group() as tasks:
+            if running:
+                tasks.start_soon(bench.exposition.run)
+            else:
+                await bench.exposition.refresh()
+            async with bench.exposition._lock:  # as a refresh that gets no turn
+                bench.read("prod", "n1", Gpu(uuid="GPU-late"))
+                tasks.start_soon(scrape)
+                await anyio.wait_all_tasks_blocked()
+            await eventually(lambda: found)
+            tasks.cancel_scope.cancel()
+        assert "GPU-late" in found[0]
+
     async def test_what_is_withdrawn_is_removed(self, bench: Any) -> None:
         bench.read("prod", "n1")
         await bench.exposition.refresh()
@@ -188,6 +237,7 @@ class TestInTheBackground:
             bench.exposition.withdraw("prod", ["n1"])
             await eventually(lambda: list(bench.exposition._snapshot), [])
             tasks.cancel_scope.cancel()
+        assert not bench.exposition._stores
 
     @pytest.mark.parametrize("nothing", [lambda one: one.update({}), lambda one: one.withdraw("prod", [])])
     async def test_no_change_causes_no_refresh(self, bench: Any, nothing: Callable[[Exposition], None]) -> None:
