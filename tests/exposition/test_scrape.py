@@ -96,6 +96,9 @@ async def test_a_cluster_that_is_not_rendered_is_only_counted(bench: Any) -> Non
     assert "GPU-prod" in text
     assert "GPU-other" not in text
     assert 'gpuid_gpus{cluster="other",model="H100"' in text
+    bench.read("other", "n2")
+    await bench.exposition.refresh()
+    assert bench.exposition._behind_since is None
 
 
 async def test_a_scrape_counts_the_time_that_it_takes(bench: Any) -> None:

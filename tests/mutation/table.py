@@ -3,7 +3,12 @@
 __all__ = ["TESTS"]
 
 _COLLECT = "tests/collect"
-_SCRAPED = ("cluster_metrics", "exposition", "mark_series", "metrics", "own_text")
+_OWN = (
+    "tests/exposition/test_metrics.py",
+    "tests/exposition/test_own_text.py",
+    "tests/exposition/test_exposition.py::TestCluster",
+    "tests/exposition/test_exposition.py::TestSink",
+)
 _INVENTORY = (
     "absent",
     "claims",
@@ -54,17 +59,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"exposition/{name}": ("tests/exposition", "tests/app/test_marks.py::TestTheMetric")
         for name in ("families", "gpu_counts")
     },
-    **{
-        f"exposition/{name}": (
-            *(
-                f"tests/exposition/test_{one}.py"
-                for one in ("background", "exposition", "health", "metrics", "own_text", "scrape")
-            ),
-            "tests/app/test_marks.py::TestTheMetric",
-            *_PROPERTIES,
-        )
-        for name in _SCRAPED
-    },
+    **{f"exposition/{name}": _OWN for name in ("cluster_metrics", "metrics", "own_text")},
+    "exposition/exposition": (
+        *(f"tests/exposition/test_{one}.py" for one in ("background", "exposition", "health", "own_text", "scrape")),
+        "tests/app/test_marks.py::TestTheMetric",
+        *_PROPERTIES,
+    ),
+    "exposition/mark_series": ("tests/app/test_marks.py::TestTheMetric",),
     "exposition/gzip_concat": ("tests/exposition/test_gzip_concat.py",),
     "exposition/shards": tuple(f"tests/exposition/test_{name}.py" for name in ("shards", "exposition", "background")),
     **{f"inventory/{name}": ("tests/inventory", *_LONG) for name in _INVENTORY},
