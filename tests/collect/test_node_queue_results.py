@@ -242,6 +242,13 @@ class TestDevices:
         made.queue.set_node(None, msgspec.structs.replace(NODE, facts=NodeInfo(name="other", uid="2")))
         assert ("other" in made.seen.nodes) is known
 
+    def test_gpus_that_are_no_longer_listed_make_no_node_known(self) -> None:
+        made = self.bare()
+        for devices in (self.DEVICES, None):
+            made.queue.set_devices("other", devices)
+        made.queue.set_node(None, msgspec.structs.replace(NODE, facts=NodeInfo(name="other", uid="2")))
+        assert "other" not in made.seen.nodes
+
     def test_an_unread_node_whose_slices_list_gpus_stays_without_a_pod(self) -> None:
         made = self.bare()
         made.queue.set_devices("n", self.DEVICES)
