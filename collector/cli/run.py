@@ -130,7 +130,9 @@ async def _handle_signals(service: Service, path: Path | None, tasks: TaskGroup)
 
 def _report_losses(service: Service) -> None:
     """Log the changes that will never reach the store; called once, after everything else."""
-    unstored, reason = service.unstored()
+    if (found := service.unstored()) is None:
+        return
+    unstored, reason = found
     if any(unstored):
         log.error(
             "%s and %s could not be stored; the next start records only where the GPUs are then",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from collector.store import SinkBacklog
+from collector.model import SinkBacklog
 
 __all__ = ["DeliveryObserver"]
 

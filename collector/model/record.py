@@ -1,6 +1,7 @@
-"""The records that sinks write."""
+"""The records that sinks write, and how many are waiting."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,10 +11,19 @@ from collector.model.node import Place
 from collector.timestamps import rfc3339
 
 __all__ = [
+    "SinkBacklog",
     "SinkRecord",
     "changes_object",
     "last_known_object",
 ]
+
+
+class SinkBacklog(NamedTuple):
+    """The backlog of a sink, including dead letters queued for redelivery."""
+
+    records: int
+    oldest: float | None  # Unix seconds; None if there is no backlog
+    dead_letters: int = 0  # batches that it rejected, awaiting manual action
 
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from collector.store import SinkBacklog
+from collector.model import SinkBacklog
 
 __all__ = ["SinkStatus", "SinkStatuses"]
 
