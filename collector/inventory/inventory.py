@@ -758,16 +758,12 @@ class Inventory:
 
     def _reindex(self, place: Place, node_before: NodeState, node: NodeState | None) -> None:
         """Update the indexes and conflicts for a node's new state, given the previous one; None: it is gone."""
-        before = node_before.gpus
-        after, claims = ((), NO_UUIDS) if node is None else (node.gpus, node.claims)
+        before, after = node_before.gpus, () if node is None else node.gpus
         serials = self._serials.replace(place, {gpu.serial for gpu in before}, {gpu.serial for gpu in after})
         self._chassis.replace(place, {gpu.chassis for gpu in before}, {gpu.chassis for gpu in after})
         for uuid in {gpu.uuid for gpu in itertools.chain(before, after)}:
             self._conflicts.update(uuid)
-        if claims != node_before.claims:  # a serial that is only claimed causes no conflict
-            settled = claims ^ node_before.claims
-            serials = {*serials, *(gpu.serial for gpu in after if gpu.uuid in settled and gpu.serial is not None)}
-        for serial in serials:
+        for serial in serials:  # also of a claim that is settled: one that is only claimed causes no conflict
             self._conflicts.serial_changed(serial, place)
 
     def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None, reading: Reading) -> Gpu:

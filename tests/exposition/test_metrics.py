@@ -240,7 +240,9 @@ def test_a_call_about_an_unknown_cluster_is_ignored(call: Callable[[Any], object
 
 def test_a_new_cluster_has_the_series_that_rates_need(metrics: Metrics) -> None:
     lines = own_text(metrics, clusters=["a"], with_process=False).splitlines()
-    assert {line.partition("{")[0].removeprefix("gpuid_") for line in lines if not line.startswith("#")} == {
+    found = [line for line in lines if not line.startswith("#")]
+    assert all(line.endswith(" 0.0") for line in found)
+    assert {line.partition("{")[0].removeprefix("gpuid_") for line in found} == {
         "cluster_resemblances",
         "cluster_up",
         "gpu_claims",
@@ -283,3 +285,38 @@ def test_what_a_cluster_has_is_asked_at_each_look() -> None:
     )
     metrics.cluster_state("a", ClusterState.UP)
     assert samples(metrics, "gpus") == ['gpus{cluster="a",model="a True",state="healthy"} 6']
+
+
+def test_a_cluster_that_is_removed_leaves_nothing(metrics: Metrics) -> None:
+    own_text(metrics, clusters=["a"], with_process=False, openmetrics=True)
+    own_text(metrics, clusters=["a"], with_process=False)
+    metrics.remove_cluster("a")
+    metrics.synced("a", 5.0)
+    assert own_text(metrics, clusters=["a"], with_process=False) == ""
+    assert metrics.clusters() == []
+    assert not metrics._joined
+
+
+def test_the_text_of_all_clusters_and_of_each_is_kept(metrics: Metrics) -> None:
+    metrics.add_cluster("b")
+    for clusters in (None, ["a"], ["a", "b"], []):
+        own_text(metrics, clusters=clusters, with_process=False)
+    assert list(metrics._joined) == [(None, False), ("a", False)]
+
+
+def test_a_duplicate_keeps_nothing_that_is_true_only_of_a_watched_cluster(metrics: Metrics) -> None:
+    before = own_text(metrics, clusters=["a"], with_process=False)
+    metrics.synced("a", 5.0)
+    metrics.source_pods("a", {"x": 1})
+    metrics.slices("a", True)
+    metrics.credential_expiry("a", Validity(10.0, 30.0))
+    metrics.cluster_state("a", ClusterState.DUPLICATE)
+    assert samples(metrics, "cluster_state") == ['cluster_state{cluster="a",state="duplicate"} 1.0']
+    after = own_text(metrics, clusters=["a"], with_process=False)
+    assert [line for line in after.splitlines() if "gpuid_cluster_state" not in line] == before.splitlines()
+
+
+def test_the_process_and_its_interpreter_have_series(metrics: Metrics) -> None:
+    text = own_text(metrics)
+    for name in ("process_cpu_seconds_total", "python_info", "python_gc_collections_total", "gpuid_build_info"):
+        assert f"# TYPE {name} " in text

@@ -13,7 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from collector.exposition import Metrics, own_text
 from collector.exposition.cluster_metrics import FAMILY
 from collector.exposition.gpu_counts import Counts, GpuState
-from collector.exposition.own_text import Callbacks, ClusterOwnText, GpuLines, JoinedText, ProcessText
+from collector.exposition.own_text import (
+    Callbacks,
+    ClusterOwnText,
+    GpuLines,
+    JoinedText,
+    NotedGauge,
+    ProcessText,
+)
 from collector.exposition.shards import compressed, inflated
 from collector.model import ClusterState, LabelFailure, ReadFailure, WatchRestart
 from collector.tls import Validity
@@ -116,6 +123,15 @@ def test_only_the_families_that_changed_are_written_again(monkeypatch: pytest.Mo
     scraped(fleet.metrics, clusters=None, with_process=False)
     scraped(fleet.metrics, clusters=["b"], with_process=False)
     assert written == ["gpuid_cluster_synced_timestamp_seconds"]
+
+
+def test_each_way_to_change_a_metric_is_noted_once() -> None:
+    gauge = NotedGauge("metric", "A metric.", ["label"], registry=None)
+    assert gauge.changed() is not None
+    for change in (lambda: gauge.labels("a").set(1), lambda: gauge.remove("a"), gauge.clear):
+        change()
+        assert gauge.changed() is not None
+        assert gauge.changed() is None
 
 
 def test_a_gauge_whose_values_are_called_for_has_changed_only_if_one_differs() -> None:

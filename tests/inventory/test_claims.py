@@ -177,6 +177,21 @@ class TestPace:
         delays = [asked(inventory.apply(reading(C, time, ONE)), A) for time in (20.0, 21.0, 22.0, 23.0, 60.0)]
         assert delays == [0.0, 0.0, 19.0, 18.0, 61.0]
 
+    def test_the_claimant_whose_turn_comes_first_decides(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        assert [asked(inventory.apply(reading(C, time, ONE)), A) for time in (20.0, 21.0, 22.0)] == [0.0, 0.0, 19.0]
+        inventory.apply(reading(N, 22.5, ONE))
+        assert asked(inventory.apply(msgspec.structs.replace(reading(A, 23.0, ONE), started=19.0)), A) == 0.0
+
+    def test_claims_that_are_withdrawn_leave_their_node_soon_to_be_read(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        for time in (20.0, 30.0, 40.0, 50.0):
+            inventory.apply(reading(C, time, ONE))
+            assert asked(inventory.apply(reading(A, time + 1.0, ONE)), C) == 0.0
+            inventory.apply(reading(C, time + 2.0))
+
     def test_a_day_without_a_claim_resets_the_pace(self) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
