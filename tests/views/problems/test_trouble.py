@@ -24,14 +24,14 @@ OF_NODES = [kind for kind, one in KINDS.items() if one.nodes is not None and kin
 
 
 @st.composite
-def troubles(draw: st.DrawFn, cluster: str) -> Trouble:
-    """One trouble of a cluster; those of nodes are each of another node."""
+def troubles(draw: st.DrawFn, cluster: str, number: int) -> Trouble:
+    """One trouble of a cluster; those of nodes are each of another node, by its number."""
     kind = draw(st.sampled_from(list(ProblemKind)))
     node: ProblemNode | None = None
     gpus: tuple[ProblemGpu, ...] = ()
     count = draw(st.integers(1, 9))
     if kind in OF_NODES:
-        node = ProblemNode(cluster=cluster, node=f"n{draw(st.integers(0, 10**9))}")
+        node = ProblemNode(cluster=cluster, node=f"n{draw(st.integers(0, 99))}-{number}")
         gpus = tuple(ProblemGpu(cluster=cluster, node=node.node, uuid=f"GPU-{n}") for n in range(count))
     return Trouble(
         kind,
@@ -48,7 +48,7 @@ def troubles(draw: st.DrawFn, cluster: str) -> Trouble:
 
 
 FLEETS = st.lists(st.sampled_from(["c1", "c2", "c10"]), max_size=30).flatmap(
-    lambda names: st.tuples(*map(troubles, names))
+    lambda names: st.tuples(*map(troubles, names, range(len(names))))
 )
 
 
