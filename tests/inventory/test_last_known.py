@@ -220,6 +220,12 @@ class TestOfAnotherCollector:
         assert standby.facts(A) == {"serial": ("s1", 10.0)}
         assert [one.place for one in standby.inventory.find(serial="s1")] == [A]
 
+    def test_its_values_are_not_adopted_if_it_does_not_say_what_it_read(self) -> None:
+        leader, standby = World(), World()
+        leader.read(A, 10.0, FULL)
+        standby.inventory.adopt(msgspec.structs.replace(leader.state(A), fingerprint=None))
+        assert (standby.state(A).time, standby.state(A).gpus) == (None, ())
+
     def test_its_times_are_those_of_the_history(self) -> None:
         leader, standby = World(), World()
         for number, world in enumerate((leader, standby)):
