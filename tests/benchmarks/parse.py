@@ -19,14 +19,14 @@ __all__ = ["rows"]
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Compare on eight GPUs of each kind; every candidate finds the UUIDs and serials."""
     fleet = Fleet(clusters=3, nodes=1, gpus=8)
-    peers: tuple[tuple[str, Callable[[bytes], list[tuple[str, str]]]], ...] = (
-        ("xml.etree", _with_etree),
-        ("xmltodict", _with_xmltodict),
+    peers: tuple[tuple[str, Callable[[bytes], list[tuple[str, str]]], str], ...] = (
+        ("xml.etree", _with_etree, "≥ 2 ×"),
+        ("xmltodict", _with_xmltodict, "16 at once: ≥ 100 a second"),
     )
     for cluster in ("sim-0", "sim-2"):
         output = smi.render(fleet.kind(cluster), fleet.cards(cluster, "gpu-0000"), time.time())
         ours = best(functools.partial(_ours, output), runs=3 if small else 100)
-        for name, parse in peers:
+        for name, parse, aim in peers:
             if parse(output) != _ours(output):
                 raise SystemExit(f"{name} reads other GPUs than gpuid does")
             theirs = best(functools.partial(parse, output), runs=3 if small else 100)
@@ -35,7 +35,7 @@ def rows(*, small: bool = False) -> Iterator[Row]:
                 f"{1 / ours:,.0f} a second",
                 f"{1 / theirs:,.0f} a second",
                 times(theirs / ours),
-                "16 at once: ≥ 100 a second",
+                aim,
             )
 
 
