@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import NoReturn
 
-__all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "memory_is_limited", "why_short"]
+__all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "why_short"]
 
 SHORTAGE_EXIT_CODE = 1
 START_THREADS = 5  # needed at start: four for the event loop and one for files
@@ -34,11 +34,6 @@ def check_threads() -> None:
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
-
-
-def memory_is_limited() -> bool:
-    """Return whether this process has a limit of memory of its own, so that it may meet such errors."""
-    return bool(_limits())
 
 
 def why_short(error: BaseException | None) -> str | None:

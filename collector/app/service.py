@@ -21,7 +21,6 @@ from collector.config import Config
 from collector.end_deadline import EndDeadline
 from collector.model import Change
 from collector.sharding import UNSHARDED, Shard
-from collector.shortage import memory_is_limited
 
 if TYPE_CHECKING:
     from collector.app.recording import Recording
@@ -46,9 +45,7 @@ class Service:
         listeners: Sequence[Callable[[Change], None]] = (),
         once: Round | None = None,
     ) -> None:
-        # Under a limit of memory, too: where several threads run out of it at once, one may never end.
-        self._imported = config.store is not None or once is not None or memory_is_limited()
-        if self._imported:
+        if config.store is not None or once is not None:
             with gc_freeze.frozen_after():
                 _import_store_and_page()
         self.end = EndDeadline()
@@ -78,7 +75,7 @@ class Service:
             self._tasks.start_soon(self.exposition.run, name="exposition")
             if reload_from is not None:
                 self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
-            if not self._imported:
+            if self._config.store is None:
                 with gc_freeze.frozen_after():
                     await anyio.to_thread.run_sync(_import_store_and_page, abandon_on_cancel=True)
             from collector.web import serve

@@ -1,6 +1,5 @@
 """The order in which a collector starts."""
 
-import resource
 import threading
 from pathlib import Path
 
@@ -12,19 +11,6 @@ from tests.app.world import ConfiguredService
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
-
-
-def test_with_little_memory_everything_is_imported_before_threads_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    imports: list[str] = []
-    monkeypatch.setattr(service, "_import_store_and_page", lambda: imports.append("all"))
-    (tmp_path / "gpuid.toml").write_text('[[clusters]]\ncontext = "sim-0"\n')
-    config = load(tmp_path / "gpuid.toml")
-    for limit, expected in ((resource.RLIM_INFINITY, []), (300 << 20, ["all"])):
-        monkeypatch.setattr(resource, "getrlimit", lambda _kind, limit=limit: (limit, limit))
-        Service(config)
-        assert imports == expected
 
 
 async def test_nodes_are_read_while_the_page_is_still_being_imported(
