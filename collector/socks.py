@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
+from python_socks.async_.asyncio import Proxy
 from yarl import URL
 
 from collector.proxies import SOCKS_PORT, describe, is_socks
@@ -47,10 +49,6 @@ def connector(
 
 async def connect(proxy: URL, host: str, port: int, timeout: float | None = None) -> socket.socket:
     """Return a socket connected to a server through `proxy`; raises SocksProxyError."""
-    # here, because few have such a proxy
-    from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
-    from python_socks.async_.asyncio import Proxy
-
     place = describe(proxy)
     client = Proxy(
         ProxyType.SOCKS5,

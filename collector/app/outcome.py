@@ -2,16 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from collector.app.collected import CollectedCluster, CollectedClusters
 from collector.app.round import Round
 from collector.inventory import Inventory
 from collector.model import ClusterState, NodeState, Uncovered
+from collector.store import Store
 from collector.views.sink_status import SinkStatuses
-
-if TYPE_CHECKING:
-    from collector.store import Store
 
 __all__ = ["NOT_IN_TIME", "ClusterOutcome", "Outcome", "SinkOutcome", "cluster_outcomes", "sink_outcomes"]
 
@@ -75,7 +73,7 @@ def cluster_outcomes(round_: Round, clusters: CollectedClusters, inventory: Inve
     return [_outcome(round_, name, clusters[name], inventory) for name in clusters]
 
 
-async def sink_outcomes(store: "Store", statuses: SinkStatuses, began: float) -> list[SinkOutcome]:
+async def sink_outcomes(store: Store, statuses: SinkStatuses, began: float) -> list[SinkOutcome]:
     """Return the outcome of the delivery to each configured sink; raises StoreError."""
     known = {status.sink: status for status in statuses.by_name()}
     rejected = Counter(letter.sink for letter in await store.outbox.dead_letters() if letter.time >= began)

@@ -1,8 +1,7 @@
 """The parts of a collector that need neither a store nor a task, and how they are connected."""
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from collector.app.clusters import Clusters
 from collector.app.collected import CollectedClusters
@@ -10,19 +9,17 @@ from collector.app.labels import NodeLabels
 from collector.app.observer import CollectObserver
 from collector.app.publisher import Publisher
 from collector.app.round import Round
+from collector.app.shard_fleet import ShardFleet
 from collector.config import Config, ConfigError
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory, MirroringInventory
 from collector.marks import Marks
 from collector.model import Change
 from collector.sharding import Shard
+from collector.store import Store
 from collector.views.marks import marked_gpus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
-
-if TYPE_CHECKING:  # as in `service.py`: without a store, no start waits for its libraries
-    from collector.app.shard_fleet import ShardFleet
-    from collector.store import Store
 
 __all__ = ["Parts"]
 
@@ -77,13 +74,13 @@ class Parts:
         )
         self.publisher.verify_with(self.cluster_tasks.verify)
         self.publisher.label_with(self.labels.on_step)
-        self.fleet = _shard_fleet(shard, self.owned)  # of all shards
+        self.fleet = ShardFleet(shard, self.owned) if shard.sharded else None  # of all shards
         if self.fleet is not None:
             self.exposition.renders = self.owned.__contains__
             self.publisher.compare_with(self.clusters.look_alikes.on_step)
             self.metrics.register_shard(shard, self.fleet.unowned)
 
-    def register_store(self, store: "Store") -> None:
+    def register_store(self, store: Store) -> None:
         """Publish the store's state as metrics."""
         self.exposition.marks.register(self.marks, functools.partial(marked_gpus, self.inventory, self.marks))
         self.metrics.register_store(
@@ -94,11 +91,3 @@ class Parts:
             has_leader=lambda: store.leadership.status.has_leader,
             set_aside=lambda: store.health.status.set_aside.files,
         )
-
-
-def _shard_fleet(shard: Shard, owned: Collection[str]) -> "ShardFleet | None":
-    if not shard.sharded:
-        return None
-    from collector.app.shard_fleet import ShardFleet
-
-    return ShardFleet(shard, owned)

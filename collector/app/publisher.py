@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from collector.app.health_budget import HealthBudget
 from collector.exposition import Exposition, Metrics
 from collector.health import Degradation
 from collector.model import Change, Event, Place, Step
+from collector.store import HistoryWriter
 from collector.views.alterations import describe_changes
 from collector.views.recent_changes import RecentChanges
-
-if TYPE_CHECKING:
-    from collector.store import HistoryWriter
 
 __all__ = ["Publisher"]
 
@@ -42,7 +39,7 @@ class Publisher:
         self._label: Callable[[Step], None] = lambda _step: None
         self._compare: Callable[[Step], None] = lambda _step: None
 
-    def record_to(self, history: "HistoryWriter") -> None:
+    def record_to(self, history: HistoryWriter) -> None:
         """Record everything published from now on."""
         self._history = history
 

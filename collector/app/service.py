@@ -1,31 +1,25 @@
-"""Builds a collector from a configuration and runs it in one task group.
-
-The store, the page and their libraries are half of what there is to import. A collector without a store begins to list
-its clusters first; one with a store has to open that before.
-"""
+"""Builds a collector from a configuration and runs it in one task group."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from collector import gc_freeze
+from collector.app.once import complete_round
 from collector.app.outcome import Outcome
 from collector.app.parts import Parts
+from collector.app.recording import Recording
 from collector.app.reload import Reloader
 from collector.app.round import Round
+from collector.app.view import LiveCollector
 from collector.config import Config
 from collector.end_deadline import EndDeadline
 from collector.model import Change
 from collector.sharding import UNSHARDED, Shard
-
-if TYPE_CHECKING:
-    from collector.app.recording import Recording
-    from collector.app.view import LiveCollector
-    from collector.store import Unstored
+from collector.store import Store, Unstored
+from collector.web import serve
 
 __all__ = ["Service"]
 
@@ -45,9 +39,6 @@ class Service:
         listeners: Sequence[Callable[[Change], None]] = (),
         once: Round | None = None,
     ) -> None:
-        if config.store is not None or once is not None:
-            with gc_freeze.frozen_after():
-                _import_store_and_page()
         self.end = EndDeadline()
         self._config = config
         self._round = Round() if once is None else once
@@ -75,11 +66,6 @@ class Service:
             self._tasks.start_soon(self.exposition.run, name="exposition")
             if reload_from is not None:
                 self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
-            if self._config.store is None:
-                with gc_freeze.frozen_after():
-                    await anyio.to_thread.run_sync(_import_store_and_page, abandon_on_cancel=True)
-            from collector.web import serve
-
             await serve(
                 self.view(),
                 self._config.server,
@@ -94,8 +80,6 @@ class Service:
         After `timeout` seconds, everything not yet read or delivered is abandoned. Raises StoreError if the store
         cannot be opened.
         """
-        from collector.app.once import complete_round
-
         async with self._collecting():
             recording = self._recording
             return await complete_round(
@@ -113,9 +97,6 @@ class Service:
         """Collect, record and deliver during the block."""
         async with AsyncExitStack() as stack:
             if self._config.store is not None:
-                from collector.app.recording import Recording
-                from collector.store import Store
-
                 parts = self._parts
                 opened = Store.open(self._config.store, end=self.end, shard=parts.shard, owned=parts.owned)
                 self._recording = Recording(await stack.enter_async_context(opened), parts)
@@ -136,17 +117,15 @@ class Service:
         """Apply the clusters and sinks of the file at `path`; an invalid one is rejected and the current ones stay."""
         await self._reloader.reload(path)
 
-    def unstored(self) -> "tuple[Unstored, str] | None":
-        """Return what has happened and is not in the store, and the reason if known; None without a store."""
+    def unstored(self) -> tuple[Unstored, str]:
+        """Return what has happened and is not in the store, and the reason if known."""
         if self._recording is None:
-            return None
+            return Unstored(), ""
         store = self._recording.store
         return store.history_writer.unstored, store.health.status.message
 
-    def view(self) -> "LiveCollector":
+    def view(self) -> LiveCollector:
         """Return what API and page see of this collector."""
-        from collector.app.view import LiveCollector
-
         parts, recording = self._parts, self._recording
         return LiveCollector(
             inventory=parts.inventory,
@@ -173,11 +152,3 @@ class Service:
             await self._parts.cluster_tasks.reconcile(config.clusters, self._tasks)
         else:
             await self._recording.reconcile_clusters(config.clusters, self._tasks)
-
-
-def _import_store_and_page() -> None:
-    """Import everything else that a collector needs; views of the history are the store's."""
-    import collector.app.once
-    import collector.app.recording
-    import collector.app.view
-    import collector.web  # noqa: F401

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from collector.exposition import Metrics
-from collector.model import SinkBacklog
+from collector.store import SinkBacklog
 from collector.views.sink_status import SinkStatuses
 
 __all__ = ["SinkObserver"]

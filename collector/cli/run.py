@@ -130,9 +130,7 @@ async def _handle_signals(service: Service, path: Path | None, tasks: TaskGroup)
 
 def _report_losses(service: Service) -> None:
     """Log the changes that will never reach the store; called once, after everything else."""
-    if (found := service.unstored()) is None:
-        return
-    unstored, reason = found
+    unstored, reason = service.unstored()
     if any(unstored):
         log.error(
             "%s and %s could not be stored; the next start records only where the GPUs are then",

@@ -13,9 +13,8 @@ from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
 from collector.delivery.worker import SinkWorker, Wait, wait_for_any
 from collector.end_deadline import Stage
-from collector.model import SinkBacklog
 from collector.sinks import Sink, open_sink
-from collector.store import Store, StoreError, Subscription
+from collector.store import SinkBacklog, Store, StoreError, Subscription
 
 __all__ = ["Delivery", "DeliveryObserver"]
 

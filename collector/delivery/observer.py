@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from collector.model import SinkBacklog
+from collector.store import SinkBacklog
 
 __all__ = ["DeliveryObserver"]
 

@@ -27,7 +27,7 @@ from collector.model.gpu import (
 from collector.model.node import Fingerprint, NodeInfo, Place, Sharing
 from collector.model.node_state import NO_UUIDS, NodeState, Placement, SilentGpu, Unseen
 from collector.model.reading import UNREAD_REASONS, Failing, Known, Reading, Uncovered, Unread, UnreadReason
-from collector.model.record import SinkBacklog, SinkRecord, changes_object, last_known_object
+from collector.model.record import SinkRecord, changes_object, last_known_object
 
 __all__ = [
     "CHANGE_EVENTS",
@@ -58,7 +58,6 @@ __all__ = [
     "Reading",
     "Sharing",
     "SilentGpu",
-    "SinkBacklog",
     "SinkRecord",
     "SliceState",
     "SliceStatus",

@@ -1,7 +1,6 @@
-"""The records that sinks write, and how many are waiting."""
+"""The records that sinks write."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -11,19 +10,10 @@ from collector.model.node import Place
 from collector.timestamps import rfc3339
 
 __all__ = [
-    "SinkBacklog",
     "SinkRecord",
     "changes_object",
     "last_known_object",
 ]
-
-
-class SinkBacklog(NamedTuple):
-    """The backlog of a sink, including dead letters queued for redelivery."""
-
-    records: int
-    oldest: float | None  # Unix seconds; None if there is no backlog
-    dead_letters: int = 0  # batches that it rejected, awaiting manual action
 
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -16,7 +16,7 @@ from collector.store.history_writer import HistoryWriter
 from collector.store.leadership import LeadStatus
 from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
 from collector.store.marks import MarkStore
-from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkState, Subscription
+from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode, Stay
 from collector.store.plan import Departure
 from collector.store.shards import ClusterRow, News, ShardStore, SharedLease
@@ -58,6 +58,7 @@ __all__ = [
     "ShardLease",
     "ShardStore",
     "SharedLease",
+    "SinkBacklog",
     "SinkState",
     "Stay",
     "Store",

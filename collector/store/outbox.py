@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import RowMapping, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import SinkBacklog, SinkRecord
+from collector.model import SinkRecord
 from collector.store import schema
 from collector.store.codec import encode_records
 from collector.store.database import Database
@@ -33,7 +33,7 @@ from collector.store.outbox_records import (
 )
 from collector.store.sound import moment, sound_count, text
 
-__all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkState", "Subscription"]
+__all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
 
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,14 @@ class Subscription(NamedTuple):
 
     emit: str  # changes or readings
     backfill: bool  # if it is new: from the beginning of the history instead of from now
+
+
+class SinkBacklog(NamedTuple):
+    """The backlog of a sink, including dead letters queued for redelivery."""
+
+    records: int
+    oldest: float | None  # Unix seconds; None if there is no backlog
+    dead_letters: int = 0  # batches that it rejected, awaiting manual action
 
 
 class SinkState(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,17 +6,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from collector.events import ResettableEvent
 from collector.inventory import Inventory
 from collector.model import Change, Event, FieldChange, Gpu, Place
+from collector.store import HistoricChange
 from collector.views.alterations import describe_common_changes, fields_of
-
-if TYPE_CHECKING:
-    from collector.store import HistoricChange
 
 __all__ = ["ChangeGroup", "Folded", "RecentChanges", "as_change", "current_place", "grouped"]
 
@@ -128,7 +125,7 @@ def current_place(group: ChangeGroup, inventory: Inventory) -> Place | None:
     return places.pop() if all_present and len(places) == 1 else None
 
 
-def as_change(recorded: "HistoricChange") -> Change:
+def as_change(recorded: HistoricChange) -> Change:
     """Convert a change from the history, with the GPU's facts as far as recorded."""
     gpu = Gpu(
         uuid=recorded.uuid,

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from collector.model import SinkBacklog
+from collector.store import SinkBacklog
 
 __all__ = ["SinkStatus", "SinkStatuses"]
 

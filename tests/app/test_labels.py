@@ -150,7 +150,7 @@ async def test_each_node_gets_its_labels_in_one_patch(fleet: Fleet) -> None:
 async def test_a_restart_writes_nothing_if_labels_are_current(fleet: Fleet) -> None:
     async with fleet.running():
         await fleet.labelled()
-        await eventually(lambda: (found := fleet.service.unstored()) is not None and not any(found[0]))
+        await eventually(lambda: not any(fleet.service.unstored()[0]))
     before = fleet.patches()
     node = fleet.clusters["sim-0"].nodes[0]
     fleet.clusters["sim-0"].label_node({f"{LABEL_PREFIX}gpu-0": "wrong", f"{LABEL_PREFIX}gpu-9": "9"}, node)

@@ -15,9 +15,9 @@ from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery
 from collector.end_deadline import EndDeadline
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkBacklog, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
-from collector.store import Store, StoreSettings
+from collector.store import SinkBacklog, Store, StoreSettings
 from tests.support.clock import Clock
 from tests.support.waiting import eventually
 

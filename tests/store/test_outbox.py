@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from collector.marks import Mark, MarkKind, Marks
-from collector.model import Gpu, SinkBacklog, UnidentifiedGpu
-from collector.store import Batch, OpenMode, SinkState, Store, Subscription
+from collector.model import Gpu, UnidentifiedGpu
+from collector.store import Batch, OpenMode, SinkBacklog, SinkState, Store, Subscription
 from collector.store.retention import prune
 from tests.support.waiting import eventually
 

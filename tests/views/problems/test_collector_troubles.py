@@ -1,7 +1,6 @@
 """What is wrong with the collector itself, in words."""
 
-from collector.model import SinkBacklog
-from collector.store import LeadStatus, StoreStatus
+from collector.store import LeadStatus, SinkBacklog, StoreStatus
 from collector.store.damaged import SetAside
 from collector.views.config_status import ConfigStatus
 from collector.views.problems.collector_troubles import collector_troubles

@@ -8,8 +8,8 @@ import pytest
 
 from collector.config import PRESETS
 from collector.health import Health
-from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure, SinkBacklog, Uncovered
-from collector.store import LeadStatus, StoreStatus
+from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure, Uncovered
+from collector.store import LeadStatus, SinkBacklog, StoreStatus
 
 pytestmark = pytest.mark.anyio
 
