@@ -343,7 +343,7 @@ class TestAnExec:
 
         server(crumble)
         started = time.process_time()
-        assert await self.run(kubeconfig) == Output(b"", b"")
+        assert await self.run(kubeconfig, timeout=200) == Output(b"", b"")
         assert time.process_time() - started < 20
 
     @pytest.mark.parametrize("kind", ["empty", "small", "text", "ping", "pong"])
