@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from collector.kube.wire import MalformedError
 __all__ = ["Binding", "Objects"]
 
 MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparisons are fast
+MAX_OBJECT_DEPTH = 50  # levels of one; comparisons are recursive
 
 _SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 _RBAC = ("rbac.authorization.k8s.io", "v1")
@@ -242,7 +243,7 @@ class Objects:
 
     async def _list(self, version: str, kind: str, method: ApiMethod) -> list[Manifest]:
         listed = await self._items(functools.partial(method, label_selector=_SELECTOR))
-        return [{**one, "apiVersion": version, "kind": kind} for one in listed]
+        return [{**self._comparable(one), "apiVersion": version, "kind": kind} for one in listed]
 
     def _method(self, verb: str, manifest: Manifest) -> ApiMethod:
         """Return the generated method for a verb and the kind of a manifest."""
@@ -262,7 +263,7 @@ class Objects:
         return [self._checked(one) for one in listed.items or ()]
 
     async def _document(self, method: ApiMethod) -> Manifest:
-        return self._checked(await self._read(dict[str, Any], method, limit=MAX_OBJECT_BYTES))
+        return self._comparable(self._checked(await self._read(dict[str, Any], method, limit=MAX_OBJECT_BYTES)))
 
     def _checked(self, document: dict[str, Any]) -> Manifest:
         """Return a document if it has the metadata of an object; raises MalformedError."""
@@ -270,6 +271,18 @@ class Objects:
             msgspec.convert(document.get("metadata"), _Metadata)
         except msgspec.ValidationError:
             raise self._malformed() from None
+        return document
+
+    def _comparable(self, document: Manifest) -> Manifest:
+        """Return a document if it is not nested too deeply; raises MalformedError."""
+        level: list[Any] = [document]
+        for _ in range(MAX_OBJECT_DEPTH):
+            level = [inner for one in level for inner in _inner(one)]
+        if level:
+            text = (
+                f"{self._client.session.host}: an object with rights is nested more than {MAX_OBJECT_DEPTH} levels deep"
+            )
+            raise MalformedError(text)
         return document
 
     def _malformed(self) -> MalformedError:
@@ -293,6 +306,11 @@ class Objects:
             with contextlib.suppress(ThrottledError):
                 return await self._client.read(method, *args)
         return await self._client.read(method, *args)
+
+
+def _inner(value: Any) -> Collection[Any]:
+    """Return the values directly inside of one."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _place(manifest: Manifest) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class Table(NamedTuple):
         )
         # The names come from the catalogue and a closed set, never from a record.
         return (
-            f'INSERT INTO "{self.schema}"."{self.name}" ({", ".join(self.columns)}) '  # noqa: S608
+            f"INSERT INTO {_quoted(self.schema, self.name)} ({', '.join(self.columns)}) "  # noqa: S608
             f"SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
         )
 
@@ -69,12 +69,11 @@ async def prepare(connection: asyncpg.Connection, table: str, *, create: bool) -
 
 
 async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table | None:
-    quoted = f'"{schema}"."{name}"' if schema else f'"{name}"'
     rows = await connection.fetch(
         "SELECT n.nspname, a.attname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
         "WHERE c.oid = to_regclass($1)",
-        quoted,
+        _quoted(schema, name),
     )
     if not rows:
         return None
@@ -85,7 +84,7 @@ async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table
 
 async def _create(connection: asyncpg.Connection, schema: str, name: str) -> None:
     """Create the table in the Go program's layout, with our columns after its own."""
-    table = f'"{schema}"."{name}"' if schema else f'"{name}"'
+    table = _quoted(schema, name)
     widths = {"source": _SOURCE_WIDTH}
     texts = ", ".join(
         f"{column} varchar({widths.get(column, _TEXT_WIDTH)}) NOT NULL" for column in _GO_GPUID_COLUMNS[:-1]
@@ -100,7 +99,7 @@ async def _create(connection: asyncpg.Connection, schema: str, name: str) -> Non
 
 async def _migrate(connection: asyncpg.Connection, found: Table) -> None:
     """Add our columns to the table and its unique constraint, so that GPUs with the same serial both fit."""
-    table = f'"{found.schema}"."{found.name}"'
+    table = _quoted(found.schema, found.name)
     for column in _OWN_DEFINITIONS:
         await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column}")
     narrow = await connection.fetch(
@@ -111,5 +110,10 @@ async def _migrate(connection: asyncpg.Connection, found: Table) -> None:
         sorted(_GO_GPUID_COLUMNS),
     )
     for row in narrow:
-        await connection.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{row["conname"]}"')
+        await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {_quoted(row['conname'])}")
         await connection.execute(f"ALTER TABLE {table} ADD UNIQUE ({', '.join(_UNIQUE)})")
+
+
+def _quoted(*names: str) -> str:
+    """Return a name, after that of its schema if it is not empty, as SQL writes it: it may contain anything."""
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in names if name)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from collector.grant.manifests import difference, service_account
 from collector.grant.objects import Objects
 from collector.kube.errors import NotFoundError, ThrottledError
 from collector.kube.wire import MalformedError
@@ -109,3 +110,35 @@ async def test_a_server_that_always_asks_to_wait_is_an_error() -> None:
     with pytest.raises(ThrottledError):
         await Objects(client).identity()
     assert client.left > 900
+
+
+class Nested:
+    """Stands for the ApiClient of a server whose every object is nested as deep as this."""
+
+    configuration = None
+
+    def __init__(self, depth: int) -> None:
+        self._rules = "[" * depth + "]" * depth
+        self.session = SimpleNamespace(host="https://x")
+
+    async def read(self, *_args: Any, **_options: Any) -> bytes:
+        one = f'{{"metadata":{{"name":"gpuid"}},"rules":{self._rules}}}'
+        return f'{{"items":[{one}],{one[1:]}'.encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("depth", [60, 200, 900, 100_000])
+async def test_an_object_too_deep_to_be_compared_is_refused(depth: int) -> None:
+    client: Any = Nested(depth)
+    with pytest.raises(MalformedError, match=r"^https://x: "):
+        await Objects(client).get(service_account())
+    with pytest.raises(MalformedError, match=r"^https://x: "):
+        await Objects(client).ours()
+
+
+@pytest.mark.anyio
+async def test_an_object_of_any_usual_depth_is_compared() -> None:
+    client: Any = Nested(40)
+    found = await Objects(client).get(service_account())
+    assert found is not None
+    assert difference(None, {**found, "apiVersion": "v1", "kind": "Role"})

@@ -130,6 +130,15 @@ async def test_the_go_programs_table_is_written_unchanged(
     assert await rows(owner, "gpu, chassis") == [("1", "1821325191344"), ("2", "unknown")]
 
 
+async def test_names_that_others_gave_may_contain_quotes(
+    postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    await owner.execute(PEER_TABLE.replace("    UNIQUE", '    CONSTRAINT "no ""twins"", please" UNIQUE'))
+    async with table(postgres, tmp_path, create_table=True) as sink:
+        await sink.send([record(gpu="1", uuid="a"), record(gpu="1", uuid="b")], key="k")
+    assert await rows(owner, "gpu, uuid") == [("1", "a"), ("1", "b")]
+
+
 async def test_the_go_program_s_table_is_migrated_on_request(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
