@@ -1,5 +1,6 @@
 """Decodes the few objects that clients send as Kubernetes protobuf, into the same documents as from JSON."""
 
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -52,7 +53,7 @@ def decode(body: bytes) -> Document:
         if schema is None:
             raise bad_request(f"kind {kind.get('kind')!r} is not supported as protobuf")
         return kind | _message(envelope.get(2, b""), schema)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         raise bad_request("the provided data is not a complete protobuf message") from error
 
 
@@ -68,7 +69,7 @@ def _message(data: Any, schema: _Schema) -> Document:
             pair = dict(_fields(value))
             document.setdefault(name, {})[pair.get(1, b"").decode()] = pair.get(2, b"").decode()
         elif kind == "number":
-            document[name] = value
+            document[name] = operator.index(value)
         elif kind == "text":
             if value:
                 document[name] = value.decode()
@@ -105,6 +106,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at += 1
+        if value >> 64:
+            raise ValueError("a number of more than 64 bits")
         if byte < 0x80:
             return value, at
         shift += 7

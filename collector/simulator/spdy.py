@@ -52,7 +52,10 @@ class Framer:
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take received bytes and yield complete frames; raises ValueError for anything but SPDY/3."""
+        """Take received bytes and yield complete frames.
+
+        Raises ValueError, zlib.error or struct.error for anything but SPDY/3.
+        """
         self._buffer += data
         while len(self._buffer) >= 8:
             word, sized = struct.unpack_from(">II", self._buffer)

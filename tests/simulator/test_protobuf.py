@@ -54,3 +54,25 @@ def test_garbage_is_refused_and_never_crashes(garbage: bytes) -> None:
     for body in (garbage, b"k8s\x00" + garbage):
         with pytest.raises(ApiError):
             decode(body)
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        field(1, field(1, 7)),
+        field(2, field(4, b"\x08" + b"\xff" * 8 + b"\x7f")),
+        field(2, b"\x10" + b"\xff" * 9 + b"\x7f"),
+        field(2, field(2, "7")),
+        field(1, field(11, 7)),
+    ],
+    ids=[
+        "a number as a text",
+        "a time out of range",
+        "a number of more than 64 bits",
+        "a text as a number",
+        "a number as a map",
+    ],
+)
+def test_a_lease_with_other_values_is_refused(lease: bytes) -> None:
+    with pytest.raises(ApiError, match="not a complete protobuf message"):
+        decode(envelope("Lease", "coordination.k8s.io/v1", lease))
