@@ -29,7 +29,7 @@ from collector.redaction import Secrets
 from tests.fuzz.documents import any_text, damaged, http_dates, json_documents, texts
 from tests.fuzz.target import Target, Targets, bytes_target, refusing, text_target
 
-__all__ = ["TARGETS"]
+__all__ = ["TARGETS", "Served", "finished"]
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ def _slices(bodies: list[bytes]) -> None:
         book.apply(one, None)
 
 
-class _Served:
+class Served:
     """A client whose requests are all answered with the same bytes; nothing that it does waits."""
 
     def __init__(self, body: bytes = b"") -> None:
@@ -122,7 +122,7 @@ async def _no_pause(_started: float) -> float:
     return 0.0
 
 
-def _finished(work: Coroutine[Any, Any, T]) -> T:
+def finished(work: Coroutine[Any, Any, T]) -> T:
     """Return the result of a coroutine that never waits."""
     try:
         work.send(None)
@@ -133,7 +133,7 @@ def _finished(work: Coroutine[Any, Any, T]) -> T:
 
 def _asked(body: bytes) -> None:
     """Decode the answers to questions: what is served, what is allowed, which namespaces and objects there are."""
-    client = cast("ApiClient", _Served(body))
+    client = cast("ApiClient", Served(body))
     method = mock.Mock()
     for ask in (
         lambda: find_slice_api(client),
@@ -142,8 +142,8 @@ def _asked(body: bytes) -> None:
         lambda: list_all(client, Resource(name="nodes", method=method, decode=decode_node)),
     ):
         with refusing(ClusterError, MalformedError):
-            _finished(ask())
-    assert _finished(is_granted(client, Right("list", "pods"))) in {True, False, None}
+            finished(ask())
+    assert finished(is_granted(client, Right("list", "pods"))) in {True, False, None}
 
 
 LISTS = ("metadata", "items", "name", "resourceVersion", "spec", "status", "token", "allowed", "versions", "version")
@@ -184,7 +184,7 @@ class _Socket:
 def _frames(frames: bytes) -> None:
     """Whatever the frames of an exec are, what is kept of them has a limit, and its end is known or an error."""
     channels = pod_exec._Channels(64, ClusterSettings(name="x", context="x"))
-    _finished(pod_exec._receive(cast("Any", _Socket(frames, 66)), channels, cast("Any", _Served().session.share)))
+    finished(pod_exec._receive(cast("Any", _Socket(frames, 66)), channels, cast("Any", Served().session.share)))
     assert sum(map(len, channels.stdout + channels.stderr)) <= 64
     assert (channels.excess or "x").isprintable()
     if not channels.excess and channels.status is not None:

@@ -1,19 +1,33 @@
 """What the store's rows hold, which other versions, other shards, damage and restored backups may have written."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
 from hypothesis import strategies as st
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
 
 from collector.model import NodeInfo, NodeState, Place, SinkRecord
-from collector.store import OpenMode, Store, StoreError, StoreSettings, checkpoints, codec, shards, sound
+from collector.store import (
+    OpenMode,
+    Store,
+    StoreError,
+    StoreSettings,
+    checkpoints,
+    codec,
+    outbox_records,
+    shards,
+    sound,
+)
 from collector.store.check import check
 from collector.store.history import PastPlacement
 from collector.timestamps import MAX_TIME
 from tests.fuzz.documents import any_text, damaged, json_documents
-from tests.fuzz.target import FOLDER, Target, Targets, bytes_target
+from tests.fuzz.target import FOLDER, RESOURCES, Target, Targets, bytes_target
 from tests.store.test_codec import snapshots
 
 __all__ = ["TARGETS"]
@@ -81,6 +95,18 @@ values = st.one_of(
     json_documents("serial", "model", "before", "after").map(lambda body: body.decode("utf-8", "surrogateescape")),
 )
 
+changes = st.lists(
+    st.tuples(
+        st.floats() | st.integers() | st.sampled_from([1764000000.0, 1764000000.9999995, 0.1, 253402300799.9]) | values,
+        *[any_text | values] * 8,
+        *[st.sampled_from(["moved", "added", "altered"])],
+        st.none() | st.just('{"serial":["1","2"]}') | values,
+        st.none() | st.just('[["serial",1764000000.0]]') | values,
+        st.none() | st.just("rma"),
+    ),
+    max_size=3,
+)
+
 
 class _File:
     """A store's file, parts of which are overwritten before it is opened."""
@@ -114,6 +140,56 @@ class _File:
             await store.load()
 
 
+COLUMNS = [column.name for column in outbox_records._CHANGES.selected_columns]
+
+
+@functools.cache
+def _changes() -> Connection:
+    """Return a database whose table of changes has any value in any column, as a damaged file may."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    connection = engine.connect()
+    RESOURCES.callback(_changes.cache_clear)
+    RESOURCES.callback(engine.dispose)
+    RESOURCES.callback(connection.close)
+    connection.exec_driver_sql(f"CREATE TABLE gpuid_changes (id INTEGER PRIMARY KEY, {', '.join(COLUMNS[1:])})")
+    return connection
+
+
+def _outbox(rows: list[tuple[Any, ...]]) -> None:
+    """What SQLite writes as one text has the same records as the rows, or is refused."""
+    connection = _changes()
+    connection.exec_driver_sql("DELETE FROM gpuid_changes")
+    insert = f"INSERT INTO gpuid_changes VALUES ({', '.join('?' * len(COLUMNS))})"
+    for number, row in enumerate(rows, 1):
+        values = [_storable(value) for value in (*row, *[None] * len(COLUMNS))][: len(COLUMNS) - 1]
+        connection.exec_driver_sql(insert, (number, *values))
+    asked = {"b_cursor": 0, "b_upto": len(rows), "b_limit": len(rows)}
+    found = connection.execute(outbox_records._CHANGES, asked).all()
+    records = [outbox_records._record(*row[1:]) for row in found]
+    assert len(msgspec.json.decode(msgspec.json.encode(records))) == len(rows)
+    try:
+        written = connection.execute(outbox_records._CHANGES_AS_JSON, asked).scalar_one()
+        ids, same = outbox_records._from_json(written)
+    except (DBAPIError, msgspec.MsgspecError):  # then the rows are read
+        return
+    assert ids == [row[0] for row in found]
+    for row, read, expected in zip(found, same, records, strict=True):
+        if (
+            isinstance(row[1], float) and MAX_TIME < row[1] < MAX_TIME + 1
+        ):  # no time, of which SQLite makes the last one
+            read = msgspec.structs.replace(read, time=expected.time)
+        assert read == expected
+
+
+def _storable(value: Any) -> Any:
+    """Return a value as a driver can store it."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, int):
+        return max(-(1 << 63), min(value, (1 << 63) - 1))
+    return value if isinstance(value, float | bytes) else None
+
+
 patches = st.lists(
     st.tuples(st.integers(0, 200) | st.integers(0, 1 << 20), st.binary(min_size=1, max_size=40)), max_size=4
 )
@@ -129,6 +205,7 @@ TARGETS: Targets = {
         TypeError,
         ValueError,
     ),
+    "outbox": Target(_outbox, changes),
     "stored-columns": Target(_columns, values),
     "store-file": Target(_File().open, patches, (StoreError,)),
 }
