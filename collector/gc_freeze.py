@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-__all__ = ["frozen_after", "paused", "run"]
+__all__ = ["GROWTH_BYTES", "frozen_after", "paused", "run"]
 
 DAY_SECONDS = 86400.0
 CHECK_SECONDS = 10.0  # between two checks of memory

@@ -25,7 +25,12 @@ def main() -> None:
             signal.signal(number, _end)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     seed = random.SystemRandom().randrange(1 << 32)
-    parser.add_argument("--seed", type=int, default=seed, help="default: any; even ones start no process again")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=seed,
+        help="draws the same steps again, though their timing differs; default: any; even ones start no process again",
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="of each setup")
     parser.add_argument("--setup", choices=[*Setup, "all"], default="all")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="do the steps of a file that a run wrote")
@@ -64,6 +69,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def _shorten(outcome: Outcome, folder: Path) -> Path | None:
     """Write the part of a plan that still fails; None if the whole plan does not."""
     deadline = time.monotonic() + MINIMISING_SECONDS
+    path = folder / f"{outcome.setup}-{outcome.seed}-short.jsonl"
     number = 0
 
     def fails(steps: list[Step]) -> bool:
@@ -71,13 +77,15 @@ def _shorten(outcome: Outcome, folder: Path) -> Path | None:
         if time.monotonic() > deadline:
             return False
         number += 1
-        return bool(run(outcome.setup, outcome.seed, folder / f"shorter-{number}", steps=steps).mismatches)
+        if not run(outcome.setup, outcome.seed, folder / f"shorter-{number}", steps=steps).mismatches:
+            return False
+        save(path, outcome.setup, outcome.seed, steps)  # at once: it may be ended before the next one
+        return True
 
-    path = folder / f"{outcome.setup}-{outcome.seed}-short.jsonl"
     steps = outcome.steps[:-1] if outcome.steps and outcome.steps[-1].kind == CALM else outcome.steps
     if not fails(steps):
         return None
-    save(path, outcome.setup, outcome.seed, minimised(steps, fails))
+    minimised(steps, fails)
     return path
 
 
