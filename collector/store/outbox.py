@@ -131,29 +131,13 @@ class Outbox:
                 elif state["gone"] is not None:
                     await connection.execute(here.values(gone=None))
             for name, wanted in sinks.items():
-                if name not in known or known[name]["emit"] != wanted.emit:
-                    row = await self._new(connection, name, wanted, from_start=from_start)
-                    await connection.execute(insert(schema.sinks).values(row))
-
-    async def announce(self, sinks: Mapping[str, Subscription]) -> None:
-        """Keep what is recorded from now on for the new ones of these sinks, until a collector delivers to them.
-
-        For a shard that does not deliver: it may record before any other one does.
-        """
-        async with self._database.write() as connection:
-            for name, wanted in sinks.items():
-                row = await self._new(connection, name, wanted) | {"gone": self._clock()}
-                statement = self._database.insert(schema.sinks).values(row)
-                await connection.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
-
-    async def _new(
-        self, connection: AsyncConnection, name: str, wanted: Subscription, *, from_start: bool = False
-    ) -> dict[str, Any]:
-        """Return the row of a new sink."""
-        end = None
-        if not wanted.backfill and not from_start:
-            end = await connection.scalar(select(func.max(TABLES[wanted.emit].c.id)))
-        return {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
+                if name in known and known[name]["emit"] == wanted.emit:
+                    continue
+                end = None
+                if not wanted.backfill and not from_start:
+                    end = await connection.scalar(select(func.max(TABLES[wanted.emit].c.id)))
+                row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
+                await connection.execute(insert(schema.sinks).values(row))
 
     async def give_up(self, before: float) -> None:
         """Delete the sinks that were last configured before this time (Unix seconds), with their backlogs."""

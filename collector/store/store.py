@@ -206,8 +206,6 @@ class Store:
         if self.delivery.recording:  # including a leader that is late in renewing its lease
             with suppress(LostLeadershipError):
                 await self.outbox.reconcile(sinks)
-        elif self.shards is not None:
-            await self.outbox.announce(sinks)
         self._subscriptions = dict(sinks)
         self.history_writer.wants_readings = any(sink.emit == "readings" for sink in sinks.values())
 

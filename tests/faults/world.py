@@ -52,8 +52,8 @@ PREVENTING_STARTS = (
     "store_link",
 )
 
-# Short times, so that what needs hours or minutes otherwise happens within a run. The sinks get everything, with
-# `backfill` or without it, because they are configured before anything is recorded.
+# Short times, so that what needs hours or minutes otherwise happens within a run. Sinks get the whole history: a shard
+# may record its first changes before any shard delivers, and without `backfill` a new sink starts after them.
 DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
@@ -70,6 +70,7 @@ batch_age = "200ms"
 
 [sinks.hook]
 type = "webhook"
+backfill = true
 url = "{webhook}"
 batch_age = "200ms"
 connect_timeout = "2s"
@@ -80,6 +81,7 @@ timeout = "5s"
 LAKE = """
 [sinks.lake]
 type = "s3"
+backfill = true
 bucket = "{bucket}"
 endpoint_url = "{s3}"
 path_style = true

@@ -20,7 +20,7 @@ from collector.model import (
     Unread,
 )
 from collector.sharding import UNSHARDED, Shard
-from collector.store import ClusterReport, Store, StoreError, StoreSettings, Subscription
+from collector.store import ClusterReport, Store, StoreError, StoreSettings
 from collector.store.shards import LostClustersError, ShardStore, encode_unread, with_unread
 from tests.store.conftest import RecordedFleet
 from tests.support.waiting import eventually
@@ -287,26 +287,6 @@ async def test_each_shard_numbers_its_own_commits(shared: StoreSettings) -> None
             found = (await connection.exec_driver_sql(names)).scalars().all()
         assert found == ["commit shard-0", "commit shard-1"]
         assert len(await recorded(one)) == 18
-
-
-async def test_a_new_sink_gets_what_shards_record_before_any_of_them_delivers(shared: StoreSettings) -> None:
-    sinks = {name: Subscription("changes", name == "all") for name in ("all", "new")}
-    async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, _):
-        await take(first, "a")
-        await one.store.reconcile({"all": sinks["all"]})
-        one.read("n1", 100.0, "1", cluster="a")
-        assert await one.store.history_writer.flushed(30)
-        await one.store.reconcile(sinks)  # its configuration has one more
-        one.read("n1", 101.0, "1", "2", cluster="a")
-        assert await one.store.history_writer.flushed(30)
-        assert await other.store.delivery.ask()
-        await other.store.reconcile(sinks)
-        await other.store.reconcile_again()
-        batches = {name: await other.store.outbox.next_batch(name, 10) for name in sinks}
-        assert {name: [record.gpu for record in batch.records] for name, batch in batches.items() if batch} == {
-            "all": ["serial-1", "serial-2"],
-            "new": ["serial-2"],
-        }
 
 
 async def test_sqlite_does_not_support_shards(tmp_path: Path) -> None:
