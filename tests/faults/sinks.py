@@ -1,6 +1,7 @@
 """What the sinks of a world were given so far, compared with its history; and what the logs have no place for."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Sinks"]
 
 CHANGES = 10_000  # that are read at once
+# What a start says before it ends while a fault of the store lasts.
+_WITHOUT_STORE = re.compile(rb"gpuid: \S+: store postgresql://.+")
 
 
 class Sinks:
@@ -106,7 +109,8 @@ class Sinks:
         try:
             found = json.loads(line)
         except ValueError:
-            self.odd.append(f"log of {name}: {line.decode(errors='replace')}")
+            if not _WITHOUT_STORE.fullmatch(line):
+                self.odd.append(f"log of {name}: {line.decode(errors='replace')}")
             return
         if "level" not in found:
             self._lines.append(record(found))
