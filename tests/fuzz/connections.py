@@ -98,7 +98,7 @@ def _rest_of(answer: bytes, *, with_user: bool) -> bytes | None:
 
 
 class _Network(httpcore.AsyncNetworkBackend):
-    """Whoever connects finds the same answer there."""
+    """A network in which every connection gets the same answer."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
