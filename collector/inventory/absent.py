@@ -83,7 +83,7 @@ class AbsentGpus:
 
     def note(self, uuid: str, time: float) -> None:
         """Remember until when (Unix seconds) a GPU was in a place that need not be known."""
-        self._forgotten[uuid] = time
+        self._forgotten[uuid] = max(time, self._forgotten.get(uuid, 0.0))  # a store may know less than this process
         if len(self._forgotten) > self._limit:
             del self._forgotten[next(iter(self._forgotten))]
 

@@ -64,6 +64,13 @@ def test_of_forgotten_gpus_it_is_known_until_when_they_were_there() -> None:
     assert absent.return_of("GPU-4", 1.0) == (1.0, None)
 
 
+def test_an_older_record_of_a_forgotten_gpu_lets_it_return_no_earlier() -> None:
+    absent = AbsentGpus(2)
+    absent.note("GPU-1", 20.0)
+    absent.note("GPU-1", 10.0)
+    assert absent.return_of("GPU-1", 1.0) == (20.0, None)
+
+
 def test_an_absent_gpu_was_read_when_its_newest_value_was() -> None:
     assert Absent(A, 30.0).read == 30.0
     assert Absent(A, 30.0, Gpu(uuid="GPU-1")).read == 30.0
