@@ -123,7 +123,7 @@ async def test_everything_is_eventually_published_and_recorded(site: Site, tmp_p
         assert collector.logged("store unavailable")
 
         site.configure(simulator, *simulator.clusters)
-        if site.server is None or site.server.running:  # else there is nothing to start with
+        if site.server is None:  # PostgreSQL stops once it cannot write its log, and leaves nothing to start with
             assert collector.stop() == 0
             await anyio.to_thread.run_sync(site.disk.fill)  # what was given up may have left some room
             collector.start()
