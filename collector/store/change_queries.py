@@ -4,11 +4,12 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Integer, and_, column, literal_column, or_, select, table
 
 from collector.model import canonical_uuid
 from collector.store import schema
-from collector.store.containing import contains
+from collector.store.containing import by_engine, contains
+from collector.store.identifiers import Uuid
 
 __all__ = [
     "ALL_CHANGES",
@@ -47,6 +48,15 @@ class ChangeFilter(msgspec.Struct, frozen=True, kw_only=True):
 ALL_CHANGES = ChangeFilter()
 
 _changes, _placements = schema.changes.c, schema.placements.c
+# On SQLite, conditions on the numbers in the rows of changes: no index has the names.
+_places = table("gpuid_places", column("id"), column("cluster"), column("node")).c
+_gpus = table("gpuid_gpus", column("id"), column("uuid", Uuid), *map(column, ("serial", "chassis", "model"))).c
+_texts = table("gpuid_texts", column("id"), column("text")).c
+_gpu = literal_column("gpuid_changes.gpu", Integer)
+_place = literal_column("gpuid_changes.place", Integer)
+_previous = literal_column("gpuid_changes.previous", Integer)
+_machine = literal_column("gpuid_changes.machine_text", Integer)
+_ACROSS = by_engine(sqlite=literal_column("gpuid_changes.across"), postgresql=schema.ACROSS)  # type: ignore[arg-type]
 _SEARCHED = ("uuid", "serial", "model", "chassis", "cluster", "node", "machine", "previous_node", "changes", "mark")
 
 
@@ -68,24 +78,46 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
     if wanted.serial is not None:
         found.append(_changes.uuid.in_(select(_placements.uuid).where(_placements.serial == wanted.serial)))
     if wanted.text is not None:
-        found.append(or_(*(contains(_changes[name], wanted.text) for name in _SEARCHED)))
+        found.append(_searched(wanted.text))
     if wanted.first_sights is not None:
         found.append(schema.FIRST_SIGHT if wanted.first_sights else schema.NO_FIRST_SIGHT)  # type: ignore[arg-type]
     return found
 
 
+def _searched(part: str) -> ColumnElement[bool]:
+    """Return the condition that a change has a text; SQLite searches what is the same in many changes once."""
+    texts = select(_texts.id).where(contains(_texts.text, part))
+    of_gpu = (contains(_gpus[name], part) for name in ("uuid", "serial", "chassis"))
+    of_place = contains(_places.node, part)
+    once = (
+        _gpu.in_(select(_gpus.id).where(or_(*of_gpu, _gpus.model.in_(texts)))),
+        _place.in_(select(_places.id).where(or_(of_place, contains(_places.cluster, part)))),
+        _previous.in_(select(_places.id).where(of_place)),
+        _machine.in_(texts),
+    )
+    return by_engine(
+        sqlite=or_(*once, contains(_changes.changes, part), contains(_changes.mark, part)),
+        postgresql=or_(*(contains(_changes[name], part) for name in _SEARCHED)),
+    )
+
+
 def sides_of(cluster: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Return the conditions for changes in a cluster and for changes out of it; each has its own index."""
-    return _changes.cluster == cluster, and_(_changes.previous_cluster == cluster, schema.ACROSS)
+    return _changes.cluster == cluster, and_(_changes.previous_cluster == cluster, _ACROSS)
 
 
 def _within(node: str, cluster: str | None) -> ColumnElement[bool]:
     """Return the condition for changes on a node or out of it; each half has its own index."""
-    here, before = [_changes.node == node], [_changes.previous_node == node]
+    here, before, there = [_changes.node == node], [_changes.previous_node == node], [_places.node == node]
     if cluster is not None:
         here.append(_changes.cluster == cluster)
         before.append(_changes.previous_cluster == cluster)
-    return or_(and_(*here), and_(*before))
+        there.append(_places.cluster == cluster)
+    places = select(_places.id).where(*there)
+    return by_engine(
+        sqlite=or_(_place.in_(places), _previous.in_(places)),
+        postgresql=or_(and_(*here), and_(*before)),
+    )
 
 
 def day_of(time: float) -> int:

@@ -31,6 +31,7 @@ from collector.model import (
     Unseen,
     changes_object,
 )
+from collector.store.snapshots import deflated, inflated
 from collector.timestamps import rfc3339
 
 __all__ = [
@@ -61,7 +62,7 @@ def encode_node(state: NodeState) -> bytes:
         elif values:
             columns[field] = values
     health, other_health = _encoded_health(state.gpus)
-    return _encode(
+    stored = _encode(
         _Stored(
             node=state.node,
             driver_version=state.driver_version,
@@ -82,6 +83,7 @@ def encode_node(state: NodeState) -> bytes:
             ecc_growth={index: gpu.ecc_growth for index, gpu in enumerate(state.gpus) if gpu.ecc_growth is not None},
         )
     )
+    return deflated(stored)
 
 
 def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
@@ -90,7 +92,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
     Raises MsgspecError, TypeError and ValueError.
     """
     try:
-        stored = _decode(written)
+        stored = _decode(inflated(written))
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     since, fingerprint = stored.since, stored.fingerprint

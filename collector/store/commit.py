@@ -17,8 +17,10 @@ from collector.store import schema
 from collector.store.altered import note_alterations
 from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
+from collector.store.compact_rows import CompactRows
 from collector.store.database import Database
 from collector.store.first_sights import add_first_sights
+from collector.store.identifiers import Uuid
 from collector.store.plan import (
     SEAT_COLUMNS,
     Away,
@@ -238,7 +240,7 @@ _ENDED = {
 }
 _CONFIRM = (
     update(schema.placements)
-    .where(*_OPEN_HERE[:3], _placements.until == bindparam("b_until"))
+    .where(*_OPEN_HERE[:3], _placements.until + 0 == bindparam("b_until"))  # not by the index: many end at once
     .values({"confirmed": bindparam("b_confirmed")})
 )
 _SEAT = {name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name]) for name in SEAT_COLUMNS}
@@ -247,9 +249,10 @@ _END_ALL = (
     update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)
 )
 _NO_LONGER_ABSENT = delete(schema.absent).where(schema.absent.c.uuid == bindparam("b_uuid"))
-_ABSENT = select(*(bindparam(f"b_{name}", type_=Text) for name in ("uuid", "cluster", "node", "facts"))).where(
-    ~exists().where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None))
-)
+_ABSENT = select(
+    bindparam("b_uuid", type_=Uuid), *(bindparam(f"b_{name}", type_=Text) for name in ("cluster", "node", "facts"))
+).where(~exists().where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)))
+_LAST_CHANGE = select(_changes.id).order_by(_changes.id.desc()).limit(1)
 _REMOVE_NODE = delete(schema.nodes).where(_nodes.cluster == bindparam("b_cluster"), _nodes.node == bindparam("b_node"))
 
 
@@ -258,11 +261,15 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _END, planned.end)
     await _execute_many(connection, _END_ALL, planned.end_all)
     await _note_first_sights(connection, planned.changes)
-    await _execute_many(connection, insert(schema.placements), planned.begin)
+    rows = CompactRows(connection) if database.single_process else None
+    if rows is None:
+        await _execute_many(connection, insert(schema.placements), planned.begin)
+    else:
+        await rows.insert_placements(planned.begin)
     await _execute_many(connection, _CONFIRM, planned.confirm)
     if planned.earliest < math.inf:
         await recount_from(connection, planned.earliest)
-    await _insert_changes(connection, planned.changes)
+    await _insert_changes(connection, rows, planned.changes)
     await note_alterations(connection, database, planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
@@ -272,9 +279,14 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, absent, planned.vanished)
 
 
-async def _insert_changes(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    last = await connection.scalar(select(func.max(_changes.id))) if any(row["first_sight"] for row in rows) else None
-    await _execute_many(connection, insert(schema.changes), rows)
+async def _insert_changes(
+    connection: AsyncConnection, compact: CompactRows | None, rows: Sequence[dict[str, Any]]
+) -> None:
+    last = await connection.scalar(_LAST_CHANGE) if any(row["first_sight"] for row in rows) else None
+    if compact is None:
+        await _execute_many(connection, insert(schema.changes), rows)
+    else:
+        await compact.insert_changes(rows)
     await add_first_sights(connection, rows, last or 0)
 
 

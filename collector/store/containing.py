@@ -1,4 +1,4 @@
-"""The condition that a column contains a text, in any case, in each engine's fastest form."""
+"""Conditions that each engine has in a form of its own, which is the fastest there."""
 
 import re
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NULLTYPE
 
-__all__ = ["contains"]
+from collector.store.identifiers import Uuid
+
+__all__ = ["by_engine", "contains"]
 
 
 class _Like(FunctionElement[bool]):
@@ -17,14 +20,52 @@ class _Like(FunctionElement[bool]):
     type = Boolean()
 
 
+class _LikeInText(_Like):
+    """A pattern that no UUID in the tool's form matches: of these, SQLite has bytes."""
+
+    inherit_cache = True
+
+
+class _ByEngine(FunctionElement[bool]):
+    """Two conditions that mean the same: one for SQLite, whose tables are views, and one for PostgreSQL."""
+
+    inherit_cache = True
+    type = NULLTYPE  # type: ignore[assignment]  # a boolean would be compared with 1 on SQLite, which then finds no index for it
+
+
 @compiles(_Like)
-def _compile(element: _Like, compiler: Any, **options: Any) -> str:
-    column, pattern = (compiler.process(one, **options) for one in element.clauses)
-    like = "LIKE" if compiler.dialect.name == "sqlite" else "ILIKE"
-    return f"{column} {like} {pattern} ESCAPE '/'"
+def _compile_like(element: _Like, compiler: Any, **options: Any) -> str:
+    one, two = element.clauses
+    column, pattern = compiler.process(one, **options), compiler.process(two, **options)
+    if compiler.dialect.name != "sqlite":
+        return f"{column} ILIKE {pattern} ESCAPE '/'"
+    if isinstance(element, _LikeInText):
+        return f"(typeof({column}) = 'text' AND {column} LIKE {pattern} ESCAPE '/')"
+    if isinstance(one.type, Uuid):
+        column = _UUID_TEXT.format(column)
+    return f"{column} LIKE {pattern} ESCAPE '/'"
+
+
+@compiles(_ByEngine)
+def _compile_by_engine(element: _ByEngine, compiler: Any, **options: Any) -> str:
+    sqlite, postgresql = element.clauses
+    return f"({compiler.process(sqlite if compiler.dialect.name == 'sqlite' else postgresql, **options)})"
 
 
 def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text, in any case."""
     escaped = re.sub("[/%_]", r"/\g<0>", part)
-    return _Like(column, literal(f"%{escaped}%"))
+    other = isinstance(column.type, Uuid) and not _IN_UUIDS(part)
+    return (_LikeInText if other else _Like)(column, literal(f"%{escaped}%"))
+
+
+def by_engine(*, sqlite: ColumnElement[bool], postgresql: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition in the form for the engine that answers the query."""
+    return _ByEngine(sqlite, postgresql)
+
+
+_IN_UUIDS = re.compile(r"[gpu]{0,3}[0-9a-f-]*", re.IGNORECASE | re.ASCII).fullmatch
+_UUID_TEXT = (
+    "CASE WHEN typeof({0}) = 'blob' THEN 'GPU-' || substr(hex({0}), 1, 8) || '-' || substr(hex({0}), 9, 4) || '-'"
+    " || substr(hex({0}), 13, 4) || '-' || substr(hex({0}), 17, 4) || '-' || substr(hex({0}), 21) ELSE {0} END"
+)

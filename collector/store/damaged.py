@@ -106,8 +106,14 @@ def _answers(connection: sqlite3.Connection, what: str, ask: Callable[[sqlite3.C
         return [f"an unknown number of {what}"]
 
 
+def _table_of_changes(connection: sqlite3.Connection) -> str:
+    """Return the table with the rows of changes; in a file of an older version, it has the view's name."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return "gpuid_changes" if "gpuid_changes" in tables else "gpuid_change_rows"
+
+
 def _changes(connection: sqlite3.Connection) -> list[str]:
-    (count,) = connection.execute("SELECT count(*) FROM gpuid_changes").fetchone()
+    (count,) = connection.execute(f"SELECT count(*) FROM {_table_of_changes(connection)}").fetchone()  # noqa: S608
     return [f"{counted(count, 'change')} of the history"]
 
 
@@ -117,7 +123,7 @@ def _backlogs(connection: sqlite3.Connection) -> list[str]:
         query = (
             "SELECT sum(count) FROM gpuid_readings WHERE id > ?"
             if emit == "readings"
-            else "SELECT count(*) FROM gpuid_changes WHERE id > ?"
+            else f"SELECT count(*) FROM {_table_of_changes(connection)} WHERE id > ?"  # noqa: S608
         )
         (records,) = connection.execute(query, (cursor,)).fetchone()
         if records:

@@ -33,6 +33,7 @@ from collector.store.files import (
     foreign_log,
     mark,
     prepare_file,
+    shrink,
     verify,
 )
 from collector.store.migrate import check_complete, check_version, is_current, migrate, migrate_shared, stage
@@ -445,6 +446,7 @@ class Database:
             )
         if isinstance(self.location, SqliteLocation):
             await anyio.to_thread.run_sync(mark, self.location.path)
+            await anyio.to_thread.run_sync(shrink, self.location.path)
 
     async def _explained(self, error: BaseException, engine: AsyncEngine) -> StoreError:
         """Return our error for a foreign one; damage is remembered, so that the file is set aside.

@@ -5,9 +5,11 @@ import fcntl
 import functools
 import logging
 import os
+import shutil
 import sqlite3
 import stat
 import struct
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -26,6 +28,7 @@ __all__ = [
     "mark",
     "prepare_file",
     "prepare_folder",
+    "shrink",
     "verify",
 ]
 
@@ -40,6 +43,8 @@ MAX_CHECKED_BYTES = (
 BUSY_TIMEOUT_SECONDS = 10  # timeout for another process's write
 # Damaged text is read with replacement characters instead of failing.
 DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
+
+_SPARE_BYTES = 16 << 20  # left to others while a file is rewritten
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -161,6 +166,32 @@ def mark(path: Path) -> None:
     """Copy new tables from the log into the file, so that it is recognised as ours without its log."""
     with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: retried later
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def shrink(path: Path) -> None:
+    """Give the pages that an update of the tables has freed back to the system, if they are most of the file.
+
+    The file is rewritten, for which there must be room. Without it, or after a failure, SQLite uses the pages again.
+    """
+    began, size = time.monotonic(), _size(path)
+    try:
+        with closing(_connection(path, "rw")) as connection:
+            (free,), (pages,) = (
+                connection.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
+            )
+            if 2 * free < pages:
+                return
+            # The rest of the file is written to a temporary one, and from there to the log.
+            if shutil.disk_usage(path.parent).free < 2 * size * (pages - free) / pages + _SPARE_BYTES:
+                log.warning("no room to shrink the store's file after the update", extra={"file": str(path)})
+                return
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except (OSError, sqlite3.Error) as error:
+        log.warning("cannot shrink the store's file after the update: %s", error, extra={"file": str(path)})
+        return
+    seconds = round(time.monotonic() - began, 1)
+    log.info("shrank the store's file", extra={"from_bytes": size, "to_bytes": _size(path), "seconds": seconds})
 
 
 def check_end(path: Path) -> None:

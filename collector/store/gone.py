@@ -61,9 +61,9 @@ def gone_nodes(where: Where, after: Place | None, limit: int) -> Select[Any]:
         .order_by(_placements.cluster, _placements.node)
         .limit(limit)
     )
-    if after is not None:
-        query = query.where(tuple_(_placements.cluster, _placements.node) > tuple_(after.cluster, after.node))
-    return query
+    # From the start of all, or SQLite would read them in another order and sort.
+    begins = tuple_(_placements.cluster, _placements.node)
+    return query.where(begins >= tuple_("", "") if after is None else begins > tuple_(*after))
 
 
 def _admitted(where: Where) -> list[ColumnElement[bool]]:

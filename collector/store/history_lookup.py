@@ -11,7 +11,7 @@ from collector.store import schema
 from collector.store.bounded import Bounded, in_time
 from collector.store.sound import optional_text, text
 
-__all__ = ["FormerNode", "HistoryLookup", "Identity"]
+__all__ = ["FIRST_CHANGE", "FormerNode", "HistoryLookup", "Identity"]
 
 IDS_PER_QUERY = 1000
 ROWS_PER_QUERY = 200  # of whole placements: decoding them blocks the event loop for some milliseconds
@@ -79,7 +79,7 @@ class HistoryLookup(Bounded, ABC):
     async def begins(self) -> float | None:
         """Return the time of the oldest remaining change (Unix seconds); None if there is none."""
         async with self._read() as connection:
-            found = await connection.scalar(select(func.min(schema.changes.c.time)))
+            found = await connection.scalar(FIRST_CHANGE)
         return found if isinstance(found, int | float) else None
 
 
@@ -90,3 +90,5 @@ def _parts(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
 
 
 _placements = schema.placements.c
+# Not with min(): on a view, SQLite would read every row for it.
+FIRST_CHANGE = select(schema.changes.c.time).order_by(schema.changes.c.time).limit(1)

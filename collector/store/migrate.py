@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
-from collector.store.schema import APPLICATION_ID, HEAD, METADATA, VERSION_TABLE
+from collector.store.schema import APPLICATION_ID, COMPACT_PARTS, HEAD, METADATA, VERSION_TABLE
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -168,21 +169,34 @@ def check_complete(connection: Connection, location: SqliteLocation | PostgresLo
     """Check that all tables and columns exist; raises StoreError, or DamagedStoreError for a file."""
     found = inspect(connection)
     tables = set(found.get_table_names())
-    missing = [f"table {name}" for name in METADATA.tables if name not in tables]
-    for name, columns in found.get_multi_columns(
-        filter_names=[name for name in METADATA.tables if name in tables]
-    ).items():
+    missing: list[str] = []
+    if isinstance(location, SqliteLocation):
+        missing = _missing_parts(connection)
+        if not missing:  # or the columns of a view cannot be found
+            tables.update(found.get_view_names())
+    names = [name for name in METADATA.tables if name in tables]
+    missing += [f"table {name}" for name in METADATA.tables if name not in tables and not missing]
+    for found_name, columns in found.get_multi_columns(filter_names=names, kind=ObjectKind.ANY).items():
         there = {column["name"] for column in columns}
         missing += [
-            f"column {name[1]}.{column.name}" for column in METADATA.tables[name[1]].c if column.name not in there
+            f"column {found_name[1]}.{column.name}"
+            for column in METADATA.tables[str(found_name[1])].c
+            if column.name not in there
         ]
     if missing:
-        names = ", ".join(sorted(missing)[:MAX_NAMED]) + (", …" if len(missing) > MAX_NAMED else "")
+        named = ", ".join(sorted(missing)[:MAX_NAMED]) + (", …" if len(missing) > MAX_NAMED else "")
         if isinstance(location, SqliteLocation):
-            raise DamagedStoreError(f"store {location}: the file is damaged (missing {names}){MOVE_AWAY}")
+            raise DamagedStoreError(f"store {location}: the file is damaged (missing {named}){MOVE_AWAY}")
         raise StoreError(
-            f"store {location}: incomplete, missing {names}; restore it from a backup, or choose another store.url"
+            f"store {location}: incomplete, missing {named}; restore it from a backup, or choose another store.url"
         )
+
+
+def _missing_parts(connection: Connection) -> list[str]:
+    """Return the missing tables, views and triggers of an SQLite file's placements and changes."""
+    rows = connection.exec_driver_sql("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
+    there = {(str(kind), str(name)) for kind, name in rows}
+    return [f"{kind} {name}" for kind, name in COMPACT_PARTS if (kind, name) not in there]
 
 
 def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:

@@ -6,10 +6,10 @@ import itertools
 import logging
 import operator
 import sqlite3
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from sqlalchemy import Integer, bindparam, case, cast, exists, func, literal, select
+from sqlalchemy import Integer, Text, bindparam, case, cast, exists, func, literal, select, type_coerce
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,7 @@ from collector.model import SinkRecord, changes_object, last_known_object
 from collector.store import schema
 from collector.store.codec import decode_records
 from collector.store.engines import fetch_alone
+from collector.store.identifiers import uuid_of_hex
 from collector.store.sound import moment, optional_text, sound_changes, sound_count, sound_last_known, text
 from collector.timestamps import rfc3339
 
@@ -164,9 +165,14 @@ _CHANGES = (
 # one text of all rows, in its thread and while Python does other work. It writes 15 digits of a number, which are not
 # all of a time: the fraction is written by itself.
 _rows = _CHANGES.subquery().c
+_is_packed = func.typeof(_rows.uuid) == "blob"  # JSON has no bytes
 _CHANGES_AS_JSON = select(
     func.json_group_array(
-        func.json_array(_rows.id, _rows.time, _rows.time - cast(_rows.time, Integer), *list(_rows)[2:])
+        func.json_array(
+            *(_rows.id, _rows.time, _rows.time - cast(_rows.time, Integer)),
+            *(case((_is_packed, func.hex(_rows.uuid))), case((~_is_packed, type_coerce(_rows.uuid, Text)))),
+            *(column for column in list(_rows)[2:] if column is not _rows.uuid),
+        )
     )
 )
 # A call of the driver goes to its thread and back, so one statement also looks for what comes first, and whether a
@@ -184,13 +190,14 @@ _Row = tuple[
     int,  # id
     float,  # time, almost
     float,  # its fraction
+    Annotated[str, msgspec.Meta(min_length=32, max_length=32)] | None,  # the 32 digits of the uuid
+    str | None,  # or the uuid in another form
     str,  # cluster
     str,  # node
     str,  # machine
     str,  # source
     str | None,  # chassis
     str | None,  # serial
-    str,  # uuid
     str | None,  # model
     str,  # event
     str | None,  # changes
@@ -213,7 +220,7 @@ def _from_json(written: str) -> tuple[list[int], list[SinkRecord]]:
             chassis=chassis or "",
             gpu=serial or "",
             time=_stamp_of(time, fraction),
-            uuid=uuid,
+            uuid=(uuid or "") if digits is None else uuid_of_hex(digits.lower()),
             model=model or "",
             event=event,
             changes=None if changes is None else changes_object(sound_changes(changes)),
@@ -224,13 +231,14 @@ def _from_json(written: str) -> tuple[list[int], list[SinkRecord]]:
             _,
             time,
             fraction,
+            digits,
+            uuid,
             cluster,
             node,
             machine,
             source,
             chassis,
             serial,
-            uuid,
             model,
             event,
             changes,

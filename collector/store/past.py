@@ -1,12 +1,12 @@
 """Queries for the recorded state of the fleet at a past time."""
 
 import itertools
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import GROWTH_WINDOW_SECONDS, Condition
@@ -20,6 +20,7 @@ from collector.store.conditions import recorded_conditions
 from collector.store.database import Database
 from collector.store.facts import fact, note_latest
 from collector.store.history import PastPlacement, past_placement, plain_rows
+from collector.store.history_lookup import FIRST_CHANGE
 from collector.store.marks import marks_at
 from collector.store.sound import moment, sound_changes, text
 
@@ -28,6 +29,7 @@ __all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Sta
 BEGINS = "history_begins"  # the fact with the time (Unix seconds) since when nothing has been deleted
 _HEALTH_BEGINS = "health_begins"  # likewise, since when readings have had the health of GPUs
 _NAMES_PER_QUERY = 1000
+_GPUS_OF_A_NODE = 8  # in most fleets, so that a page of nodes is one of GPUs
 
 
 class GpuPosition(NamedTuple):
@@ -84,7 +86,7 @@ class Past(Bounded):
         async with self._read() as connection:
             begins = await fact(connection, BEGINS)
             if begins is None:
-                first = await connection.scalar(select(func.min(schema.changes.c.time)))
+                first = await connection.scalar(FIRST_CHANGE)
                 begins = None if first is None else moment(first)
             return begins, await fact(connection, _HEALTH_BEGINS) or 0.0
 
@@ -108,8 +110,7 @@ class Past(Bounded):
             while True:
                 most = chosen.page(limit - len(found))
                 query = select(*_PLACE).where(there_at(time), *chosen.conditions).distinct().order_by(*_PLACE)
-                if after is not None:
-                    query = query.where(tuple_(*_PLACE) > tuple_(*after))
+                query = query.where(_from_start if after is None else tuple_(*_PLACE) > tuple_(*after))
                 keys = [
                     Place(text(cluster), text(node)) for cluster, node in await connection.execute(query.limit(most))
                 ]
@@ -126,17 +127,12 @@ class Past(Bounded):
         """Return the placements of some nodes as of that time; `altered` means that some were different then."""
         found: dict[Place, list[Row]] = {key: [] for key in nodes}
         columns = select(*(_placements[name] for name in _NODE_COLUMNS)).where(there_at(time))
-        # One cluster at a time: SQLite cannot look up pairs by an index.
-        for cluster, group in itertools.groupby(nodes, key=lambda key: key.cluster):
-            names = [key.node for key in group]
-            for start in range(0, len(names), _NAMES_PER_QUERY):
-                part = names[start : start + _NAMES_PER_QUERY]
-                here = and_(_placements.cluster == cluster, _placements.node.in_(part))
-                rows = plain_rows(await connection.execute(columns.where(here)))
-                if altered:
-                    await as_then(connection, rows, time)
-                for row in rows:
-                    found[Place(text(row["cluster"]), text(row["node"]))].append(row)
+        for there in _by_cluster(nodes):
+            rows = plain_rows(await connection.execute(columns.where(there)))
+            if altered:
+                await as_then(connection, rows, time)
+            for row in rows:
+                found[_place(row)].append(row)
         return found
 
     @in_time
@@ -189,33 +185,48 @@ class Past(Bounded):
 
     @in_time
     async def _count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
-        distinct = select(*_PLACE).where(there_at(time), *_conditions(where)).distinct().subquery()
         async with self._read() as connection:
-            return await connection.scalar(select(func.count()).select_from(distinct)) or 0
+            of_place = (literal_column("gpuid_placements.place"),) if connection.dialect.name == "sqlite" else _PLACE
+            distinct = select(*of_place).select_from(schema.placements).where(there_at(time), *_conditions(where))
+            return await connection.scalar(select(func.count()).select_from(distinct.distinct().subquery())) or 0
 
     async def _pages(
         self, connection: AsyncConnection, time: float, chosen: "_Chosen", after: GpuPosition | None, limit: int
     ) -> AsyncGenerator[list[Row], None]:
         """Yield the placements of GPUs at that time in pages of limited size."""
-        order = (*_PLACE, _placements.uuid)
+        begins = _from_start if after is None else tuple_(*_PLACE) >= tuple_(after.cluster, after.node)
+        nodes = chosen.page(limit) // _GPUS_OF_A_NODE + 1
+        query = select(*_PLACE).where(there_at(time), *chosen.conditions).distinct().order_by(*_PLACE).limit(nodes)
+        while True:
+            found = await connection.execute(query.where(begins))
+            keys = [Place(text(cluster), text(node)) for cluster, node in found]
+            rows = await self._gpus_of(connection, time, keys, chosen)
+            if after is not None:
+                rows = [row for row in rows if _position(row) > after]
+            yield list(filter(chosen.admits, rows))
+            if len(keys) < nodes:
+                return
+            begins, after = tuple_(*_PLACE) > tuple_(*keys[-1]), None
+
+    async def _gpus_of(
+        self, connection: AsyncConnection, time: float, nodes: Sequence[Place], chosen: "_Chosen"
+    ) -> list[Row]:
+        """Return the placements of GPUs on some nodes as of that time, in page order."""
         columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
             select(*columns, _nodes.read_at)
             .outerjoin_from(schema.placements, schema.nodes, here)
             .where(there_at(time), *chosen.conditions)
-            .order_by(*order)
-            .limit(most := chosen.page(limit))
         )
-        while True:
-            page = query if after is None else query.where(tuple_(*order) > tuple_(*after))
-            rows = plain_rows(await connection.execute(page))
+        found: list[Row] = []
+        for there in _by_cluster(nodes):
+            rows = plain_rows(await connection.execute(query.where(there)))
             if chosen.altered:
                 await as_then(connection, rows, time)
-            yield list(filter(chosen.admits, rows))
-            if len(rows) < most:
-                return
-            after = GpuPosition(*(text(rows[-1][name]) for name in ("cluster", "node", "uuid")))
+            found += rows
+        order = {place: number for number, place in enumerate(nodes)}
+        return sorted(found, key=lambda row: (order[_place(row)], _position(row).uuid))
 
     @in_time
     async def health_changes(self, time: float, uuids: Sequence[str]) -> dict[str, list[PastHealthChange]]:
@@ -304,6 +315,22 @@ def _conditions(where: Mapping[str, Collection[str]]) -> list[ColumnElement[bool
     return conditions
 
 
+def _by_cluster(nodes: Sequence[Place]) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions for placements on some nodes, one cluster at a time: SQLite cannot look up pairs."""
+    for cluster, group in itertools.groupby(nodes, key=lambda key: key.cluster):
+        names = [key.node for key in group]
+        for start in range(0, len(names), _NAMES_PER_QUERY):
+            yield and_(_placements.cluster == cluster, _placements.node.in_(names[start : start + _NAMES_PER_QUERY]))
+
+
+def _place(row: Row) -> Place:
+    return Place(text(row["cluster"]), text(row["node"]))
+
+
+def _position(row: Row) -> GpuPosition:
+    return GpuPosition(*_place(row), text(row["uuid"]))
+
+
 def _node(place: Place, rows: Sequence[Row]) -> PastNode:
     models: dict[str, int] = {}
     for row in rows:
@@ -321,4 +348,5 @@ def _node(place: Place, rows: Sequence[Row]) -> PastNode:
 
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
 _PLACE = (_placements.cluster, _placements.node)
+_from_start = tuple_(*_PLACE) >= tuple_("", "")  # of all: or SQLite would find by time what it then has to sort
 _NODE_COLUMNS = ("uuid", "cluster", "node", "machine", "since", "until", "last_known", *FIELDS)

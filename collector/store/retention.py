@@ -1,13 +1,16 @@
 """Deletes data older than the retention, and readings delivered to every sink, in many small transactions."""
 
 import logging
+import time
 from typing import Any
 
 from sqlalchemy import delete, exists, func, select
 
 from collector.store import schema
 from collector.store.checkpoints import forget
+from collector.store.compact import GPUS, PLACES, UNUSED_GPU, UNUSED_PLACE, forget_seats, forget_texts
 from collector.store.database import Database
+from collector.store.facts import fact, note_latest
 from collector.store.first_sights import recount_first_sights
 from collector.store.past import note_beginning
 
@@ -16,6 +19,8 @@ __all__ = ["prune"]
 log = logging.getLogger(__name__)
 
 ROWS_PER_TRANSACTION = 20_000  # rows scanned by one transaction
+KEYS_SWEPT = "keys_swept"  # the fact with the time (Unix seconds) at which unused keys were last looked for
+KEYS_SWEPT_SECONDS = 86400.0
 
 
 async def prune(database: Database, before: float | None) -> int:
@@ -36,6 +41,8 @@ async def prune(database: Database, before: float | None) -> int:
             await recount_first_sights(connection, before)
         forgotten += forgotten_changes
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
+    if forgotten and database.single_process:
+        await _forget_unused(database)
     forgotten += await _absent(database)
     # An active one is kept, however old; an expired one is never removed by a user.
     ended = func.coalesce(schema.marks.c.removed_at, schema.marks.c.until)
@@ -45,6 +52,19 @@ async def prune(database: Database, before: float | None) -> int:
     if letters:
         log.warning("deleted dead letters older than store.retention", extra={"dead_letters": letters})
     return forgotten + letters
+
+
+async def _forget_unused(database: Database) -> None:
+    """Delete the GPUs, nodes and texts of an SQLite file that nothing uses any more, at most once a day."""
+    async with database.read() as connection:
+        if abs(time.time() - (await fact(connection, KEYS_SWEPT) or 0.0)) < KEYS_SWEPT_SECONDS:
+            return
+    for table, unused in ((GPUS, UNUSED_GPU), (PLACES, UNUSED_PLACE)):
+        await _sweep(database, table, unused)
+    await forget_seats(database)
+    await forget_texts(database)
+    async with database.write() as connection:
+        await note_latest(connection, database, KEYS_SWEPT, time.time())
 
 
 async def _note_what_goes(database: Database, before: float) -> None:
@@ -88,9 +108,11 @@ async def _absent(database: Database) -> int:
 
 async def _sweep(database: Database, table: Any, condition: Any) -> int:
     """Delete the rows that meet a condition, in steps by id so that no transaction takes long."""
+    # Not with min() and max(): on a view, SQLite would read every row for them.
+    ends = (select(table.c.id).order_by(order).limit(1) for order in (table.c.id, table.c.id.desc()))
     async with database.read() as connection:
-        first, last = (await connection.execute(select(func.min(table.c.id), func.max(table.c.id)))).one()
-    if first is None:
+        first, last = [await connection.scalar(end) for end in ends]
+    if first is None or last is None:
         return 0
     swept = 0
     for start in range(first, last + 1, ROWS_PER_TRANSACTION):
@@ -99,5 +121,7 @@ async def _sweep(database: Database, table: Any, condition: Any) -> int:
             if await connection.scalar(select(table.c.id).where(ids, condition).limit(1)) is None:
                 continue
         async with database.write() as connection:
-            swept += (await connection.execute(delete(table).where(ids, condition))).rowcount
+            # Counted first, because SQLite does not count what a view's trigger deletes.
+            swept += await connection.scalar(select(func.count()).select_from(table).where(ids, condition)) or 0
+            await connection.execute(delete(table).where(ids, condition))
     return swept

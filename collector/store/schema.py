@@ -16,10 +16,13 @@ from sqlalchemy import (
     text,
 )
 
+from collector.store.identifiers import Uuid
+
 __all__ = [
     "ACROSS",
     "ALTERED",
     "APPLICATION_ID",
+    "COMPACT_PARTS",
     "FIRST_SIGHT",
     "HEAD",
     "HEALTH",
@@ -42,9 +45,17 @@ __all__ = [
     "verifications",
 ]
 
-HEAD = "0010"  # the newest migration; a test compares it with migrations/versions
+HEAD = "0011"  # the newest migration; a test compares it with migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
+
+# In an SQLite file, the placements and changes are views of other tables, and triggers write there.
+COMPACT_PARTS = (
+    *(("table", f"gpuid_{name}") for name in ("texts", "places", "gpus", "seats", "placement_rows", "change_rows")),
+    *(("view", f"gpuid_{name}") for name in ("placements", "changes")),
+    *(("trigger", f"gpuid_placements_{name}") for name in ("insert", "end", "seat", "gpu", "begin", "delete")),
+    *(("trigger", f"gpuid_changes_{name}") for name in ("insert", "update", "delete")),
+)
 
 METADATA = MetaData()
 
@@ -120,7 +131,7 @@ placements = Table(
     "gpuid_placements",
     METADATA,
     Column("id", _ID, primary_key=True),
-    Column("uuid", Text, nullable=False),
+    Column("uuid", Uuid, nullable=False),
     Column("serial", Text),
     Column("chassis", Text),
     Column("model", Text),
@@ -159,7 +170,7 @@ changes = Table(
     Column("id", _ID, primary_key=True),
     Column("time", Double, nullable=False),
     Column("event", Text, nullable=False),
-    Column("uuid", Text, nullable=False),
+    Column("uuid", Uuid, nullable=False),
     Column("serial", Text),
     Column("model", Text),
     Column("chassis", Text),
@@ -247,7 +258,7 @@ marks = Table(
 absent = Table(
     "gpuid_ghosts",  # GPUs that are in no node, with their last places
     METADATA,
-    Column("uuid", Text, primary_key=True),
+    Column("uuid", Uuid, primary_key=True),
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),
     Column("facts", Text),  # JSON: its last known values, each with when it was last reported

@@ -14,6 +14,7 @@ import pytest
 
 from collector.simulator import Placed, Simulator
 from collector.store import OpenMode, Store, StoreSettings
+from collector.store.identifiers import unpacked
 from tests.support import waiting
 from tests.support.postgres import PostgresServer, postgres_on_small_disk
 from tests.support.processes import CollectorProcess
@@ -69,7 +70,7 @@ class Site:
                 rows = await connection.exec_driver_sql(
                     "SELECT cluster, node, uuid FROM gpuid_placements WHERE until IS NULL"
                 )
-                return list(map(tuple, rows))
+                return [(cluster, node, unpacked(uuid)) for cluster, node, uuid in rows]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -17,6 +17,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from collector.simulator import Simulator
+from collector.store.identifiers import unpacked
 from collector.store.schema import HEAD, METADATA
 from tests.support.old_store import FOLDER
 from tests.support.processes import CollectorProcess
@@ -97,10 +98,14 @@ def _rows(store: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with closing(sqlite3.connect(store)) as connection:
         connection.row_factory = sqlite3.Row
-        for name in sorted(METADATA.tables):
-            rows = connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall()
+        for name, table in sorted(METADATA.tables.items()):
+            names = list(table.c.keys())
+            columns = ", ".join(names)
+            rows = connection.execute(f"SELECT {columns} FROM {name} ORDER BY 1, 2").fetchall()
             if rows:
-                found[name] = [{key: _value(row[key]) for key in row.keys()} for row in rows]  # noqa: SIM118  no dict
+                found[name] = [
+                    {key: _value(unpacked(row[key]) if key == "uuid" else row[key]) for key in names} for row in rows
+                ]
     return found
 
 

@@ -429,7 +429,7 @@ class TestWhileRunning:
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             assert await one.store.history_writer.flushed(10)
-            altered("DROP TABLE gpuid_changes")(tmp_path / "gpuid.db")
+            altered("DROP TABLE gpuid_change_rows")(tmp_path / "gpuid.db")
             one.read("b", 11.0, "2")
             await eventually(lambda: one.store.health.status.set_aside.files == 1)
             await eventually(lambda: one.store.health.status.up)

@@ -33,10 +33,15 @@ async def full_disk(store):
             await connection.execute(text("PRAGMA max_page_count = 1073741823"))
 
 
+def named(node):
+    """Return a name that needs room, as the nodes of a fleet do."""
+    return f"n{node}".ljust(250, "-")
+
+
 def fill(collector, first, count):
     """Read nodes with eight GPUs each."""
     for node in range(first, first + count):
-        collector.read(f"n{node}", 10.0, *(f"{node}-{gpu}" for gpu in range(8)))
+        collector.read(named(node), 10.0, *(f"{node}-{gpu}" for gpu in range(8)))
 
 
 class TestAFullDisk:
@@ -73,7 +78,7 @@ class TestAFullDisk:
                 one.read("b", 20.0, "1")
                 one.read("c", 21.0, "1")
                 one.read("a", 22.0, "3")
-                one.remove("n12", 23.0)
+                one.remove(named(12), 23.0)
                 assert writer.pending == 96
                 assert health.status.lost == 30 * 8 + 3 + 8
                 assert writer.unstored == (writer.pending + health.status.lost, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Boolean, Connection, LargeBinary, MetaData, Table, insert, text
+from sqlalchemy import Boolean, Connection, LargeBinary, MetaData, Table, insert, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.store import OpenMode, StoreSettings, schema
@@ -43,8 +43,8 @@ async def create_tables(settings: StoreSettings, revision: str, *statements: str
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     async with Database.open(settings, OpenMode.COLLECTOR) as database, database.write() as connection:
-        for table in reversed(schema.METADATA.sorted_tables):
-            await connection.execute(text(f"DROP TABLE {table.name}"))
+        for kind, name in await connection.run_sync(_all_of_ours):
+            await connection.execute(text(f"DROP {kind} {name}"))
         await connection.execute(text(f"DROP TABLE {schema.VERSION_TABLE}"))
 
         def upgrade(sync: Connection) -> None:
@@ -55,12 +55,20 @@ async def create_tables(settings: StoreSettings, revision: str, *statements: str
         for statement in statements:
             await connection.execute(text(statement))
         if fill:
-            await connection.run_sync(_insert, old_rows(fill))
+            await connection.run_sync(_insert, old_rows(fill), fill)
 
 
-def _insert(connection: Connection, rows: dict[str, list[dict[str, Any]]]) -> None:
+def _all_of_ours(connection: Connection) -> list[tuple[str, str]]:
+    found = inspect(connection)
+    tables = [name for name in found.get_table_names() if name.startswith("gpuid_") and name != schema.VERSION_TABLE]
+    return [("VIEW", name) for name in found.get_view_names()] + [("TABLE", name) for name in tables]
+
+
+def _insert(connection: Connection, rows: dict[str, list[dict[str, Any]]], version: str) -> None:
     for name, found in rows.items():
-        table = Table(name, MetaData(), autoload_with=connection)
+        # Those of the newest have types that the engine's do not say.
+        newest = schema.METADATA.tables.get(name) if version == schema.HEAD else None
+        table = Table(name, MetaData(), autoload_with=connection) if newest is None else newest
         connection.execute(insert(table), [{key: _value(table, key, row[key]) for key in row} for row in found])
         if connection.dialect.name == "postgresql" and "id" in table.c:
             connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"))
