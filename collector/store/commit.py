@@ -17,7 +17,7 @@ from collector.store import schema
 from collector.store.altered import note_alterations
 from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
-from collector.store.compact_rows import CompactRows
+from collector.store.compact_rows import insert_compact
 from collector.store.database import Database
 from collector.store.first_sights import add_first_sights
 from collector.store.identifiers import Uuid
@@ -261,15 +261,16 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _END, planned.end)
     await _execute_many(connection, _END_ALL, planned.end_all)
     await _note_first_sights(connection, planned.changes)
-    rows = CompactRows(connection) if database.single_process else None
-    if rows is None:
-        await _execute_many(connection, insert(schema.placements), planned.begin)
+    last = await connection.scalar(_LAST_CHANGE) if any(row["first_sight"] for row in planned.changes) else None
+    if database.single_process:
+        await insert_compact(connection, planned.begin, planned.changes)
     else:
-        await rows.insert_placements(planned.begin)
+        await _execute_many(connection, insert(schema.placements), planned.begin)
+        await _execute_many(connection, insert(schema.changes), planned.changes)
+    await add_first_sights(connection, planned.changes, last or 0)
     await _execute_many(connection, _CONFIRM, planned.confirm)
     if planned.earliest < math.inf:
         await recount_from(connection, planned.earliest)
-    await _insert_changes(connection, rows, planned.changes)
     await note_alterations(connection, database, planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
@@ -277,17 +278,6 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
         index_elements=["uuid"], set_={name: absent.excluded[name] for name in ("cluster", "node", "facts")}
     )
     await _execute_many(connection, absent, planned.vanished)
-
-
-async def _insert_changes(
-    connection: AsyncConnection, compact: CompactRows | None, rows: Sequence[dict[str, Any]]
-) -> None:
-    last = await connection.scalar(_LAST_CHANGE) if any(row["first_sight"] for row in rows) else None
-    if compact is None:
-        await _execute_many(connection, insert(schema.changes), rows)
-    else:
-        await compact.insert_changes(rows)
-    await add_first_sights(connection, rows, last or 0)
 
 
 async def _note_first_sights(connection: AsyncConnection, changes: Sequence[dict[str, Any]]) -> None:

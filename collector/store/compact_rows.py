@@ -1,133 +1,86 @@
-"""Writes new placements and changes into the tables of an SQLite file, many at once.
+"""Writes new placements and changes into the tables of an SQLite file, in one call of the driver.
 
 The triggers of the views would do the same, but look up the same texts and nodes again for every row.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import CHANGE_EVENTS
+from collector.store.engines import run_in_driver
 from collector.store.identifiers import packed
 
-__all__ = ["CompactRows"]
+__all__ = ["insert_compact"]
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # by the columns of the view
 _Key = tuple[Any, ...]
 
-ROWS_AT_ONCE = 500
 _EVENTS = {event.value: number for number, event in enumerate(CHANGE_EVENTS, 1)}  # as in the view: for good
 
 
-class CompactRows:
-    """Writes the rows of one transaction, in which it remembers the numbers that it has looked up."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
-        self._texts: dict[Any, Any] = {None: None}
-        self._places: dict[_Key, Any] = {_NOWHERE: None}  # by cluster and node
-        self._gpus: dict[_Key, Any] = {}  # by UUID, serial, chassis and model
-        self._seats: dict[_Key, Any] = {_NO_SEAT: None}  # by `_seat`
-
-    async def insert_placements(self, rows: Sequence[Row]) -> None:
-        """Insert placements, by the columns of the view."""
-        for some in _parts(rows):
-            await self._look_up(some, _PLACEMENT_TEXTS)
-            await self._look_up_seats(set(map(_seat, some)))
-            gpus, places, texts, seats = self._gpus, self._places, self._texts, self._seats
-            values = [
-                (gpus[_gpu(row)], places[_place(row)], texts[row["machine"]], *_stay(row), seats[_seat(row)])
-                for row in some
-            ]
-            await self._connection.exec_driver_sql(_INSERT_PLACEMENT, values)
-
-    async def insert_changes(self, rows: Sequence[Row]) -> None:
-        """Insert changes, by the columns of the view."""
-        for some in _parts(rows):
-            await self._look_up(some, _CHANGE_TEXTS)
-            await self._look_up_places(set(map(_previous, some)))
-            gpus, places, texts = self._gpus, self._places, self._texts
-            values = [
-                (
-                    *(row["time"], _EVENTS.get(row["event"], row["event"]), gpus[_gpu(row)], places[_place(row)]),
-                    *(texts[row["cluster"]], texts[row["machine"]], texts[row["source"]]),
-                    *(places[_previous(row)], texts[row["previous_cluster"]], *_details(row)),
-                )
-                for row in some
-            ]
-            await self._connection.exec_driver_sql(_INSERT_CHANGE, values)
-
-    async def _look_up(self, rows: Sequence[Row], texts: Callable[[Row], _Key]) -> None:
-        """Look up the numbers of texts in some columns, of nodes and of GPUs, which are added if they are missing."""
-        new = set(itertools.chain.from_iterable(map(texts, rows))) - self._texts.keys()
-        numbers = await self._numbers("gpuid_texts", ("text",), {(text,) for text in new}, "text IN ({})")
-        self._texts |= {text: number for (text,), number in numbers.items()}
-        await self._look_up_places(set(map(_place, rows)))
-        stored = {
-            (packed(uuid), serial, chassis, self._texts[model]): (uuid, serial, chassis, model)
-            for uuid, serial, chassis, model in set(map(_gpu, rows)) - self._gpus.keys()
-        }
-        columns = ("uuid", "serial", "chassis", "model")
-        numbers = await self._numbers("gpuid_gpus", columns, set(stored), "uuid IN ({})", key=slice(1))
-        self._gpus |= {stored[gpu]: number for gpu, number in numbers.items() if gpu in stored}
-
-    async def _look_up_places(self, places: set[_Key]) -> None:
-        new = places - self._places.keys()
-        here = "(cluster, node) IN (VALUES {})"
-        self._places |= await self._numbers("gpuid_places", ("cluster", "node"), new, here, mark="(?, ?)")
-
-    async def _look_up_seats(self, seats: set[_Key]) -> None:
-        new = seats - self._seats.keys()
-        here = "pci_bus_id IN ({}) OR pci_bus_id IS NULL"
-        columns = ("pci_bus_id", "module", "slot", "tray")
-        self._seats |= await self._numbers("gpuid_seats", columns, new, here, key=slice(1))
-
-    async def _numbers(
-        self,
-        table: str,
-        columns: Sequence[str],
-        wanted: set[_Key],
-        here: str,
-        *,
-        key: slice = slice(None),
-        mark: str = "?",
-    ) -> dict[_Key, Any]:
-        """Return the numbers of rows of a table by these columns; adds the missing ones.
-
-        The condition `here` finds rows by those columns that are in `key`, for each of which it has a `mark`.
-        """
-        run, names, found = self._connection.exec_driver_sql, ", ".join(columns), dict[_Key, Any]()
-        asked = list({one[key] for one in wanted})
-        for start in range(0, len(asked), ROWS_AT_ONCE):
-            some = asked[start : start + ROWS_AT_ONCE]
-            query = f"SELECT {names}, id FROM {table} WHERE {here.format(', '.join([mark] * len(some)))}"  # noqa: S608
-            found |= {row[:-1]: row[-1] for row in map(tuple, await run(query, tuple(itertools.chain(*some))))}
-        if new := [one for one in wanted if one not in found]:
-            last = (await run(f"SELECT id FROM {table} ORDER BY id DESC LIMIT 1")).scalar() or 0  # noqa: S608
-            rows = [(number, *one) for number, one in enumerate(new, last + 1)]
-            marks = ", ".join("?" * (len(columns) + 1))
-            await run(f"INSERT INTO {table} (id, {names}) VALUES ({marks})", rows)  # noqa: S608
-            found |= {row[1:]: row[0] for row in rows}
-        return found
+async def insert_compact(connection: AsyncConnection, placements: Iterable[Row], changes: Iterable[Row]) -> None:
+    """Insert placements, then changes, in the connection's transaction."""
+    await run_in_driver(connection, _insert, placements, changes)
 
 
-def _parts(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
-    return (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
+def _insert(connection: sqlite3.Connection, placements: Iterable[Row], changes: Iterable[Row]) -> None:
+    texts = _Numbers(connection, "texts", ("text",), "text = ?")
+    places = _Numbers(connection, "places", ("cluster", "node"), "cluster IS ? AND node IS ?")
+    # The UUID finds a GPU, of which few have had another serial, chassis or model.
+    gpus = _Numbers(connection, "gpus", ("uuid", *_GPU), "uuid = ? AND +serial IS ? AND +chassis IS ? AND model IS ?")
+    seats = _Numbers(connection, "seats", _SEAT, " AND ".join(f"{name} IS ?" for name in _SEAT))
+
+    def gpu(row: Row) -> int | None:
+        return gpus[packed(row["uuid"]), row["serial"], row["chassis"], texts[row["model"],]]
+
+    def placement(row: Row) -> _Key:
+        since, until, confirmed, last_known = _stay(row)
+        stay = (since, until, 0 if confirmed == since else confirmed, last_known)
+        return (gpu(row), places[_place(row)], texts[row["machine"],], *stay, seats[_seat(row)])
+
+    def change(row: Row) -> _Key:
+        event, cluster, machine, source, previous_cluster = _texts(row)
+        return (
+            *(row["time"], _EVENTS.get(event, event), gpu(row), places[_place(row)]),
+            *(texts[cluster,], texts[machine,], texts[source,], places[_previous(row)], texts[previous_cluster,]),
+            *_details(row),
+        )
+
+    connection.executemany(_INSERT_PLACEMENT, list(map(placement, placements)))
+    connection.executemany(_INSERT_CHANGE, list(map(change, changes)))
 
 
+class _Numbers(dict[_Key, int | None]):
+    """The numbers of a table's rows by their content; missing ones are looked up, and added to the table if new.
+
+    Where all of the content is NULL, the number is as well.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, table: str, columns: _Key, here: str) -> None:
+        super().__init__({(None,) * len(columns): None})
+        self._execute = connection.execute
+        self._find = f"SELECT id FROM gpuid_{table} WHERE {here}"  # noqa: S608
+        marks = ", ".join("?" * len(columns))
+        self._add = f"INSERT INTO gpuid_{table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+
+    def __missing__(self, key: _Key) -> int | None:
+        found = self._execute(self._find, key).fetchone()
+        number = self[key] = self._execute(self._add, key).lastrowid if found is None else found[0]
+        return number
+
+
+_GPU = ("serial", "chassis", "model")
+_SEAT = ("pci_bus_id", "module", "slot", "tray")
 _place = itemgetter("cluster", "node")
 _previous = itemgetter("previous_cluster", "previous_node")
-_gpu = itemgetter("uuid", "serial", "chassis", "model")
-_seat = itemgetter("pci_bus_id", "module", "slot", "tray")
+_seat = itemgetter(*_SEAT)
 _stay = itemgetter("since", "until", "confirmed", "last_known")
+_texts = itemgetter("event", "cluster", "machine", "source", "previous_cluster")
 _details = itemgetter("changes", "last_known", "mark", "first_sight")
-_PLACEMENT_TEXTS = itemgetter("machine", "model")
-_CHANGE_TEXTS = itemgetter("machine", "model", "source", "cluster", "previous_cluster")
-_NOWHERE: _Key = (None, None)
-_NO_SEAT: _Key = (None,) * 4
 _INSERT_PLACEMENT = (
     "INSERT INTO gpuid_placement_rows (gpu, place, machine, since, until, confirmed, last_known, seat)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

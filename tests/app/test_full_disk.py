@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from sqlalchemy import select
 
 from collector.simulator import Placed, Simulator
-from collector.store import OpenMode, Store, StoreSettings
-from collector.store.identifiers import unpacked
+from collector.store import OpenMode, Store, StoreSettings, schema
 from tests.support import waiting
 from tests.support.postgres import PostgresServer, postgres_on_small_disk
 from tests.support.processes import CollectorProcess
@@ -67,10 +67,9 @@ class Site:
                 Store.open(StoreSettings(url=url), OpenMode.READER) as store,
                 store.database.read() as connection,
             ):
-                rows = await connection.exec_driver_sql(
-                    "SELECT cluster, node, uuid FROM gpuid_placements WHERE until IS NULL"
-                )
-                return [(cluster, node, unpacked(uuid)) for cluster, node, uuid in rows]
+                placed = schema.placements.c
+                open_ones = select(placed.cluster, placed.node, placed.uuid).where(placed.until.is_(None))
+                return list(map(tuple, await connection.execute(open_ones)))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

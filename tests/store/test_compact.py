@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, text
 from collector.model import CHANGE_EVENTS, Gpu
 from collector.store import OpenMode, Store, StoreSettings, schema
 from collector.store import retention as retained
-from collector.store.compact_rows import CompactRows
+from collector.store.compact_rows import insert_compact
 from collector.store.database import Database
 from collector.store.identifiers import packed, unpacked
 from collector.store.past import GpuPosition
@@ -30,7 +30,7 @@ previous = st.none() | st.tuples(names, names)
 placements = st.fixed_dictionaries(
     dict.fromkeys(("cluster", "node", "machine"), names)
     | dict.fromkeys(("serial", "chassis", "model", "last_known", *["tray", "slot", "module", "pci_bus_id"]), optional)
-    | {"uuid": uuids, "since": times, "until": st.none() | times, "confirmed": st.none() | times}
+    | {"uuid": uuids, "since": times, "until": st.none() | times, "confirmed": st.none() | times.filter(bool)}
 )
 changes = st.builds(
     lambda row, place: row | dict(zip(("previous_cluster", "previous_node"), place or (None, None), strict=True)),
@@ -59,8 +59,8 @@ async def test_rows_are_read_as_they_were_written(sqlite_settings, placed, chang
             for compact in (True, False):
                 await connection.execute(delete(table))
                 if compact:
-                    writer = CompactRows(connection)
-                    await (writer.insert_placements if table is schema.placements else writer.insert_changes)(rows)
+                    of_placements = table is schema.placements
+                    await insert_compact(connection, rows if of_placements else (), () if of_placements else rows)
                 elif rows:
                     await connection.execute(insert(table), rows)
                 columns = [column for column in table.c if column.name != "id"]
@@ -78,7 +78,7 @@ def test_a_uuid_in_the_tools_form_takes_16_bytes(uuid):
     assert len(packed(uuid)) == 16
 
 
-@given(st.binary(max_size=2000).filter(lambda one: not one.startswith(b"x")))
+@given(st.binary(max_size=2000).map(lambda rest: b"\x8b" + rest))  # a map
 def test_a_snapshot_is_inflated_as_it_was(snapshot):
     assert inflated(deflated(snapshot)) == snapshot
     assert inflated(snapshot) == snapshot  # of an older version

@@ -30,6 +30,7 @@ _TABLES = (
     "CREATE TABLE gpuid_gpus (id INTEGER PRIMARY KEY, uuid NOT NULL, serial TEXT, chassis TEXT, model INTEGER)",
     "CREATE TABLE gpuid_seats (id INTEGER PRIMARY KEY, tray TEXT, slot TEXT, module TEXT, pci_bus_id TEXT)",
     "CREATE TABLE gpuid_placement_rows (id INTEGER PRIMARY KEY, gpu INTEGER NOT NULL, place INTEGER NOT NULL,"
+    # `confirmed` is 0, which takes no room, while it is the same as `since`.
     " machine INTEGER, since DOUBLE NOT NULL, until DOUBLE, confirmed DOUBLE, last_known TEXT, seat INTEGER)",
     "CREATE TABLE gpuid_change_rows (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, time DOUBLE NOT NULL,"
     " event NOT NULL, gpu INTEGER NOT NULL, place INTEGER NOT NULL, cluster INTEGER, machine INTEGER, source INTEGER,"
@@ -65,7 +66,8 @@ _EVENT_NUMBER = "CASE {{0}}event {} ELSE {{0}}event END".format(
 # The outer joins are of tables that SQLite leaves out of a query that asks for none of their columns.
 _VIEWS = (
     "CREATE VIEW gpuid_placements AS SELECT r.id, g.uuid, g.serial, g.chassis, model.text AS model,"
-    " p.cluster, p.node, machine.text AS machine, r.since, r.until, r.confirmed, r.last_known,"
+    " p.cluster, p.node, machine.text AS machine, r.since, r.until,"
+    " CASE r.confirmed WHEN 0 THEN r.since ELSE r.confirmed END AS confirmed, r.last_known,"
     " s.tray, s.slot, s.module, s.pci_bus_id, r.place FROM gpuid_placement_rows r"
     " JOIN gpuid_gpus g ON g.id = r.gpu JOIN gpuid_places p ON p.id = r.place"
     " LEFT JOIN gpuid_texts model ON model.id = g.model LEFT JOIN gpuid_texts machine ON machine.id = r.machine"
@@ -146,13 +148,18 @@ _CHANGE_COLUMNS = (
 _PLACEMENT_COLUMNS = "gpu, place, machine, since, until, confirmed, last_known, seat"
 
 
-def _trigger(name: str, event: str, view: str, body: str) -> str:
-    return f"CREATE TRIGGER gpuid_{view}_{name} INSTEAD OF {event} ON gpuid_{view} BEGIN {body} END"
+def _confirmed(row: str) -> str:
+    return f"CASE WHEN {row}confirmed = {row}since THEN 0 ELSE {row}confirmed END"
+
+
+def _trigger(name: str, event: str, view: str, body: str, when: str = "") -> str:
+    return f"CREATE TRIGGER gpuid_{view}_{name} INSTEAD OF {event} ON gpuid_{view}{when} BEGIN {body} END"
 
 
 def _update(*, of: str, name: str, before: str, values: str) -> str:
     body = f"{before}UPDATE gpuid_placement_rows SET {values} WHERE id = OLD.id;"
-    return _trigger(name, f"UPDATE OF {of}", "placements", body)
+    differs = " OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in of.split(", "))
+    return _trigger(name, f"UPDATE OF {of}", "placements", body, f" WHEN {differs}")
 
 
 _TRIGGERS = (
@@ -167,14 +174,14 @@ _TRIGGERS = (
         # An id that is not given is assigned by the table.
         + f"INSERT INTO gpuid_placement_rows (id, {_PLACEMENT_COLUMNS})"
         f" VALUES (NEW.id, {_gpu('NEW.')}, {_place('NEW.cluster', 'NEW.node')}, {_text('NEW.machine')},"
-        f" NEW.since, NEW.until, NEW.confirmed, NEW.last_known, {_seat('NEW.')});",
+        f" NEW.since, NEW.until, {_confirmed('NEW.')}, NEW.last_known, {_seat('NEW.')});",
     ),
     # Each writes the columns that it is for, and no index of the others.
     _update(
         of="until, confirmed, last_known",
         name="end",
         before="",
-        values="until = NEW.until, confirmed = NEW.confirmed, last_known = NEW.last_known",
+        values=f"until = NEW.until, confirmed = {_confirmed('NEW.')}, last_known = NEW.last_known",
     ),
     _update(of="tray, slot, module, pci_bus_id", name="seat", before=_ADD_SEAT, values=f"seat = {_seat('NEW.')}"),
     _update(
@@ -188,7 +195,7 @@ _TRIGGERS = (
         name="begin",
         before=_add_texts("machine") + _add_place(),
         values=f"id = NEW.id, place = {_place('NEW.cluster', 'NEW.node')}, machine = {_text('NEW.machine')},"
-        " since = NEW.since",
+        f" since = NEW.since, confirmed = {_confirmed('NEW.')}",
     ),
     _trigger("delete", "DELETE", "placements", "DELETE FROM gpuid_placement_rows WHERE id = OLD.id;"),
     _trigger(
@@ -228,8 +235,8 @@ _FILL = (
     "CREATE INDEX gpuid_gpus_uuid ON gpuid_gpus (uuid)",
     "CREATE INDEX gpuid_seats_seat ON gpuid_seats (pci_bus_id, module, slot, tray)",
     f"INSERT INTO gpuid_placement_rows (id, {_PLACEMENT_COLUMNS})"
-    f" SELECT id, {_gpu('r.')}, {_place('r.cluster', 'r.node')}, {_text('r.machine')}, since, until, confirmed,"
-    f" last_known, {_seat('r.')} FROM gpuid_placements r ORDER BY id",
+    f" SELECT id, {_gpu('r.')}, {_place('r.cluster', 'r.node')}, {_text('r.machine')}, since, until,"
+    f" {_confirmed('r.')}, last_known, {_seat('r.')} FROM gpuid_placements r ORDER BY id",
     f"INSERT INTO gpuid_change_rows (id, {_CHANGE_COLUMNS})"
     f" SELECT id, time, {_EVENT_NUMBER.format('r.')}, {_gpu('r.')}, {_place('r.cluster', 'r.node')},"
     f" {_text('r.cluster')}, {_text('r.machine')}, {_text('r.source')},"
