@@ -33,16 +33,23 @@ class _ByEngine(FunctionElement[bool]):
     type = NULLTYPE  # type: ignore[assignment]  # a boolean would be compared with 1 on SQLite, which then finds no index for it
 
 
+class _LikeUuid(_Like):
+    """A pattern that a UUID in the tool's form may match, and one of its digits: SQLite compares these first."""
+
+    inherit_cache = True
+
+
 @compiles(_Like)
 def _compile_like(element: _Like, compiler: Any, **options: Any) -> str:
-    one, two = element.clauses
-    column, pattern = compiler.process(one, **options), compiler.process(two, **options)
+    column, pattern = (compiler.process(one, **options) for one in list(element.clauses)[:2])
     if compiler.dialect.name != "sqlite":
         return f"{column} ILIKE {pattern} ESCAPE '/'"
     if isinstance(element, _LikeInText):
         return f"(typeof({column}) = 'text' AND {column} LIKE {pattern} ESCAPE '/')"
-    if isinstance(one.type, Uuid):
-        column = _UUID_TEXT.format(column)
+    if isinstance(element, _LikeUuid):
+        text = f"{_UUID_TEXT.format(column)} LIKE {pattern} ESCAPE '/'"
+        digits = compiler.process(list(element.clauses)[2], **options)
+        return f"((typeof({column}) = 'text' OR hex({column}) LIKE {digits}) AND {text})"
     return f"{column} LIKE {pattern} ESCAPE '/'"
 
 
@@ -54,9 +61,12 @@ def _compile_by_engine(element: _ByEngine, compiler: Any, **options: Any) -> str
 
 def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text, in any case."""
-    escaped = re.sub("[/%_]", r"/\g<0>", part)
-    other = isinstance(column.type, Uuid) and not _IN_UUIDS(part)
-    return (_LikeInText if other else _Like)(column, literal(f"%{escaped}%"))
+    pattern = literal("%" + re.sub("[/%_]", r"/\g<0>", part) + "%")
+    if not isinstance(column.type, Uuid):
+        return _Like(column, pattern)
+    if (found := _IN_UUIDS(part)) is None:
+        return _LikeInText(column, pattern)
+    return _LikeUuid(column, pattern, literal("%" + found[1].replace("-", "") + "%"))
 
 
 def by_engine(*, sqlite: ColumnElement[bool], postgresql: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -64,7 +74,7 @@ def by_engine(*, sqlite: ColumnElement[bool], postgresql: ColumnElement[bool]) -
     return _ByEngine(sqlite, postgresql)
 
 
-_IN_UUIDS = re.compile(r"[gpu]{0,3}[0-9a-f-]*", re.IGNORECASE | re.ASCII).fullmatch
+_IN_UUIDS = re.compile(r"[gpu]{0,3}([0-9a-f-]*)", re.IGNORECASE | re.ASCII).fullmatch
 _UUID_TEXT = (
     "CASE WHEN typeof({0}) = 'blob' THEN 'GPU-' || substr(hex({0}), 1, 8) || '-' || substr(hex({0}), 9, 4) || '-'"
     " || substr(hex({0}), 13, 4) || '-' || substr(hex({0}), 17, 4) || '-' || substr(hex({0}), 21) ELSE {0} END"

@@ -1,12 +1,13 @@
 """Queries for the recorded state of the fleet at a past time."""
 
+import functools
 import itertools
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import GROWTH_WINDOW_SECONDS, Condition
@@ -109,12 +110,9 @@ class Past(Bounded):
             found: dict[Place, list[Row]] = {}
             while True:
                 most = chosen.page(limit - len(found))
-                query = select(*_PLACE).where(there_at(time), *chosen.conditions).distinct().order_by(*_PLACE)
-                query = query.where(_from_start if after is None else tuple_(*_PLACE) > tuple_(*after))
-                keys = [
-                    Place(text(cluster), text(node)) for cluster, node in await connection.execute(query.limit(most))
-                ]
-                rows = await self._rows_of(connection, time, keys, chosen.altered)
+                begins = _FROM_START if after is None else tuple_(*_PLACE) > tuple_(*after)
+                keys, there = await _next_nodes(connection, time, chosen, begins, most)
+                rows = await self._rows_of(connection, time, keys, there, chosen.altered)
                 found |= {place: here for place, here in rows.items() if any(map(chosen.admits, here))}
                 if len(keys) < most or len(found) >= limit:
                     break
@@ -122,17 +120,21 @@ class Past(Bounded):
         return [_node(place, rows) for place, rows in itertools.islice(found.items(), limit)]
 
     async def _rows_of(
-        self, connection: AsyncConnection, time: float, nodes: Sequence[Place], altered: bool
+        self,
+        connection: AsyncConnection,
+        time: float,
+        nodes: Sequence[Place],
+        there: ColumnElement[bool],
+        altered: bool,
     ) -> dict[Place, list[Row]]:
         """Return the placements of some nodes as of that time; `altered` means that some were different then."""
         found: dict[Place, list[Row]] = {key: [] for key in nodes}
-        columns = select(*(_placements[name] for name in _NODE_COLUMNS)).where(there_at(time))
-        for there in _by_cluster(nodes):
-            rows = plain_rows(await connection.execute(columns.where(there)))
-            if altered:
-                await as_then(connection, rows, time)
-            for row in rows:
-                found[_place(row)].append(row)
+        columns = select(*(_placements[name] for name in _NODE_COLUMNS)).where(there_at(time), there)
+        rows = plain_rows(await connection.execute(columns))
+        if altered:
+            await as_then(connection, rows, time)
+        for row in rows:
+            found[_place(row)].append(row)
         return found
 
     @in_time
@@ -186,30 +188,33 @@ class Past(Bounded):
     @in_time
     async def _count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
         async with self._read() as connection:
-            of_place = (literal_column("gpuid_placements.place"),) if connection.dialect.name == "sqlite" else _PLACE
-            distinct = select(*of_place).select_from(schema.placements).where(there_at(time), *_conditions(where))
-            return await connection.scalar(select(func.count()).select_from(distinct.distinct().subquery())) or 0
+            distinct = select(*_key(connection)).where(there_at(time), *_conditions(where))
+            query = select(func.count()).select_from(distinct.select_from(schema.placements).distinct().subquery())
+            return await connection.scalar(query) or 0
 
     async def _pages(
         self, connection: AsyncConnection, time: float, chosen: "_Chosen", after: GpuPosition | None, limit: int
     ) -> AsyncGenerator[list[Row], None]:
         """Yield the placements of GPUs at that time in pages of limited size."""
-        begins = _from_start if after is None else tuple_(*_PLACE) >= tuple_(after.cluster, after.node)
+        begins = _FROM_START if after is None else tuple_(*_PLACE) >= tuple_(after.cluster, after.node)
         nodes = chosen.page(limit) // _GPUS_OF_A_NODE + 1
-        query = select(*_PLACE).where(there_at(time), *chosen.conditions).distinct().order_by(*_PLACE).limit(nodes)
         while True:
-            found = await connection.execute(query.where(begins))
-            keys = [Place(text(cluster), text(node)) for cluster, node in found]
-            rows = await self._gpus_of(connection, time, keys, chosen)
+            keys, there = await _next_nodes(connection, time, chosen, begins, nodes)
+            rows = await self._gpus_of(connection, time, keys, there, chosen)
             if after is not None:
-                rows = [row for row in rows if _position(row) > after]
-            yield list(filter(chosen.admits, rows))
+                rows = list(itertools.dropwhile(functools.partial(_is_until, after), rows))
+            yield list(filter(chosen.admits, rows)) if chosen.doubtful else rows
             if len(keys) < nodes:
                 return
             begins, after = tuple_(*_PLACE) > tuple_(*keys[-1]), None
 
     async def _gpus_of(
-        self, connection: AsyncConnection, time: float, nodes: Sequence[Place], chosen: "_Chosen"
+        self,
+        connection: AsyncConnection,
+        time: float,
+        nodes: Sequence[Place],
+        there: ColumnElement[bool],
+        chosen: "_Chosen",
     ) -> list[Row]:
         """Return the placements of GPUs on some nodes as of that time, in page order."""
         columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
@@ -217,16 +222,13 @@ class Past(Bounded):
         query = (
             select(*columns, _nodes.read_at)
             .outerjoin_from(schema.placements, schema.nodes, here)
-            .where(there_at(time), *chosen.conditions)
+            .where(there_at(time), there, *chosen.conditions)
         )
-        found: list[Row] = []
-        for there in _by_cluster(nodes):
-            rows = plain_rows(await connection.execute(query.where(there)))
-            if chosen.altered:
-                await as_then(connection, rows, time)
-            found += rows
+        rows = plain_rows(await connection.execute(query))
+        if chosen.altered:
+            await as_then(connection, rows, time)
         order = {place: number for number, place in enumerate(nodes)}
-        return sorted(found, key=lambda row: (order[_place(row)], _position(row).uuid))
+        return sorted(rows, key=lambda row: (order[_place(row)], text(row["uuid"])))
 
     @in_time
     async def health_changes(self, time: float, uuids: Sequence[str]) -> dict[str, list[PastHealthChange]]:
@@ -315,20 +317,31 @@ def _conditions(where: Mapping[str, Collection[str]]) -> list[ColumnElement[bool
     return conditions
 
 
-def _by_cluster(nodes: Sequence[Place]) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions for placements on some nodes, one cluster at a time: SQLite cannot look up pairs."""
-    for cluster, group in itertools.groupby(nodes, key=lambda key: key.cluster):
-        names = [key.node for key in group]
-        for start in range(0, len(names), _NAMES_PER_QUERY):
-            yield and_(_placements.cluster == cluster, _placements.node.in_(names[start : start + _NAMES_PER_QUERY]))
+def _key(connection: AsyncConnection) -> tuple[ColumnElement[Any], ...]:
+    """Return the columns by which placements of a node are found: on SQLite, a column that only its view has."""
+    return (literal_column("gpuid_placements.place", Integer),) if connection.dialect.name == "sqlite" else _PLACE
+
+
+async def _next_nodes(
+    connection: AsyncConnection, time: float, chosen: _Chosen, begins: ColumnElement[bool], limit: int
+) -> tuple[list[Place], ColumnElement[bool]]:
+    """Return the next nodes that had GPUs, by cluster and node, and the condition for the placements on them."""
+    key = _key(connection)
+    # SQLite would join all tables of the view if it ordered by the same columns as it selects.
+    columns = _PLACE if key is _PLACE else (*_PLACE, *key)
+    query = select(*columns).where(there_at(time), *chosen.conditions, begins).distinct()
+    found = (await connection.execute(query.order_by(*_PLACE).limit(limit))).all()
+    there = tuple_(*_PLACE).in_(list(map(tuple, found))) if key is _PLACE else key[0].in_([row[2] for row in found])
+    return [Place(text(row[0]), text(row[1])) for row in found], there
 
 
 def _place(row: Row) -> Place:
     return Place(text(row["cluster"]), text(row["node"]))
 
 
-def _position(row: Row) -> GpuPosition:
-    return GpuPosition(*_place(row), text(row["uuid"]))
+def _is_until(last: GpuPosition, row: Row) -> bool:
+    """Return whether a row of the node of the last GPU of a page was on that page."""
+    return _place(row) == (last.cluster, last.node) and text(row["uuid"]) <= last.uuid
 
 
 def _node(place: Place, rows: Sequence[Row]) -> PastNode:
@@ -348,5 +361,5 @@ def _node(place: Place, rows: Sequence[Row]) -> PastNode:
 
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
 _PLACE = (_placements.cluster, _placements.node)
-_from_start = tuple_(*_PLACE) >= tuple_("", "")  # of all: or SQLite would find by time what it then has to sort
+_FROM_START = tuple_(*_PLACE) >= tuple_("", "")  # of all: or SQLite would find by time what it then has to sort
 _NODE_COLUMNS = ("uuid", "cluster", "node", "machine", "since", "until", "last_known", *FIELDS)

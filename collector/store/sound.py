@@ -89,7 +89,7 @@ def _moments(reports: Iterable[LastReport]) -> tuple[LastReport, ...]:
 
 def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
     """Return a row as the given type; invalid texts and times are replaced with valid ones."""
-    if not all(type(name) is str for name in fields):  # SQLAlchemy has its own row type
+    if set(map(type, fields)) != {str}:  # SQLAlchemy has its own type of names
         fields = {str(name): value for name, value in fields.items()}
     try:
         row = msgspec.convert(fields, kind)

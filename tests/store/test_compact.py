@@ -10,6 +10,7 @@ from sqlalchemy import delete, insert, select, text
 from collector.model import CHANGE_EVENTS, Gpu
 from collector.store import OpenMode, Store, StoreSettings, schema
 from collector.store import retention as retained
+from collector.store.change_queries import ChangeFilter
 from collector.store.compact_rows import insert_compact
 from collector.store.database import Database
 from collector.store.identifiers import packed, unpacked
@@ -107,6 +108,22 @@ async def test_pages_of_gpus_follow_each_other(settings, collecting):
             found += page
             after = GpuPosition(page[-1].cluster, page[-1].node, page[-1].uuid)
         assert [row.uuid for row in found] == [gpu(number).uuid for number in range(60)]
+
+
+async def test_changes_are_found_by_any_part_of_a_uuid(settings, collecting):
+    uuid = "GPU-0a1b2c3d-4e5f-6789-abcd-ef0123456789"
+    parts = [uuid[start : start + size] for size in (2, 5, 11) for start in range(0, len(uuid) - size, 3)]
+    missed = ["GPU-1a", "0a1b2c3d4", "4e5f6", "uuid", "PU-0a1c", "g-0a"]
+    async with collecting(settings) as one:
+        one.read("n", 10.0, Gpu(uuid=uuid), Gpu(uuid="MIG-of-another-form"))
+        assert await one.store.history_writer.flushed(10)
+
+        async def found(part: str) -> set[str]:
+            return {row.uuid for row in await one.store.history.latest_changes(ChangeFilter(text=part))}
+
+        assert [part for part in [*parts, uuid, uuid.upper()] if uuid not in await found(part)] == []
+        assert [part for part in missed if await found(part)] == []
+        assert await found("another-FORM") == {"MIG-of-another-form"}
 
 
 async def test_what_nothing_uses_any_more_is_forgotten(sqlite_settings, collecting, monkeypatch):
