@@ -18,6 +18,7 @@ from collector.store.past import GpuPosition
 from collector.store.retention import prune
 from collector.store.snapshots import deflated, inflated
 from tests.benchmarks import history as benchmark
+from tests.support.query_plans import plans_of
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +109,20 @@ async def test_pages_of_gpus_follow_each_other(settings, collecting):
             found += page
             after = GpuPosition(page[-1].cluster, page[-1].node, page[-1].uuid)
         assert [row.uuid for row in found] == [gpu(number).uuid for number in range(60)]
+
+
+async def test_a_page_of_the_past_reads_no_more_than_its_nodes(sqlite_settings, collecting):
+    async with collecting(sqlite_settings) as one:
+        one.read("n", 10.0, gpu(1))
+        assert await one.store.history_writer.flushed(10)
+        past, where = one.store.past, {"cluster": ["prod"]}
+        for query in (past.gpus, past.nodes):
+            of_nodes = await plans_of(one.store, query(20.0, where), of="SELECT DISTINCT gpuid_placements")
+            assert any("p USING COVERING INDEX gpuid_places_cluster (cluster=?" in plan for plan in of_nodes)
+            assert not any(name in plan for plan in of_nodes for name in ("SCAN", "model", "machine"))
+            of_gpus = await plans_of(one.store, query(20.0, where), of="SELECT gpuid_placements")
+            assert any("p USING INTEGER PRIMARY KEY" in plan for plan in of_gpus)
+            assert any("r USING INDEX gpuid_placements_place (place=?" in plan for plan in of_gpus)
 
 
 async def test_changes_are_found_by_any_part_of_a_uuid(settings, collecting):

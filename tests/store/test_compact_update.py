@@ -107,7 +107,7 @@ async def test_without_room_the_file_keeps_its_size(
 ) -> None:
     before = recorded(old)
     usage = shutil.disk_usage(old.parent)._replace(free=1 << 20)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     async with Store.open(sqlite_settings):
         pass
     assert warned(caplog) == ["no room to shrink the store's file after the update"]

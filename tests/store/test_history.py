@@ -12,6 +12,7 @@ from collector.store import Alteration, ChangeFilter, ChangePosition, Position, 
 from collector.store.history import MAX_ALTERATIONS
 from collector.store.retention import prune
 from tests.support.old_store import to_first_version
+from tests.support.query_plans import plans_of
 
 pytestmark = pytest.mark.anyio
 
@@ -511,28 +512,6 @@ class TestTheHealthOfAGpu:
 
 
 SCANS = ("SCAN r", "Seq Scan on gpuid_changes")  # on SQLite of the rows from which the view is made
-
-
-async def plans_of(store, query) -> list[str]:
-    """Answer a query, and return how the engine goes about each of its statements."""
-    asked: list[tuple[str, object]] = []
-
-    def note(_connection, _cursor, statement, parameters, *_):
-        asked.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    await query
-    event.remove(Engine, "before_cursor_execute", note)
-    plans = []
-    async with store.database.read() as connection:
-        if connection.dialect.name == "postgresql":
-            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        explain = "EXPLAIN " if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-        for statement, parameters in asked:
-            if statement.startswith("SELECT gpuid_changes"):
-                rows = await connection.exec_driver_sql(explain + statement, parameters)
-                plans += [" ".join(map(str, row)) for row in rows]
-    return plans
 
 
 class TestHealthChanges:

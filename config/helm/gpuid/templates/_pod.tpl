@@ -101,7 +101,7 @@ spec:
         periodSeconds: {{ if eq $name "livenessProbe" }}10{{ else }}5{{ end }}
         timeoutSeconds: 5
         {{- if eq $name "startupProbe" }}
-        failureThreshold: 60
+        failureThreshold: 360
         {{- end }}
       {{- end }}
       {{- with $root.Values.resources }}
