@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, Integer, and_, column, literal_column, or_
 from collector.model import canonical_uuid
 from collector.store import schema
 from collector.store.containing import by_engine, contains
-from collector.store.identifiers import Uuid
 
 __all__ = [
     "ALL_CHANGES",
@@ -50,9 +49,7 @@ ALL_CHANGES = ChangeFilter()
 _changes, _placements = schema.changes.c, schema.placements.c
 # On SQLite, conditions on the numbers in the rows of changes: no index has the names.
 _places = table("gpuid_places", column("id"), column("cluster"), column("node")).c
-_gpus = table("gpuid_gpus", column("id"), column("uuid", Uuid), *map(column, ("serial", "chassis", "model"))).c
 _texts = table("gpuid_texts", column("id"), column("text")).c
-_gpu = literal_column("gpuid_changes.gpu", Integer)
 _place = literal_column("gpuid_changes.place", Integer)
 _previous = literal_column("gpuid_changes.previous", Integer)
 _machine = literal_column("gpuid_changes.machine_text", Integer)
@@ -85,18 +82,15 @@ def conditions(wanted: ChangeFilter) -> list[ColumnElement[bool]]:
 
 
 def _searched(part: str) -> ColumnElement[bool]:
-    """Return the condition that a change has a text; SQLite searches what is the same in many changes once."""
-    texts = select(_texts.id).where(contains(_texts.text, part))
-    of_gpu = (contains(_gpus[name], part) for name in ("uuid", "serial", "chassis"))
-    of_place = contains(_places.node, part)
+    """Return the condition that a change has a text; SQLite searches the names of nodes and machines once."""
+    of_place, of_change = contains(_places.node, part), ("model", "serial", "chassis", "uuid", "changes", "mark")
     once = (
-        _gpu.in_(select(_gpus.id).where(or_(*of_gpu, _gpus.model.in_(texts)))),
         _place.in_(select(_places.id).where(or_(of_place, contains(_places.cluster, part)))),
         _previous.in_(select(_places.id).where(of_place)),
-        _machine.in_(texts),
+        _machine.in_(select(_texts.id).where(contains(_texts.text, part))),
     )
     return by_engine(
-        sqlite=or_(*once, contains(_changes.changes, part), contains(_changes.mark, part)),
+        sqlite=or_(*(contains(_changes[name], part) for name in of_change), *once),
         postgresql=or_(*(contains(_changes[name], part) for name in _SEARCHED)),
     )
 

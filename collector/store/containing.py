@@ -49,7 +49,7 @@ def _compile_like(element: _Like, compiler: Any, **options: Any) -> str:
     if isinstance(element, _LikeUuid):
         text = f"{_UUID_TEXT.format(column)} LIKE {pattern} ESCAPE '/'"
         digits = compiler.process(list(element.clauses)[2], **options)
-        return f"((typeof({column}) = 'text' OR hex({column}) LIKE {digits}) AND {text})"
+        return f"CASE WHEN typeof({column}) = 'blob' AND NOT instr(hex({column}), {digits}) THEN 0 ELSE {text} END"
     return f"{column} LIKE {pattern} ESCAPE '/'"
 
 
@@ -66,7 +66,7 @@ def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
         return _Like(column, pattern)
     if (found := _IN_UUIDS(part)) is None:
         return _LikeInText(column, pattern)
-    return _LikeUuid(column, pattern, literal("%" + found[1].replace("-", "") + "%"))
+    return _LikeUuid(column, pattern, literal(found[1].replace("-", "").upper()))
 
 
 def by_engine(*, sqlite: ColumnElement[bool], postgresql: ColumnElement[bool]) -> ColumnElement[bool]:
