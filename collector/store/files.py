@@ -37,9 +37,7 @@ log = logging.getLogger(__name__)
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created if missing; any other folder must exist
 SIDE_FILES = ("-wal", "-shm", "-journal")  # suffixes of the files that SQLite keeps next to a database
 PRIVATE_MODE = 0o600  # of every file: they contain names of clusters, nodes and serials, and undelivered records
-MAX_CHECKED_BYTES = (
-    512 << 20
-)  # size up to which all pages are checked at each start; larger files take a second or more
+MAX_CHECKED_BYTES = 192 << 20  # size up to which all pages are checked at each start; larger files take a second or more
 BUSY_TIMEOUT_SECONDS = 10  # timeout for another process's write
 # Damaged text is read with replacement characters instead of failing.
 DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")

@@ -7,24 +7,23 @@ import zlib
 
 __all__ = ["deflated", "inflated"]
 
-FIRST_OF_MAPS = b"\x80"  # MessagePack's first byte of a map, which a snapshot is, is not less; zlib's is
+DEFLATED = b"\1"  # the first byte; MessagePack's of a map, which a snapshot is, is not less than 0x80
 MAX_BYTES = 64 << 20  # a damaged one could become much larger
 
 
 def deflated(snapshot: bytes) -> bytes:
     """Return a snapshot as it is stored."""
-    # As small as with zlib's defaults, which take a quarter longer: a snapshot has few kilobytes.
-    packer = zlib.compressobj(wbits=13, memLevel=4, zdict=_DICTIONARY)
-    return packer.compress(snapshot) + packer.flush()
+    packer = _PACKER.copy()
+    return DEFLATED + packer.compress(snapshot) + packer.flush()
 
 
 def inflated(stored: bytes) -> bytes:
     """Return a stored snapshot, of this or an older version, as it was; raises ValueError if it is damaged."""
-    if stored[:1] >= FIRST_OF_MAPS:
+    if stored[:1] != DEFLATED:
         return stored
-    unpacker = zlib.decompressobj(zdict=_DICTIONARY)
+    unpacker = zlib.decompressobj(wbits=_WINDOW, zdict=_DICTIONARY)
     try:
-        found = unpacker.decompress(stored, MAX_BYTES)
+        found = unpacker.decompress(memoryview(stored)[1:], MAX_BYTES)
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not unpacker.eof:
@@ -55,3 +54,7 @@ _DICTIONARY = (
     b"orrectable\x00\xb7sram_threshold_exceeded\xc2\xafrecovery_action\xa4None\xacfabric_state\xa9Completed\xadfab"
     b"ric_status\xa7Success\xa7inforom\xafG520.0200.00.05"
 )
+# There is neither zlib's header nor a code for each snapshot, which would make it 3 % smaller: a collector that starts
+# inflates all of them, in a quarter of the time.
+_WINDOW = -13  # bits, of which a snapshot needs no more; negative for no header
+_PACKER = zlib.compressobj(wbits=_WINDOW, memLevel=4, strategy=zlib.Z_FIXED, zdict=_DICTIONARY)
