@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.store.database import Database
 
-__all__ = ["GPUS", "PLACES", "UNUSED_GPU", "UNUSED_PLACE", "forget_seats", "forget_texts"]
+__all__ = ["GPUS", "PLACES", "STAYS", "UNUSED_GPU", "UNUSED_PLACE", "forget_seats", "forget_texts"]
 
 ROWS_PER_TRANSACTION = 20_000
 _PLACEMENT_TEXTS, _CHANGE_TEXTS, _GPU_TEXTS = (
@@ -30,6 +30,13 @@ _TEXTS = _table("texts")
 _SEATS = _table("seats")
 _PLACEMENTS = _table("placement_rows", "gpu", "place", "seat", *_PLACEMENT_TEXTS)
 _CHANGES = _table("change_rows", "gpu", "place", "previous", *_CHANGE_TEXTS)
+# The view of placements without their GPUs, to find which takes most of the time; it goes by the same name.
+_stays, _places = _table("placement_rows", "place", "since", "until").c, _table("places", "cluster", "node").c
+STAYS = (
+    select(_stays.since, _stays.until, _stays.place, _places.cluster, _places.node)
+    .where(_places.id == _stays.place)
+    .subquery("gpuid_placements")
+)
 _USERS = ((_PLACEMENTS, _PLACEMENT_TEXTS), (_CHANGES, _CHANGE_TEXTS), (GPUS, _GPU_TEXTS))
 
 UNUSED_GPU = and_(~exists().where(_PLACEMENTS.c.gpu == GPUS.c.id), ~exists().where(_CHANGES.c.gpu == GPUS.c.id))

@@ -39,7 +39,7 @@ def _insert(connection: sqlite3.Connection, placements: Iterable[Row], changes: 
 
     def placement(row: Row) -> _Key:
         since, until, confirmed, last_known = _stay(row)
-        stay = (since, until, 0 if confirmed == since else confirmed, last_known)
+        stay = (since, until, _AS_SINCE if confirmed == since else confirmed, last_known)
         return (gpu(row), places[_place(row)], texts[row["machine"],], *stay, seats[_seat(row)])
 
     def change(row: Row) -> _Key:
@@ -73,6 +73,7 @@ class _Numbers(dict[_Key, int | None]):
         return number
 
 
+_AS_SINCE = ""  # of `confirmed`, and no time
 _GPU = ("serial", "chassis", "model")
 _SEAT = ("pci_bus_id", "module", "slot", "tray")
 _place = itemgetter("cluster", "node")

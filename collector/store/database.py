@@ -28,6 +28,7 @@ from collector.store.damaged import SetAside, describe_loss, set_aside, set_asid
 from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, read_password, sqlite_engine
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
 from collector.store.files import (
+    TO_BE_SHRUNK,
     check_readable,
     claim,
     foreign_log,
@@ -409,6 +410,7 @@ class Database:
                     )
             await self._prepare()
             if mode is OpenMode.COLLECTOR:
+                await self._shrink()
                 self._file = self._identity()
         except FOREIGN as error:
             raise explain(error, location) from error
@@ -446,7 +448,14 @@ class Database:
             )
         if isinstance(self.location, SqliteLocation):
             await anyio.to_thread.run_sync(mark, self.location.path)
-            await anyio.to_thread.run_sync(shrink, self.location.path)
+
+    async def _shrink(self) -> None:
+        """Rewrite an SQLite file that an update has left with the room of its old tables."""
+        if isinstance(self.location, SqliteLocation):
+            async with self._reading() as connection:
+                is_due = await connection.scalar(_TO_BE_SHRUNK) is not None
+            if is_due:
+                await anyio.to_thread.run_sync(shrink, self.location.path)
 
     async def _explained(self, error: BaseException, engine: AsyncEngine) -> StoreError:
         """Return our error for a foreign one; damage is remembered, so that the file is set aside.
@@ -545,6 +554,7 @@ def _again(error: StoreError) -> StoreError:
 _READING = (OpenMode.READER, OpenMode.TRIAL)
 _RECORDING = (OpenMode.COLLECTOR, OpenMode.TRIAL, OpenMode.DOWNGRADE)
 _CLAIMING = (OpenMode.COLLECTOR, OpenMode.DOWNGRADE)  # the one process that may write an SQLite file
+_TO_BE_SHRUNK = select(schema.meta.c.value).where(schema.meta.c.name == TO_BE_SHRUNK)
 _OWN_ID = select(schema.meta.c.value).where(schema.meta.c.name == "id")
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()")
 # A collector that stops in the middle of a transaction keeps its locks from all others: the server ends it. Nothing is

@@ -2,11 +2,11 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -32,8 +32,6 @@ __all__ = [
     "sqlite_engine",
 ]
 
-_Result = TypeVar("_Result")
-
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 
@@ -47,7 +45,7 @@ def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, 
             query["immutable"] = "1"  # no writer exists, and we may not create the files shared by readers
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS, "factory": _DriverConnection},
         poolclass=AsyncAdaptedQueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -132,16 +130,24 @@ async def fetch_alone(
         return await _fetched(driver, statement, values)
 
 
-async def run_in_driver(connection: AsyncConnection, work: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Call a function with SQLite's own connection and these arguments, in the driver's thread; returns its result.
+async def run_in_driver(connection: AsyncConnection, work: Callable[..., object], *arguments: Any) -> None:
+    """Call a function with SQLite's own connection and these arguments, in the driver's thread.
 
     Many statements then take one call of the driver instead of several each.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     with _reporting_closed():
-        # The driver has no public name for this; SQLAlchemy uses its queue in the same way.
-        result: _Result = await driver._execute(work, driver._conn, *arguments)  # noqa: SLF001
-        return result
+        await driver.executemany(work, arguments)
+
+
+class _DriverConnection(sqlite3.Connection):
+    """SQLite's connection, whose `executemany` also takes a function: aiosqlite runs nothing else in its thread."""
+
+    def executemany(self, sql: Any, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        if isinstance(sql, str):
+            return super().executemany(sql, parameters)
+        sql(self, *parameters)
+        return self.cursor()
 
 
 async def _fetched(driver: Any, statement: Select[Any] | Update, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

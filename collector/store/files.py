@@ -21,6 +21,7 @@ __all__ = [
     "BUSY_TIMEOUT_SECONDS",
     "DAMAGED_TEXT",
     "SIDE_FILES",
+    "TO_BE_SHRUNK",
     "check_end",
     "check_folder",
     "check_readable",
@@ -37,11 +38,12 @@ log = logging.getLogger(__name__)
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created if missing; any other folder must exist
 SIDE_FILES = ("-wal", "-shm", "-journal")  # suffixes of the files that SQLite keeps next to a database
 PRIVATE_MODE = 0o600  # of every file: they contain names of clusters, nodes and serials, and undelivered records
-MAX_CHECKED_BYTES = 192 << 20  # size up to which all pages are checked at each start; larger files take a second or more
+MAX_CHECKED_BYTES = 192 << 20  # size up to which all pages are checked at each start; larger ones take seconds
 BUSY_TIMEOUT_SECONDS = 10  # timeout for another process's write
 # Damaged text is read with replacement characters instead of failing.
 DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 
+TO_BE_SHRUNK = "to_be_shrunk"  # the fact that the file still has the room of the tables before migration 0011
 _SPARE_BYTES = 16 << 20  # left to others while a file is rewritten
 
 _MAGIC = b"SQLite format 3\0"
@@ -167,29 +169,41 @@ def mark(path: Path) -> None:
 
 
 def shrink(path: Path) -> None:
-    """Give the pages that an update of the tables has freed back to the system, if they are most of the file.
+    """Give the room of the tables that an update has replaced back to the system; if that fails, a later start does.
 
-    The file is rewritten, for which there must be room. Without it, or after a failure, SQLite uses the pages again.
+    The file is rewritten, for which there must be room. Until then, SQLite uses what is free in it for new rows.
     """
-    began, size = time.monotonic(), _size(path)
+    began = time.monotonic()
     try:
         with closing(_connection(path, "rw")) as connection:
-            (free,), (pages,) = (
-                connection.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
-            )
-            if 2 * free < pages:
-                return
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # an update that was killed has left all of it there
+            size, rest = _size(path), _used_bytes(connection)
             # The rest of the file is written to a temporary one, and from there to the log.
-            if shutil.disk_usage(path.parent).free < 2 * size * (pages - free) / pages + _SPARE_BYTES:
-                log.warning("no room to shrink the store's file after the update", extra={"file": str(path)})
+            if (free := shutil.disk_usage(path.parent).free) < (needed := 2 * rest + _SPARE_BYTES):
+                log.warning(
+                    "no room to shrink the store's file after the update; free some space and restart to try again",
+                    extra={"file": str(path), "bytes": size, "free_bytes": free, "needed_bytes": needed},
+                )
                 return
             connection.execute("VACUUM")
+            connection.execute("DELETE FROM gpuid_facts WHERE name = ?", [TO_BE_SHRUNK])
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except (OSError, sqlite3.Error) as error:
-        log.warning("cannot shrink the store's file after the update: %s", error, extra={"file": str(path)})
+        log.warning(
+            "cannot shrink the store's file after the update; the next start tries again: %s",
+            error,
+            extra={"file": str(path)},
+        )
         return
     seconds = round(time.monotonic() - began, 1)
     log.info("shrank the store's file", extra={"from_bytes": size, "to_bytes": _size(path), "seconds": seconds})
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
 
 
 def check_end(path: Path) -> None:

@@ -4,11 +4,12 @@ import functools
 import itertools
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, or_, select, tuple_
+from sqlalchemy import Column, ColumnElement, Integer, Select, and_, func, literal_column, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from collector.health import GROWTH_WINDOW_SECONDS, Condition
 from collector.marks import Marks
@@ -17,6 +18,7 @@ from collector.store import schema
 from collector.store.altered import FACTS, FIELDS, Row, altered_after, as_then, count_as_then, uuids_of
 from collector.store.bounded import Bounded, in_time
 from collector.store.checkpoints import ClusterCount, count, there_at
+from collector.store.compact import STAYS
 from collector.store.conditions import recorded_conditions
 from collector.store.database import Database
 from collector.store.facts import fact, note_latest
@@ -167,8 +169,8 @@ class Past(Bounded):
         async with self._read() as connection:
             chosen = await _Chosen.of(connection, time, where)
             if not chosen.doubtful:
-                query = select(func.count()).where(there_at(time), *chosen.conditions)
-                return await connection.scalar(query.select_from(schema.placements)) or 0
+                query = select(func.count()).select_from(schema.placements).where(there_at(time), *chosen.conditions)
+                return await connection.scalar(_without_gpus(connection, query, where)) or 0
             return sum([len(rows) async for rows in self._pages(connection, time, chosen, None, _NAMES_PER_QUERY)])
 
     async def count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
@@ -188,9 +190,9 @@ class Past(Bounded):
     @in_time
     async def _count_nodes(self, time: float, where: Mapping[str, Collection[str]]) -> int:
         async with self._read() as connection:
-            distinct = select(*_key(connection)).where(there_at(time), *_conditions(where))
-            query = select(func.count()).select_from(distinct.select_from(schema.placements).distinct().subquery())
-            return await connection.scalar(query) or 0
+            nodes = select(*_key(connection)).select_from(schema.placements).where(there_at(time), *_conditions(where))
+            distinct = _without_gpus(connection, nodes.distinct(), where).subquery()
+            return await connection.scalar(select(func.count()).select_from(distinct)) or 0
 
     async def _pages(
         self, connection: AsyncConnection, time: float, chosen: "_Chosen", after: GpuPosition | None, limit: int
@@ -279,9 +281,10 @@ class Past(Bounded):
 class _Chosen(NamedTuple):
     """Selects placements by conditions in the store and, if fields have been altered since, by their earlier values."""
 
+    where: Mapping[str, Collection[str]]  # the admitted values of columns
     conditions: list[ColumnElement[bool]]
     altered: bool  # some placement may have had other values
-    doubtful: Mapping[str, Collection[str]]  # the admitted values of columns that may have been different
+    doubtful: Mapping[str, Collection[str]]  # those of columns that may have been different
 
     @classmethod
     async def of(cls, connection: AsyncConnection, time: float, where: Mapping[str, Collection[str]]) -> "_Chosen":
@@ -289,10 +292,10 @@ class _Chosen(NamedTuple):
         altered = await altered_after(connection, time)
         doubtful = {name: where[name] for name in FACTS if name in where} if altered else {}
         if not doubtful:
-            return cls(_conditions(where), altered, {})
+            return cls(where, _conditions(where), altered, {})
         sure = {name: values for name, values in where.items() if name not in doubtful}
         otherwise = _placements.uuid.in_(uuids_of(time, doubtful))
-        return cls([*_conditions(sure), or_(and_(*_conditions(doubtful)), otherwise)], altered, doubtful)
+        return cls(where, [*_conditions(sure), or_(and_(*_conditions(doubtful)), otherwise)], altered, doubtful)
 
     def page(self, wanted: int) -> int:
         """Return how many rows to request."""
@@ -322,6 +325,20 @@ def _key(connection: AsyncConnection) -> tuple[ColumnElement[Any], ...]:
     return (literal_column("gpuid_placements.place", Integer),) if connection.dialect.name == "sqlite" else _PLACE
 
 
+def _without_gpus(connection: AsyncConnection, query: Select[Any], where: Mapping[str, object]) -> Select[Any]:
+    """Return a query of placements that on SQLite does not look for their GPUs, where it has no condition on these."""
+    if connection.dialect.name != "sqlite" or not where.keys() <= {"cluster", "node"}:
+        return query
+    traverse: Any = replacement_traverse  # typed for a part of a query only
+    return cast("Select[Any]", traverse(query, {}, _instead))
+
+
+def _instead(part: Any, **_: object) -> Any:
+    if part is schema.placements:
+        return STAYS
+    return STAYS.c[part.name] if isinstance(part, Column) and part.table is schema.placements else None
+
+
 async def _next_nodes(
     connection: AsyncConnection, time: float, chosen: _Chosen, begins: ColumnElement[bool], limit: int
 ) -> tuple[list[Place], ColumnElement[bool]]:
@@ -329,8 +346,8 @@ async def _next_nodes(
     key = _key(connection)
     # SQLite would join all tables of the view if it ordered by the same columns as it selects.
     columns = _PLACE if key is _PLACE else (*_PLACE, *key)
-    query = select(*columns).where(there_at(time), *chosen.conditions, begins).distinct()
-    found = (await connection.execute(query.order_by(*_PLACE).limit(limit))).all()
+    query = select(*columns).where(there_at(time), *chosen.conditions, begins).distinct().order_by(*_PLACE)
+    found = (await connection.execute(_without_gpus(connection, query.limit(limit), chosen.where))).all()
     there = tuple_(*_PLACE).in_(list(map(tuple, found))) if key is _PLACE else key[0].in_([row[2] for row in found])
     return [Place(text(row[0]), text(row[1])) for row in found], there
 

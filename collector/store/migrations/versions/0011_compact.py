@@ -5,12 +5,14 @@ The tables of placements and changes become views, which also take what is writt
 
 # ruff: noqa: S608
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
+from collector.store.files import TO_BE_SHRUNK
 from collector.store.identifiers import packed
 from collector.store.snapshots import deflated, inflated
 
@@ -30,7 +32,7 @@ _TABLES = (
     "CREATE TABLE gpuid_gpus (id INTEGER PRIMARY KEY, uuid NOT NULL, serial TEXT, chassis TEXT, model INTEGER)",
     "CREATE TABLE gpuid_seats (id INTEGER PRIMARY KEY, tray TEXT, slot TEXT, module TEXT, pci_bus_id TEXT)",
     "CREATE TABLE gpuid_placement_rows (id INTEGER PRIMARY KEY, gpu INTEGER NOT NULL, place INTEGER NOT NULL,"
-    # `confirmed` is 0, which takes no room, while it is the same as `since`.
+    # `confirmed` is the empty text, which takes no room, while it is the same as `since`.
     " machine INTEGER, since DOUBLE NOT NULL, until DOUBLE, confirmed DOUBLE, last_known TEXT, seat INTEGER)",
     "CREATE TABLE gpuid_change_rows (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, time DOUBLE NOT NULL,"
     " event NOT NULL, gpu INTEGER NOT NULL, place INTEGER NOT NULL, cluster INTEGER, machine INTEGER, source INTEGER,"
@@ -67,7 +69,7 @@ _EVENT_NUMBER = "CASE {{0}}event {} ELSE {{0}}event END".format(
 _VIEWS = (
     "CREATE VIEW gpuid_placements AS SELECT r.id, g.uuid, g.serial, g.chassis, model.text AS model,"
     " p.cluster, p.node, machine.text AS machine, r.since, r.until,"
-    " CASE r.confirmed WHEN 0 THEN r.since ELSE r.confirmed END AS confirmed, r.last_known,"
+    " CASE r.confirmed WHEN '' THEN r.since ELSE r.confirmed END AS confirmed, r.last_known,"
     " s.tray, s.slot, s.module, s.pci_bus_id, r.place FROM gpuid_placement_rows r"
     " JOIN gpuid_gpus g ON g.id = r.gpu JOIN gpuid_places p ON p.id = r.place"
     " LEFT JOIN gpuid_texts model ON model.id = g.model LEFT JOIN gpuid_texts machine ON machine.id = r.machine"
@@ -149,7 +151,7 @@ _PLACEMENT_COLUMNS = "gpu, place, machine, since, until, confirmed, last_known, 
 
 
 def _confirmed(row: str) -> str:
-    return f"CASE WHEN {row}confirmed = {row}since THEN 0 ELSE {row}confirmed END"
+    return f"CASE WHEN {row}confirmed = {row}since THEN '' ELSE {row}confirmed END"
 
 
 def _trigger(name: str, event: str, view: str, body: str, when: str = "") -> str:
@@ -300,9 +302,20 @@ def upgrade() -> None:
     """Write an SQLite file's placements and changes into the new tables; PostgreSQL's stay."""
     if op.get_bind().dialect.name != "sqlite":
         return
+    with _freeing_pages_as_they_are():
+        _upgrade()
+
+
+def _upgrade() -> None:
     _run(_TABLES)
     _run(_FILL)
     _run(statement.format(of="gpuid_changes", to="gpuid_change_rows") for statement in _SEQUENCE)
+    _run(
+        [
+            f"INSERT OR REPLACE INTO gpuid_facts (name, value) SELECT '{TO_BE_SHRUNK}', ''"
+            " WHERE EXISTS (SELECT 1 FROM gpuid_placements) OR EXISTS (SELECT 1 FROM gpuid_changes)"
+        ]
+    )
     _run(f"DROP TABLE gpuid_{name}" for name in ("placements", "changes"))
     _rewrite("gpuid_gpus", "uuid", packed)
     _rewrite("gpuid_ghosts", "uuid", packed)
@@ -315,8 +328,13 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Write the tables of before from the views, and the snapshots of nodes as they were, on either engine."""
     _rewrite("gpuid_nodes", "snapshot", inflated)
-    if op.get_bind().dialect.name != "sqlite":
-        return
+    if op.get_bind().dialect.name == "sqlite":
+        with _freeing_pages_as_they_are():
+            _downgrade()
+
+
+def _downgrade() -> None:
+    _run([f"DELETE FROM gpuid_facts WHERE name = '{TO_BE_SHRUNK}'"])
     _run(_OLD_TABLES)
     for name, columns in _OLD_COLUMNS.items():
         _run(
@@ -332,6 +350,18 @@ def downgrade() -> None:
     _run(f"ALTER TABLE old_{name} RENAME TO gpuid_{name}" for name in _OLD_COLUMNS)
     _run(_OLD_INDEXES)
     _run([f"UPDATE gpuid_ghosts SET uuid = {_UUID_TEXT} WHERE typeof(uuid) = 'blob'"])
+
+
+@contextmanager
+def _freeing_pages_as_they_are() -> Iterator[None]:
+    """Keep SQLite from overwriting the pages of dropped tables, as many builds do: all of them would be in the log."""
+    connection = op.get_bind()
+    before = connection.exec_driver_sql("PRAGMA secure_delete").scalar_one()
+    connection.exec_driver_sql("PRAGMA secure_delete = FAST")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA secure_delete = {before}")
 
 
 def _run(statements: Iterable[str]) -> None:
@@ -350,7 +380,9 @@ def _rewrite(table: str, column: str, encode: Callable[[Any], Any]) -> None:
     rows = connection.execute(sa.text(page.format(""))).all()
     while rows:
         encoded = [{**dict(zip(keys, row, strict=False)), "value": _encoded(row[-1], encode)} for row in rows]
-        connection.execute(update, encoded)
+        changed = [one for one, row in zip(encoded, rows, strict=True) if one["value"] is not row[-1]]
+        if changed:  # a text that cannot be decoded is not written, or it would lose its bytes
+            connection.execute(update, changed)
         last = dict(zip(keys, rows[-1], strict=False))
         rows = connection.execute(sa.text(page.format(f"WHERE ({names}) > ({marks})")), last).all()
 
