@@ -4,10 +4,10 @@ The format is the tool's own (`nvsmi_device_v*.dtd`, which the output names but 
 the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2, and the modes of
 virtualization as in its nvmlGpuVirtualizationMode_t.
 
-The document comes from a node and is not trusted. Most are exactly as the tool prints them, and read without an XML
-parser (`collector.collect.smi_regular`). For all others `collector.collect.smi_output` strips unread elements and the
-prolog; lxml parses the rest, with limits on its size. If it is still not well-formed, it is repaired, and only
-unambiguous values are read.
+The document comes from a node and is not trusted. `collector.collect.smi_output` strips unread elements and the
+prolog. Most of what is left is exactly as the tool prints it, and read without an XML parser
+(`collector.collect.smi_regular`); lxml parses all others, with limits on their size. If one is not well-formed, it is
+repaired, and only unambiguous values are read.
 """
 
 import re
@@ -115,8 +115,6 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     contest: ContestedOutputError | None = None
     if not first_only:
         try:
-            if (values := read_regular(output)) is not None:
-                return _build_regular(values, said, warnings)
             return _read_report(find_document(output), said, warnings)
         except ContestedOutputError as error:
             contest = error
@@ -135,30 +133,24 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     return msgspec.structs.replace(report, contested=True, attached=int(attached[1]) if attached else None)
 
 
-def _build_regular(values: Values, said: bytes, warnings: list[str] | None) -> Report:
-    values.said += b"\n" + said
-    found: list[str] = []
-    report = _build_report(values, found)
-    if warnings is not None:
-        warnings += found
-    return report
-
-
 def _read_report(document: Document, said: bytes, warnings: list[str] | None) -> Report:
     document = document._replace(around=document.around + b"\n" + said)
     content = document.content
     if len(content) > _UNCOUNTED_BYTES and max(content.count(b"<"), content.count(b"=")) > _MAX_TAGS:
         raise BadOutputError(f"more than {_MAX_TAGS} elements or attributes")
     try:
-        root = parse_xml(content)
+        values = read_regular(document) or _read_xml(document)
     except etree.XMLSyntaxError as error:
         report = _repair(document, error)
     else:
-        values = read_document(root, document.around, placeholders=has_placeholders(content))
         report = _build_report(values, document.warnings)
     if warnings is not None:
         warnings += document.warnings
     return report
+
+
+def _read_xml(document: Document) -> Values:
+    return read_document(parse_xml(document.content), document.around, placeholders=has_placeholders(document.content))
 
 
 # Malformed documents

@@ -8,11 +8,9 @@ import bisect
 import codecs
 import itertools
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from collector.collect.smi_elements import BLOCKS_OF_GPU
-from collector.collect.smi_values import GPU_LOST, RESET_REQUIRED
+from collector.collect.smi_unread import unread_parts
 from collector.model import GpuidError, GpuRef, canonical_bus_id
 from collector.text import one_line
 
@@ -36,7 +34,6 @@ _MAX_WORDS_LENGTH = 120  # characters of the tool's own message in an error
 _MAX_WORDS_BYTES = 16_384  # at either end of the output, searched for messages
 _MAX_STARTS = 1024  # tags that may begin a GPU, in all documents of an output
 _MAX_INDENT = 64  # bytes before a tag that begins a line
-_MAX_START_TAG = 128  # bytes of a tag that begins a GPU
 _MAX_LOST_GPUS = 256  # that are named in one output
 
 _ROOT_START = re.compile(rb"<nvidia_smi_log(?=[\s/>])")
@@ -47,23 +44,8 @@ _DECLARED_ENCODING = re.compile(rb"""<\?xml\b[^<>]*?\bencoding\s*=\s*["']([A-Za-
 _OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
 _GPU_END = re.compile(rb"</(gpu)\s*>")
 _END_TAG = re.compile(rb"</([\w:.-]+)\s*>")
-
-# Unread elements that may contain anything. The first comes from the driver; the other two name processes.
-_CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
-_PROCESSES_START = re.compile(rb"<processes\s*>")
-_ACCOUNTED_START = re.compile(rb"<accounted_processes\s*>")
 _NAMES_START = re.compile(rb"<(?:accounted_)?processes\s*>")
 _NAME_TAG = b"process_name>"
-_CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</processes>", b"</accounted_processes>"
-
-# Runs of elements that are not read, from the first of them to what follows the last, as all drivers print them. They
-# are half of what a GPU has, so the XML parser is spared them where nothing in them is read or stands
-# in place of a value, saying that the GPU is lost or requires a reset.
-_UNREAD_RUNS = ((b"\n\t\t<fan_speed>", b"\n\t\t<ecc_mode>"), (b"\n\t\t<temperature>", b"\n\t\t<fabric>"))
-_NAMES = (*(name.encode() for name in BLOCKS_OF_GPU), b"supported_clocks", b"processes", b"accounted_processes")
-_READ_OR_CUT = re.compile(rb"\n\t\t<(?:" + b"|".join(_NAMES) + rb")\b")  # the names are words
-_PLACEHOLDERS = (GPU_LOST.encode(), RESET_REQUIRED.encode())
-_INDENT = b"\n\t\t<"  # of the elements of a GPU
 
 # Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
 _ENCODINGS = re.compile(r"iso8859-\d+|cp\d+|gb2312|gbk|gb18030|big5|shift_jis|euc_\w+|koi8-\w")
@@ -244,7 +226,8 @@ def _is_alone(output: bytes, start: int) -> bool:
 
 def _has_name_with_line_break(output: bytes, start: int) -> bool:
     """Return whether the name of a process is not on one line, as the tool prints it."""
-    if output.find(_NAME_TAG, start) < 0:
+    at = output.find(_NAME_TAG, start)
+    if at < 0 or _has_plain_names(output[at - 1 :]):
         return False
     names = _NAMES_START.search(output, start)
     at = output.find(_NAME_TAG, names.end()) if names is not None else -1
@@ -256,6 +239,17 @@ def _has_name_with_line_break(output: bytes, start: int) -> bool:
             return True
         at = output.find(_NAME_TAG, end) if end >= 0 else -1
     return False
+
+
+def _has_plain_names(output: bytes) -> bool:
+    """Return whether all names of processes are on one line and contain no tag that begins or ends a name."""
+    around, names = (parts := output.split(_NAME_TAG))[:-1:2], parts[1::2]
+    return (
+        len(parts) % 2 == 1
+        and all(text.endswith(b"<") for text in around)
+        and all(name.endswith(b"</") for name in names)
+        and b"\n" not in b"".join(names)
+    )
 
 
 def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
@@ -351,75 +345,8 @@ def _cut(output: bytes, start: int, warnings: list[str], *, several: bool) -> by
     kept = [output[start : starts[0]]]
     at = starts[0]
     for begin, end in zip(starts, _ends(output, starts, several=several), strict=True):
-        for unread, after in _unread_parts(output, begin, end, warnings):
+        for unread, after in unread_parts(output, begin, end, warnings):
             kept.append(output[at:unread])
             at = after
     kept.append(output[at:])
     return b"".join(kept)
-
-
-def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of unread elements within one GPU.
-
-    Names of processes may contain any tag. The first start tag comes before every name, and the last end tag before the
-    next GPU is the true one, since what the tool prints after it holds no names.
-    """
-    clocks = _search(_CLOCKS_START, b"<supported_clocks", output, start, end)
-    processes = _search(_PROCESSES_START, b"<processes", output, start, end)
-    limit = min((match.start() for match in (clocks, processes) if match is not None), default=end)
-    for run, after in _unread_runs(output, start, limit):
-        yield run, after
-        start = after
-    if clocks is not None and (processes is None or clocks.start() < processes.start()):
-        limit = end if processes is None else processes.start()
-        start = _after(output.find(_CLOCKS_END, clocks.end(), limit), _CLOCKS_END)
-        if start < 0:  # some drivers nest its parts incorrectly
-            warnings.append("<supported_clocks> without an end")
-            start = limit if processes is not None else _end_of_gpu(output, clocks.end(), end)
-        yield clocks.start(), start
-    if processes is not None:
-        start = _after(output.rfind(_PROCESSES_END, processes.end(), end), _PROCESSES_END)
-        if start < 0:
-            warnings.append("<processes> without an end")
-            start = _end_of_gpu(output, processes.end(), end)
-        # A name may contain the end tag of the other element that names processes, too.
-        other = output.rfind(_ACCOUNTED_END, start, end)
-        if other >= 0 and _ACCOUNTED_START.search(output, start, other) is None:
-            start = _after(other, _ACCOUNTED_END)
-        yield processes.start(), start
-    accounted = _search(_ACCOUNTED_START, b"<accounted_processes", output, start, end)
-    if accounted is not None:
-        start = _after(output.rfind(_ACCOUNTED_END, accounted.end(), end), _ACCOUNTED_END)
-        if start < 0:
-            warnings.append("<accounted_processes> without an end")
-            start = _end_of_gpu(output, accounted.end(), end)
-        yield accounted.start(), start
-
-
-def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of _UNREAD_RUNS of one GPU, which nothing before `end` can imitate."""
-    if output.find(_INDENT, start, start + _MAX_START_TAG) < 0:
-        return
-    for first, following in _UNREAD_RUNS:
-        run = output.find(first, start, end)
-        after = output.find(following, run, end) if run >= 0 else -1
-        if after < 0 or _READ_OR_CUT.search(output, run, after):
-            continue
-        if all(output.find(text, run, after) < 0 for text in _PLACEHOLDERS):
-            yield run, after
-            start = after
-
-
-def _search(tag: re.Pattern[bytes], prefix: bytes, output: bytes, start: int, end: int) -> re.Match[bytes] | None:
-    """Return the first match of a tag; searching for its prefix first is faster, as there usually is none."""
-    at = output.find(prefix, start, end)
-    return tag.search(output, at, end) if at >= 0 else None
-
-
-def _after(at: int, tag: bytes) -> int:
-    return at if at < 0 else at + len(tag)
-
-
-def _end_of_gpu(output: bytes, start: int, end: int) -> int:
-    at = output.rfind(b"</gpu>", start, end)
-    return at if at >= 0 else end

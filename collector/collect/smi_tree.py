@@ -14,7 +14,7 @@ from collector.collect.smi_elements import (
 )
 from collector.collect.smi_health import MAX_LENGTH
 from collector.collect.smi_output import BadOutputError, ContestedOutputError
-from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, RESET_REQUIRED, known_value
+from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, PLACEHOLDER, RESET_REQUIRED, known_value
 
 __all__ = [
     "GpuValues",
@@ -158,4 +158,4 @@ def take(leaf: str, text: str | None, fields: dict[str, str], verbatim: dict[str
 
 def has_placeholders(content: bytes) -> bool:
     """Return whether a GPU may be lost or require a reset, which the driver reports instead of any of its values."""
-    return any(text.encode() in content for text in (GPU_LOST, RESET_REQUIRED))
+    return PLACEHOLDER.search(content) is not None

@@ -4,12 +4,13 @@ import functools
 import re
 from html import escape
 
-__all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_certain", "known_value"]
+__all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "PLACEHOLDER", "RESET_REQUIRED", "is_absent", "is_certain", "known_value"]
 
 MAX_VALUE_LENGTH = 128  # characters
 
 GPU_LOST = "GPU is lost"  # instead of each value that the driver can no longer query
 RESET_REQUIRED = "GPU requires reset"  # likewise, until the GPU was reset
+PLACEHOLDER = re.compile(rb"GPU (?:is lost|requires reset)")  # either of them: a common beginning is found faster
 
 # What the tool prints instead of a value.
 _ABSENT = re.compile(

@@ -303,8 +303,8 @@ class TestElementsThatAreNotRead:
         assert cut(*lines) == ("<gpu>\n\n</gpu>\n", [])
 
     def test_clocks_before_what_ends_other_elements_are_cut_alone(self) -> None:
-        lines = ("<gpu>", "\t\t<temperature>", CLOCKS, "\t\t<fabric>", PROCESSES, "</gpu>")
-        assert cut(*lines) == ("<gpu>\n\t\t<temperature>\n\n\t\t<fabric>\n\n</gpu>\n", [])
+        lines = ("<gpu>", "\t\t<temperature>", f"\t\t{CLOCKS}", "\t\t<fabric>", PROCESSES, "</gpu>")
+        assert cut(*lines) == ("<gpu>\n\t\t<temperature>\n\t\t\n\t\t<fabric>\n\n</gpu>\n", [])
 
     def test_clocks_in_the_name_of_a_process_are_a_name(self) -> None:
         name = "<processes>\n<process_name><supported_clocks></process_name>\n</processes>"

@@ -60,14 +60,26 @@ def test_a_loss_reported_in_a_cut_element_counts():
     assert [one.health for one in report.gpus] == [None, expected(1).health]
 
 
+@pytest.mark.parametrize("element", ["processes", "accounted_processes"])
 @pytest.mark.parametrize("at", ["<fan_speed>", "<utilization>", "<remapped_rows>", "<temperature>", "<clocks>"])
-def test_nothing_is_cut_after_process_names(at: str):
+def test_nothing_is_cut_after_process_names(at: str, element: str):
     name = "<process_name><temperature></process_name>"
-    names = f"<processes>\n\t\t\t<process_info>\n\t\t\t\t{name}\n\t\t\t</process_info>\n\t\t</processes>\n\t\t"
-    output = document(
-        gpu(0).replace(at, names + at).replace("<processes>\n\t\t</processes>\n\t</gpu>", "</gpu>"), gpu(1)
-    )
-    assert parse(output).gpus == (expected(0), expected(1))
+    names = f"<{element}>\n\t\t\t<process_info>\n\t\t\t\t{name}\n\t\t\t</process_info>\n\t\t</{element}>\n\t\t"
+    first = gpu(0).replace(at, names + at).replace("<processes>\n\t\t</processes>\n\t</gpu>", "</gpu>")
+    content = find_document(document(first, gpu(1))).content
+    assert content.count(b"<gpu_temp>") == 1
+    assert content.count(b"<gpu_util>") == (at in ("<fan_speed>", "<utilization>"))
+    assert parse(document(first, gpu(1))).gpus == (expected(0), expected(1))
+
+
+def test_what_is_read_within_a_block_is_never_cut():
+    pci = "<pci>\n\t\t\t<pci_gpu_link_info>x</pci_gpu_link_info>\n\t\t\t<pci_bus_id>00000000:09:00.0</pci_bus_id>"
+    others = gpu(1).replace("<fan_speed>", f"{pci}\n\t\t</pci>\n\t\t<fan_speed>")
+    assert parse(document(gpu(0), others)).gpus[1].pci_bus_id == "00000000:09:00.0"
+    usual = others.replace(pci, pci.replace("<pci>", "<pci>\n\t\t\t<pci_bus_id>00000000:0A:00.0</pci_bus_id>", 1))
+    usual = usual.replace("<pci_bus_id>00000000:09:00.0</pci_bus_id>", "<replay_counter>0</replay_counter>")
+    assert parse(document(gpu(0), usual)).gpus[1].pci_bus_id == "00000000:0A:00.0"
+    assert b"replay_counter" not in find_document(document(gpu(0), usual)).content
 
 
 def test_a_run_that_spans_two_gpus_does_not_cut_one():

@@ -48,6 +48,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "collect/smi_elements": (f"{_COLLECT}/test_smi_report.py",),
     "collect/smi_health": (f"{_COLLECT}/test_build_health.py", f"{_COLLECT}/test_smi_health.py"),
     "collect/smi_output": (f"{_COLLECT}/test_smi_output.py", f"{_COLLECT}/test_unread_runs.py"),
+    "collect/smi_unread": (f"{_COLLECT}/test_smi_output.py", f"{_COLLECT}/test_unread_runs.py"),
     "collect/smi_tree": (f"{_COLLECT}/test_smi_tree.py", f"{_COLLECT}/test_smi_report.py"),
     "collect/smi_regular": (f"{_COLLECT}/test_smi_regular.py",),
     "collect/nvidia_smi": (
