@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Mutator"]
+__all__ = ["MAX_LENGTH", "Mutator"]
 
 MAX_LENGTH = 8192  # bytes or characters of one value
 HOSTILE = (

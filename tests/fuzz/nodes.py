@@ -1,7 +1,11 @@
 """What nodes print: nvidia-smi, logs and their lines."""
 
 import html
+import itertools
+import re
+from collections.abc import Iterator
 from typing import TypeVar
+from unittest import mock
 
 import msgspec
 from hypothesis import strategies as st
@@ -10,25 +14,62 @@ from collector.collect import nvidia_smi, objects, smi_health, smi_log
 from collector.collect.log_times import moment_of
 from collector.collect.printable import printable_report
 from collector.collect.printed import find_last, last_line
+from collector.collect.smi_elements import FIELDS, GPU_FIELDS
 from collector.collect.smi_output import lost_gpus, own_words
 from collector.model import GpuRef
+from collector.simulator import smi
+from collector.simulator.fleet import Fleet
 from tests.fuzz.documents import any_text, damaged, texts
-from tests.fuzz.target import Targets, bytes_target, text_target
+from tests.fuzz.mutator import MAX_LENGTH
+from tests.fuzz.target import Target, Targets, bytes_target, text_target
 
-__all__ = ["TARGETS"]
+__all__ = ["RENDERED", "SMI", "TARGETS"]
 
 T = TypeVar("T")
 
 SMI = (
     b'<?xml version="1.0" ?><!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd"><nvidia_smi_log>'
-    b"<driver_version>570.1</driver_version><attached_gpus>1</attached_gpus><gpu id='00000000:01:00.0'>"
+    b'<driver_version>570.1</driver_version><attached_gpus>1</attached_gpus><gpu id="00000000:01:00.0">'
     b"<product_name>NVIDIA H100</product_name><serial>123</serial><uuid>GPU-1</uuid><minor_number>0</minor_number>"
     b"<mig_mode><current_mig>Enabled</current_mig></mig_mode></gpu></nvidia_smi_log>"
 )
 
 
+READ = {path.rpartition("/")[2].encode() for path in (*FIELDS, *GPU_FIELDS, *smi_health.PATHS)} | {b"process_name"}
+
+
+def _rendered() -> Iterator[bytes]:
+    """Yield outputs of a GPU or two, with only a few of the elements that are not read."""
+    fleet = Fleet(clusters=3, nodes=1, gpus=2)
+    for name, form, count in itertools.product(("sim-0", "sim-1", "sim-2"), ("450", "570", "580"), (1, 2)):
+        cards = [card._replace(process=b"train" * card.minor) for card in fleet.cards(name, "gpu-0000")[:count]]
+        output = smi.render(fleet.kind(name), cards, 1.8e9, form=form)
+        output = re.sub(rb"\n\t\t+<(\w{9,})>.*</\1>", lambda line: line[0] if line[1] in READ else b"", output)
+        yield output
+        yield output.replace(b"\n", b"\r\n")
+
+
+RENDERED = [output for output in _rendered() if len(output) <= MAX_LENGTH]
+
+
+def _answer(output: bytes) -> tuple[nvidia_smi.Report | nvidia_smi.BadOutputError, list[str]]:
+    warnings: list[str] = []
+    try:
+        return nvidia_smi.parse(output, warnings), warnings
+    except nvidia_smi.BadOutputError as error:
+        return error, warnings
+
+
 def _smi(output: bytes) -> None:
-    report = printable_report(nvidia_smi.parse(output))
+    """Read an output, which gives the same with the XML parser alone."""
+    found, warnings = _answer(output)
+    with mock.patch.object(nvidia_smi, "read_regular", return_value=None):
+        parsed, others = _answer(output)
+    if isinstance(found, nvidia_smi.BadOutputError):
+        assert str(found) == str(parsed)
+        raise found
+    assert (found, warnings) == (parsed, others)
+    report = printable_report(found)
     assert all(gpu.uuid.isprintable() for gpu in report.gpus)
     for gpu in report.gpus:
         for value in msgspec.structs.asdict(gpu.health).values() if gpu.health is not None else ():
@@ -37,6 +78,31 @@ def _smi(output: bytes) -> None:
                 assert len(value) <= 40
             assert not isinstance(value, int) or 0 <= value < 1 << 53
 
+
+Edits = list[tuple[int, bool, bytes]]  # for each, at which line, whether that stays, and a new one
+
+LINES = [
+    *sorted({line for output in RENDERED for line in output.split(b"\n")}),
+    *(b"", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
+    *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost"),
+    *(b"\t\t\t<process_name>a</process_name>", b"<process_name>", b"\t<gpu>", b"<a/>", b"<!-- a -->", b"&amp;", b"\r"),
+]
+
+
+def _edited(change: tuple[int, Edits]) -> None:
+    """Read a rendered output of which some lines are different."""
+    number, edits = change
+    lines = RENDERED[number % len(RENDERED)].split(b"\n")
+    for at, stays, line in edits[:4]:
+        place = at % len(lines)
+        lines[place : place + (not stays)] = [line]
+    _smi(b"\n".join(lines))
+
+
+edited = st.tuples(
+    st.integers(0, len(RENDERED) - 1),
+    st.lists(st.tuples(st.integers(0, 400), st.booleans(), st.sampled_from(LINES)), max_size=2),
+)
 
 HEALTH_TEXTS = (
     *("Yes", "No", "N/A", "0", "1", "3 bank(s)", "None", "Reset", "GPU is lost", "GPU requires reset"),
@@ -115,7 +181,10 @@ amounts = st.sampled_from(
 TARGETS: Targets = {
     "words": bytes_target(_words, printed.flatmap(damaged)),
     "amount": text_target(_quantity, amounts | texts | any_text),
-    "nvidia-smi": bytes_target(_smi, damaged(SMI) | st.binary(), nvidia_smi.BadOutputError),
+    "nvidia-smi": bytes_target(
+        _smi, st.sampled_from([SMI, *RENDERED]).flatmap(damaged) | st.binary(), nvidia_smi.BadOutputError
+    ),
+    "edited-nvidia-smi": Target(_edited, edited, (nvidia_smi.BadOutputError,)),
     "health": bytes_target(_smi, healths.flatmap(damaged), nvidia_smi.BadOutputError),
     "log": bytes_target(
         _log, st.lists(damaged(PRINTED), max_size=3).map(b"".join) | st.binary(), nvidia_smi.BadOutputError

@@ -1,16 +1,23 @@
 """Each decoder raises the errors that it documents, and no others."""
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.collect.smi_output import BadOutputError, find_document
+from collector.collect.smi_regular import read_regular
+from tests.fuzz import nodes
 from tests.fuzz.documents import HOSTILE_JSON
 from tests.fuzz.kept_inputs import kept, smallest
 from tests.fuzz.kubernetes import ATTRIBUTES, LISTS, META, NODE, POD, SLICE, STATUS
+from tests.fuzz.mutator import Mutator
+from tests.fuzz.nodes import RENDERED, SMI
 from tests.fuzz.target import RESOURCES
 from tests.fuzz.targets import TARGETS
 from tests.support.waiting import until
@@ -106,6 +113,24 @@ def test_hostile_answers_raise_only_documented_errors(form: str, status: int) ->
 )
 def test_past_crashes_raise_only_documented_errors(name: str, text: str) -> None:
     TARGETS[name].run(text.encode() if name == "collector-kubeconfig" else text)
+
+
+def test_many_outputs_of_the_tool_are_read_without_an_xml_parser() -> None:
+    assert all(_is_regular(one) for one in [SMI, *RENDERED])
+    target = TARGETS["edited-nvidia-smi"]
+    mutator, outputs = Mutator(kept("edited-nvidia-smi"), random.Random(1)), list[bytes]()
+    with mock.patch.object(nodes, "_smi", outputs.append):
+        for _ in range(300):
+            target.run(mutator.next())
+    changed = {*outputs} - {*RENDERED}
+    assert sum(map(_is_regular, changed)) > len(changed) / 5
+
+
+def _is_regular(output: bytes) -> bool:
+    try:
+        return read_regular(find_document(output)) is not None
+    except BadOutputError:
+        return False
 
 
 def test_only_what_a_literal_can_say_is_kept() -> None:
