@@ -201,10 +201,11 @@ class Fleet:
         return [self._uuid(number) for number in host.gpus]
 
     def add(self, cluster: str, node: str) -> list[str]:
-        """Create a VM on a host (a free one, or else a new one); return the UUIDs there."""
+        """Create a VM on a host (a free one, or else a new one), which is power-cycled; return the UUIDs there."""
         if node in self._machines[cluster]:
             raise SimulationError(f"{cluster}: node {node} exists already")
         host = self._machines[cluster][node] = self._free_host(cluster)
+        self.reboot(cluster, node)
         return [self._uuid(number) for number in host.gpus]
 
     def remove(self, cluster: str, node: str) -> list[str]:

@@ -177,3 +177,11 @@ def test_nodes_with_gpus_that_do_not_respond_are_impaired_until_they_reboot() ->
     assert fleet.impaired("sim-0") == ["gpu-0000", "gpu-0001", "gpu-0002"]
     fleet.reboot("sim-0", "gpu-0001")
     assert fleet.impaired("sim-0") == ["gpu-0000", "gpu-0002"]
+
+
+def test_a_new_node_on_a_freed_host_has_no_impaired_gpus() -> None:
+    fleet = Fleet(clusters=1, nodes=1, gpus=2)
+    fleet.lose("sim-0", "gpu-0000", silent=True)
+    there = fleet.remove("sim-0", "gpu-0000")
+    assert fleet.add("sim-0", "gpu-0001") == there
+    assert fleet.impaired("sim-0") == []
