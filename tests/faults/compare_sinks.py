@@ -6,6 +6,7 @@ The rows of a table and the lines of several processes are compared as sets.
 Pure functions over values. Each returns complaints, one sentence per kind of difference; none if all is well.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,25 @@ from collector.model import Place, SinkRecord
 from collector.store import HistoricChange
 from collector.timestamps import rfc3339
 
-__all__ = ["Batch", "Record", "record", "recorded", "wrong_batches", "wrong_objects", "wrong_rows", "wrong_stream"]
+__all__ = [
+    "Batch",
+    "Record",
+    "record",
+    "recorded",
+    "row",
+    "wrong_batches",
+    "wrong_objects",
+    "wrong_rows",
+    "wrong_stream",
+]
 
+TEXTS = ("event", "uuid", "cluster", "node", "time", "gpu", "machine", "source", "model", "chassis")
+OBJECTS = ("changes", "last_known")
 SHOWN = 3  # of the records that a complaint is about
 
 
 class Record(NamedTuple):
-    """What every kind of sink writes of a change."""
+    """What sinks write of a change: every field of a SinkRecord that they have a place for."""
 
     event: str
     uuid: str
@@ -32,6 +45,10 @@ class Record(NamedTuple):
     serial: str
     machine: str
     source: str
+    model: str
+    chassis: str
+    mark: str
+    objects: str = ""  # `changes` and `last_known` as JSON; tables have no columns for them
 
     def __str__(self) -> str:
         return f"{self.event} {self.uuid} on {self.cluster}/{self.node} at {self.time}"
@@ -45,10 +62,19 @@ class Batch(NamedTuple):
 
 
 def record(fields: Mapping[str, Any]) -> Record:
-    """Return a record from its fields in JSON, CSV or a table."""
-    return Record(
-        *(str(fields[name]) for name in ("event", "uuid", "cluster", "node", "time", "gpu", "machine", "source"))
-    )
+    """Return a record from its fields in JSON; of others than those of a SinkRecord there must be none."""
+    if strange := fields.keys() ^ set(SinkRecord.__struct_fields__):
+        raise ValueError(f"fields: {sorted(strange)}")
+    objects = json.dumps([fields[name] for name in OBJECTS], sort_keys=True)
+    return Record(*[*(fields[name] for name in TEXTS), fields["mark"] or "", objects])
+
+
+def row(columns: Mapping[str, Any]) -> Record:
+    """Return a record from the columns of a table, where an absent chassis is "unknown"."""
+    texts = {**columns, "time": rfc3339(columns["read_time"].timestamp(), "seconds")}
+    if texts["chassis"] == "unknown":
+        texts["chassis"] = ""
+    return Record(*[texts[name] for name in (*TEXTS, "mark")])
 
 
 def recorded(change: HistoricChange) -> Record:
@@ -63,8 +89,11 @@ def recorded(change: HistoricChange) -> Record:
         serial=change.serial,
         model=change.model,
         chassis=change.chassis,
+        changes=change.changes,
+        last_known=change.last_known,
+        mark=change.mark,
     )
-    return record(msgspec.structs.asdict(made))
+    return record(msgspec.to_builtins(made))
 
 
 def wrong_batches(history: Sequence[Record], batches: Sequence[Batch]) -> list[str]:

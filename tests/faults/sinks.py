@@ -11,12 +11,12 @@ import botocore.exceptions
 
 from collector.model import GpuidError
 from collector.store import OpenMode, Store, StoreSettings
-from collector.timestamps import rfc3339
 from tests.faults.compare_sinks import (
     Batch,
     Record,
     record,
     recorded,
+    row,
     wrong_batches,
     wrong_objects,
     wrong_rows,
@@ -59,7 +59,8 @@ class Sinks:
         found = [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
         if self._world.warehouse is not None:
             try:
-                found += [f"table: {one}" for one in wrong_rows(self._history, anyio.run(self._read_rows))]
+                history = [one._replace(objects="") for one in self._history]
+                found += [f"table: {one}" for one in wrong_rows(history, anyio.run(self._read_rows))]
             except (OSError, asyncpg.PostgresError) as error:
                 found.append(f"the table cannot be read: {error}")
         lines = wrong_stream if len(self._world.processes) == 1 else wrong_rows
@@ -85,7 +86,7 @@ class Sinks:
             rows = await connection.fetch("SELECT * FROM serials", timeout=10)
         finally:
             await connection.close(timeout=10)
-        return [record({**row, "time": rfc3339(row["read_time"].timestamp(), "seconds")}) for row in rows]
+        return [row(dict(one)) for one in rows]
 
     def _read_requests(self) -> None:
         requests = self._world.receiver.requests

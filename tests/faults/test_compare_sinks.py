@@ -1,13 +1,17 @@
 """The comparison of sinks with the history finds every planted error, and reports none in correct data."""
 
+import datetime
+
 import pytest
 
+from collector.model import FieldChange, LastReport
 from collector.store import HistoricChange
 from tests.faults.compare_sinks import (
     Batch,
     Record,
     record,
     recorded,
+    row,
     wrong_batches,
     wrong_objects,
     wrong_rows,
@@ -16,9 +20,8 @@ from tests.faults.compare_sinks import (
 
 
 def change(number: int, event: str = "moved") -> Record:
-    return Record(
-        event, f"GPU-{number}", "c", f"n{number}", f"2026-01-01T00:00:{number:02}Z", f"s{number}", "m", "ns/p"
-    )
+    time = f"2026-01-01T00:00:{number:02}Z"
+    return Record(event, f"GPU-{number}", "c", f"n{number}", time, f"s{number}", "m", "ns/p", "H100", "", "")
 
 
 HISTORY = [change(number) for number in range(6)]
@@ -116,10 +119,38 @@ def test_what_is_planted_among_rows_is_found():
     ]
 
 
-def test_a_change_and_its_json_are_the_same_record():
-    one = HistoricChange(
-        id=1, time=1767225600.25, event="moved", uuid="GPU-1", serial=None, model="H100", chassis=None,
-        cluster="c", node="n", machine="m", source="ns/p", previous=None,
-    )  # fmt: skip
-    json = {"event": "moved", "uuid": "GPU-1", "gpu": "", "cluster": "c", "node": "n", "machine": "m"}
-    assert recorded(one) == record({**json, "source": "ns/p", "time": "2026-01-01T00:00:00Z", "model": "H100"})
+ONE = HistoricChange(
+    id=1, time=1767225600.25, event="altered", uuid="GPU-1", serial=None, model="H100", chassis=None,
+    cluster="c", node="n", machine="m", source="ns/p", previous=None,
+    changes=(FieldChange("vbios", "1", "2"),), last_known=(LastReport("serial", 1767225000.0),), mark="rma",
+)  # fmt: skip
+JSON = {
+    "event": "altered", "uuid": "GPU-1", "gpu": "", "cluster": "c", "node": "n", "machine": "m", "chassis": "",
+    "source": "ns/p", "time": "2026-01-01T00:00:00Z", "model": "H100",
+    "changes": {"vbios": {"before": "1", "after": "2"}}, "last_known": {"serial": "2025-12-31T23:50:00.000Z"},
+    "mark": "rma",
+}  # fmt: skip
+ROW = {
+    **{name: value for name, value in JSON.items() if name not in ("changes", "last_known", "time")},
+    "id": 7,
+    "chassis": "unknown",
+    "read_time": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+}
+
+
+def test_a_change_its_json_and_its_row_are_the_same_record():
+    assert recorded(ONE) == record(JSON)
+    assert recorded(ONE)._replace(objects="") == row(ROW)
+
+
+@pytest.mark.parametrize("field", JSON)
+def test_every_field_of_a_record_is_compared(field):
+    assert recorded(ONE) != record({**JSON, field: "other"})
+    if field in ROW:
+        assert recorded(ONE)._replace(objects="") != row({**ROW, field: "other"})
+
+
+def test_a_record_has_all_fields_and_no_others():
+    for fields in ({**JSON, "more": ""}, {name: value for name, value in JSON.items() if name != "mark"}):
+        with pytest.raises(ValueError, match="fields: "):
+            record(fields)
