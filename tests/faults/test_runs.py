@@ -60,27 +60,32 @@ class TestTheCommand:
     @pytest.mark.usefixtures("default_signals")
     @pytest.mark.parametrize(
         ("failures", "said"),
-        [([True], "it did not fail again"), ([True, True, True], "shortened: ")],
+        [
+            (["history: a lie"], "it did not fail again"),
+            (["history: a lie", "one: API: a lie"], "it did not fail again"),  # but something else was wrong
+            (["history: a lie", "history: another"], "shortened: "),
+            (["one: API: a lie", "two: API: a lie"], "shortened: "),
+        ],
     )
     def test_a_plan_is_shortened_only_if_it_fails_again(
         self,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
-        failures: list[bool],
+        failures: list[str],
         said: str,
     ) -> None:
         left = iter(failures)
 
         def fails(setup: Setup, seed: int, *_: Any, steps: list[Step] = MOVES, **__: Any) -> Outcome:
-            return Outcome(setup, seed, steps, mismatches=["a lie"] if next(left, False) else [])
+            return Outcome(setup, seed, steps, mismatches=[one for one in [next(left, "")] if one])
 
         with pytest.raises(SystemExit) as ended:
             started_by(monkeypatch, tmp_path, fails)
         assert ended.value.code == 1
         assert capsys.readouterr().out.splitlines()[-1].startswith(said)
         assert load(tmp_path / "sqlite-7.jsonl") == ("sqlite", 7, MOVES)
-        assert (tmp_path / "sqlite-7-short.jsonl").exists() is (len(failures) > 1)
+        assert (tmp_path / "sqlite-7-short.jsonl").exists() is said.startswith("shortened")
 
 
 class FakeWorld(SimpleNamespace):
