@@ -58,7 +58,7 @@ def _move(world: "World", chance: random.Random) -> Arguments | None:
     if not targets:
         return None
     to_cluster, to_node = chance.choice(targets)
-    return {**gpu, "to_cluster": to_cluster, "to_node": to_node, "reboot": chance.random() < 0.7}
+    return {**gpu, "to_cluster": to_cluster, "to_node": to_node, "reboot": chance.random() < 0.7 or not world.rereads}
 
 
 def _honest(world: "World", chance: random.Random) -> Arguments | None:
@@ -218,7 +218,7 @@ def _wear(world: "World", chance: random.Random) -> Arguments | None:
         "row_remap_pending": chance.random() < 0.3,
         "row_remap_failure": chance.random() < 0.1,
         "recovery_action": chance.choice(["None", "None", "Reset"]),
-        "restart": chance.random() < 0.5,
+        "restart": chance.random() < 0.5 or not world.rereads,
     }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.gc_freeze import GROWTH_BYTES
 from collector.simulator.wear import NEW
 from tests.faults import api_faults, fleet_steps, process_faults, sink_faults, store_faults
 from tests.faults import plan as plans
@@ -23,13 +22,13 @@ from tests.faults.compare import (
     compare_counters,
     compare_gpus,
     compare_marks,
-    compare_past,
     compare_placements,
+    compare_reading_times,
     compare_scrape,
     growing,
-    replay,
 )
-from tests.faults.compare_health import compare_health, replay_health
+from tests.faults.compare_health import HealthReplay, compare_health
+from tests.faults.compare_history import EARLY_SECONDS, Known, Replay, compare_past, seconds
 from tests.faults.plan import CALM, Step
 from tests.faults.sinks import Sinks
 from tests.faults.world import Member, Setup, World, new_world
@@ -45,6 +44,7 @@ STEP_KINDS = (
 )  # imported for the kinds that they register
 
 CALM_SECONDS = 300.0  # within which everything is as it should be, on a busy machine too
+ANSWER_SECONDS = 60.0  # within which the API has the past of a GPU, on a busy machine too
 PAUSES = (0.0, 0.0, 0.1, 0.5, 2.0)  # seconds after a step
 UNREPORTED = (  # by the driver of the simulated machines (form 570)
     "remapped_rows_inactive",
@@ -57,11 +57,14 @@ UNREPORTED = (  # by the driver of the simulated machines (form 570)
     "drain_and_reset_recommended",
 )
 PLACEMENTS = 30  # GPUs whose placements are compared at a calm
+# What memory may grow by: by what is remembered of GPUs that are gone, and by pieces too small to be given back.
+MEMORY = {"bytes of memory": 10e6, "blocks of memory": 60_000}
+WARM_CALMS = 15  # until the latest changes, and what is cached, are as many as there ever are
 
 
 @dataclass
 class Outcome:
-    """What became of a run."""
+    """The result of a run."""
 
     setup: Setup
     seed: int
@@ -89,22 +92,33 @@ class Checker:
         self._world = world
         self._chance = random.Random(seed)
         self._changes: list[dict[str, Any]] = []
+        self._settled = 0  # how many of them there were at the last calm, which all that follows is from
+        self._since = 0.0
+        self._places = Replay()
+        self._health = HealthReplay()
+        self._unsure: set[str] = set()  # GPUs that were not there, of whose health too little is recorded
+        self._known: dict[str, Known] = {}  # by UUID
+        self._excused: dict[str, int] = {}  # the id of the last change that its placements are not compared up to
         self._scrapes: dict[str, tuple[int, list[Sample]]] = {}  # by process, with its number of starts
         self._sinks = Sinks(world)
         self._used: dict[tuple[str, int, str], list[float]] = {}
+        self.compared = (0, 0)  # of how many GPUs everything was compared at the last calm, and how many there were
 
     def check(self) -> list[str]:
         """Wait until everything is as it should be, and return what is not."""
+        begun = time.time()
         deadline = time.monotonic() + CALM_SECONDS
-        while wrong := self._now():
+        while wrong := self._now(begun):
             if time.monotonic() > deadline:
                 return wrong
             time.sleep(0.5)
-        self._world.truth.settle()
-        return [*self._sinks.odd, *self._past(), *self._counters(), *self._growth()]
+        wrong = [*self._sinks.odd, *self._past(time.time()), *self._counters(), *self._growth()]
+        self._world.settle()
+        self._since = time.time()
+        return wrong
 
-    def _now(self) -> list[str]:
-        """Compare what comes by and by."""
+    def _now(self, begun: float) -> list[str]:
+        """Compare what converges after a calm that has begun (Unix seconds)."""
         world, truth = self._world, gpus(self._world)
         wrong: list[str] = []
         for process in world.processes:
@@ -115,6 +129,9 @@ class Checker:
             own = [gpu for gpu in truth if gpu.cluster in process.hashed]
             wrong += [f"{process.name}: {one}" for one in compare_scrape(own, process.hashed, samples)]
             wrong += [f"{process.name}: {one}" for one in compare_marks(world.marks, samples)]
+            if world.clocks_stepped:  # no time from another clock is left
+                times = compare_reading_times(samples, begun - EARLY_SECONDS, time.time() + EARLY_SECONDS)
+                wrong += [f"{process.name}: {one}" for one in times]
             rows = (process.api("/api/v1/gpus?limit=10000") or {}).get("gpus")
             if rows is None:
                 wrong.append(f"{process.name}: no GPUs in the API")
@@ -123,56 +140,79 @@ class Checker:
         if wrong:
             return wrong
         wrong = self._read_changes()
-        held, _ = replay(self._changes, world.doubled, world.truth.names)
-        health, _ = replay_health(self._changes, self._removed())
-        places = world.truth.places()
+        replayed, health = self._places.copy(), self._health.copy()
+        replayed.take(self._new(), world.doubled, world.truth.names)
+        held, places = replayed.places(), world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
             for uuid in sorted(held.keys() | places.keys())
             if held.get(uuid, set()) != places.get(uuid, set())
         ]
-        apart = self._apart()
+        apart = self._apart() | self._unsure
+        health.take((one for one in self._new() if one["uuid"] not in apart), world.dropped)
         wrong += compare_health({gpu.uuid: gpu.health for gpu in truth if gpu.uuid not in apart}, health)
         return wrong or self._sinks.wrong()
 
-    def _past(self) -> list[str]:
-        """Compare what has to hold at once."""
-        world = self._world
-        wrong = replay(self._changes, world.doubled, world.truth.names)[1]
-        apart = self._apart()
-        wrong += replay_health((one for one in self._changes if one["uuid"] not in apart), self._removed())[1]
+    def _past(self, now: float) -> list[str]:
+        """Compare what has to hold at once, and settle it: everything else holds `now` (Unix seconds)."""
+        world, new, apart = self._world, self._new(), self._apart()
+        wrong = self._places.take(new, world.doubled, world.truth.names)
+        unsure = apart | self._unsure
+        wrong += self._health.take((one for one in new if one["uuid"] not in unsure), world.dropped)
         wrong += compare_past(
-            self._changes,
+            new,
             world.truth.lives,
             world.truth.windows(),
-            names=world.truth.names,
-            clocks=not world.extra.get("clocks_stepped"),
-            now=time.time(),
+            known=self._known,
+            names=world.renamed,
+            apart=apart,
+            clocks=not world.clocks_stepped,
+            start=self._since,
+            now=now,
         )
+        healths = {gpu.uuid: gpu.health for gpu in gpus(world)}
+        self._health.settle(healths)
+        self._unsure = unsure - healths.keys()
+        times = {uuid: known.time for uuid, known in self._known.items()}
+        for one in new:
+            times[one["uuid"]] = max(seconds(one["time"]), times.get(one["uuid"], 0.0))
+        self._known = {uuid: Known(len(life) - 1, times.get(uuid, 0.0)) for uuid, life in world.truth.lives.items()}
+        excused = apart | {uuid for uuid, at in times.items() if at > now + EARLY_SECONDS}
+        if world.clocks_stepped:
+            excused |= {one["uuid"] for one in new}
+        if self._changes:
+            self._excused |= dict.fromkeys(excused, self._changes[-1]["id"])
+        self.compared = len(healths.keys() - excused), len(healths)
+        self._settled = len(self._changes)
+        return wrong + self._compare_placements()
+
+    def _compare_placements(self) -> list[str]:
+        world = self._world
+        wrong: list[str] = []
         places = world.truth.places()
         known = sorted({change["uuid"] for change in self._changes})
         for uuid in self._chance.sample(known, min(PLACEMENTS, len(known))):
             process = self._chance.choice(world.processes)
-            answer = process.get(f"/api/v1/gpus/{uuid}/history?limit=10000")
-            if answer is None or answer.status_code != 200:
-                wrong.append(f"{process.name}: history of {uuid}: {'nothing' if answer is None else answer.text}")
-                continue
-            rows = answer.json()["placements"]
-            alone = uuid not in apart and not world.extra.get("clocks_stepped")  # a clock may have been set back
-            wrong += compare_placements(uuid, rows, places.get(uuid, set()), self._changes, alone=alone)
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while (answer := process.api(f"/api/v1/gpus/{uuid}/history?limit=10000")) is None:
+                if time.monotonic() > deadline:
+                    return [*wrong, f"{process.name}: no history of {uuid} in the API"]
+            after = self._excused.get(uuid, 0)
+            wrong += compare_placements(uuid, answer["placements"], places.get(uuid, set()), self._changes, after=after)
         return wrong
 
-    def _removed(self) -> set[str]:
-        """Return the clusters that were not configured at some time."""
-        return {cluster for cluster, node in self._world.truth.windows() if not node}
+    def _new(self) -> list[dict[str, Any]]:
+        """Return the changes since the last calm."""
+        return self._changes[self._settled :]
 
     def _apart(self) -> set[str]:
-        """Return the GPUs that two nodes reported at once, or one under two names of its cluster."""
-        names = self._world.truth.names
-        return self._world.doubled | {one["uuid"] for one in self._changes if one["cluster"] in names}
+        """Return the GPUs that, since the last calm, two nodes had, or one under two names of its cluster."""
+        names = self._world.renamed
+        named = {one["uuid"] for one in self._new() if names.keys() & {one["cluster"], one["previous_cluster"]}}
+        return self._world.doubled | named
 
     def _read_changes(self) -> list[str]:
-        """Read the changes that were recorded since the last calm."""
+        """Read the changes that were recorded since they were read last."""
         process = self._world.processes[0]
         while True:
             last = self._changes[-1]["id"] if self._changes else 0
@@ -194,7 +234,6 @@ class Checker:
                 kept = [sample for sample in before if sample[1].get("cluster") not in self._world.dropped]
                 wrong += [f"{process.name}: {one}" for one in compare_counters(kept, samples)]
             self._scrapes[process.name] = process.starts, samples
-        self._world.dropped.clear()
         return wrong
 
     def _growth(self) -> list[str]:
@@ -204,7 +243,8 @@ class Checker:
             for name, (value, slack) in used(process).items():
                 values = self._used.setdefault((process.name, process.starts, name), [])
                 values.append(value)
-                wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack)]
+                warm = WARM_CALMS if name in MEMORY else 2
+                wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack, warm=warm)]
         if wrong:
             wrong += [f"{process.name}: its tasks: {process.tasks()}" for process in self._world.processes]
         return wrong
@@ -236,8 +276,8 @@ def used(process: Member) -> dict[str, tuple[float, float]]:
     folder = Path(f"/proc/{process.pid}")
     status = (folder / "status").read_text()
     threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
-    return {
-        "bytes of memory": (process.memory(), 24e6 + GROWTH_BYTES),  # by which it grows before it collects garbage
+    memory = process.memory_in_use()
+    return {name: (float(memory[name]), slack) for name, slack in MEMORY.items() if name in memory} | {
         "descriptors": (len(list((folder / "fd").iterdir())), 12),
         "threads": (threads, 6),
         "tasks": (sum(process.tasks().values()), 20),
@@ -270,7 +310,10 @@ def run(
                     world.calm()
                     outcome.mismatches = checker.check()
                     outcome.calms += 1
-                    report(f"{setup} {seed}: calm {outcome.calms} after {len(outcome.steps)} steps")
+                    compared = "{} of {} GPUs".format(*checker.compared)
+                    report(
+                        f"{setup} {seed}: calm {outcome.calms} after {len(outcome.steps)} steps, compared {compared}"
+                    )
                 else:
                     report(f"{setup} {seed}: {step}")
                     world.perform(step)

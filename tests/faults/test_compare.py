@@ -1,26 +1,30 @@
 """The comparison of what gpuid says with the truth finds what is wrong, and nothing in what is right."""
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+import pytest
 
 from tests.faults.compare import (
     Gpu,
     compare_counters,
     compare_gpus,
     compare_marks,
-    compare_past,
     compare_placements,
+    compare_reading_times,
     compare_scrape,
     growing,
-    replay,
-    stamp,
 )
-from tests.faults.compare_health import compare_health, replay_health
-from tests.faults.truth import Stay
+from tests.faults.compare_health import HealthReplay, compare_health
+from tests.faults.compare_history import Known, Replay, compare_past, stamp
+from tests.faults.run import MEMORY, WARM_CALMS
+from tests.faults.truth import Place, Stay
 
 A, B, C = ("prod", "n1"), ("prod", "n2"), ("test", "n1")
 GPU = Gpu(*A, "GPU-1", "100", "", "H100", {"row_remap_pending": True}, ("rma", "OPS-1"))
 LABELS = {"cluster": "prod", "node": "n1", "uuid": "GPU-1", "serial": "100", "chassis": "", "model": "H100"}
-SAMPLES = [("gpuid_gpu_info", LABELS, 1.0), ("gpuid_cluster_up", {"cluster": "prod"}, 1.0)]
+DEGRADED = ("gpuid_gpu_degraded", {"uuid": "GPU-1", "reason": "row_remap_pending"}, 1.0)
+SAMPLES = [("gpuid_gpu_info", LABELS, 1.0), ("gpuid_cluster_up", {"cluster": "prod"}, 1.0), DEGRADED]
 ROW = {
     **LABELS,
     "state": "found",
@@ -42,7 +46,7 @@ def changes(*events: tuple[Any, ...], uuid: str = "GPU-1") -> list[dict[str, Any
 def worn(**fields: tuple[Any, Any]) -> dict[str, Any]:
     """A change of health in the API: fields with their values before and after."""
     altered = {field: {"before": before, "after": after} for field, (before, after) in fields.items()}
-    return {"id": 1, "event": "health", "uuid": "GPU-1", "changes": altered}
+    return {"id": 1, "event": "health", "uuid": "GPU-1", "cluster": "prod", "changes": altered}
 
 
 def life(*stays: tuple[float, set[Any]]) -> dict[str, list[Stay]]:
@@ -52,6 +56,25 @@ def life(*stays: tuple[float, set[Any]]) -> dict[str, list[Stay]]:
 def placement(number: int, place: tuple[str, str], since: float, until: float | None) -> dict[str, Any]:
     end = None if until is None else stamp(until)
     return {"id": number, "cluster": place[0], "node": place[1], "since": stamp(since), "until": end}
+
+
+def replayed(
+    told: list[dict[str, Any]], doubled: Iterable[str] = (), names: Mapping[str, str] = {}
+) -> tuple[dict[str, set[Place]], list[str]]:
+    """Where changes lead to from nothing, and what is wrong with them."""
+    replay = Replay()
+    wrong = replay.take(told, doubled, names)
+    return replay.places(), wrong
+
+
+def wrong_health(told: list[dict[str, Any]], removed: Collection[str] = ()) -> list[str]:
+    return HealthReplay().take(told, removed)
+
+
+def health_after(told: list[dict[str, Any]], removed: Collection[str] = ()) -> HealthReplay:
+    health = HealthReplay()
+    health.take(told, removed)
+    return health
 
 
 MOVED = changes(("appeared", A, 10), ("moved", B, 20, A))
@@ -72,10 +95,34 @@ class TestTheScrape:
         assert compare_scrape([GPU], ["prod", "test"], SAMPLES) == ["scrape: test is None, not up"]
         assert compare_scrape([GPU], [], SAMPLES) == ["scrape: prod is not a cluster of it"]
 
-    def test_false_conflicts_and_claims_and_nodes_that_stay_unread(self) -> None:
-        for name in ("gpuid_gpu_conflicts", "gpuid_gpu_claims", "gpuid_unread_nodes", "gpuid_read_failing_nodes"):
-            assert len(compare_scrape([GPU], ["prod"], [*SAMPLES, (name, {"cluster": "prod"}, 1.0)])) == 1
-            assert compare_scrape([GPU], ["prod"], [*SAMPLES, (name, {"cluster": "prod"}, 0.0)]) == []
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "gpuid_gpu_conflicts",
+            "gpuid_gpu_claims",
+            "gpuid_unread_nodes",
+            "gpuid_read_failing_nodes",
+            "gpuid_store_lost_records_total",
+            "gpuid_store_damaged_files",
+            "gpuid_export_dead_letters",
+        ],
+    )
+    def test_what_there_is_none_of(self, name: str) -> None:
+        assert len(compare_scrape([GPU], ["prod"], [*SAMPLES, (name, {"cluster": "prod"}, 1.0)])) == 1
+        assert compare_scrape([GPU], ["prod"], [*SAMPLES, (name, {"cluster": "prod"}, 0.0)]) == []
+
+    def test_reasons_why_a_gpu_is_degraded(self) -> None:
+        assert compare_scrape([GPU], ["prod"], SAMPLES[:2]) == ["scrape: GPU-1 is not degraded: row_remap_pending"]
+        lost = ("gpuid_gpu_degraded", {"uuid": "GPU-1", "reason": "lost"}, 1.0)
+        assert compare_scrape([GPU], ["prod"], [*SAMPLES, lost]) == ["scrape: GPU-1 is degraded: lost"]
+        growing_errors = ("gpuid_gpu_degraded", {"uuid": "GPU-1", "reason": "uncorrectable_ecc_growing"}, 1.0)
+        assert compare_scrape([GPU], ["prod"], [*SAMPLES, growing_errors]) == []
+
+    def test_readings_that_are_dated_by_another_clock(self) -> None:
+        sample = ("gpuid_node_read_timestamp_seconds", {"cluster": "prod", "node": "n1"}, 20.0)
+        assert compare_reading_times([sample, *SAMPLES], 10.0, 20.0) == []
+        for since, until in ((10.0, 19.0), (21.0, 30.0)):
+            assert len(compare_reading_times([sample], since, until)) == 1
 
     def test_a_gpu_that_is_taken_for_lost(self) -> None:
         lost = ("gpuid_node_gpus", {"cluster": "prod", "node": "n1", "state": "lost"}, 1.0)
@@ -112,8 +159,8 @@ class TestTheOrderOfChanges:
         told = changes(
             ("appeared", A, 1), ("moved", B, 2, A), ("vanished", B, 3), ("moved", C, 4, B), ("vanished", C, 5)
         )
-        assert replay(told[:2]) == ({"GPU-1": {B}}, [])
-        assert replay(told) == ({}, [])
+        assert replayed(told[:2]) == ({"GPU-1": {B}}, [])
+        assert replayed(told) == ({}, [])
 
     def test_changes_that_make_no_sense(self) -> None:
         for told in (
@@ -128,23 +175,31 @@ class TestTheOrderOfChanges:
             [("appeared", A, 1), ("vanished", B, 2)],
             [("appeared", A, 1), ("vanished", A, 2), ("moved", C, 3, B)],
         ):
-            assert len(replay(changes(*told))[1]) == 1, told
+            assert len(replayed(changes(*told))[1]) == 1, told
 
     def test_a_gpu_that_two_nodes_really_reported_may_be_in_both(self) -> None:
         told = changes(("appeared", A, 1), ("appeared", B, 2), ("vanished", A, 3))
-        assert replay(told, ["GPU-1"]) == ({"GPU-1": {B}}, [])
+        assert replayed(told, ["GPU-1"]) == ({"GPU-1": {B}}, [])
+
+    def test_a_gpu_that_two_nodes_reported_before_the_last_calm_may_not_be_in_both_again(self) -> None:
+        told = changes(("appeared", A, 1), ("appeared", B, 2), ("vanished", A, 3), ("appeared", A, 4))
+        replay = Replay()
+        assert replay.take(told[:3], ["GPU-1"]) == []
+        tried = replay.copy()
+        assert len(tried.take(told[3:])) == 1
+        assert (tried.places(), replay.places()) == ({"GPU-1": {A, B}}, {"GPU-1": {B}})
 
     def test_a_cluster_that_two_shards_read_under_two_names(self) -> None:
         other = ("other", "n1")
         told = changes(("appeared", A, 1), ("appeared", other, 2), ("vanished", A, 3))
-        assert replay(told, names={"other": "prod"}) == ({"GPU-1": {other}}, [])
-        assert len(replay(told)[1]) == 1
+        assert replayed(told, names={"other": "prod"}) == ({"GPU-1": {other}}, [])
+        assert len(replayed(told)[1]) == 1
         told = changes(("appeared", C, 1), ("moved", other, 2, C), ("vanished", other, 3), ("moved", A, 4, C))
-        assert replay(told, names={"other": "prod"}) == ({"GPU-1": {A}}, [])
+        assert replayed(told, names={"other": "prod"}) == ({"GPU-1": {A}}, [])
 
     def test_numbers_that_go_back(self) -> None:
         first, second = MOVED
-        assert len(replay([first, {**second, "id": 1}])[1]) == 1
+        assert len(replayed([first, {**second, "id": 1}])[1]) == 1
 
 
 class TestThePast:
@@ -161,17 +216,33 @@ class TestThePast:
         ):
             assert compare_past(MOVED, lies, {}), lies
 
+    def test_a_place_from_before_the_last_calm(self) -> None:
+        lives = life((9, {A}), (19, {B}))
+        assert compare_past(MOVED[1:], lives, {}, known={"GPU-1": Known(0, 10.0)}) == []
+        back = changes(("moved", A, 40, B))
+        assert compare_past(back, lives, {}) == []
+        assert len(compare_past(back, lives, {}, known={"GPU-1": Known(1, 20.0)})) == 1
+
     def test_a_cluster_that_had_another_name(self) -> None:
         told = changes(("appeared", ("other", "n1"), 10), ("moved", A, 20, ("other", "n1")))
         assert compare_past(told, life((9, {A})), {}, names={"other": "prod"}) == []
         assert compare_past(told, life((9, {A})), {})
 
-    def test_times_are_not_compared_where_clocks_were_stepped(self) -> None:
-        assert compare_past(MOVED, life((9, {A}), (30, {B})), {}, clocks=False) == []
+    def test_times_are_not_compared_while_a_clock_is_stepped(self) -> None:
+        lives = life((9, {A}), (30, {B}))
+        assert compare_past(MOVED, lives, {}, clocks=False) == []
+        assert len(compare_past(MOVED, lives, {})) == 1
 
     def test_times_that_go_back(self) -> None:
         told = changes(("appeared", A, 30), ("moved", B, 20, A))
         assert len(compare_past(told, life((9, {A}), (19, {B})), {})) == 1
+        assert compare_past(told, life((9, {A}), (19, {B})), {}, apart={"GPU-1"}) == []
+        assert len(compare_past(MOVED[1:], life((9, {A}), (19, {B})), {}, known={"GPU-1": Known(0, 21.0)}, now=30)) == 1
+
+    def test_a_gpu_with_a_change_that_is_still_to_come_has_no_times(self) -> None:
+        told, lives = changes(("moved", B, 86_410, A)), life((9, {A}), (19, {B}))
+        assert compare_past(told, lives, {}, known={"GPU-1": Known(0, 86_410.0)}, now=30) == []
+        assert len(compare_past(told, lives, {}, known={"GPU-1": Known(0, 10.0)}, now=30)) == 1
 
     def test_a_gpu_vanishes_with_its_node_or_if_it_was_out(self) -> None:
         told = changes(("appeared", A, 10), ("vanished", A, 20), ("appeared", A, 30))
@@ -182,10 +253,20 @@ class TestThePast:
             assert len(compare_past(told, life((9, {A})), {A: [window]})) == 1
         assert compare_past(told, life((9, {A}), (19, set()), (29, {A})), {}) == []
 
-    def test_a_change_that_is_still_to_come(self) -> None:
-        assert compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=20.0) == []
-        assert len(compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=15.0)) == 1
-        assert compare_past(MOVED, life((9, {A}), (19, {B})), {}, now=15.0, clocks=False) == []
+    def test_while_a_clock_is_stepped_a_gpu_vanishes_only_with_what_could_be_dropped_since_the_last_calm(self) -> None:
+        told, lives = changes(("vanished", A, 86_420), ("appeared", A, 86_425)), life((9, {A}))
+
+        def wrong(*window: float) -> list[str]:
+            return compare_past(told, lives, {A: [(window[0], window[1])]}, clocks=False, start=15.0, now=30.0)
+
+        assert wrong(18.0, 25.0) == wrong(10.0, 16.0) == []
+        assert len(wrong(10.0, 14.9)) == 1
+
+    def test_a_change_that_is_dated_too_late(self) -> None:
+        lives = life((9, {A}), (19, {B}))
+        assert compare_past(MOVED, lives, {}, now=20.0) == []
+        assert len(compare_past(changes(("appeared", A, 10), ("moved", B, 3_620, A)), lives, {}, now=30.0)) == 1
+        assert compare_past(MOVED, lives, {}, now=15.0, clocks=False) == []
 
 
 class TestPlacements:
@@ -207,37 +288,48 @@ class TestPlacements:
         ):
             assert compare_placements("GPU-1", rows, {B}, MOVED), rows
 
+    def test_times_up_to_a_change_that_is_excused(self) -> None:
+        told = [*MOVED, *changes(("moved", A, 30, B))]
+        told[2]["id"] = 3
+        rows = [placement(1, A, 10, 25), placement(2, B, 20, 30), placement(3, A, 30, None)]
+        assert compare_placements("GPU-1", rows, {A}, told, after=1) == []
+        assert len(compare_placements("GPU-1", rows, {A}, told)) == 1
+        rows[2] = placement(3, A, 31, None)
+        assert len(compare_placements("GPU-1", rows, {A}, told, after=2)) == 1
+        assert compare_placements("GPU-1", rows, {A}, told, after=3) == []
+        assert len(compare_placements("GPU-1", rows[1:], {A}, told, after=3)) == 1
+
 
 class TestTheHistoryOfHealth:
     PENDING, RESET = worn(row_remap_pending=(None, True)), worn(row_remap_pending=(True, False))
 
     def test_changes_that_follow_each_other_lead_to_the_truth(self) -> None:
-        told, wrong = replay_health([*MOVED, self.PENDING])
-        assert wrong == []
+        assert wrong_health([*MOVED, self.PENDING]) == []
+        told = health_after([*MOVED, self.PENDING])
         assert compare_health({"GPU-1": {"row_remap_pending": True}, "GPU-2": {"row_remap_pending": False}}, told) == []
 
     def test_a_value_that_says_nothing_is_the_same_as_none(self) -> None:
-        told, wrong = replay_health([self.PENDING, self.RESET, self.PENDING])
-        assert wrong == []
+        assert wrong_health([self.PENDING, self.RESET, self.PENDING]) == []
+        told = health_after([self.PENDING, self.RESET, self.PENDING])
         assert compare_health({"GPU-1": {"row_remap_pending": True, "inforom": "G520"}}, told) == []
 
     def test_a_change_from_what_was_not(self) -> None:
-        assert len(replay_health([self.PENDING, worn(row_remap_pending=(False, True))])[1]) == 1
-        assert len(replay_health([self.RESET, worn(row_remap_pending=(True, False))])[1]) == 1
+        assert len(wrong_health([self.PENDING, worn(row_remap_pending=(False, True))])) == 1
+        assert len(wrong_health([self.RESET, worn(row_remap_pending=(True, False))])) == 1
 
     def test_a_gpu_that_vanished_with_its_cluster_may_be_told_of_again(self) -> None:
         told = [self.PENDING, *changes(("vanished", A, 30), ("appeared", A, 40)), self.PENDING]
-        assert replay_health(told, {"prod"})[1] == []
-        assert len(replay_health(told)[1]) == 1
-        assert len(replay_health([*told, self.PENDING], {"prod"})[1]) == 1
+        assert wrong_health(told, {"prod"}) == []
+        assert len(wrong_health(told)) == 1
+        assert len(wrong_health([*told, self.PENDING], {"prod"})) == 1
 
     def test_a_gpu_that_vanished_with_its_cluster_may_have_been_repaired_meanwhile(self) -> None:
         told = [self.PENDING, *changes(("vanished", A, 30), ("appeared", A, 40))]
         for value in (True, False):
-            assert compare_health({"GPU-1": {"row_remap_pending": value}}, replay_health(told, {"prod"})[0]) == []
-        assert len(compare_health({"GPU-1": {"row_remap_pending": False}}, replay_health(told)[0])) == 1
+            assert compare_health({"GPU-1": {"row_remap_pending": value}}, health_after(told, {"prod"})) == []
+        assert len(compare_health({"GPU-1": {"row_remap_pending": False}}, health_after(told))) == 1
         repaired = [*told, self.RESET]
-        assert len(compare_health({"GPU-1": {"row_remap_pending": True}}, replay_health(repaired, {"prod"})[0])) == 1
+        assert len(compare_health({"GPU-1": {"row_remap_pending": True}}, health_after(repaired, {"prod"}))) == 1
 
     def test_a_health_that_the_changes_do_not_lead_to(self) -> None:
         for health, told in (
@@ -247,7 +339,24 @@ class TestTheHistoryOfHealth:
             ({"ecc_dram_uncorrectable": 1}, [self.PENDING, self.RESET]),
             ({}, [worn(lost=(False, True))]),
         ):
-            assert len(compare_health({"GPU-1": health}, replay_health(told)[0])) == 1, health
+            assert len(compare_health({"GPU-1": health}, health_after(told))) == 1, health
+
+    def test_a_gpu_that_vanished_before_its_cluster_did(self) -> None:
+        told = health_after([self.PENDING, *changes(("vanished", A, 30))])
+        assert len(told.copy().take([self.PENDING])) == 1
+        assert len(told.copy().take([self.PENDING], {"test"})) == 1
+        assert told.copy().take([self.PENDING], {"prod"}) == []
+        assert told.take(changes(("appeared", B, 40)), set()) == []
+        assert len(told.take([self.PENDING], {"prod"})) == 1
+
+    def test_what_was_true_at_a_calm_is_known_from_then_on(self) -> None:
+        told = HealthReplay()
+        told.take([self.PENDING, *changes(("vanished", A, 30), ("appeared", A, 40))], {"prod"})
+        told.settle({"GPU-1": {"row_remap_pending": True, "inforom": "G520"}})
+        assert len(told.copy().take([self.PENDING])) == 1
+        assert told.copy().take([self.RESET]) == []
+        assert len(compare_health({"GPU-1": {"row_remap_pending": False}}, told)) == 1
+        assert told.copy().take([worn(inforom=("G530", "G520"))]) == []  # nothing was recorded of it
 
 
 class TestCountersAndGrowth:
@@ -262,3 +371,10 @@ class TestCountersAndGrowth:
         assert growing("threads", [*warm, *range(100, 130)], slack=8)
         assert not growing("threads", [*warm, *[100, 104, 101] * 10], slack=8)
         assert not growing("threads", [1, 50, 100, *warm], slack=8)
+
+    def test_a_slow_leak_of_memory_once_everything_is_warm(self) -> None:
+        filling = [100e6 + 2e6 * number for number in range(WARM_CALMS)]
+        flat = [130e6 + number % 3 * 1e6 for number in range(60)]
+        leaking = [130e6 + 0.4e6 * number for number in range(60)]
+        assert not growing("bytes", [*filling, *flat], slack=MEMORY["bytes of memory"], warm=WARM_CALMS)
+        assert growing("bytes", [*filling, *leaking], slack=MEMORY["bytes of memory"], warm=WARM_CALMS)

@@ -27,7 +27,7 @@ class Truth:
         self._begun = time.time()
         self._open: dict[Place, float] = {}
         self._ending: set[Place] = set()
-        self.names: dict[str, str] = {}  # other names that clusters had in the configuration
+        self.names: dict[str, str] = {}  # the own names of clusters by others that they had in the configuration
 
     def begin(self) -> None:
         """Note that a step begins: what it changes is so from now on."""

@@ -1,4 +1,4 @@
-"""What a run happens to: a simulated fleet, the processes of one installation of gpuid, their store and their sinks."""
+"""The environment of a run: a simulated fleet, the processes of one installation of gpuid, their store and sinks."""
 
 import contextlib
 import enum
@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from collector.sharding import shard_of
 from collector.simulator import Simulator
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.fleet import Fleet, SimulationError
-from tests.faults import shifted
+from tests.faults import settings, shifted
 from tests.faults.link import Link, linked
 from tests.faults.plan import KINDS, Step
 from tests.faults.truth import Truth
@@ -39,6 +40,7 @@ NODES, GPUS = 3, 4
 DISK_MEGABYTES = 64
 SHAPES = ("gpu-operator", "device-plugin", "helm", "gke", "driver", "dra")  # presets that read by exec
 START_SECONDS = 400.0  # on a busy machine
+MEASURING_SECONDS = 30.0
 REQUIRE_ALL = os.environ.get("GPUID_REQUIRE_ALL") == "1"  # nothing is left out for want of a program or a right
 
 # Steps during which a process that is starting ends by itself; a fault among them lasts until it is taken back.
@@ -51,58 +53,6 @@ PREVENTING_STARTS = (
     "end_sessions",
     "store_link",
 )
-
-# Short times, so that what needs hours or minutes otherwise happens within a run. Sinks get the whole history: a shard
-# may record its first changes before any shard delivers, and without `backfill` a new sink starts after them.
-DEFAULTS = """
-[defaults]
-kubeconfig = "{kubeconfig}"
-refresh = "10s"
-grace = "5s"
-exec_timeout = "10s"
-labels = true
-"""
-SINKS = """
-[sinks.log]
-type = "stdout"
-backfill = true
-batch_age = "200ms"
-
-[sinks.hook]
-type = "webhook"
-backfill = true
-url = "{webhook}"
-batch_age = "200ms"
-connect_timeout = "2s"
-read_timeout = "3s"
-write_timeout = "3s"
-timeout = "5s"
-"""
-LAKE = """
-[sinks.lake]
-type = "s3"
-backfill = true
-bucket = "{bucket}"
-endpoint_url = "{s3}"
-path_style = true
-region = "us-east-1"
-format = "jsonl"
-batch_age = "1s"
-connect_timeout = "2s"
-read_timeout = "3s"
-timeout = "5s"
-"""
-WAREHOUSE = """
-[sinks.warehouse]
-type = "postgres"
-backfill = true
-url = "{warehouse}"
-sslmode = "disable"
-create_table = true
-batch_age = "1s"
-connect_timeout = "2s"
-statement_timeout = "3s"
-"""
 
 
 class Setup(enum.StrEnum):
@@ -120,6 +70,7 @@ class Member(CollectorProcess):
         super().__init__(folder, name)
         self.name, self.shard = name, shard
         self.starts = 0
+        self._measured = 0  # how often its memory was
         self.frozen = False
         self.may_have_ended = False  # by a step, or because of one; `World.calm` makes up for it
         self._clock = folder / f"{name}.clock"
@@ -178,6 +129,15 @@ class Member(CollectorProcess):
         """Return the numbers of its open files."""
         return [int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir()]
 
+    def memory_in_use(self) -> dict[str, int]:
+        """Return what memory it uses after a full collection of garbage; empty if it does not say so in time."""
+        self._measured += 1
+        answer = shifted.memory(self._clock, self._measured)
+        deadline = time.monotonic() + MEASURING_SECONDS
+        while (found := answer()) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found or {}
+
     def tasks(self) -> dict[str, int]:
         """Return how many tasks of each name its event loop had within the last second."""
         return shifted.tasks(self._clock)
@@ -228,13 +188,18 @@ class World:
         self.disk = disk  # a small one, that SQLite's file is on
         self.links: dict[str, Link] = {}  # to the receiver, S3, and from each process to its database
         self.contexts = {name: name for name in CLUSTERS}  # the configured clusters: contexts, and their names
-        self.dropped: set[str] = set()  # clusters that were not configured at some time since the last calm
+        self.rereads = seed % 4 != 2  # whether nodes are read again soon though nothing has happened
+        # Since the last calm: clusters that were not configured at some time, own names of clusters by others that they
+        # had, UUIDs of the GPUs that two nodes have reported at the same time, and whether a clock was stepped.
+        self.dropped: set[str] = set()
+        self.renamed: dict[str, str] = {}
+        self.doubled: set[str] = set()
+        self.clocks_stepped = False
         self.broken = False  # the configuration, which nothing can be read from
         self.call = call  # runs a function, or a coroutine function, in the simulator's loop
         self.active: list[Step] = []  # the faults that have not been taken back
         self.done: list[Step] = []
         self.calms = 0
-        self.doubled: set[str] = set()  # UUIDs of the GPUs that two nodes have reported at the same time
         self.marks: dict[str, tuple[str, str]] = {}  # kind and ticket by UUID, as noted
         self.truth = Truth()
         self.truth.note(self.fleet)
@@ -276,11 +241,8 @@ class World:
 
     def configure(self) -> None:
         """Write the configuration file of each process; those that run read it again by themselves."""
-        sinks = SINKS.format(webhook=self.links["hook"].url)
-        if self.lake is not None:
-            sinks += LAKE.format(bucket=s3.BUCKET, s3=self.links["lake"].url)
-        if self.warehouse is not None:
-            sinks += WAREHOUSE.format(warehouse=self.links["warehouse"].url)
+        before = settings.defaults(self.simulator.kubeconfig, rereads=self.rereads)
+        sinks = settings.sinks({name: link.url for name, link in self.links.items()})
         clusters = "".join(
             f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\npreset = "{self.clusters[context].shape.name}"\n'
             for context, name in self.contexts.items()
@@ -288,7 +250,7 @@ class World:
         for one in self.processes:
             store = self.links[f"store-{one.name}"].url if self.postgres is not None else self.store
             after = f'{clusters}[store]\nurl = "{store}"\n{sinks}{"[" if self.broken else ""}'
-            one.configure((), before=DEFAULTS.format(kubeconfig=self.simulator.kubeconfig), after=after)
+            one.configure((), before=before, after=after)
 
     def perform(self, step: Step) -> bool:
         """Do a step, if it is possible."""
@@ -331,6 +293,14 @@ class World:
                 one.assert_excused()
                 one.start()
         self.calms += 1
+
+    def settle(self) -> None:
+        """Note that everything is as it should be: what excuses anything ends."""
+        self.truth.settle()
+        self.dropped.clear()
+        self.renamed.clear()
+        self.doubled.clear()
+        self.clocks_stepped = False
 
     @property
     def lets_start(self) -> bool:

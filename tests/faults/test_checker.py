@@ -1,0 +1,109 @@
+"""What excuses a change at one calm excuses nothing at the next: the checker with a world of one GPU in one node."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.faults.compare_history import stamp
+from tests.faults.run import Checker
+from tests.faults.truth import Place, Stay, Truth
+from tests.faults.world import World
+
+A, B = ("prod", "n1"), ("prod", "n2")
+OTHER = ("other", "n1")  # the first one under another name of its cluster
+
+
+class CalmWorld(SimpleNamespace):
+    """A world in which nothing has happened since the last calm."""
+
+    processes = ()
+
+    def settle(self) -> None:
+        World.settle(self)  # type: ignore[arg-type]
+
+
+class Calms:
+    """The checker's calms; changes are recorded in between."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        truth = Truth()
+        truth.lives["GPU-1"] = [Stay(time.time() - 100, frozenset([A]))]
+        empty: dict[str, Any] = {"dropped": set(), "renamed": {}, "doubled": set(), "clocks_stepped": False}
+        fleet = SimpleNamespace(worn=dict, expected=list)
+        world: Any = CalmWorld(truth=truth, fleet=fleet, **empty)
+        self.world, self._checker = world, Checker(world, 1)
+        monkeypatch.setattr(self._checker, "_now", lambda _begun: [])  # of what is recorded here, all is true now
+        monkeypatch.setattr(self._checker, "_compare_placements", list)
+        monkeypatch.setattr(self._checker, "_sinks", SimpleNamespace(odd=[]))
+        self._recorded: list[dict[str, Any]] = self._checker._changes
+        self.record(("appeared", A))
+        assert self.wrong() == []
+
+    def record(self, *events: tuple[str, Place], ahead: float = 0.0) -> None:
+        """Record what happens by a clock that is ahead (seconds)."""
+        for event, (cluster, node) in events:
+            which = {"id": len(self._recorded) + 1, "uuid": "GPU-1", "previous_cluster": None, "previous_node": None}
+            when = {"event": event, "cluster": cluster, "node": node, "time": stamp(time.time() + ahead)}
+            self._recorded.append(which | when)
+
+    def hide(self, place: Place) -> None:
+        """Have a place be one that may be dropped, until the next calm."""
+        self.world.truth.hide(place)
+        self.world.truth.show(place)
+
+    def later(self) -> None:
+        """Have what could be dropped so far be long ago."""
+        for windows in self.world.truth.hidden.values():
+            windows[:] = [(start - 100, end - 100) for start, end in windows]
+
+    def wrong(self) -> list[str]:
+        """Come to the next calm."""
+        return self._checker.check()
+
+
+@pytest.fixture
+def calms(monkeypatch: pytest.MonkeyPatch) -> Calms:
+    return Calms(monkeypatch)
+
+
+AGAIN = ("vanished", A), ("appeared", A)
+
+
+def test_a_clock_that_was_stepped(calms: Calms) -> None:
+    calms.world.clocks_stepped = True
+    calms.hide(A)
+    calms.record(*AGAIN, ahead=-50.0)
+    assert calms.wrong() == []
+    calms.later()
+    calms.record(*AGAIN)
+    assert len(calms.wrong()) == 1
+
+
+def test_a_clock_that_was_stepped_and_a_node_that_was_hidden_before(calms: Calms) -> None:
+    calms.hide(A)
+    assert calms.wrong() == []
+    calms.later()
+    calms.world.clocks_stepped = True
+    calms.record(*AGAIN)
+    assert len(calms.wrong()) == 1
+
+
+def test_a_gpu_that_two_nodes_had(calms: Calms) -> None:
+    calms.world.doubled.add("GPU-1")
+    calms.world.truth.lives["GPU-1"] += [Stay(time.time(), frozenset([A, B])), Stay(time.time(), frozenset([A]))]
+    calms.record(("appeared", B), ("vanished", B))
+    assert calms.wrong() == []
+    calms.world.truth.lives["GPU-1"] += [Stay(time.time(), frozenset([A, B])), Stay(time.time(), frozenset([A]))]
+    calms.record(("appeared", B), ("vanished", B))
+    assert len(calms.wrong()) == 1
+
+
+def test_a_cluster_that_had_another_name(calms: Calms) -> None:
+    calms.world.renamed["other"] = calms.world.truth.names["other"] = "prod"
+    calms.record(("appeared", OTHER), ("vanished", OTHER))
+    calms.hide(("prod", ""))
+    assert calms.wrong() == []
+    calms.record(("appeared", OTHER))
+    assert len(calms.wrong()) == 1
