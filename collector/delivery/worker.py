@@ -33,7 +33,7 @@ SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a 
 CLOSE_SECONDS = 5.0  # for a sink to close
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
-ENOUGH_RECORDS_AHEAD = 1000  # in batches that are read ahead; with fewer, more are read
+ENOUGH_RECORDS_AHEAD = 2000  # in batches that are read ahead; with fewer, more are read while these are sent
 GROW_AFTER_BATCHES = 100  # consecutive deliveries after which a reduced batch size is raised again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
 INTERNAL_REASON = "internal"  # an internal error, in addition to the values of sinks.Reason

@@ -49,7 +49,7 @@ class Spent(NamedTuple):
 
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Run every case."""
-    steps = list(fleet(200 if small else 4_000))
+    steps = list(fleet(200 if small else 16_000))
     records = [record(one) for step in steps for one in step.changes]
     batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
     rounds = 1 if small else ROUNDS
