@@ -72,7 +72,8 @@ class _OneConnection(httpcore.AsyncConnectionPool):
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         if request.url.scheme not in (b"http", b"https"):
             raise httpcore.UnsupportedProtocol("the URL's scheme is neither http nor https")
-        if self._current is not None and (not self._current.is_available() or self._current.has_expired()):
+        current = self._current
+        if current is not None and (not current.is_available() or current.has_expired() or _has_more(current)):
             await self.aclose()
         if self._current is None:
             self._current = self.create_connection(request.url.origin)
@@ -82,6 +83,18 @@ class _OneConnection(httpcore.AsyncConnectionPool):
         connection, self._current = self._current, None
         if connection is not None:
             await connection.aclose()
+
+
+def _has_more(connection: Any) -> bool:
+    """Return whether more than the last response was received, which would be taken for the next one.
+
+    httpcore does not ask h11 what is left in its buffer; a connection without one is not used again.
+    """
+    while connection is not None:
+        if (state := getattr(connection, "_h11_state", None)) is not None:
+            return bool(state.trailing_data[0])
+        connection = getattr(connection, "_connection", None)
+    return True
 
 
 class _HttpProxy(_OneConnection, httpcore.AsyncHTTPProxy):
@@ -218,7 +231,7 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all; raise WriteError, after which httpcore reads the response, if the receiver stops reading."""
         if buffer and self._stream is self._socket:
-            buffer = buffer[self._socket.send_now(buffer) :]  # what fits needs nobody to listen meanwhile
+            buffer = buffer[self._socket.send_now(buffer) :]  # no response can be missed while it fits the buffer
         if not buffer:
             return
         try:

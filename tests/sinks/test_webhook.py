@@ -461,6 +461,27 @@ async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
     assert len(requests) == 4
 
 
+async def test_a_surplus_response_does_not_confirm_the_next_batch(record: MakeRecord) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                return
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+            requests.append(head)
+            answer = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
+            writer.write(answer % b"200 OK" * 2 if len(requests) == 1 else answer % b"503 X")
+            await writer.drain()
+
+    requests: list[bytes] = []
+    async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
+        await sink.send([record()], key="k0")
+        with pytest.raises(UnavailableError, match="answered 503"):
+            await sink.send([record()], key="k1")
+    assert len(requests) == 2
+
+
 async def test_a_known_key_is_distinguished_from_other_answers(record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(409, "duplicate", headers={"Retry-After": "3"})
