@@ -21,7 +21,7 @@ class Replay:
 
     def __init__(self) -> None:
         self._held: dict[str, set[Place]] = defaultdict(set)
-        self._last: dict[str, Place] = {}  # where each came to last
+        self._last: dict[str, Place] = {}  # where each was last, while it is nowhere
         self._number = 0
 
     def copy(self) -> "Replay":
@@ -58,15 +58,14 @@ class Replay:
             case "appeared":
                 why = was if place in before or (before and not doubled and not _renamed(names, place, *before)) else ""
                 before.add(place)
-                self._last[uuid] = place
             case "moved":
                 why = self._why_not_moved(change, place, before, doubled, names)
                 before.clear()
                 before.add(place)
-                self._last[uuid] = place
             case "vanished":
                 why = "" if place in before else was
                 before.discard(place)
+                self._last[uuid] = place
             case _:  # a lost GPU may become worn as well
                 why = "" if place in before else was
         return why

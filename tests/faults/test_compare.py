@@ -189,6 +189,11 @@ class TestTheOrderOfChanges:
         assert len(tried.take(told[3:])) == 1
         assert (tried.places(), replay.places()) == ({"GPU-1": {A, B}}, {"GPU-1": {B}})
 
+    def test_a_gpu_comes_from_the_node_that_kept_it_when_another_ones_claim_ended(self) -> None:
+        told = [("appeared", A, 1), ("appeared", B, 2), ("vanished", B, 3), ("vanished", A, 4)]
+        assert replayed(changes(*told, ("moved", C, 5, A)), ["GPU-1"]) == ({"GPU-1": {C}}, [])
+        assert len(replayed(changes(*told, ("moved", C, 5, B)), ["GPU-1"])[1]) == 1
+
     def test_a_cluster_that_two_shards_read_under_two_names(self) -> None:
         other = ("other", "n1")
         told = changes(("appeared", A, 1), ("appeared", other, 2), ("vanished", A, 3))
