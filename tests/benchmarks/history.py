@@ -20,9 +20,11 @@ from typing import NamedTuple
 
 import anyio
 import httpx
+import msgspec
 import tomli_w
 
 from collector.collect import nvidia_smi
+from collector.health import Health, shared
 from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, SinkRecord, Step
 from collector.simulator import certificates, smi
 from collector.simulator.fleet import Fleet
@@ -46,14 +48,17 @@ def rows(*, small: bool = False) -> Iterator[Row]:
         path = Path(folder) / "gpuid.db"
         yield from large_store(path, nodes)
         yield from restart(path, nodes, small=small)
+    with tempfile.TemporaryDirectory() as folder:
+        yield restart_with_health(Path(folder) / "gpuid.db", nodes)
 
 
 # What happens to the fleet
 
 
-def fleet(nodes: int) -> Iterator[Step]:
+def fleet(nodes: int, *, health: bool = False) -> Iterator[Step]:
     """Every node appears; then each exchanges two GPUs with its neighbour: 10 placements for 8 GPUs."""
-    held = {number: [gpu(number * GPUS + index) for index in range(GPUS)] for number in range(nodes)}
+    made = worn if health else gpu
+    held = {number: [made(number * GPUS + index) for index in range(GPUS)] for number in range(nodes)}
     for number, gpus in held.items():
         place, at = place_of(number), START + number * 0.01
         changes = tuple(change(Event.APPEARED, one, place, at) for one in gpus)
@@ -87,6 +92,31 @@ def gpu(number: int) -> Gpu:
         vbios="96.00.74.00.01",
         mig=False,
     )
+
+
+def worn(number: int) -> Gpu:
+    """Make a GPU with its health as an H100 reports it: one in ten has counted errors, each its own number of them."""
+    errors = number if number % 10 == 0 else 0
+    health = Health(
+        remapped_rows_correctable=min(errors, 1),
+        remapped_rows_uncorrectable=0,
+        row_remap_pending=False,
+        row_remap_failure=False,
+        row_remap_banks_low=0,
+        row_remap_banks_none=0,
+        ecc_sram_correctable=errors,
+        ecc_sram_uncorrectable=0,
+        ecc_dram_correctable=0,
+        ecc_dram_uncorrectable=0,
+        sram_threshold_exceeded=False,
+        channel_repair_pending=False,
+        tpc_repair_pending=False,
+        recovery_action="None",
+        fabric_state="Completed",
+        fabric_status="Success",
+        inforom="G520.0200.00.05",
+    )
+    return msgspec.structs.replace(gpu(number), health=shared(health))
 
 
 def state(place: Place, gpus: Sequence[Gpu], at: float) -> NodeState:
@@ -164,9 +194,9 @@ def large_store(path: Path, nodes: int) -> Iterator[Row]:
     )
 
 
-async def fill(path: Path, nodes: int) -> float:
+async def fill(path: Path, nodes: int, *, health: bool = False) -> float:
     """Record the whole fleet as a collector does; returns the seconds until all is committed."""
-    seconds, steps = 0.0, fleet(nodes)
+    seconds, steps = 0.0, fleet(nodes, health=health)
     async with Store.open(StoreSettings(url=f"sqlite://{path}")) as store, anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)
         while some := list(itertools.islice(steps, 2000)):
@@ -259,6 +289,19 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
             times(theirs[0][index] / ours[index]) if theirs else "",
             aim,
         )
+
+
+def restart_with_health(path: Path, nodes: int) -> Row:
+    """Start a collector on a store whose GPUs have their health, and scrape it."""
+    asyncio.run(fill(path, nodes, health=True))
+    found = start(path, nodes, _REPOSITORY)
+    return Row(
+        f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs with health: peak memory",
+        f"{amount(found.peak)}, with {amount(found.size)} of text and {duration(found.cpu)} of CPU",
+        "",
+        "",
+        "< 1 GiB",
+    )
 
 
 class _Start(NamedTuple):

@@ -92,7 +92,7 @@ async def _measure(folder: Path, urls: tuple[str, str], clusters: int, nodes: in
             add(f"{what}, {RATE} read again each second: CPU of the mirror", f"{busy.cpu:.1%} of one core")
             add(f"{what}, {RATE} read again each second: PostgreSQL", busy.database)
     add(
-        f"1,000 clusters × 1,000 nodes × {GPUS} GPUs on {SHARDS} shards: memory for the mirror in each, reckoned",
+        f"1,000 clusters × 1,000 nodes × {GPUS} GPUs on {SHARDS} shards: memory for the mirror in each, estimated",
         amount(OTHER_NODES * mirror),
     )
     return found

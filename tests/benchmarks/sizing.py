@@ -22,7 +22,7 @@ STEPS = (256, 512, 1024, 1536, 2048)  # MiB that one requests or allows
 
 
 def memory_mib(clusters: int, nodes: int) -> float:
-    """Return the peak memory of a collector, reckoned from what its parts take."""
+    """Return the peak memory of a collector, estimated from what its parts take."""
     reading = min(clusters, READING_CLUSTERS) * READING_MIB
     return PROGRAM_MIB + clusters * CLUSTER_MIB + reading + nodes * NODE_MIB
 
@@ -30,7 +30,7 @@ def memory_mib(clusters: int, nodes: int) -> float:
 def page_with_tables(page: str, results: str) -> str:
     """Return the page with its tables made again."""
     measured = _measurements(results)
-    for name, make in (("measured", _measured), ("reckoned", _reckoned), ("disk", _disk)):
+    for name, make in (("measured", _measured), ("estimated", _estimated), ("disk", _disk)):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
         page = pattern.sub(lambda found, make=make: found[1] + "\n".join(make(measured)) + "\n", page)  # type: ignore[misc]
     return page
@@ -74,7 +74,7 @@ def _measured(measured: Callable[[str], str]) -> Iterator[str]:
     return _table(("fleet", "time of a full inventory", "CPU for it", "peak memory", "scrape (gzip)"), rows)
 
 
-def _reckoned(_measured: Callable[[str], str]) -> Iterator[str]:
+def _estimated(_measured: Callable[[str], str]) -> Iterator[str]:
     rows = []
     for clusters, nodes in FLEETS:
         peak = memory_mib(clusters, nodes)

@@ -31,7 +31,13 @@ _ALL_LIBRARIES = (
     f"{_LIBRARIES}, cryptography.x509, lxml.etree, yaml, jinja2, sqlalchemy.ext.asyncio, uvloop, msgspec, click"
 )
 # Commands that ask nobody, with what each must import.
-_COMMANDS = (("--version", "click"), ("--help", "click"), ("parse", "click, msgspec, lxml.etree"))
+_COMMANDS = (
+    ("--version", "click"),
+    ("--help", "click"),
+    ("parse", "click, msgspec, lxml.etree"),
+    ("config", "click, msgspec, tomli_w, yarl"),
+    ("print rules", "click, msgspec, yaml, yarl"),
+)
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -81,9 +87,12 @@ def _commands(folder: Path, runs: int) -> Iterator[Row]:
     output = folder / "output.xml"
     fleet = Fleet(clusters=1, nodes=1, gpus=8)
     output.write_bytes(smi.render(fleet.kind("sim-0"), fleet.cards("sim-0", fleet.nodes("sim-0")[0]), time.time()))
+    config = folder / "away.toml"
+    config.write_text('[[clusters]]\ncontext = "away"\n')
+    further: dict[str, list[str | Path]] = {"parse": [output], "config": ["-c", config], "print rules": ["-c", config]}
     for name, imports in _COMMANDS:
-        arguments = [name, str(output)] if name == "parse" else [name]
-        ours = min(_processor_time([sys.executable, "-m", "collector", *arguments]) for _ in range(runs))
+        command = [sys.executable, "-m", "collector", *name.split(), *map(str, further.get(name, ()))]
+        ours = min(_processor_time(command) for _ in range(runs))
         theirs = min(_processor_time([sys.executable, "-c", f"import {imports}"]) for _ in range(runs))
         yield Row(
             f"gpuid {name} / importing {imports}",

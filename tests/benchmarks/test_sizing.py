@@ -1,4 +1,4 @@
-"""The page on sizing says what was measured, and what it reckons agrees with that."""
+"""The page on sizing says what was measured, and what it estimates agrees with that."""
 
 import re
 
