@@ -31,7 +31,7 @@ from collector.model import (
     Unseen,
     changes_object,
 )
-from collector.store.snapshots import deflated, inflated
+from collector.store.snapshots import inflated
 from collector.timestamps import rfc3339
 
 __all__ = [
@@ -62,7 +62,7 @@ def encode_node(state: NodeState) -> bytes:
         elif values:
             columns[field] = values
     health, other_health = _encoded_health(state.gpus)
-    stored = _encode(
+    return _encode(
         _Stored(
             node=state.node,
             driver_version=state.driver_version,
@@ -83,7 +83,6 @@ def encode_node(state: NodeState) -> bytes:
             ecc_growth={index: gpu.ecc_growth for index, gpu in enumerate(state.gpus) if gpu.ecc_growth is not None},
         )
     )
-    return deflated(stored)
 
 
 def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:

@@ -34,6 +34,7 @@ from collector.store.plan import (
 )
 from collector.store.previous import correct_previous
 from collector.store.shards import LostClustersError, ShardStore, encode_unread
+from collector.store.snapshots import deflated
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
@@ -137,7 +138,9 @@ class Commit:
         `now` (Unix seconds) is when a difference counts as noticed; `marks` are the active ones. Raises StoreError.
         """
         if self._node_rows is None:
-            self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes, self._shards is not None)
+            self._node_rows = await anyio.to_thread.run_sync(
+                _encode_nodes, self.nodes, self._shards is not None, database.single_process
+            )
         if self._planned is None and self.gap:
             # The data read here is valid until the write, which proves that no other process has written.
             found = await recorded(database, self.nodes)
@@ -317,9 +320,11 @@ def _plan(changes: Sequence[Change], marks: Marks, everywhere: bool, owned: Abst
     return planned
 
 
-def _encode_nodes(nodes: Mapping[Place, NodeState | None], with_unread: bool) -> list[dict[str, Any]]:
+def _encode_nodes(nodes: Mapping[Place, NodeState | None], with_unread: bool, compact: bool) -> list[dict[str, Any]]:
+    """Write the rows of nodes; compact ones are not for a store that an older version may share during an update."""
+    stored = deflated if compact else bytes
     return [
-        {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": encode_node(node)}
+        {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": stored(encode_node(node))}
         | ({"unread": encode_unread(node)} if with_unread else {})
         for place, node in nodes.items()
         if node is not None

@@ -1,4 +1,4 @@
-"""Deflates nodes' snapshots for the store, where there is one of every node; those of older versions are as they were.
+"""Deflates nodes' snapshots for an SQLite file, which has one of every node; those of older versions are as they were.
 
 They consist of the names of fields, and of values that are the same in most fleets. The dictionary has both.
 """

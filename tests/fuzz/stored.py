@@ -25,6 +25,7 @@ from collector.store import (
 )
 from collector.store.check import check
 from collector.store.history import PastPlacement
+from collector.store.snapshots import deflated
 from collector.timestamps import MAX_TIME
 from tests.fuzz.documents import any_text, damaged, json_documents
 from tests.fuzz.target import FOLDER, RESOURCES, Target, Targets, bytes_target
@@ -194,9 +195,11 @@ patches = st.lists(
     st.tuples(st.integers(0, 200) | st.integers(0, 1 << 20), st.binary(min_size=1, max_size=40)), max_size=4
 )
 
+encoded = snapshots().map(codec.encode_node)
+
 TARGETS: Targets = {
     "stored-node": bytes_target(
-        _node, snapshots().map(codec.encode_node).flatmap(damaged) | deep, msgspec.MsgspecError, TypeError, ValueError
+        _node, (encoded | encoded.map(deflated)).flatmap(damaged) | deep, msgspec.MsgspecError, TypeError, ValueError
     ),
     "stored-records": bytes_target(
         _records,

@@ -34,7 +34,6 @@ from collector.model import (
     health_changes,
 )
 from collector.store.codec import decode_node, encode_node
-from collector.store.snapshots import inflated
 
 A, B, WEST = Place("east", "a"), Place("east", "b"), Place("west", "c")
 FINE = Health(
@@ -624,7 +623,7 @@ class TestStandby:
         standby = World()
         standby.read(A, 10.0, PENDING)
         world.read(A, 20.0, None)
-        older = inflated(encode_node(recorded(world))).replace(b"\xabhealth_read\xc3", b"\xabhealth_read\xc2")
+        older = encode_node(recorded(world)).replace(b"\xabhealth_read\xc3", b"\xabhealth_read\xc2")
         step = standby.inventory.adopt(decode_node(A, 20.0, older))
         assert step.changes == ()
         assert (standby.only(A).gpu.health, standby.only(A).gpu.last_known) == (PENDING, ())

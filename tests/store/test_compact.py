@@ -97,6 +97,16 @@ def gpu(number: int) -> Gpu:
     return Gpu(uuid=f"GPU-{number:08x}-0000-4000-8000-{number:012x}", serial=f"S{number}", model="H100")
 
 
+async def test_only_a_file_has_deflated_snapshots(settings, collecting):
+    """Collectors of an older version share a server with newer ones while they are updated one after the other."""
+    async with collecting(settings) as one:
+        one.read("n", 10.0, gpu(1))
+        assert await one.store.history_writer.flushed(10)
+        async with one.store.database.read() as connection:
+            snapshot = bytes(await connection.scalar(select(schema.nodes.c.snapshot)))
+    assert (inflated(snapshot) != snapshot) == settings.url.startswith("sqlite")
+
+
 async def test_pages_of_gpus_follow_each_other(settings, collecting):
     async with collecting(settings) as one:
         for node in range(3):

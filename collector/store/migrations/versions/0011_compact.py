@@ -326,14 +326,15 @@ def _upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Write the tables of before from the views, and the snapshots of nodes as they were, on either engine."""
-    _rewrite("gpuid_nodes", "snapshot", inflated)
-    if op.get_bind().dialect.name == "sqlite":
-        with _freeing_pages_as_they_are():
-            _downgrade()
+    """Write the tables of before from the views of an SQLite file; PostgreSQL's are still there."""
+    if op.get_bind().dialect.name != "sqlite":
+        return
+    with _freeing_pages_as_they_are():
+        _downgrade()
 
 
 def _downgrade() -> None:
+    _rewrite("gpuid_nodes", "snapshot", inflated)
     _run([f"DELETE FROM gpuid_facts WHERE name = '{TO_BE_SHRUNK}'"])
     _run(_OLD_TABLES)
     for name, columns in _OLD_COLUMNS.items():
@@ -372,19 +373,15 @@ def _run(statements: Iterable[str]) -> None:
 def _rewrite(table: str, column: str, encode: Callable[[Any], Any]) -> None:
     """Encode a column's values in another way, some rows at a time; a damaged one stays as it is."""
     connection = op.get_bind()
-    keys = ("rowid",) if connection.dialect.name == "sqlite" else ("cluster", "node")
-    names, marks = ", ".join(keys), ", ".join(f":{key}" for key in keys)
-    page = f"SELECT {names}, {column} FROM {table} {{}} ORDER BY {names} LIMIT {ROWS_PER_STATEMENT}"
-    here = " AND ".join(f"{key} = :{key}" for key in keys)
-    update = sa.text(f"UPDATE {table} SET {column} = :value WHERE {here}")
-    rows = connection.execute(sa.text(page.format(""))).all()
-    while rows:
-        encoded = [{**dict(zip(keys, row, strict=False)), "value": _encoded(row[-1], encode)} for row in rows]
-        changed = [one for one, row in zip(encoded, rows, strict=True) if one["value"] is not row[-1]]
+    page = sa.text(f"SELECT rowid, {column} FROM {table} WHERE rowid > :row ORDER BY rowid LIMIT {ROWS_PER_STATEMENT}")
+    update = sa.text(f"UPDATE {table} SET {column} = :value WHERE rowid = :row")
+    last = -1 << 63
+    while rows := connection.execute(page, {"row": last}).all():
+        encoded = [{"row": row, "value": _encoded(value, encode)} for row, value in rows]
+        changed = [one for one, (_, value) in zip(encoded, rows, strict=True) if one["value"] is not value]
         if changed:  # a text that cannot be decoded is not written, or it would lose its bytes
             connection.execute(update, changed)
-        last = dict(zip(keys, rows[-1], strict=False))
-        rows = connection.execute(sa.text(page.format(f"WHERE ({names}) > ({marks})")), last).all()
+        last = rows[-1][0]
 
 
 def _encoded(value: Any, encode: Callable[[Any], Any]) -> Any:
