@@ -47,7 +47,7 @@ def _node(written: bytes) -> None:
 
 def _comparable(node: NodeState) -> bytes:
     """Return a node in a form in which NaN equals itself; which pods it was read from may have been forgotten."""
-    return msgspec.msgpack.encode(msgspec.structs.replace(node, fingerprint=None))
+    return msgspec.msgpack.encode(msgspec.structs.replace(node, fingerprint=None), order="deterministic")
 
 
 def _records(written: bytes) -> None:
