@@ -182,15 +182,15 @@ def _find(context: str, files: tuple[str, ...], merged: _Merged) -> ConnectionIn
     cluster = merged.clusters.get(chosen.cluster)
     _check_shadows(chosen.cluster, cluster, files, merged)
     if cluster is None:
-        raise BadContextError(_lost(f'{where}: no cluster "{chosen.cluster}"', merged))
+        raise BadContextError(_lost(f'{where}: no cluster "{one_line(chosen.cluster, 100)}"', merged))
     entry = _entry(cluster, where)
     if not entry.server:
-        raise BadContextError(f'{where}: cluster "{chosen.cluster}" has no server')
+        raise BadContextError(f'{where}: cluster "{one_line(chosen.cluster, 100)}" has no server')
     user = merged.users.get(chosen.user)
     _check_shadows(chosen.user, user, files, merged)
     if user is None:
         if chosen.user:
-            raise BadContextError(_lost(f'{where}: no user "{chosen.user}"', merged))
+            raise BadContextError(_lost(f'{where}: no user "{one_line(chosen.user, 100)}"', merged))
         user = _Found(User(), found.file)
     return ConnectionInfo(
         where=where,
@@ -346,11 +346,11 @@ def _emptiness(files: Collection[str], merged: _Merged) -> str:
 def _lost(text: str, merged: _Merged) -> str:
     """Return the text with the other problems, which may explain why something is missing."""
     reasons = [*map(str, merged.unreadable.values()), *merged.faults]
-    return "; ".join([text, *(one_line(reason, 300) for reason in reasons[:3])])
+    return one_line("; ".join([text, *(one_line(reason, 300) for reason in reasons[:3])]), 1000)
 
 
 def _absent(context: str, files: Collection[str], merged: _Merged) -> str:
     known = merged.contexts
     nearest = sorted(known, key=lambda name: -difflib.SequenceMatcher(None, context, name).ratio())[:10]
-    there = f"there are: {', '.join(nearest)}" if nearest else "there are none"
-    return _lost(f'no context "{context}" in {_named(files)}; {there}', merged)
+    there = f"there are: {', '.join(one_line(name, 50) for name in nearest)}" if nearest else "there are none"
+    return _lost(f'no context "{one_line(context, 200)}" in {_named(files)}; {there}', merged)

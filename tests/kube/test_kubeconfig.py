@@ -382,6 +382,22 @@ def test_a_context_with_missing_entries_is_named_with_its_file(tmp_path, context
     assert str(caught.value) == f'context "x" in {path}: {message}'
 
 
+@pytest.mark.parametrize("long", ["\ufeffx", "\u202ey\n" * 10, "z" * 5000], ids=["mark", "direction", "length"])
+def test_messages_about_missing_entries_fit_on_a_line(tmp_path, long):
+    contexts = {"cluster": {"cluster": long}, "user": {"cluster": "c", "user": long}, "server": {"cluster": f"{long}."}}
+    path = write(
+        tmp_path / "config",
+        clusters={"c": {"server": "https://c"}, f"{long}.": {}},
+        contexts=contexts | {f"{number}{long}": {"cluster": "c"} for number in range(20)},
+    )
+    for context in [*contexts, "absent", f"{long}, absent"]:
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find(context, path)
+        assert path in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) <= 1000
+
+
 def test_a_repr_shows_no_secret_of_a_user(two):
     assert "s3cr3t" not in repr(kubeconfig.find("prod-west", two))
 
