@@ -442,19 +442,23 @@ async def test_a_400_from_a_proxy_blocks_the_sink(record: MakeRecord) -> None:
                 await sink.send([record()], key="k")
 
 
-async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError:
-                return
-            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
-            requests.append(head)
-            writer.write(b"HTTP/1.1 204 X\r\nContent-Length: 20\r\n\r\n" + b"x" * 20)
-            await writer.drain()
+def answering(requests: list[bytes], *answers: bytes) -> Callable[..., Awaitable[None]]:
+    """Answer each request as given, the last way from then on, and keep the connection open."""
 
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+                requests.append(head)
+                writer.write(answers[min(len(requests), len(answers)) - 1])
+                await writer.drain()
+
+    return handle
+
+
+async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
     requests: list[bytes] = []
+    handle = answering(requests, b"HTTP/1.1 204 X\r\nContent-Length: 20\r\n\r\n" + b"x" * 20)
     async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
         for number in range(4):
             await sink.send([record()], key=f"k{number}")
@@ -462,19 +466,9 @@ async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
 
 
 async def test_a_surplus_response_does_not_confirm_the_next_batch(record: MakeRecord) -> None:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError:
-                return
-            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
-            requests.append(head)
-            answer = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
-            writer.write(answer % b"200 OK" * 2 if len(requests) == 1 else answer % b"503 X")
-            await writer.drain()
-
     requests: list[bytes] = []
+    accepted, refused = (b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status for status in (b"200 OK", b"503 X"))
+    handle = answering(requests, accepted * 2, refused)
     async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
         await sink.send([record()], key="k0")
         with pytest.raises(UnavailableError, match="answered 503"):
