@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -35,7 +36,7 @@ from tests.benchmarks.processes import running, usage
 from tests.benchmarks.table import Row, amount, duration, times
 from tests.support.processes import free_ports
 
-COMMIT = "f3998ea0"  # before the restart was made faster
+COMMIT, COMMIT_SCHEMA = "f3998ea0", "0010"  # before the restart was made faster
 CLUSTERS, GPUS = 100, 8
 START = 1_760_000_000.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -179,10 +180,10 @@ def large_store(path: Path, nodes: int) -> Iterator[Row]:
     peer = lines * 1e6 / (min(nodes, 1000) * 10)
     yield Row(
         "store for a million placements with their changes and indexes",
-        amount(size),
+        f"{amount(size)} ({size / 1e6:.0f} MB)",
         f"{amount(peer)}: the records as JSON Lines, not searchable",
         times(peer / size),
-        "",
+        "≤ 350 MB",
     )
     found, scanned = asyncio.run(search(path, nodes)), scan(path, nodes)
     yield Row(
@@ -264,11 +265,13 @@ def scan(path: Path, nodes: int) -> float:
 def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
     """Start a collector on the store, whose clusters are out of reach, and scrape it; this one and an earlier one."""
     with checkout(COMMIT) as before:
-        trees = [_REPOSITORY] if small or before is None else [_REPOSITORY, before]
-        found: dict[Path, list[_Start]] = {tree: [] for tree in trees}
+        files = {_REPOSITORY: path}
+        if before is not None and not small:
+            files[before] = downgraded(path)
+        found: dict[Path, list[_Start]] = {tree: [] for tree in files}
         for _ in range(1 if small else 2):
             for tree, starts in found.items():
-                starts.append(start(path, nodes, tree))
+                starts.append(start(files[tree], nodes, tree))
     ours, *theirs = ([min(values) for values in zip(*starts, strict=True)] for starts in found.values())
     seconds, cpu, _, size = ours
     sample = min(nodes, 300)
@@ -289,6 +292,16 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
             times(theirs[0][index] / ours[index]) if theirs else "",
             aim,
         )
+
+
+def downgraded(path: Path) -> Path:
+    """Give a copy of a store for the earlier commit."""
+    copy, config = path.with_name("before.db"), path.with_name("before.toml")
+    shutil.copy(path, copy)
+    config.write_text(f'[store]\nurl = "sqlite://{copy}"\n[[clusters]]\ncontext = "away"\n')
+    arguments = ["store", "downgrade", "--to", COMMIT_SCHEMA, "--yes", "-c", str(config)]
+    subprocess.run([sys.executable, "-m", "collector", *arguments], check=True, stdout=subprocess.DEVNULL)
+    return copy
 
 
 def restart_with_health(path: Path, nodes: int) -> Row:
