@@ -25,10 +25,11 @@ import msgspec
 import tomli_w
 
 from collector.collect import nvidia_smi
-from collector.health import Health, shared
+from collector.health import shared
 from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, SinkRecord, Step
 from collector.simulator import certificates, smi
 from collector.simulator.fleet import Fleet
+from collector.simulator.wear import NEW
 from collector.sinks import formats as forms
 from collector.store import OpenMode, Store, StoreSettings
 from tests.benchmarks.first_reading import checkout
@@ -98,25 +99,7 @@ def gpu(number: int) -> Gpu:
 def worn(number: int) -> Gpu:
     """Make a GPU with its health as an H100 reports it: one in ten has counted errors, each its own number of them."""
     errors = number if number % 10 == 0 else 0
-    health = Health(
-        remapped_rows_correctable=min(errors, 1),
-        remapped_rows_uncorrectable=0,
-        row_remap_pending=False,
-        row_remap_failure=False,
-        row_remap_banks_low=0,
-        row_remap_banks_none=0,
-        ecc_sram_correctable=errors,
-        ecc_sram_uncorrectable=0,
-        ecc_dram_correctable=0,
-        ecc_dram_uncorrectable=0,
-        sram_threshold_exceeded=False,
-        channel_repair_pending=False,
-        tpc_repair_pending=False,
-        recovery_action="None",
-        fabric_state="Completed",
-        fabric_status="Success",
-        inforom="G520.0200.00.05",
-    )
+    health = msgspec.structs.replace(NEW["h100"], remapped_rows_correctable=min(errors, 1), ecc_sram_correctable=errors)
     return msgspec.structs.replace(gpu(number), health=shared(health))
 
 
