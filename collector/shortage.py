@@ -1,6 +1,7 @@
 """Reports a shortage of memory or threads in one line, where Python would print a traceback."""
 
 import errno
+import mmap
 import os
 import resource
 import sys
@@ -11,6 +12,8 @@ __all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "why_s
 
 SHORTAGE_EXIT_CODE = 1
 START_THREADS = 5  # needed at start: four for the event loop and one for files
+START_BYTES = 16 << 20  # more than a thread needs to start: a stack of usual size, and what Python allocates in it
+RESERVE_BYTES = 1 << 20  # kept to print a line with
 
 # Texts of errors without their own type: of the runtime, the dynamic loader and libraries.
 _NO_THREAD = "can't start new thread"
@@ -18,15 +21,20 @@ _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "malloc failure
 _UNTYPED = (ImportError, OSError, SystemError)
 
 
-def check_threads() -> None:
-    """Start and end as many threads as a start needs, to test the limit; raises RuntimeError if that fails.
+_reserve: list[bytes] = []
 
-    The event loop's library, libuv, silently aborts the process if it cannot start its threads.
+
+def check_threads() -> None:
+    """Start and end as many threads as a start needs, to test the limits; raises RuntimeError or OSError if that fails.
+
+    The event loop's library, libuv, silently aborts the process if it cannot start its threads. Python waits forever
+    for a thread that runs out of memory before it has started, so each must find enough.
     """
     done = threading.Event()
     threads: list[threading.Thread] = []
     try:
         for _ in range(START_THREADS):
+            mmap.mmap(-1, START_BYTES).close()
             threads.append(threading.Thread(target=done.wait, daemon=True))
             threads[-1].start()
     finally:
@@ -54,7 +62,11 @@ def why_short(error: BaseException | None) -> str | None:
 
 
 def install_hooks() -> None:
-    """Print one line instead of a traceback for such errors that Python drops, in a thread or finalizer."""
+    """Print one line instead of a traceback for such errors that Python drops, in a thread or finalizer.
+
+    The process ends if a thread could not start: the thread that waits for it would wait forever.
+    """
+    _reserve.append(bytes(RESERVE_BYTES))
     of_threads, of_finalizers = threading.excepthook, sys.unraisablehook
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
@@ -64,6 +76,8 @@ def install_hooks() -> None:
     def in_finalizer(args: "sys.UnraisableHookArgs") -> None:
         if not _printed(args.exc_value):
             of_finalizers(args)
+        elif getattr(args.object, "__name__", "") == "_bootstrap":  # the start of a thread
+            os._exit(SHORTAGE_EXIT_CODE)
 
     threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
 
@@ -75,6 +89,7 @@ def end(why: str) -> NoReturn:
 
 
 def _printed(error: BaseException | None) -> bool:
+    _reserve.clear()
     try:
         if (why := why_short(error)) is None:
             return False

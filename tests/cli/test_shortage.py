@@ -41,7 +41,7 @@ def run(folder: Path, *, address_space: int, stack: int = 8) -> Started:
         f'[server]\nlisten = "127.0.0.1:{port}"\n[store]\nurl = "sqlite://{folder}/{name}.db"\n'
         f'[[clusters]]\ncontext = "prod"\nkubeconfig = "{kubeconfig}"\n'
     )
-    limits = ["prlimit", f"--as={address_space * MIB}", f"--stack={stack * MIB}"]
+    limits = ["env", "PYTHONFAULTHANDLER=1", "prlimit", f"--as={address_space * MIB}", f"--stack={stack * MIB}"]
     command = [sys.executable, "-m", "collector", "run", "-c", str(config)]
     process = subprocess.Popen([*limits, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return Started(process, port)
@@ -50,7 +50,11 @@ def run(folder: Path, *, address_space: int, stack: int = 8) -> Started:
 def ended(started: Started) -> tuple[int, str]:
     """Stop a process once it has served for a moment, unless it has ended; return its exit code and what it printed."""
     process = started.process
-    until(lambda: process.poll() is not None or serves(started.port))
+    try:
+        until(lambda: process.poll() is not None or serves(started.port))
+    except AssertionError:
+        process.send_signal(signal.SIGABRT)
+        pytest.fail(f"{process.args!r} neither serves nor ends: {process.communicate()[1]}")
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(WORK_SECONDS)
     process.send_signal(signal.SIGTERM)
@@ -81,6 +85,20 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
     code, errors = ended(run(tmp_path, address_space=900, stack=800))  # each would need a stack of that size
     assert (code, errors.count("\n")) == (1, 1)
     assert errors.startswith("gpuid: no more threads can be started (limits: address space 900 MiB); raise ")
+
+
+def test_a_thread_that_runs_out_of_memory_while_it_starts_ends_the_process() -> None:
+    code = (
+        "import threading\n"
+        "from collector import shortage\n"
+        "shortage.install_hooks()\n"
+        "def fail(thread): raise MemoryError\n"
+        "threading.Thread._set_ident = fail\n"
+        "threading.Thread(target=print).start()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr.count("\n")) == (1, 1), process.stderr
+    assert process.stderr.startswith("gpuid: out of memory; raise the limit ")
 
 
 @pytest.mark.parametrize(
