@@ -33,7 +33,7 @@ SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a 
 CLOSE_SECONDS = 5.0  # for a sink to close
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
-ENOUGH_RECORDS_AHEAD = 2000  # in batches that are read ahead; with fewer, more are read while these are sent
+ENOUGH_RECORDS_AHEAD = 4000  # in batches that are read ahead; with fewer, more are read while these are sent
 GROW_AFTER_BATCHES = 100  # consecutive deliveries after which a reduced batch size is raised again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
 INTERNAL_REASON = "internal"  # an internal error, in addition to the values of sinks.Reason
@@ -256,25 +256,31 @@ class SinkWorker:
         return None
 
     def _look_ahead(self) -> None:
-        """Begin to read what comes after the batches that are known, unless there are enough.
-
-        Nothing is read when the delivery ends: no batch is begun with the confirmation of another one then.
-        """
-        known = sum(len(one.records) for one in self._ahead)
-        if self._looking_after is not None or self._ending.is_set() or known >= ENOUGH_RECORDS_AHEAD:
-            return
-        last = self._last_known
-        assert last is not None  # noqa: S101  a batch is in flight
+        """Begin to read what comes after the batches that are known, unless that is being done or there are enough."""
         assert self._tasks is not None  # noqa: S101  it runs
-        self._looking_after, self._looked = last, anyio.Event()
-        self._tasks.start_soon(self._read_ahead, last, name=f"sink {self.name}: next batches")
+        if self._looking_after is None and self._needs_more:
+            self._looking_after, self._looked = self._last_known, anyio.Event()
+            self._tasks.start_soon(self._read_ahead, name=f"sink {self.name}: next batches")
 
-    async def _read_ahead(self, last: Batch) -> None:
-        """Add the full batches after the last one that is known, unless that is another one by then."""
+    @property
+    def _needs_more(self) -> bool:
+        """Whether too few batches are known, unless the delivery ends: no further one is begun then."""
+        known = sum(len(one.records) for one in self._ahead)
+        return known < ENOUGH_RECORDS_AHEAD and self._in_flight is not None and not self._ending.is_set()
+
+    async def _read_ahead(self) -> None:
+        """Add full batches after the last one that is known until there are enough, or that is another one by then."""
         try:
-            found = await self._outbox.following(last, self._limit)
-            if last is self._last_known:
+            while (last := self._looking_after) is not None:
+                found = await self._outbox.following(last, self._limit)
+                if not found or last is not self._last_known:
+                    return
                 self._ahead += found
+                if not self._needs_more:
+                    return
+                looked, self._looked = self._looked, anyio.Event()
+                self._looking_after = self._last_known
+                looked.set()
         except StoreError:  # they are read again later
             pass
         except Exception:  # the batch in flight must be confirmed all the same
@@ -285,7 +291,7 @@ class SinkWorker:
 
     async def _looked_ahead(self) -> None:
         """Wait until nothing is being read."""
-        if self._looking_after is not None:
+        while self._looking_after is not None:
             await self._looked.wait()
 
     @property
@@ -295,7 +301,7 @@ class SinkWorker:
     async def _confirm(self, batch: Batch) -> Batch | None:
         """Write that a batch was delivered, and begin the following one with it if possible; return that one."""
         if not self._ahead and self._looking_after is batch and not self._ending.is_set():
-            await self._looked_ahead()
+            await self._looked.wait()
         if self._ahead and self._store.leads and not self._ending.is_set():
             with contextlib.suppress(StoreError):  # confirmed below
                 if await self._outbox.confirm_and_begin(batch, self._ahead[0]):

@@ -29,6 +29,7 @@ READINGS_AHEAD = 16  # batches of readings, each of which is a query of its own
 
 _ALMOST_WHOLE = 0.999999  # of a second: more is rounded to the next one where a time is written
 _LAST_ID = (1 << 63) - 1
+_LAST_SECOND = 253402300799  # of the year 9999
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +164,19 @@ _CHANGES = (
 )
 # Python's SQLite takes the interpreter's lock for each row, and calls a function for each text. So SQLite itself makes
 # one text of all rows, in its thread and while Python does other work. It writes 15 digits of a number, which are not
-# all of a time: the fraction is written by itself.
+# all of a time: whole seconds are enough, unless it is so close to the next one that the rest decides.
 _rows = _CHANGES.subquery().c
 _is_packed = func.typeof(_rows.uuid) == "blob"  # JSON has no bytes
+_fraction = _rows.time - cast(_rows.time, Integer)
+_is_usual = (func.typeof(_rows.time) == "real") & _rows.time.between(0, _LAST_SECOND) & (_fraction < _ALMOST_WHOLE)
 _CHANGES_AS_JSON = select(
     func.json_group_array(
         func.json_array(
-            *(_rows.id, _rows.time, _rows.time - cast(_rows.time, Integer)),
-            *(case((_is_packed, func.hex(_rows.uuid))), case((~_is_packed, type_coerce(_rows.uuid, Text)))),
+            _rows.id,
+            case((_is_usual, cast(_rows.time, Integer)), else_=type_coerce(_rows.time, Text)),
+            case((~_is_usual, _fraction)),
+            case((_is_packed, func.lower(func.hex(_rows.uuid)))),
+            case((~_is_packed, type_coerce(_rows.uuid, Text))),
             *(column for column in list(_rows)[2:] if column is not _rows.uuid),
         )
     )
@@ -188,8 +194,8 @@ _is_full = (
 _FULL_AS_JSON = select(case((_is_full & ~replayed(bindparam("b_sink")), _CHANGES_AS_JSON.scalar_subquery())))
 _Row = tuple[
     int,  # id
-    float,  # time, almost
-    float,  # its fraction
+    int | float,  # whole seconds of the time, or all of it, almost
+    float | None,  # and its fraction
     Annotated[str, msgspec.Meta(min_length=32, max_length=32)] | None,  # the 32 digits of the uuid
     str | None,  # or the uuid in another form
     str,  # cluster
@@ -220,7 +226,7 @@ def _from_json(written: str) -> tuple[list[int], list[SinkRecord]]:
             chassis=chassis or "",
             gpu=serial or "",
             time=_stamp_of(time, fraction),
-            uuid=(uuid or "") if digits is None else uuid_of_hex(digits.lower()),
+            uuid=(uuid or "") if digits is None else uuid_of_hex(digits),
             model=model or "",
             event=event,
             changes=None if changes is None else changes_object(sound_changes(changes)),
@@ -287,6 +293,8 @@ def _stamp(time: float) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _stamp_of(time: float, fraction: float) -> str:
+def _stamp_of(time: float, fraction: float | None) -> str:
+    if fraction is None:
+        return _stamp(moment(time))
     whole = float(round(time - fraction))
     return _stamp(moment(whole if fraction < _ALMOST_WHOLE else whole + fraction))
