@@ -84,7 +84,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     labels: bool = False  # name each node's GPUs in its labels, gpuid.github.com/…
     # Limits on what one API server may send and make us keep. Above a limit of a list or watch, the cluster is down
     # (limit_exceeded); above one of an exec or log, that reading fails. The defaults suffice for 10,000 nodes.
-    max_answer_size: Size = Size(32 << 20)  # a response, decompressed; lists come in pages of 100 objects
+    max_answer_size: Size = Size(32 << 20)  # a response, decompressed; pages of lists have 100 to 500 objects
     max_error_size: Size = Size(64 << 10)  # read of an error's body
     max_list_pages: int = 1000
     max_objects: int = 30_000  # nodes, pods of each source, and ResourceSlices

@@ -7,12 +7,14 @@ import msgspec
 
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import GoneError, LimitExceededError, ServerError
-from collector.kube.wire import MAX_PAGE_ITEMS, MalformedError, decode_page
+from collector.kube.wire import MAX_PAGE_ITEMS, MalformedError, Page, decode_page
 from collector.text import one_line
 
 __all__ = ["HasKey", "Kept", "Resource", "check_size", "collect", "list_all", "not_kubernetes"]
 
-LIST_PAGE_SIZE = 100  # objects: a node may have 20 kB, and a hundred clusters list at the same time when all start
+# A node may have 20 kB, and a hundred clusters list at the same time when all start. Most objects are smaller: once the
+# first page tells how large, as many are requested as fit into the same bytes, up to what other clients request.
+FIRST_PAGE_OBJECTS, MAX_PAGE_OBJECTS, PAGE_BYTES = 100, 500, 2_000_000
 MAX_EMPTY_PAGES = 100  # in a row; an API server fills each page but the last
 
 _ENCODER = msgspec.msgpack.Encoder()  # only measures
@@ -103,7 +105,7 @@ async def collect(client: ApiClient, resource: Resource[T], *, timeout: float) -
 
     Raises ClusterError and MalformedError.
     """
-    pages = {"limit": LIST_PAGE_SIZE}
+    pages = {"limit": FIRST_PAGE_OBJECTS}
     try:
         return await _collect(client, resource, pages, timeout)
     except GoneError:  # the continue token has expired; a list in one piece needs none
@@ -116,16 +118,19 @@ async def collect(client: ApiClient, resource: Resource[T], *, timeout: float) -
 async def _collect(
     client: ApiClient, resource: Resource[T], arguments: dict[str, Any], timeout: float
 ) -> tuple[Kept[T], str]:
-    session, kept = client.session, Kept[T](client, resource.name)
-    share, max_pages, tokens = session.share, session.cluster.max_list_pages, set[str]()
-    empty = 0  # pages in a row
+    kept, pages = Kept[T](client, resource.name), _Pages(client, resource.name)
+    share = client.session.share
     while True:
-        body = await client.read(resource.method, **arguments, timeout=timeout)
+        try:
+            body = await client.read(resource.method, **arguments, timeout=timeout)
+        except LimitExceededError:  # this page's objects are larger than those of the one before
+            if arguments.get("limit", 0) <= FIRST_PAGE_OBJECTS:
+                raise
+            arguments["limit"] = FIRST_PAGE_OBJECTS
+            continue
         started = share.clock()
         page = decode_page(body)
-        if page.overfull:
-            what = f"a page of {resource.name} has more than {MAX_PAGE_ITEMS:,} objects"
-            raise LimitExceededError(f"{session.host}: {what}, though {LIST_PAGE_SIZE} were asked for")
+        pages.check(page)
         for raw in page.items:
             check_size(client, resource.name, memoryview(raw).nbytes)
             kept.put(resource.decode(raw))
@@ -134,18 +139,38 @@ async def _collect(
         await share.pause(started)
         if not page.next:
             return kept, page.version
-        if page.next in tokens:
-            what = f"the list of {resource.name} is endless: page {len(tokens) + 1:,} repeats an earlier continue token"
-            raise LimitExceededError(f"{session.host}: {what}")
-        tokens.add(page.next)
-        empty = 0 if page.items else empty + 1
-        if empty >= MAX_EMPTY_PAGES:
-            what = f"the list of {resource.name} is endless: {empty} consecutive pages are empty"
-            raise LimitExceededError(f"{session.host}: {what}")
-        if len(tokens) >= max_pages:
-            what = f"the list of {resource.name} has more than {max_pages:,} pages"
-            raise LimitExceededError.of(session.host, what, "max_list_pages")
         arguments = arguments | {"_continue": page.next}
+        if "limit" in arguments and page.items:
+            fitting = PAGE_BYTES * len(page.items) // len(body)
+            arguments["limit"] = min(max(FIRST_PAGE_OBJECTS, fitting), MAX_PAGE_OBJECTS)
+
+
+class _Pages:
+    """The pages of a list so far, to notice one that never ends."""
+
+    def __init__(self, client: ApiClient, name: str) -> None:
+        self._host, self._name, self._max_pages = client.session.host, name, client.session.cluster.max_list_pages
+        self._tokens: set[str] = set()
+        self._empty = 0  # in a row
+
+    def check(self, page: Page) -> None:
+        """Count a page; raises LimitExceededError if it has too many objects or comes after too many others."""
+        if page.overfull:
+            what = f"a page of {self._name} has more than {MAX_PAGE_ITEMS:,} objects"
+            raise LimitExceededError(f"{self._host}: {what}, though at most {MAX_PAGE_OBJECTS} were asked for")
+        if not page.next:
+            return
+        endless = f"the list of {self._name} is endless"
+        if page.next in self._tokens:
+            what = f"page {len(self._tokens) + 1:,} repeats an earlier continue token"
+            raise LimitExceededError(f"{self._host}: {endless}: {what}")
+        self._tokens.add(page.next)
+        self._empty = 0 if page.items else self._empty + 1
+        if self._empty >= MAX_EMPTY_PAGES:
+            raise LimitExceededError(f"{self._host}: {endless}: {self._empty} consecutive pages are empty")
+        if len(self._tokens) >= self._max_pages:
+            what = f"the list of {self._name} has more than {self._max_pages:,} pages"
+            raise LimitExceededError.of(self._host, what, "max_list_pages")
 
 
 def not_kubernetes(client: ApiClient, error: MalformedError) -> ServerError:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MAX_LINE_BYTES = 64 << 20
-MAX_PAGE_ITEMS = 10_000  # objects; we request a hundred, which a server may ignore
+MAX_PAGE_ITEMS = 10_000  # objects; we request 500 at most, which a server may ignore
 MAX_WHY_LENGTH = 200  # characters of why something could not be decoded
 MAX_TOKEN_LENGTH = 16_384  # characters of values that are put into a URL: continue tokens and resource versions
 
