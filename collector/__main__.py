@@ -36,9 +36,8 @@ def main() -> None:
     except KeyboardInterrupt:  # while loading the rest
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if (why := shortage.why_short(error)) is None:
-            raise
-        shortage.end(why)
+        shortage.end_if_short(error)
+        raise
 
 
 if __name__ == "__main__":

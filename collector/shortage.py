@@ -6,14 +6,13 @@ import os
 import resource
 import sys
 import threading
-from typing import NoReturn
 
-__all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "why_short"]
+__all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end_if_short", "install_hooks", "why_short"]
 
 SHORTAGE_EXIT_CODE = 1
 START_THREADS = 5  # needed at start: four for the event loop and one for files
 START_BYTES = 16 << 20  # more than a thread needs to start: a stack of usual size, and what Python allocates in it
-RESERVE_BYTES = 1 << 20  # kept to print a line with
+RESERVE_BYTES = 4 << 20  # kept to print a line with
 
 # Texts of errors without their own type: of the runtime, the dynamic loader and libraries.
 _NO_THREAD = "can't start new thread"
@@ -21,7 +20,7 @@ _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "malloc failure
 _UNTYPED = (ImportError, OSError, SystemError)
 
 
-_reserve: list[bytes] = []
+_reserve = [bytes(RESERVE_BYTES)]
 
 
 def check_threads() -> None:
@@ -66,7 +65,6 @@ def install_hooks() -> None:
 
     The process ends if a thread could not start: the thread that waits for it would wait forever.
     """
-    _reserve.append(bytes(RESERVE_BYTES))
     of_threads, of_finalizers = threading.excepthook, sys.unraisablehook
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
@@ -82,10 +80,10 @@ def install_hooks() -> None:
     threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
 
 
-def end(why: str) -> NoReturn:
-    """Print the line and exit immediately: the rest of the program may raise the same error again."""
-    os.write(2, f"gpuid: {why}\n".encode())
-    os._exit(SHORTAGE_EXIT_CODE)
+def end_if_short(error: BaseException) -> None:
+    """Print the shortage behind an error and exit at once: the rest may raise it again. Other errors do nothing."""
+    if _printed(error):
+        os._exit(SHORTAGE_EXIT_CODE)
 
 
 def _printed(error: BaseException | None) -> bool:

@@ -102,12 +102,13 @@ class TestFailedReadings:
             await world.stays(lambda: len(seen.failures) == 1 and world.execs[world.first] == 1)
 
     async def test_a_node_deleted_during_its_reading_is_not_a_failure(self, world: World) -> None:
-        world.cluster.slow_exec(0.3, world.first)
+        world.cluster.slow_exec(3.0, world.first)
         async with world.watched() as seen:
             await eventually(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
             world.cluster.server.storage.delete(NODES, world.first)
-            await world.stays(lambda: world.first not in seen.published, seconds=0.6)
-            assert seen.gone == [world.first]
+            await eventually(lambda: not world.cluster.counters.open_execs[world.first])
+            await world.stays(lambda: world.first not in seen.published)
+            assert (seen.gone, seen.failures) == ([world.first], [])
 
     async def test_a_failure_is_warned_of_once(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         world.cluster.fail_exec(ExecFaultKind.EXIT_STATUS, world.first, times=4)

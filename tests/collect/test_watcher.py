@@ -140,7 +140,7 @@ class TestReadingAgain:
             await world.stays(lambda: world.execs[world.first] == 2)
 
     async def test_a_change_during_a_reading_causes_another_one_after_it(self, world: World) -> None:
-        world.cluster.slow_exec(0.4, world.first)
+        world.cluster.slow_exec(2.0, world.first)
         async with world.watched() as seen:
             await eventually(lambda: world.cluster.counters.open_execs[world.first])
             change(world, world.first, lambda status: status["nodeInfo"].update(bootID="another"))
@@ -298,8 +298,8 @@ class TestMisbehavingApiServer:
             await world.settled()
 
     async def test_an_exec_on_a_silent_connection_times_out(self, world: World) -> None:
-        world.cluster.slow_exec(0.5, node=world.first)
-        async with world.watched(exec_timeout=Duration(2)) as seen:
+        world.cluster.slow_exec(2.0, node=world.first)
+        async with world.watched(exec_timeout=Duration(4)) as seen:
             await eventually(lambda: world.cluster.counters.open_execs[world.first])
             world.cluster.freeze_connections()
             await eventually(lambda: (world.first, ReadFailure.TIMEOUT) in seen.failures)
