@@ -199,6 +199,17 @@ class TestNamesOfProcesses:
         output = log(*lines).replace(b"\n</nvidia_smi_log>", b"</nvidia_smi_log>")
         assert find_document(output).content == b"<nvidia_smi_log>\n<gpu>\n</gpu></nvidia_smi_log>"
 
+    def test_may_contain_tags_in_a_document_of_one_line(self) -> None:
+        name = b"<processes><process_name>a<process_name>b</process_name></processes>"
+        output = b"<nvidia_smi_log><gpu>" + name + b"</gpu></nvidia_smi_log>"
+        assert find_document(output).content == b"<nvidia_smi_log><gpu></gpu></nvidia_smi_log>"
+
+    @pytest.mark.parametrize("after", ["", "</"])
+    def test_that_do_not_end_are_contested(self, after: str) -> None:
+        output = log("<gpu>", "<processes>", "<process_name>x</processes></gpu>", after=after)
+        with pytest.raises(ContestedOutputError, match="a process name with a line break"):
+            find_document(output.replace(b"\n</nvidia_smi_log>", b"</nvidia_smi_log>"))
+
     @pytest.mark.parametrize(
         "name",
         [

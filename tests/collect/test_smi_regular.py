@@ -108,6 +108,16 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def made() -> Iterator[mock.Mock]:
+    """Forget what other tests read, so that none depends on them, and count the shapes that are made."""
+    with (
+        mock.patch.object(smi_regular, "_shapes", {}),
+        mock.patch.object(smi_regular, "_make_shape", wraps=smi_regular._make_shape) as counted,
+    ):
+        yield counted
+
+
 def regular(output: bytes) -> Values | None:
     """Return the values of an output if they are read without an XML parser."""
     try:
@@ -168,16 +178,6 @@ def test_processes_are_regular():
     assert read(output) == parsed(output) == (nvidia_smi.parse(H100), [])
 
 
-@pytest.fixture
-def made() -> Iterator[mock.Mock]:
-    """Forget what was read before, and count the shapes that are made."""
-    with (
-        mock.patch.object(smi_regular, "_shapes", {}),
-        mock.patch.object(smi_regular, "_make_shape", wraps=smi_regular._make_shape) as counted,
-    ):
-        yield counted
-
-
 @pytest.mark.parametrize("name", LISTS)
 def test_the_length_of_a_list_is_no_part_of_a_shape(name: str, made: mock.Mock):
     for length in range(30):
@@ -218,6 +218,15 @@ def test_one_node_does_not_displace_the_shapes_of_others(made: mock.Mock):
     assert made.call_count == 1 + 300  # one for each other document
 
 
+def test_only_the_256_shapes_that_were_read_last_are_remembered(made: mock.Mock):
+    outputs = [small(inside=f"<b{number}></b{number}>") for number in range(257)]
+    for output in (*outputs[:256], *outputs[:1], *outputs[256:], *outputs[:1]):
+        assert regular(output) is not None
+    assert made.call_count == 257
+    regular(outputs[1])
+    assert made.call_count == 258
+
+
 def test_a_node_with_two_models_is_regular_from_its_second_reading_on(made: mock.Mock):
     head, one, other = small(2, inside="<a></a>").partition(b'<gpu id="00000000:01')
     both = head + one + other
@@ -243,7 +252,7 @@ def test_a_node_with_two_models_is_regular_from_its_second_reading_on(made: mock
     ],
 )
 def test_anything_unusual_is_left_to_the_parser(text: str):
-    output = H100.replace(b"<serial>", text.encode() + b"<serial>", 1)
+    output = H100.replace(b"<serial>", text.encode() + b"<serial>")
     assert regular(output) is None
 
 
@@ -254,9 +263,9 @@ def test_anything_unusual_is_left_to_the_parser(text: str):
         H100.partition(b"<gpu")[0] + b"</nvidia_smi_log>",
         H100.rpartition(b"</gpu>")[0],
         H100.replace(b"\n\t<gpu id", b"\n</nvidia_smi_log>\n\t<gpu id", 1),
-        H100.replace(b"</fabric>", b"<state>ab</state>" * 300 + b"</fabric>", 1),
-        H100.replace(b"</uuid>", b"</uuid>" + b"<a></a>" * 4000, 1),
-        H100.replace(b"</fabric>", b"<state>" + b"x" * 5000 + b"</state></fabric>", 1),
+        H100.replace(b"</fabric>", b"<state>ab</state>" * 300 + b"</fabric>"),
+        H100.replace(b"</uuid>", b"</uuid>" + b"<a></a>" * 4000),
+        H100.replace(b"</fabric>", b"<state>" + b"x" * 5000 + b"</state></fabric>"),
         H100.replace(b"\n\t<gpu id", b"\n\t<gpu  id"),
         H100.replace(b"\t</gpu>", b"\t</gpu>text"),
     ],
@@ -277,8 +286,8 @@ def test_other_documents_are_left_to_the_parser(output: bytes):
         H100 + b"more",
         b"<gpu>" + H100,
         H100.replace(b'version="1.0"', b'version="1.0" encoding="cp864"'),
-        H100.replace(b"<serial>", b"\r<serial>", 1),
-        H100.replace(b"<serial>", b"<gpu></gpu><serial>", 1),
+        H100.replace(b"<serial>", b"\r<serial>"),
+        H100.replace(b"<serial>", b"<gpu></gpu><serial>"),
         H100.replace(b"</processes>", "<process_name>é</process_name></processes>".encode()),
     ],
     ids=["two documents", "text after", "text before", "encoding", "carriage return", "a GPU inside", "not ASCII"],
@@ -289,9 +298,15 @@ def test_what_is_not_read_may_be_anything(output: bytes):
     assert read(output)[0] == read(H100)[0]
 
 
+def test_a_gpu_without_an_id_after_another_is_left_to_the_parser():
+    output = small(2).replace(b'<gpu id="00000000:01:00.0">', b"<gpu>")
+    assert regular(output) is None
+    assert read(output) == parsed(output)
+
+
 def test_a_name_that_closes_outside_of_its_tags_is_left_to_the_parser():
     stray = PROCESSES.replace(b"</processes>", b"</processes>\n\t\t</process_name>\n\t\t<processes></processes>")
-    assert regular(H100.replace(b"<serial>", stray + b"<serial>", 1)) is None
+    assert regular(H100.replace(b"<serial>", stray + b"<serial>")) is None
 
 
 @st.composite

@@ -152,12 +152,15 @@ class TestRepairs:
             assert [gpu.uuid for gpu in report.gpus] == ["GPU-1", "GPU-2"]
             assert (report.lost, report.partial) == ((GpuRef(None, BUS),), False)
 
-    def test_of_a_gpu_keep_only_what_is_certain(self) -> None:
-        inside = (
-            "<uuid>GPU-1</uuid><serial>1</serial><serial>2</serial><gpu_recovery_action>Reset</gpu_recovery_action>"
+    def test_keep_only_what_is_certain_of_a_damaged_gpu(self) -> None:
+        """In one that is not damaged, the first of two values counts."""
+        twice = "<serial>1</serial><serial>2</serial><fabric><state>a</state></fabric><fabric><state>b</state></fabric>"
+        inside = f"{twice}<gpu_recovery_action>Reset</gpu_recovery_action>"
+        report = parse(document(f"<uuid>GPU-1</uuid>{inside}</a>", f"<uuid>GPU-2</uuid>{inside}"))
+        assert report.gpus == (
+            Gpu(uuid="GPU-1", health=Health(recovery_action="Reset")),
+            Gpu(uuid="GPU-2", serial="1", health=Health(recovery_action="Reset", fabric_state="a")),
         )
-        report = parse(document(f"{inside}</a>"))
-        assert report.gpus == (Gpu(uuid="GPU-1", health=Health(recovery_action="Reset")),)
 
     @pytest.mark.parametrize(
         ("mode", "read"),

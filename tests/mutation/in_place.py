@@ -1,8 +1,9 @@
 """Tries mutants in forks of one process that has collected the tests, so that each costs only the tests that reach it.
 
-The process first runs all tests in a fork, to learn which lines each of them reaches. For a mutant, a fork gives the
-module's functions the mutant's code and runs the tests that reach the changed statement, the shortest first. What runs
-when the module is imported, such as constants and default values, cannot be changed like this (`in_bodies`).
+The process first runs all tests in a fork, to learn which lines each of them reaches, and then each in a fork of its
+own: one that passes only after others would seem to notice faults. For a mutant, a fork gives the module's functions
+the mutant's code and runs the tests that reach the changed statement, the shortest first. What runs when the module is
+imported, such as constants and default values, cannot be changed like this (`in_bodies`).
 """
 
 import ast
@@ -60,7 +61,7 @@ def in_bodies(source: str) -> set[int]:
 def survivors(module: str, path: Path, mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[Mutant]:
     """Yield the mutants that no test notices; all must be in the bodies of functions.
 
-    Raises RuntimeError if the tests fail without a fault.
+    Raises RuntimeError if the tests fail without a fault, together or one alone.
     """
     if not mutants:
         return
@@ -76,7 +77,7 @@ def survivors(module: str, path: Path, mutants: Sequence[Mutant], tests: Sequenc
         found = [line.strip() for line in answers]
     os.wait()
     if found[-1:] != ["done"]:
-        raise RuntimeError(f"{module}: the tests fail without a fault")
+        raise RuntimeError(f"{module}: the tests fail without a fault, together or one alone")
     yield from (mutants[int(at)] for at in found[:-1])
 
 
@@ -102,7 +103,7 @@ class _Loop:
         for item in session.items:
             _do_not_shrink(item)
         reached: list[Reach] | None = _forked(lambda: self._reached(session.items))
-        if reached is None:
+        if reached is None or not all(_forked(lambda: self._pass([item])) for item in session.items):  # noqa: B023
             return True
         for item, one in zip(session.items, reached, strict=True):
             item.add_marker(pytest.mark.timeout(HANG_SECONDS + HANG_MARGIN * one.seconds), append=False)
@@ -144,12 +145,15 @@ class _Loop:
         found = [Reach(one, frozenset(reached)) for one, reached in zip(seconds, lines, strict=False)]
         return None if self._failed else found
 
+    def _pass(self, items: Sequence[pytest.Item]) -> bool:
+        return all(not self._failed for _ in self._run(items))
+
     def _passes(self, items: Sequence[pytest.Item], tree: ast.Module) -> bool:
         try:
             _change(sys.modules[self._module], str(self._path), tree)
         except Exception:  # such as a function without the variable of its class: nothing shows that a test would fail
             return True
-        return all(not self._failed for _ in self._run(items))
+        return self._pass(items)
 
 
 def _chosen(ranges: Sequence[range], reached: Sequence[Reach]) -> list[int]:

@@ -146,3 +146,26 @@ def test_mutants_are_tried_in_place(tmp_path: Path) -> None:
         "26 return 4 -> return None",
         "26 4 -> 5",
     ], done.stderr
+
+
+ORDERED_TESTS = """from sample import f
+
+done = []
+
+
+def test_once():
+    done.append(f(0))
+
+
+def test_after_that():
+    assert done
+"""
+
+
+def test_tests_that_pass_only_after_others_try_no_mutants(tmp_path: Path) -> None:
+    """They would fail alone with any mutant, as if they noticed it."""
+    (tmp_path / "sample.py").write_text(SOURCE)
+    (tmp_path / "test_sample.py").write_text(ORDERED_TESTS)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run([sys.executable, "-c", IN_PLACE], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "RuntimeError: sample: the tests fail without a fault, together or one alone"
