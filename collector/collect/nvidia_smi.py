@@ -50,7 +50,7 @@ __all__ = ["MAX_OUTPUT_BYTES", "BadOutputError", "Report", "parse"]
 MAX_OUTPUT_BYTES = 8 << 20
 
 _MAX_TAGS = 250_000  # in the parsed part; 16 GPUs have 15,000, and each takes 200 bytes of memory
-_UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
+_UNCOUNTED_BYTES = 4 * _MAX_TAGS  # of a document that cannot have more: no element or attribute is shorter than 4
 _MAX_REPAIRED_BYTES = 1 << 20  # of a stripped document; 16 GPUs have 300 kB, and repairing is slow
 _MAX_REASON_LENGTH = 120  # characters of the XML parser's own message
 

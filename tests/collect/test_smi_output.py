@@ -128,6 +128,7 @@ class TestEncodings:
         [
             (b"", ""),
             (b"", "a"),
+            (b"", "\1"),
             (b"", "\u4e00"),
             (b"", "\u4e80"),
             (b"", "\ufeff"),
@@ -143,6 +144,10 @@ class TestEncodings:
     )
     def test_of_16_bits_are_told_by_the_mark_or_the_nulls(self, codec: str, text: bytes, before: str) -> None:
         output = text + log("<a>中</a>", before=before).decode().encode(codec)
+        assert find_document(output).content == log("<a>中</a>")
+
+    def test_of_16_bits_are_told_by_the_letters_next_to_the_document(self) -> None:
+        output = log("<a>中</a>", before="\u00e9\u4e2d").decode().encode("utf-16-le")
         assert find_document(output).content == log("<a>中</a>")
 
     def test_of_16_bits_are_no_document_by_themselves(self) -> None:
@@ -204,11 +209,21 @@ class TestNamesOfProcesses:
         output = b"<nvidia_smi_log><gpu>" + name + b"</gpu></nvidia_smi_log>"
         assert find_document(output).content == b"<nvidia_smi_log><gpu></gpu></nvidia_smi_log>"
 
-    @pytest.mark.parametrize("after", ["", "</"])
-    def test_that_do_not_end_are_contested(self, after: str) -> None:
-        output = log("<gpu>", "<processes>", "<process_name>x</processes></gpu>", after=after)
-        with pytest.raises(ContestedOutputError, match="a process name with a line break"):
-            find_document(output.replace(b"\n</nvidia_smi_log>", b"</nvidia_smi_log>"))
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "x",
+            "x\n</process_name>",
+            "x</process_name>\n<process_name>y",
+            "x</process_name><process_name>y\n</process_name>",
+        ],
+    )
+    def test_not_complete_on_one_line_are_contested_whatever_follows(self, name: str) -> None:
+        output = log("<gpu>", "<processes>", f"<process_name>{name}</processes></gpu>")
+        output = output.replace(b"\n</nvidia_smi_log>", b"</nvidia_smi_log>")
+        for after in (b"", b"</"):
+            with pytest.raises(ContestedOutputError, match="a process name with a line break"):
+                find_document(output + after)
 
     @pytest.mark.parametrize(
         "name",
@@ -219,6 +234,8 @@ class TestNamesOfProcesses:
             "</process_name><process_name>",
             "<process_name>x</process_name>\n<process_name>x",
             "<process_name>x\n<process_name>y</process_name>",
+            "<process_name>x</process_name>\nprocess_name>y</process_name>",
+            "<process_name>x</process_name>\n<process_name>y process_name>",
         ],
     )
     def test_with_a_line_break_are_contested(self, name: str) -> None:

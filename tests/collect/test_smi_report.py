@@ -67,6 +67,10 @@ class TestSizes:
         with pytest.raises(BadOutputError, match=r"^more than 250000 elements or attributes$"):
             parse(document(inside + "<aa/>"))
 
+    def test_the_shortest_elements_count(self) -> None:
+        with pytest.raises(BadOutputError, match=r"^more than 250000 elements or attributes$"):
+            parse(document("<uuid>GPU-1</uuid>" + "<a/>" * 250_000))
+
     def test_a_document_has_250_000_attributes_at_most(self) -> None:
         with pytest.raises(BadOutputError, match=r"^more than 250000 elements or attributes$"):
             parse(document("<uuid>GPU-1</uuid><a" + " bb=''" * 250_001 + "/>"))
@@ -109,14 +113,14 @@ class TestRepairs:
 
     def test_lose_unreadable_values_of_health_and_of_the_root(self) -> None:
         inside = (
-            "<uuid>GPU-1</uuid><gpu_recovery_action>R\1</gpu_recovery_action><fabric><state>Failed</state></fabric>"
+            "<uuid>GPU-1</uuid><gpu_recovery_action>Reset</gpu_recovery_action><fabric><state>Failed\1</state></fabric>"
         )
         root = "<driver_version>1\1</driver_version><cuda_version>13</cuda_version>\n"
         report, warnings = reported(document(inside, root=root))
         assert report == Report(
             driver_version=None,
             cuda_version="13",
-            gpus=(Gpu(uuid="GPU-1", health=Health(fabric_state="Failed")),),
+            gpus=(Gpu(uuid="GPU-1", health=Health(recovery_action="Reset")),),
         )
         assert len(warnings) == 1
 
@@ -206,6 +210,12 @@ class TestGpusThatAreMissing:
         output = document("<uuid>GPU-1</uuid><pci><pci_bus_id>0000:19:00.0</pci_bus_id></pci>", attached=attached)
         report = parse(output, said=said)
         assert (len(report.lost), report.partial) == (lost, partial)
+
+    def test_are_neither_unread_nor_without_a_uuid(self) -> None:
+        gpus = ("<uuid>GPU-1</uuid>", "<uuid>GPU-2</uuid>", "<uuid>GPU-\1</uuid>", "<uuid>GPU is lost</uuid>")
+        report = parse(document(*gpus))
+        assert (len(report.gpus), len(report.unread), len(report.unidentified)) == (2, 1, 1)
+        assert not report.partial
 
     def test_may_be_all_of_them(self) -> None:
         lost = "<uuid>GPU is lost</uuid>"
