@@ -150,7 +150,12 @@ register(
 
 
 def _lose(world: "World", chance: random.Random) -> Arguments | None:
-    if (gpu := a_gpu(world, chance)) is None:
+    """Draw a GPU of a node that still has the same ones: others may have moved to another bus, each to be read there.
+
+    Until then, nobody can tell which of them no longer responds.
+    """
+    gpu = a_gpu(world, chance)
+    if gpu is None or world.truth.has_changed((gpu["cluster"], gpu["node"])):
         return None
     return {**gpu, **chance.choice([{}, {"listed": True}, {"silent": True}])}
 

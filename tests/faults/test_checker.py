@@ -107,3 +107,15 @@ def test_a_cluster_that_had_another_name(calms: Calms) -> None:
     assert calms.wrong() == []
     calms.record(("appeared", OTHER))
     assert len(calms.wrong()) == 1
+
+
+def test_a_node_has_changed_until_the_next_calm(calms: Calms) -> None:
+    truth = calms.world.truth
+    assert calms.wrong() == []
+    assert not truth.has_changed(A)
+    truth.lives["GPU-1"].append(Stay(time.time(), frozenset([B])))
+    assert truth.has_changed(A)
+    assert truth.has_changed(B)
+    assert not truth.has_changed(OTHER)
+    truth.settle()
+    assert not truth.has_changed(A)

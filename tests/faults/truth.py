@@ -1,5 +1,6 @@
 """Where every GPU really was, from step to step."""
 
+import itertools
 import time
 from collections import defaultdict
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Truth:
     def __init__(self) -> None:
         self.lives: dict[str, list[Stay]] = {}  # by UUID, the first stay first
         self.hidden: dict[Place, list[tuple[float, float]]] = defaultdict(list)  # when a node could be dropped
-        self._begun = time.time()
+        self._begun = self._settled = time.time()
         self._open: dict[Place, float] = {}
         self._ending: set[Place] = set()
         self.names: dict[str, str] = {}  # the own names of clusters by others that they had in the configuration
@@ -46,6 +47,15 @@ class Truth:
             if not life or life[-1].places != places:
                 life.append(Stay(self._begun, places))
 
+    def has_changed(self, place: Place) -> bool:
+        """Return whether a GPU has come to a node or left it since everything was noticed."""
+        return any(
+            (place in before.places) is not (place in after.places)
+            for life in self.lives.values()
+            for before, after in itertools.pairwise((Stay(0.0, frozenset()), *life))
+            if after.start > self._settled
+        )
+
     def places(self) -> dict[str, set[Place]]:
         """Return where every GPU is now that is anywhere."""
         return {uuid: set(life[-1].places) for uuid, life in self.lives.items() if life[-1].places}
@@ -62,6 +72,7 @@ class Truth:
 
     def settle(self) -> None:
         """Note that everything has been noticed."""
+        self._settled = time.time()
         for place in self._ending:
             self.hidden[place].append((self._open.pop(place), time.time()))
         self._ending.clear()
