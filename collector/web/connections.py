@@ -283,10 +283,12 @@ class _Connection(web.RequestHandler):
             self._output.abort()
 
     def drop(self) -> None:
-        """Close a socket that never became a connection."""
+        """End what did not become a connection: a socket, or a protocol that uvloop does not tell that it closed it."""
         self._connections.forget(self)
         if self._output is None:
             self.sock.close()
+        else:
+            self.connection_lost(None)
 
     @property
     def _is_answering(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from aiohttp import web
@@ -124,6 +125,26 @@ async def test_no_hang_up_in_tls_is_logged(
                     await stream.receive(1)
                     await anyio.aclose_forcefully(stream) if standard else await stream.aclose()
         assert (await client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_no_request_is_logged_that_arrives_as_the_server_ends(
+    site: Site, serving: Any, caplog: pytest.LogCaptureFixture, turns: int
+) -> None:
+    """Within some turns of the event loop, the connection is accepted, its request read and everything cancelled."""
+    async with quiet(caplog):
+        async with serving(site) as client:
+            socks = [socket.create_connection(("127.0.0.1", client.base_url.port)) for _ in range(3)]
+            for sock in socks:
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            socks.pop().close()
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+        for sock in socks:
+            sock.settimeout(30)
+            with contextlib.suppress(ConnectionError):
+                assert sock.recv(100)[:15] in (b"", b"HTTP/1.1 200 OK")
+            sock.close()
 
 
 async def test_a_fault_of_a_handler_is_answered_and_logged_once(
