@@ -4,13 +4,14 @@ import html
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TypeVar
 from unittest import mock
 
 import msgspec
 from hypothesis import strategies as st
 
-from collector.collect import nvidia_smi, objects, smi_health, smi_log
+from collector.collect import nvidia_smi, objects, smi_health, smi_log, smi_unread
 from collector.collect.log_times import moment_of
 from collector.collect.printable import printable_report
 from collector.collect.printed import find_last, last_line
@@ -60,10 +61,13 @@ def _answer(output: bytes) -> tuple[nvidia_smi.Report | nvidia_smi.BadOutputErro
         return error, warnings
 
 
-def _smi(output: bytes) -> None:
-    """Read an output, which gives the same with the XML parser alone."""
+def _smi(output: bytes, *, in_form: bool = False) -> None:
+    """Read an output, which gives the same with the XML parser alone: of all of it, if it is in the tool's form."""
     found, warnings = _answer(output)
-    with mock.patch.object(nvidia_smi, "read_regular", return_value=None):
+    with (
+        mock.patch.object(nvidia_smi, "read_regular", return_value=None),
+        mock.patch.object(smi_unread, "_unread_runs", return_value=()) if in_form else nullcontext(),
+    ):
         parsed, others = _answer(output)
     if isinstance(found, nvidia_smi.BadOutputError):
         assert str(found) == str(parsed)
@@ -79,29 +83,62 @@ def _smi(output: bytes) -> None:
             assert not isinstance(value, int) or 0 <= value < 1 << 53
 
 
-Edits = list[tuple[int, bool, bytes]]  # for each, at which line, whether that stays, and a new one
+Edits = list[tuple[int, bool, bytes]]  # for each, at which line, whether that stays, and a new one or another value
+
+VALUES = [
+    *(
+        b"GPU is lost",
+        b"GPU requires reset",
+        b"[GPU requires reset]",
+        b"[GPU is lost]",
+        b"[Unknown Error]",
+        b"N/A",
+        b"No",
+    ),
+    *(
+        b"Yes",
+        b"",
+        b"0",
+        b"1",
+        b"-1",
+        b"4294967295",
+        b"Unknown Error",
+        b"ERR!",
+        b"Reset",
+        b"3 bank(s)",
+        b"1 ",
+        b"a" * 300,
+    ),
+]
 
 LINES = [
     *sorted({line for output in RENDERED for line in output.split(b"\n")}),
     *(b"", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
-    *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost"),
+    *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost\n"),
     *(b"\t\t\t<process_name>a</process_name>", b"<process_name>", b"\t<gpu>", b"<a/>", b"<!-- a -->", b"&amp;", b"\r"),
 ]
 
 
 def _edited(change: tuple[int, Edits]) -> None:
-    """Read a rendered output of which some lines are different."""
+    """Read a rendered output of which some lines or values are different."""
     number, edits = change
     lines = RENDERED[number % len(RENDERED)].split(b"\n")
+    in_form = True
     for at, stays, line in edits[:4]:
         place = at % len(lines)
-        lines[place : place + (not stays)] = [line]
-    _smi(b"\n".join(lines))
+        if line in VALUES:
+            lines[place] = re.sub(rb"(?<=>)[^<>]*(?=</)", line, lines[place])
+        else:
+            lines[place : place + (not stays)] = [line]
+            in_form = False
+    _smi(b"\n".join(lines), in_form=in_form)
 
 
 edited = st.tuples(
     st.integers(0, len(RENDERED) - 1),
-    st.lists(st.tuples(st.integers(0, 400), st.booleans(), st.sampled_from(LINES)), max_size=2),
+    st.lists(
+        st.tuples(st.integers(0, 400), st.booleans(), st.sampled_from(VALUES) | st.sampled_from(LINES)), max_size=2
+    ),
 )
 
 HEALTH_TEXTS = (

@@ -119,7 +119,7 @@ def test_many_outputs_of_the_tool_are_read_without_an_xml_parser() -> None:
     assert all(_is_regular(one) for one in [SMI, *RENDERED])
     target = TARGETS["edited-nvidia-smi"]
     mutator, outputs = Mutator(kept("edited-nvidia-smi"), random.Random(1)), list[bytes]()
-    with mock.patch.object(nodes, "_smi", outputs.append):
+    with mock.patch.object(nodes, "_smi", lambda output, *, in_form: outputs.append(output)):
         for _ in range(300):
             target.run(mutator.next())
     changed = {*outputs} - {*RENDERED}
