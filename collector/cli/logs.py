@@ -1,5 +1,6 @@
 """Logging: one JSON object, or one line of text, per event on stderr."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -35,7 +36,7 @@ def configure(level: str, log_format: str) -> None:
     # Libraries log every step, some even values and secrets passed to them; their warnings are enough.
     least = max(getattr(logging, level.upper()), logging.WARNING)
     handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
-    handler.addFilter(lambda record: not _tells_of_lost_connection(record))
+    handler.addFilter(lambda record: not (_tells_of_lost_connection(record) or _tells_of_abandoned_one(record)))
     logging.basicConfig(level=least, handlers=[handler], force=True)
     logging.getLogger("collector").setLevel(level.upper())
 
@@ -52,6 +53,15 @@ def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
         and "the handler is closed" in str(error)
         and record.getMessage().startswith(_TLS_ERRORS)
     )
+
+
+def _tells_of_abandoned_one(record: logging.LogRecord) -> bool:
+    """Return whether SQLAlchemy reports that it could not close a connection properly before its deadline.
+
+    The server does not respond then, which is logged where it is asked, and the socket is closed all the same.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name.startswith("sqlalchemy.pool") and isinstance(error, asyncio.CancelledError)
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,5 +1,6 @@
 """One event is one line, whatever it contains."""
 
+import asyncio
 import io
 import json
 import logging
@@ -85,6 +86,17 @@ def test_a_terminal_gets_text_and_everything_else_json(
     configure("info", log_format)
     logging.getLogger("collector.test").info("serving")
     assert stderr.getvalue().startswith(expected)
+
+
+@pytest.mark.parametrize(("error", "count"), [(asyncio.CancelledError(), 0), (OSError(), 1)], ids=repr)
+def test_a_connection_that_was_not_closed_before_the_deadline_is_no_event(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, count: int
+) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    configure("info", "json")
+    logging.getLogger("sqlalchemy.pool.impl.Pool").error("Exception closing connection", exc_info=error)
+    assert len(stderr.getvalue().splitlines()) == count
 
 
 def test_no_line_of_a_traceback_looks_like_an_event() -> None:
