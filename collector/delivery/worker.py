@@ -256,31 +256,24 @@ class SinkWorker:
         return None
 
     def _look_ahead(self) -> None:
-        """Begin to read what comes after the batches that are known, unless that is being done or there are enough."""
+        """Begin to read what comes after the batches that are known, unless there are enough.
+
+        Nothing is read when the delivery ends: no batch is begun with the confirmation of another one then.
+        """
+        known, last = sum(len(one.records) for one in self._ahead), self._last_known
+        if self._looking_after is not None or self._ending.is_set() or known >= ENOUGH_RECORDS_AHEAD or last is None:
+            return
         assert self._tasks is not None  # noqa: S101  it runs
-        if self._looking_after is None and self._needs_more:
-            self._looking_after, self._looked = self._last_known, anyio.Event()
-            self._tasks.start_soon(self._read_ahead, name=f"sink {self.name}: next batches")
+        self._looking_after, self._looked = last, anyio.Event()
+        self._tasks.start_soon(self._read_ahead, last, name=f"sink {self.name}: next batches")
 
-    @property
-    def _needs_more(self) -> bool:
-        """Whether too few batches are known, unless the delivery ends: no further one is begun then."""
-        known = sum(len(one.records) for one in self._ahead)
-        return known < ENOUGH_RECORDS_AHEAD and self._in_flight is not None and not self._ending.is_set()
-
-    async def _read_ahead(self) -> None:
-        """Add full batches after the last one that is known until there are enough, or that is another one by then."""
+    async def _read_ahead(self, last: Batch) -> None:
+        """Add the full batches after the last one that is known, unless that is another one by then; look again."""
+        found: list[Batch] = []
         try:
-            while (last := self._looking_after) is not None:
-                found = await self._outbox.following(last, self._limit)
-                if not found or last is not self._last_known:
-                    return
+            found = await self._outbox.following(last, self._limit)
+            if last is self._last_known:
                 self._ahead += found
-                if not self._needs_more:
-                    return
-                looked, self._looked = self._looked, anyio.Event()
-                self._looking_after = self._last_known
-                looked.set()
         except StoreError:  # they are read again later
             pass
         except Exception:  # the batch in flight must be confirmed all the same
@@ -288,6 +281,8 @@ class SinkWorker:
         finally:
             self._looking_after = None
             self._looked.set()
+        if found:
+            self._look_ahead()
 
     async def _looked_ahead(self) -> None:
         """Wait until nothing is being read."""

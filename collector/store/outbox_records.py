@@ -19,7 +19,7 @@ from collector.store.codec import decode_records
 from collector.store.engines import fetch_alone
 from collector.store.identifiers import uuid_of_hex
 from collector.store.sound import moment, optional_text, sound_changes, sound_count, sound_last_known, text
-from collector.timestamps import rfc3339
+from collector.timestamps import MAX_TIME, rfc3339
 
 __all__ = ["TABLES", "counted", "decoded", "end_of_batch", "full_batches", "records_between", "replayed"]
 
@@ -29,7 +29,6 @@ READINGS_AHEAD = 16  # batches of readings, each of which is a query of its own
 
 _ALMOST_WHOLE = 0.999999  # of a second: more is rounded to the next one where a time is written
 _LAST_ID = (1 << 63) - 1
-_LAST_SECOND = 253402300799  # of the year 9999
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ _CHANGES = (
 _rows = _CHANGES.subquery().c
 _is_packed = func.typeof(_rows.uuid) == "blob"  # JSON has no bytes
 _fraction = _rows.time - cast(_rows.time, Integer)
-_is_usual = (func.typeof(_rows.time) == "real") & _rows.time.between(0, _LAST_SECOND) & (_fraction < _ALMOST_WHOLE)
+_is_usual = (func.typeof(_rows.time) == "real") & _rows.time.between(0, MAX_TIME) & (_fraction < _ALMOST_WHOLE)
 _CHANGES_AS_JSON = select(
     func.json_group_array(
         func.json_array(
