@@ -86,34 +86,14 @@ def _smi(output: bytes, *, in_form: bool = False) -> None:
 Edits = list[tuple[int, bool, bytes]]  # for each, at which line, whether that stays, and a new one or another value
 
 VALUES = [
-    *(
-        b"GPU is lost",
-        b"GPU requires reset",
-        b"[GPU requires reset]",
-        b"[GPU is lost]",
-        b"[Unknown Error]",
-        b"N/A",
-        b"No",
-    ),
-    *(
-        b"Yes",
-        b"",
-        b"0",
-        b"1",
-        b"-1",
-        b"4294967295",
-        b"Unknown Error",
-        b"ERR!",
-        b"Reset",
-        b"3 bank(s)",
-        b"1 ",
-        b"a" * 300,
-    ),
+    *(b"GPU is lost", b"GPU requires reset", b"[GPU requires reset]", b"[GPU is lost]", b"[Unknown Error]"),
+    *(b"N/A", b"No", b"Yes", b"", b"0", b"1", b"-1", b"4294967295", b"Unknown Error", b"ERR!", b"Reset"),
+    *(b"3 bank(s)", b"1 ", b"a" * 300),
 ]
 
 LINES = [
     *sorted({line for output in RENDERED for line in output.split(b"\n")}),
-    *(b"", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
+    *(b"\n", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
     *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost\n"),
     *(b"\t\t\t<process_name>a</process_name>", b"<process_name>", b"\t<gpu>", b"<a/>", b"<!-- a -->", b"&amp;", b"\r"),
 ]
