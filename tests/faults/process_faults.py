@@ -1,4 +1,4 @@
-"""What happens to the processes of gpuid: signals, other configurations, other clocks, too few descriptors."""
+"""What happens to the processes of gpuid: signals, other clocks, too few descriptors."""
 
 import random
 import signal
@@ -103,78 +103,6 @@ def _thaw(world: "World", given: Arguments) -> None:
 
 register("pause_process", 2, _pause, _do_pause)
 register("freeze_process", 1, a_process, _do_freeze, _thaw)
-
-
-# Configuration
-
-
-def _do_hup(world: "World", given: Arguments) -> None:
-    process = the_process(world, given)
-    if process.listens():
-        process.send(signal.SIGHUP)
-
-
-def _cluster(world: "World", chance: random.Random) -> Arguments | None:
-    (cluster,) = chance.sample(sorted(world.clusters), 1)
-    return {"cluster": cluster} if world.contexts.get(cluster) == cluster else None
-
-
-def _renamed(world: "World", chance: random.Random) -> Arguments | None:
-    cluster = _cluster(world, chance)
-    return cluster and {**cluster, "name": f"other-{cluster['cluster']}"}
-
-
-def _do_remove(world: "World", given: Arguments) -> None:
-    world.contexts.pop(given["cluster"], None)
-    _reconfigured(world, given)
-
-
-def _do_rename(world: "World", given: Arguments) -> None:
-    world.contexts[given["cluster"]] = given["name"]
-    world.truth.names[given["name"]] = world.renamed[given["name"]] = given["cluster"]
-    _reconfigured(world, given)
-
-
-def _do_reorder(world: "World", given: Arguments) -> None:
-    del given
-    world.contexts = dict(reversed(world.contexts.items()))
-    world.configure()
-
-
-def _as_before(world: "World", given: Arguments) -> None:
-    world.contexts[given["cluster"]] = given["cluster"]
-    _reconfigured(world, given)
-    world.truth.show((given["cluster"], ""))
-
-
-def _reconfigured(world: "World", given: Arguments) -> None:
-    world.dropped.add(given["cluster"])  # and with it its counters, which begin again
-    world.truth.hide((given["cluster"], ""))
-    world.configure()
-
-
-def _broken(world: "World", chance: random.Random) -> Arguments | None:
-    del chance
-    return None if world.broken else {}
-
-
-def _do_break(world: "World", given: Arguments) -> None:
-    del given
-    world.broken = True
-    world.configure()
-
-
-def _mend(world: "World", given: Arguments) -> None:
-    del given
-    world.broken = False
-    world.configure()
-
-
-register("hup", 2, a_process, _do_hup)
-register("remove_cluster", 1, _cluster, _do_remove, _as_before)
-register("rename_cluster", 1, _renamed, _do_rename, _as_before)
-register("reorder_clusters", 0.5, lambda _world, _chance: {}, _do_reorder)
-register("break_configuration", 0.5, _broken, _do_break, _mend)
 
 
 # Clocks

@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator.wear import NEW
-from tests.faults import api_faults, fleet_steps, process_faults, sink_faults, store_faults
+from tests.faults import api_faults, configuration_faults, fleet_steps, process_faults, sink_faults, store_faults
 from tests.faults import plan as plans
 from tests.faults.compare import (
     Gpu,
@@ -38,6 +38,7 @@ __all__ = ["Outcome", "run"]
 STEP_KINDS = (
     fleet_steps,
     api_faults,
+    configuration_faults,
     process_faults,
     store_faults,
     sink_faults,
@@ -101,7 +102,7 @@ class Checker:
         self._excused: dict[str, int] = {}  # the id of the last change that its placements are not compared up to
         self._scrapes: dict[str, tuple[int, list[Sample]]] = {}  # by process, with its number of starts
         self._sinks = Sinks(world)
-        self._used: dict[tuple[str, int, str], list[float]] = {}
+        self._used: dict[tuple[str, int, int, int, str], list[float]] = {}
         self.compared = (0, 0)  # of how many GPUs everything was compared at the last calm, and how many there were
 
     def check(self) -> list[str]:
@@ -126,8 +127,9 @@ class Checker:
             if samples is None:
                 wrong.append(f"{process.name} does not answer")
                 continue
-            own = [gpu for gpu in truth if gpu.cluster in process.hashed]
-            wrong += [f"{process.name}: {one}" for one in compare_scrape(own, process.hashed, samples)]
+            clusters = world.clusters_of(process)
+            own = [gpu for gpu in truth if gpu.cluster in clusters]
+            wrong += [f"{process.name}: {one}" for one in compare_scrape(own, clusters, samples)]
             wrong += [f"{process.name}: {one}" for one in compare_marks(world.marks, samples)]
             if world.clocks_stepped:  # no time from another clock is left
                 times = compare_reading_times(samples, begun - EARLY_SECONDS, time.time() + EARLY_SECONDS)
@@ -237,11 +239,12 @@ class Checker:
         return wrong
 
     def _growth(self) -> list[str]:
-        """Compare what a process uses with what it used at earlier calms."""
+        """Compare what a process uses with what it used at earlier calms, with as many clusters and sinks."""
         wrong = []
+        configured = len(self._world.collected), len(self._world.sinks)
         for process in self._world.processes:
             for name, (value, slack) in used(process).items():
-                values = self._used.setdefault((process.name, process.starts, name), [])
+                values = self._used.setdefault((process.name, process.starts, *configured, name), [])
                 values.append(value)
                 warm = WARM_CALMS if name in MEMORY else 2
                 wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack, warm=warm)]
@@ -251,10 +254,10 @@ class Checker:
 
 
 def gpus(world: World) -> list[Gpu]:
-    """Return the truth about every GPU."""
+    """Return the truth about every GPU in the clusters that are configured at a calm."""
     worn = world.fleet.worn()
     found = []
-    for one in sorted(world.fleet.expected()):
+    for one in sorted(world.fleet.expected(*world.collected)):
         kind = "gb200" if one.model.endswith("GB200") else "h100"
         health = msgspec.structs.asdict(NEW[kind]) | worn.get(one.uuid, {})
         shown = {field: value for field, value in health.items() if field not in UNREPORTED}

@@ -1,7 +1,9 @@
 """What the sinks of a world were given so far, compared with its history; and what the logs have no place for."""
 
+import gzip
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -41,8 +43,8 @@ class Sinks:
         self._world = world
         self._history: list[Record] = []
         self._last = 0  # the id of the last change
-        self._accepted: list[Batch] = []
-        self._requests = 0  # that have been looked at
+        self._accepted: dict[str, list[Batch]] = defaultdict(list)  # by webhook
+        self._requests: dict[str, int] = {}  # that have been looked at
         self._objects: dict[tuple[str, str], Batch] = {}  # by key and ETag
         self._read: dict[str, int] = {}  # bytes of each log
         self._lines: list[Record] = []  # of all processes
@@ -56,7 +58,11 @@ class Sinks:
             return [f"the history cannot be read: {error}"]
         self._read_requests()
         self._read_logs()
-        found = [f"webhook: {one}" for one in wrong_batches(self._history, self._accepted)]
+        found = [
+            f"webhook {name}: {one}"
+            for name in self._world.receivers.keys() & self._world.sinks.keys()
+            for one in wrong_batches(self._history, self._accepted[name])
+        ]
         if self._world.warehouse is not None:
             try:
                 history = [one._replace(objects="") for one in self._history]
@@ -89,11 +95,12 @@ class Sinks:
         return [row(dict(one)) for one in rows]
 
     def _read_requests(self) -> None:
-        requests = self._world.receiver.requests
-        for request in requests[self._requests :]:
-            if 200 <= request.status < 300:
-                self._accepted.append(Batch(request.key, tuple(map(record, request.records))))
-            self._requests += 1
+        for name, receiver in self._world.receivers.items():
+            new = receiver.requests[self._requests.get(name, 0) :]
+            self._accepted[name] += [
+                Batch(one.key, tuple(map(record, one.records))) for one in new if 200 <= one.status < 300
+            ]
+            self._requests[name] = self._requests.get(name, 0) + len(new)
 
     def _read_logs(self) -> None:
         for process in self._world.processes:
@@ -128,7 +135,8 @@ class Sinks:
                     which = entry["Key"], entry["ETag"]
                     if which not in self._objects:
                         answer = client.get_object(Bucket=s3.BUCKET, Key=entry["Key"])
-                        lines = answer["Body"].read().splitlines()
+                        body = answer["Body"].read()
+                        lines = (gzip.decompress(body) if entry["Key"].endswith(".gz") else body).splitlines()
                         self._objects[which] = Batch(
                             answer["Metadata"]["idempotency_key"], tuple(record(json.loads(line)) for line in lines)
                         )

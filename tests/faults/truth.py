@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from collector.simulator.fleet import Fleet
@@ -20,7 +21,10 @@ class Stay(NamedTuple):
 
 
 class Truth:
-    """The life of every GPU that ever was in a node, as the steps made it."""
+    """The life of every GPU that ever was in a node, as the steps made it.
+
+    A cluster that was never configured is nowhere: what is there is noticed when it is added.
+    """
 
     def __init__(self) -> None:
         self.lives: dict[str, list[Stay]] = {}  # by UUID, the first stay first
@@ -34,10 +38,10 @@ class Truth:
         """Note that a step begins: what it changes is so from now on."""
         self._begun = time.time()
 
-    def note(self, fleet: Fleet) -> None:
-        """Note where every GPU is after a step; one that does not respond is still where it was."""
+    def note(self, fleet: Fleet, clusters: Collection[str]) -> None:
+        """Note where every GPU in these clusters is after a step; one that does not respond is still where it was."""
         now: dict[str, set[Place]] = defaultdict(set)
-        for cluster in fleet.clusters:
+        for cluster in clusters:
             for node in fleet.nodes(cluster):
                 for card in fleet.cards(cluster, node):
                     now[card.uuid].add((cluster, node))

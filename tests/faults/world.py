@@ -33,9 +33,11 @@ from tests.support.processes import CollectorProcess, Process
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import until
 
-__all__ = ["CLUSTERS", "Member", "Setup", "World", "new_world"]
+__all__ = ["CLUSTERS", "FURTHER_CLUSTERS", "Member", "Setup", "World", "new_world"]
 
 CLUSTERS = tuple(f"sim-{number}" for number in range(4))  # sim-2 is of GB200, the others of H100
+# Those that the first configuration does not name: one of H100 and one of GB200, each for another shard.
+FURTHER_CLUSTERS = ("sim-4", "sim-5")
 NODES, GPUS = 3, 4
 DISK_MEGABYTES = 64
 SHAPES = ("gpu-operator", "device-plugin", "helm", "gke", "driver", "dra")  # presets that read by exec
@@ -78,11 +80,6 @@ class Member(CollectorProcess):
         self.command = [sys.executable, shifted.__file__, str(self._clock), "run", "-c", str(self.config)]
         if shard is not None:
             self.command += ["--shard", str(shard), "--total-shards", "2"]
-
-    @property
-    def hashed(self) -> set[str]:
-        """The clusters that it reads if every process runs."""
-        return {name for name in CLUSTERS if self.shard is None or shard_of(name, 2) == self.shard}
 
     def start(self) -> None:
         """Start it, again if it has ended."""
@@ -170,7 +167,7 @@ class World:
         folder: Path,
         simulator: Simulator,
         call: Callable[..., Any],
-        receiver: Receiver,
+        receivers: Mapping[str, Receiver],
         *,
         store: str,
         postgres: PostgresServer | None,
@@ -179,7 +176,8 @@ class World:
         disk: Path | None,
     ) -> None:
         self.setup, self.seed = setup, seed
-        self.folder, self.simulator, self.receiver = folder, simulator, receiver
+        self.folder, self.simulator = folder, simulator
+        self.receivers = receivers  # by webhook
         self.store = store  # the URL
         self.postgres = postgres
         self.warehouse = warehouse  # the URL of a database that a sink writes to
@@ -188,6 +186,9 @@ class World:
         self.disk = disk  # a small one, that SQLite's file is on
         self.links: dict[str, Link] = {}  # to the receiver, S3, and from each process to its database
         self.contexts = {name: name for name in CLUSTERS}  # the configured clusters: contexts, and their names
+        self.collected = set(CLUSTERS)  # those that ever were, and are again after a calm
+        self.sinks: dict[str, settings.Table] = {}  # in the same way
+        self.without_sinks: set[str] = set()  # those that are not configured now
         self.rereads = seed % 4 != 2  # whether nodes are read again soon though nothing has happened
         # Since the last calm: clusters that were not configured at some time, own names of clusters by others that they
         # had, UUIDs of the GPUs that two nodes have reported at the same time, and whether a clock was stepped.
@@ -202,7 +203,7 @@ class World:
         self.calms = 0
         self.marks: dict[str, tuple[str, str]] = {}  # kind and ticket by UUID, as noted
         self.truth = Truth()
-        self.truth.note(self.fleet)
+        self.truth.note(self.fleet, self.collected)
         self.extra: dict[str, Any] = {}  # what kinds of steps remember
         shards: Mapping[str, int | None] = {"one": None}
         if setup is Setup.POSTGRES:
@@ -213,6 +214,15 @@ class World:
         for one in self.processes:
             if lake is not None:
                 one.env |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}
+
+    @property
+    def receiver(self) -> Receiver:
+        """What the webhook of the first configuration delivers to."""
+        return self.receivers["hook"]
+
+    def clusters_of(self, process: Member) -> set[str]:
+        """Return the clusters that a process reads if every process runs."""
+        return {name for name in self.collected if process.shard is None or shard_of(name, 2) == process.shard}
 
     @property
     def fleet(self) -> Fleet:
@@ -230,7 +240,7 @@ class World:
 
     def urls(self) -> dict[str, str]:
         """Return what links lead to, by their names."""
-        found = {"hook": self.receiver.url}
+        found = {name: receiver.url for name, receiver in self.receivers.items()}
         if self.lake is not None:
             found["lake"] = self.lake
         if self.postgres is not None:
@@ -242,7 +252,8 @@ class World:
     def configure(self) -> None:
         """Write the configuration file of each process; those that run read it again by themselves."""
         before = settings.defaults(self.simulator.kubeconfig, rereads=self.rereads)
-        sinks = settings.sinks({name: link.url for name, link in self.links.items()})
+        configured = [(name, table) for name, table in self.sinks.items() if name not in self.without_sinks]
+        sinks = settings.written(configured, {name: link.url for name, link in self.links.items()})
         clusters = "".join(
             f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\npreset = "{self.clusters[context].shape.name}"\n'
             for context, name in self.contexts.items()
@@ -265,7 +276,7 @@ class World:
             logging.debug("left out %s: %s", step, error)
             return False
         finally:
-            self.truth.note(self.fleet)
+            self.truth.note(self.fleet, self.collected)
         self.done.append(step)
         if kind.undo is not None:
             self.active.append(step)
@@ -278,7 +289,7 @@ class World:
         assert undo is not None
         self.truth.begin()
         undo(self, step.arguments)
-        self.truth.note(self.fleet)
+        self.truth.note(self.fleet, self.collected)
 
     def calm(self) -> None:
         """Take every fault back, the last one first."""
@@ -317,16 +328,16 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
     """Start everything, and at the end stop it; the seed decides how GPU software is installed in each cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     simulator = Simulator(
-        clusters=len(CLUSTERS),
+        clusters=len(CLUSTERS + FURTHER_CLUSTERS),
         nodes=NODES,
         gpus=GPUS,
         latency=0.02,
         directory=folder / "simulator",
         bookmark_interval=2.0,
-        shapes=random.Random(seed).choices(SHAPES, k=len(CLUSTERS)),
+        shapes=random.Random(seed).choices(SHAPES, k=len(CLUSTERS + FURTHER_CLUSTERS)),
     )
     with contextlib.ExitStack() as stack:
-        receiver = stack.enter_context(receiving())
+        receivers = {name: stack.enter_context(receiving()) for name in ("hook", settings.FURTHER_SINK)}
         server = stack.enter_context(postgres_running()) if setup is not Setup.SQLITE else None
         lake = _lake(stack)
         disk = _disk(stack, folder / "disk") if server is None else None
@@ -338,7 +349,7 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
             folder,
             simulator,
             portal.call,
-            receiver,
+            receivers,
             store=f"sqlite://{disk or folder}/gpuid.db" if server is None else server.new_database(),
             postgres=server,
             warehouse=None if server is None else server.new_database(),
@@ -346,6 +357,7 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
             disk=disk,
         )
         world.links = stack.enter_context(linked(world.urls()))
+        world.sinks = settings.first_sinks(world.links)
         world.configure()
         for process in world.processes:
             stack.callback(process.stop, signal.SIGKILL)
