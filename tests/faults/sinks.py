@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Sinks"]
 
 CHANGES = 10_000  # that are read at once
-# What a start says before it ends while a fault of the store lasts.
-_WITHOUT_STORE = re.compile(rb"gpuid: \S+: store postgresql://.+")
+# What a start says before it ends, while a fault of the store lasts or nothing can be read from the configuration.
+_CANNOT_START = re.compile(rb"gpuid: \S+: (?:store postgresql://.+|Invalid .+ \(at end of document\))")
 
 
 class Sinks:
@@ -117,7 +117,7 @@ class Sinks:
         try:
             found = json.loads(line)
         except ValueError:
-            if not _WITHOUT_STORE.fullmatch(line):
+            if not _CANNOT_START.fullmatch(line):
                 self.odd.append(f"log of {name}: {line.decode(errors='replace')}")
             return
         if "level" not in found:
