@@ -1,19 +1,20 @@
 """Lists one kind of object of one API server, page by page, within the limits of the cluster's settings."""
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from collector.kube.client import ApiClient, ApiMethod
-from collector.kube.errors import GoneError, LimitExceededError, ServerError
+from collector.kube.errors import GoneError, LimitExceededError, ServerError, UnreachableError
 from collector.kube.wire import MAX_PAGE_ITEMS, MalformedError, Page, decode_page
 from collector.text import one_line
 
 __all__ = ["HasKey", "Kept", "Resource", "check_size", "collect", "list_all", "not_kubernetes"]
 
-# A node may have 20 kB, and a hundred clusters list at the same time when all start. Most objects are smaller: once the
-# first page tells how large, as many are requested as fit into the same bytes, up to what other clients request.
+# A node may have 20 kB, and a hundred clusters list at the same time when all start. Most objects are smaller: the next
+# page has as many as fit into the same bytes, judging by the largest so far, and at most twice as many as the page
+# before, up to what other clients request.
 FIRST_PAGE_OBJECTS, MAX_PAGE_OBJECTS, PAGE_BYTES = 100, 500, 2_000_000
 MAX_EMPTY_PAGES = 100  # in a row; an API server fills each page but the last
 
@@ -105,29 +106,33 @@ async def collect(client: ApiClient, resource: Resource[T], *, timeout: float) -
 
     Raises ClusterError and MalformedError.
     """
-    pages = {"limit": FIRST_PAGE_OBJECTS}
     try:
-        return await _collect(client, resource, pages, timeout)
+        return await _collect(client, resource, timeout, MAX_PAGE_OBJECTS)
     except GoneError:  # the continue token has expired; a list in one piece needs none
         try:
-            return await _collect(client, resource, {}, timeout)
+            return await _collect(client, resource, timeout, 0)
         except LimitExceededError:  # in one piece the response is too large
-            return await _collect(client, resource, pages, timeout)
+            return await _collect(client, resource, timeout, MAX_PAGE_OBJECTS)
 
 
-async def _collect(
-    client: ApiClient, resource: Resource[T], arguments: dict[str, Any], timeout: float
-) -> tuple[Kept[T], str]:
+async def _collect(client: ApiClient, resource: Resource[T], timeout: float, most: int) -> tuple[Kept[T], str]:
+    """List in pages of `most` objects at most; in one piece if it is 0."""
     kept, pages = Kept[T](client, resource.name), _Pages(client, resource.name)
+    limit, largest, token = min(FIRST_PAGE_OBJECTS, most), 0.0, ""  # `largest` in bytes per object of a page
     share = client.session.share
     while True:
         try:
-            body = await client.read(resource.method, **arguments, timeout=timeout)
-        except LimitExceededError:  # this page's objects are larger than those of the one before
-            if arguments.get("limit", 0) <= FIRST_PAGE_OBJECTS:
+            body = await client.read(resource.method, limit=limit or None, _continue=token or None, timeout=timeout)
+        except (LimitExceededError, UnreachableError):  # too large for the cluster's settings, or for a slow connection
+            if limit <= FIRST_PAGE_OBJECTS:
                 raise
-            arguments["limit"] = FIRST_PAGE_OBJECTS
+            limit = most = FIRST_PAGE_OBJECTS
             continue
+        except ServerError as error:
+            if limit <= FIRST_PAGE_OBJECTS or error.status not in (400, 504):
+                raise
+            # A gateway timed out, or the server is strict: by the API's documentation, the limit may not change.
+            return await _collect(client, resource, timeout, FIRST_PAGE_OBJECTS)
         started = share.clock()
         page = decode_page(body)
         pages.check(page)
@@ -139,10 +144,10 @@ async def _collect(
         await share.pause(started)
         if not page.next:
             return kept, page.version
-        arguments = arguments | {"_continue": page.next}
-        if "limit" in arguments and page.items:
-            fitting = PAGE_BYTES * len(page.items) // len(body)
-            arguments["limit"] = min(max(FIRST_PAGE_OBJECTS, fitting), MAX_PAGE_OBJECTS)
+        token = page.next
+        if page.items:
+            largest = max(largest, len(body) / len(page.items))
+            limit = min(max(FIRST_PAGE_OBJECTS, int(PAGE_BYTES / largest)), 2 * limit, most)
 
 
 class _Pages:
