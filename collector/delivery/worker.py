@@ -284,11 +284,6 @@ class SinkWorker:
         if found:
             self._look_ahead()
 
-    async def _looked_ahead(self) -> None:
-        """Wait until nothing is being read."""
-        while self._looking_after is not None:
-            await self._looked.wait()
-
     @property
     def _last_known(self) -> Batch | None:
         return self._ahead[-1] if self._ahead else self._in_flight
@@ -316,8 +311,9 @@ class SinkWorker:
     async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> Batch | None:
         """Deliver the first half of a batch, like `_deliver`, and limit batches for a while; raises StoreError."""
         self._observer.on_export_failure(self.name, records, error.reason.value, one_line(error))
-        await self._looked_ahead()
-        self._ahead.clear()
+        self._forget()  # what is being read is discarded, and nothing is read after it
+        if self._looking_after is not None:
+            await self._looked.wait()
         half = await self._outbox.halve(batch, str(error))
         if half is None:
             return None

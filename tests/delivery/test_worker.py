@@ -51,6 +51,8 @@ class World:
         self.ahead = 1  # how many are read at once
         self.reading = anyio.Event()  # what is read ahead arrives once this is set
         self.reading.set()
+        self.sending = anyio.Event()  # an attempt ends once this is set
+        self.sending.set()
         self.looked_ahead: list[str] = []  # keys of batches during which the next one was read
         self.in_flight = True  # as far as the outbox knows
         self.begin_error: StoreError | None = None
@@ -162,6 +164,8 @@ class World:
     async def send(self, records: Any, *, key: str) -> None:
         self.sent.append(key)
         self.sent_at.append(self.now)
+        if not self.sending.is_set():
+            await self.sending.wait()
         if (error := self.answer(len(self.sent))) is not None:
             raise error
 
@@ -303,6 +307,30 @@ async def test_several_batches_are_read_at_once() -> None:
     assert len(world.looked_ahead) < 20
 
 
+async def test_reading_goes_on_while_a_batch_is_sent() -> None:
+    world = World(*(batch(number) for number in range(1, 5)), age=3600)
+    world.full, world.ahead, world.sending = True, 2, anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.run, lambda: not world.batches)
+        await anyio.wait_all_tasks_blocked()
+        assert world.sent == ["key-1"]
+        assert world.looked_ahead == ["key-1", "key-3", "key-4"]
+        world.sending.set()
+    assert world.begun_together == ["key-2", "key-3", "key-4"]
+
+
+async def test_reading_stops_when_enough_records_are_known() -> None:
+    world = World(*(batch(number, records=100) for number in range(1, 100)), age=3600)
+    world.full, world.ahead, world.sending = True, 3, anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.run, lambda: not world.batches)
+        await anyio.wait_all_tasks_blocked()
+        assert world.sent == ["key-1"]
+        assert len(world.looked_ahead) == 14, "4,200 records: 4,000 are enough, and one read brings 300"
+        world.sending.set()
+    assert world.sent == world.confirmed == [f"key-{number}" for number in range(1, 100)]
+
+
 async def test_what_was_read_after_a_rejected_batch_is_not_sent_twice() -> None:
     world = World(batch(1), batch(2), batch(3), age=3600)
     world.full, world.reading = True, anyio.Event()
@@ -402,6 +430,14 @@ async def test_a_batch_that_is_too_large_is_sent_in_halves() -> None:
     assert world.confirmed == ["key-1aa", "key-1ab", "key-1ba", "key-1bb", "key-2"]
     assert (world.exported, world.dead) == (9, [])
     assert world.limits == [100, 2, 2, 2, 2, 2]  # no batch is read that is known to be too large
+
+
+async def test_nothing_more_is_read_after_a_batch_that_is_halved() -> None:
+    world = World(batch(1, records=4), *(batch(number) for number in range(2, 6)), age=3600)
+    world.full, world.answer = True, too_large_above(2, world)
+    await world.run(until=lambda: not world.batches)
+    assert world.looked_ahead[:2] == ["key-1", "key-1a"]
+    assert world.confirmed == [f"key-{key}" for key in ("1a", "1b", 2, 3, 4, 5)]
 
 
 async def test_a_second_half_begins_as_the_first_is_confirmed() -> None:
