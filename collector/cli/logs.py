@@ -23,6 +23,7 @@ TRACEBACK_INDENT = "    "
 _FAINT = "2"  # colours as terminals number them
 _LEVEL_COLOURS = {logging.INFO: "32", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _TLS_ERRORS = ("Fatal error on SSL protocol", "Error occurred during shutdown")  # uvloop's messages
+_POOL_ERRORS = ("Exception closing connection", "Exception terminating connection")  # SQLAlchemy's
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -36,7 +37,7 @@ def configure(level: str, log_format: str) -> None:
     # Libraries log every step, some even values and secrets passed to them; their warnings are enough.
     least = max(getattr(logging, level.upper()), logging.WARNING)
     handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
-    handler.addFilter(lambda record: not (_tells_of_lost_connection(record) or _tells_of_abandoned_one(record)))
+    handler.addFilter(lambda record: not (_tells_of_lost_connection(record) or _tells_of_unfinished_close(record)))
     logging.basicConfig(level=least, handlers=[handler], force=True)
     logging.getLogger("collector").setLevel(level.upper())
 
@@ -46,7 +47,7 @@ def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
 
     The caller gets the same error and logs it.
     """
-    error = record.exc_info[1] if record.exc_info else None
+    error = _error(record)
     return (
         record.name == "asyncio"
         and isinstance(error, RuntimeError)
@@ -55,13 +56,20 @@ def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
     )
 
 
-def _tells_of_abandoned_one(record: logging.LogRecord) -> bool:
+def _tells_of_unfinished_close(record: logging.LogRecord) -> bool:
     """Return whether SQLAlchemy reports that it could not close a connection properly before its deadline.
 
     The server does not respond then, which is logged where it is asked, and the socket is closed all the same.
     """
-    error = record.exc_info[1] if record.exc_info else None
-    return record.name.startswith("sqlalchemy.pool") and isinstance(error, asyncio.CancelledError)
+    return (
+        record.name.startswith("sqlalchemy.pool")
+        and isinstance(_error(record), asyncio.CancelledError)
+        and record.getMessage().startswith(_POOL_ERRORS)
+    )
+
+
+def _error(record: logging.LogRecord) -> BaseException | None:
+    return record.exc_info[1] if record.exc_info else None
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,7 +85,7 @@ class JsonFormatter(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            event["exception"] = why_short(record.exc_info[1]) or "\n".join(_traceback(record))
+            event["exception"] = why_short(_error(record)) or "\n".join(_traceback(record))
         encodable = {key: _encodable(value) for key, value in event.items()}
         return printable_json(msgspec.json.encode(encodable)).decode()
 
@@ -96,7 +104,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one event as text."""
         fields = escaped("".join(f"  {key}={value}" for key, value in _fields(record).items()))
-        why = why_short(record.exc_info[1]) if record.exc_info else None
+        why = why_short(_error(record))
         event = _message(record) if why is None else f"{_message(record)}: {why}"
         level = self._coloured(f"{record.levelname:<7}", _LEVEL_COLOURS.get(record.levelno, _FAINT))
         line = f"{self._coloured(rfc3339(record.created), _FAINT)}  {level}  {escaped(event)}"

@@ -88,14 +88,22 @@ def test_a_terminal_gets_text_and_everything_else_json(
     assert stderr.getvalue().startswith(expected)
 
 
-@pytest.mark.parametrize(("error", "count"), [(asyncio.CancelledError(), 0), (OSError(), 1)], ids=repr)
+@pytest.mark.parametrize(
+    ("message", "error", "count"),
+    [
+        ("Exception closing connection <Connection>", asyncio.CancelledError(), 0),
+        ("Exception terminating connection <Connection>", asyncio.CancelledError(), 0),
+        ("Exception closing connection <Connection>", OSError(), 1),
+        ("Exception during reset or similar", asyncio.CancelledError(), 1),
+    ],
+)
 def test_a_connection_that_was_not_closed_before_the_deadline_is_no_event(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, count: int
+    monkeypatch: pytest.MonkeyPatch, message: str, error: BaseException, count: int
 ) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     configure("info", "json")
-    logging.getLogger("sqlalchemy.pool.impl.Pool").error("Exception closing connection", exc_info=error)
+    logging.getLogger("sqlalchemy.pool.impl.Pool").error(message, exc_info=error)
     assert len(stderr.getvalue().splitlines()) == count
 
 
