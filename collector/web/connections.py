@@ -283,11 +283,13 @@ class _Connection(web.RequestHandler):
             self._output.abort()
 
     def drop(self) -> None:
-        """End what did not become a connection: a socket, or a protocol that uvloop does not tell that it closed it."""
+        """Forget a connection that was never handed over: close its socket, or tell its protocol (uvloop does not)."""
         self._connections.forget(self)
         if self._output is None:
             self.sock.close()
         else:
+            # This cancels a handler that is running, because server.py sets `handler_cancellation`; otherwise it would
+            # continue without a transport.
             self.connection_lost(None)
 
     @property
