@@ -172,7 +172,7 @@ _CHANGES_AS_JSON = select(
     func.json_group_array(
         func.json_array(
             _rows.id,
-            case((_is_usual, cast(_rows.time, Integer)), else_=type_coerce(_rows.time, Text)),
+            case((_is_usual, cast(_rows.time, Integer)), else_=_rows.time),
             case((~_is_usual, _fraction)),
             case((_is_packed, func.lower(func.hex(_rows.uuid)))),
             case((~_is_packed, type_coerce(_rows.uuid, Text))),
