@@ -8,7 +8,7 @@ import msgspec
 
 from collector.kube.connection import Redacted
 from collector.kube.errors import UNDECODABLE
-from collector.timestamps import rfc3339
+from collector.timestamps import MAX_TIME, rfc3339
 from collector.tls import Validity
 
 __all__ = ["MAX_TOKEN_LENGTH", "BoundObject", "BoundToken", "bound_token", "expiry_problem"]
@@ -16,7 +16,6 @@ __all__ = ["MAX_TOKEN_LENGTH", "BoundObject", "BoundToken", "bound_token", "expi
 MAX_TOKEN_LENGTH = 16 << 10  # characters; real tokens have about a thousand, and servers limit all headers to this
 MAX_AUDIENCES = 32
 _SUBJECT = "system:serviceaccount:"
-_YEAR_10000 = 253402300800.0  # Unix seconds, beyond the range of dates
 _FORM = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a namespace or a service account
 
@@ -78,7 +77,7 @@ def bound_token(token: str) -> BoundToken | None:
     account, audiences = bound.serviceaccount, (claims.aud,) if isinstance(claims.aud, str) else claims.aud
     if claims.sub != f"{_SUBJECT}{bound.namespace}:{account.name}" or len(audiences) > MAX_AUDIENCES:
         return None
-    if not 0 <= claims.iat < claims.exp < _YEAR_10000:
+    if not 0 <= claims.iat < claims.exp <= MAX_TIME:
         return None
     if not _NAME.fullmatch(bound.namespace) or not _NAME.fullmatch(account.name):
         return None

@@ -20,6 +20,7 @@ from collector.kube.connection import Redacted, User
 from collector.kube.errors import UNDECODABLE, BadContextError, ClusterError
 from collector.kube.tls import Certificate
 from collector.text import describe_os_error
+from collector.timestamps import MAX_TIME
 from collector.tls import Validity
 
 __all__ = [
@@ -43,7 +44,6 @@ MIN_RENEWAL_INTERVAL_SECONDS = 5.0  # between two attempts to renew a credential
 REFUSAL_BACKOFF = Backoff(initial=5.0, maximum=180.0, jitter=0.0)
 FRESH_SECONDS = 60.0  # after issue, in which a refusal shows that a new one would be refused as well
 RENEWAL_MARGIN_SECONDS = 300.0  # before its expiry, when a long-lived credential is renewed
-_YEAR_10000 = 253402300800.0  # Unix seconds, beyond the range of dates
 _BLANKS = " \t"  # which HTTP strips from a header's value
 RENEWAL_MARGIN_RATIO = 0.2  # share of a shorter lifetime that is left when the credential is renewed
 
@@ -248,7 +248,7 @@ def unfit(token: str) -> str:
 def jwt_validity(token: str) -> Validity | None:
     """Return the validity of a token; None if it does not expire or is not a JWT."""
     claims = jwt_claims(token)
-    if claims is None or claims.exp is None or not 0 <= claims.exp < _YEAR_10000:
+    if claims is None or claims.exp is None or not 0 <= claims.exp <= MAX_TIME:
         return None
     begins = [float(when) for when in (claims.iat, claims.nbf) if isinstance(when, int | float) and math.isfinite(when)]
     return Validity(max(begins, default=-math.inf), claims.exp)
