@@ -83,7 +83,8 @@ def _smi(output: bytes, *, in_form: bool = False) -> None:
             assert not isinstance(value, int) or 0 <= value < 1 << 53
 
 
-Edits = list[tuple[int, bool, bytes]]  # for each, at which line, whether that stays, and a new one or another value
+VALUE, INSERT, REPLACE = range(3)  # the value in a line changes, or a line is inserted or replaced
+Edits = list[tuple[int, int, bytes]]  # for each, one of these, at which line, and the new value or line
 
 VALUES = [
     *(b"GPU is lost", b"GPU requires reset", b"[GPU requires reset]", b"[GPU is lost]", b"[Unknown Error]"),
@@ -93,8 +94,8 @@ VALUES = [
 
 LINES = [
     *sorted({line for output in RENDERED for line in output.split(b"\n")}),
-    *(b"\n", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
-    *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost\n"),
+    *(b"", b" ", b"\t\t<processes>", b"\t\t</processes>", b"\t\t<fan_speed>", b"<temperature></temperature>"),
+    *(b"\t\t<serial>1</serial>", b"<serial> </serial>", b"<serial>1<a></a></serial>", b"\t</gpu>", b"GPU is lost"),
     *(b"\t\t\t<process_name>a</process_name>", b"<process_name>", b"\t<gpu>", b"<a/>", b"<!-- a -->", b"&amp;", b"\r"),
 ]
 
@@ -104,20 +105,24 @@ def _edited(change: tuple[int, Edits]) -> None:
     number, edits = change
     lines = RENDERED[number % len(RENDERED)].split(b"\n")
     in_form = True
-    for at, stays, line in edits[:4]:
+    for kind, at, text in edits[:4]:
         place = at % len(lines)
-        if line in VALUES:
-            lines[place] = re.sub(rb"(?<=>)[^<>]*(?=</)", line, lines[place])
+        if kind == VALUE:
+            lines[place] = re.sub(rb"(?<=>)[^<>]*(?=</)", lambda _: text, lines[place])  # noqa: B023  used at once
+            in_form = in_form and text in VALUES
         else:
-            lines[place : place + (not stays)] = [line]
+            lines[place : place + (kind == REPLACE)] = [text]
             in_form = False
     _smi(b"\n".join(lines), in_form=in_form)
 
 
+places = st.integers(0, 400)
 edited = st.tuples(
     st.integers(0, len(RENDERED) - 1),
     st.lists(
-        st.tuples(st.integers(0, 400), st.booleans(), st.sampled_from(VALUES) | st.sampled_from(LINES)), max_size=2
+        st.tuples(st.just(VALUE), places, st.sampled_from(VALUES))
+        | st.tuples(st.sampled_from([INSERT, REPLACE]), places, st.sampled_from(LINES)),
+        max_size=2,
     ),
 )
 

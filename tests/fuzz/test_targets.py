@@ -126,6 +126,31 @@ def test_many_outputs_of_the_tool_are_read_without_an_xml_parser() -> None:
     assert sum(map(_is_regular, changed)) > len(changed) / 5
 
 
+def _outputs(change: tuple[int, nodes.Edits]) -> tuple[bytes, bytes]:
+    """Return a rendered output before and after its edits."""
+    with mock.patch.object(nodes, "_smi") as read:
+        TARGETS["edited-nvidia-smi"].run(change)
+    return RENDERED[change[0]], read.call_args.args[0]
+
+
+@pytest.mark.parametrize("change", [one for one in kept("edited-nvidia-smi") if one[1]], ids=repr)
+def test_every_kept_edit_changes_the_output(change: tuple[int, nodes.Edits]) -> None:
+    before, after = _outputs(change)
+    assert before != after
+
+
+def test_an_empty_text_is_a_value_or_a_line() -> None:
+    lines = RENDERED[0].split(b"\n")
+    at = next(number for number, line in enumerate(lines) if b"<serial>" in line)
+    before, after = lines[:at], lines[at + 1 :]
+    for kind, new in (
+        (nodes.VALUE, [b"\t\t<serial></serial>"]),
+        (nodes.INSERT, [b"", lines[at]]),
+        (nodes.REPLACE, [b""]),
+    ):
+        assert _outputs((0, [(kind, at, b"")]))[1] == b"\n".join([*before, *new, *after])
+
+
 def _is_regular(output: bytes) -> bool:
     try:
         return read_regular(find_document(output)) is not None
