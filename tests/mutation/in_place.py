@@ -61,7 +61,7 @@ def in_bodies(source: str) -> set[int]:
 def survivors(module: str, path: Path, mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[Mutant]:
     """Yield the mutants that no test notices; all must be in the bodies of functions.
 
-    Raises RuntimeError if the tests fail without a fault, together or one alone.
+    Raises RuntimeError if a test fails without a fault, together with the others or alone.
     """
     if not mutants:
         return
@@ -77,7 +77,8 @@ def survivors(module: str, path: Path, mutants: Sequence[Mutant], tests: Sequenc
         found = [line.strip() for line in answers]
     os.wait()
     if found[-1:] != ["done"]:
-        raise RuntimeError(f"{module}: the tests fail without a fault, together or one alone")
+        why = found[-1] if found and not found[-1].isdigit() else "the tests do not run to their end"
+        raise RuntimeError(f"{module}: {why}")
     yield from (mutants[int(at)] for at in found[:-1])
 
 
@@ -95,31 +96,40 @@ class _Loop:
 
     def __init__(self, module: str, path: Path, mutants: Sequence[Mutant], answer: int) -> None:
         self._module, self._path, self._mutants, self._answer = module, path, mutants, answer
-        self._failed = False
+        self._failed = ""  # the first test that did
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Write the number of each survivor, and then that it is done."""
+        """Write the number of each survivor and then that it is done, or which test fails without a fault."""
         for item in session.items:
             _do_not_shrink(item)
-        reached: list[Reach] | None = _forked(lambda: self._reached(session.items))
-        if reached is None or not all(_forked(lambda: self._pass([item])) for item in session.items):  # noqa: B023
+        reached: list[Reach] | str | None = _forked(lambda: self._reached(session.items))
+        if not isinstance(reached, list):
+            if reached is not None:
+                self._write(f"{reached} fails without a fault, after the tests before it")
             return True
         for item, one in zip(session.items, reached, strict=True):
+            if not _forked(lambda: self._pass([item]), _limit([one])):  # noqa: B023
+                self._write(f"{item.nodeid} fails without a fault, or takes too long, if it runs alone")
+                return True
             item.add_marker(pytest.mark.timeout(HANG_SECONDS + HANG_MARGIN * one.seconds), append=False)
         statements = _statements(self._path.read_text())
         for at, mutant in enumerate(self._mutants):
             chosen = _chosen(statements.get(mutant.line, ()), reached)
-            seconds = int(MARGIN * sum(reached[index].seconds for index in chosen)) + MARGIN_SECONDS
+            seconds = _limit([reached[index] for index in chosen])
             items = [session.items[index] for index in chosen]
             if not items or _forked(lambda: self._passes(items, mutant.tree), seconds):  # noqa: B023
-                os.write(self._answer, b"%d\n" % at)
-        os.write(self._answer, b"done\n")
+                self._write(str(at))
+        self._write("done")
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note that a test failed."""
-        self._failed = self._failed or report.failed
+        if report.failed:
+            self._failed = self._failed or report.nodeid
+
+    def _write(self, line: str) -> None:
+        os.write(self._answer, f"{line}\n".encode())
 
     def _run(self, items: Sequence[pytest.Item]) -> Iterator[int]:
         for at, item in enumerate(items):
@@ -127,7 +137,8 @@ class _Loop:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             yield at
 
-    def _reached(self, items: Sequence[pytest.Item]) -> list[Reach] | None:
+    def _reached(self, items: Sequence[pytest.Item]) -> list[Reach] | str:
+        """Return what each test reaches, or which one fails."""
         measured = coverage.Coverage(include=[str(self._path)], data_file=None, config_file=False)
         seconds: list[float] = []
         measured.start()
@@ -143,7 +154,7 @@ class _Loop:
             for context in filter(None, contexts):
                 lines[int(context)].add(line)
         found = [Reach(one, frozenset(reached)) for one, reached in zip(seconds, lines, strict=False)]
-        return None if self._failed else found
+        return self._failed or found
 
     def _pass(self, items: Sequence[pytest.Item]) -> bool:
         return all(not self._failed for _ in self._run(items))
@@ -154,6 +165,11 @@ class _Loop:
         except Exception:  # such as a function without the variable of its class: nothing shows that a test would fail
             return True
         return self._pass(items)
+
+
+def _limit(tests: Sequence[Reach]) -> int:
+    """Return the seconds of processor time that some tests may take."""
+    return int(MARGIN * sum(one.seconds for one in tests)) + MARGIN_SECONDS
 
 
 def _chosen(ranges: Sequence[range], reached: Sequence[Reach]) -> list[int]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mutation.in_place import in_bodies
 from tests.mutation.mutants import mutants
 
@@ -148,7 +150,7 @@ def test_mutants_are_tried_in_place(tmp_path: Path) -> None:
     ], done.stderr
 
 
-ORDERED_TESTS = """from sample import f
+TESTS_IN_ORDER = """from sample import f
 
 done = []
 
@@ -157,15 +159,24 @@ def test_once():
     done.append(f(0))
 
 
-def test_after_that():
-    assert done
+def test_again():
+    {}
 """
 
 
-def test_tests_that_pass_only_after_others_try_no_mutants(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("again", "reason"),
+    [
+        ("assert done", "fails without a fault, or takes too long, if it runs alone"),
+        ("while not done: pass", "fails without a fault, or takes too long, if it runs alone"),
+        ("assert not done", "fails without a fault, after the tests before it"),
+    ],
+)
+def test_tests_that_depend_on_others_try_no_mutants(tmp_path: Path, again: str, reason: str) -> None:
     """They would fail alone with any mutant, as if they noticed it."""
     (tmp_path / "sample.py").write_text(SOURCE)
-    (tmp_path / "test_sample.py").write_text(ORDERED_TESTS)
+    (tmp_path / "test_sample.py").write_text(TESTS_IN_ORDER.format(again))
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run([sys.executable, "-c", IN_PLACE], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "RuntimeError: sample: the tests fail without a fault, together or one alone"
+    run = f"from tests.mutation import in_place\nin_place.MARGIN_SECONDS = 1\n{IN_PLACE}"
+    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"RuntimeError: sample: test_sample.py::test_again {reason}"
