@@ -160,6 +160,12 @@ def _lose(world: "World", chance: random.Random) -> Arguments | None:
     return {**gpu, **chance.choice([{}, {"listed": True}, {"silent": True}])}
 
 
+def _do_lose(world: "World", given: Arguments) -> None:
+    if world.truth.has_changed((given["cluster"], given["node"])):
+        raise SimulationError("the node has other GPUs than at the last calm")
+    _act("lose_gpu")(world, given)
+
+
 def _mend(world: "World", given: Arguments) -> None:
     del given
     for cluster in world.clusters:
@@ -167,7 +173,7 @@ def _mend(world: "World", given: Arguments) -> None:
             world.act(cluster, "reboot_node", node=node)
 
 
-register("lose", 2, _lose, _act("lose_gpu"), _mend)
+register("lose", 2, _lose, _do_lose, _mend)
 
 
 def _mig(world: "World", chance: random.Random) -> Arguments:

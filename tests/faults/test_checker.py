@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from collector.simulator.fleet import SimulationError
 from tests.faults.compare_history import stamp
+from tests.faults.plan import KINDS
 from tests.faults.run import Checker
 from tests.faults.truth import Place, Stay, Truth
 from tests.faults.world import World
@@ -119,3 +121,15 @@ def test_a_node_has_changed_until_the_next_calm(calms: Calms) -> None:
     assert not truth.has_changed(OTHER)
     truth.settle()
     assert not truth.has_changed(A)
+
+
+def test_no_gpu_is_lost_from_a_node_that_has_changed(calms: Calms) -> None:
+    """In a shortened plan, the calm between a move and this step may be missing."""
+    world, lost = calms.world, list[str]()
+    world.act = lambda _cluster, _action, *, uuid, **_given: lost.append(uuid)
+    step = {"cluster": "prod", "node": "n1", "uuid": "GPU-1"}
+    KINDS["lose"].do(world, step)
+    world.truth.lives["GPU-2"] = [Stay(time.time(), frozenset([A]))]
+    with pytest.raises(SimulationError):
+        KINDS["lose"].do(world, step)
+    assert lost == ["GPU-1"]
