@@ -1,5 +1,6 @@
 """Brings the history in line with the inventory of a collector that takes over the lead."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
@@ -17,13 +18,21 @@ class CatchUp:
     """What a standby does to become the leader: adopt what the previous one recorded, then record what differs.
 
     `adopt` gets everything that the previous leader recorded, some nodes at a time, to add to the inventory what it
-    does not know yet.
+    does not know yet. `clock` returns Unix seconds.
     """
 
-    def __init__(self, store: Store, inventory: Inventory, adopt: Callable[[Sequence[NodeState]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        inventory: Inventory,
+        adopt: Callable[[Sequence[NodeState]], None],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._inventory = inventory
         self._adopt = adopt
+        self._clock = clock
 
     async def run(self) -> None:
         """Start recording, first what the previous leader missed; no other collector writes during that."""
@@ -56,10 +65,12 @@ class CatchUp:
     async def _settle_times(self, places: Collection[Place]) -> dict[str, Departure]:
         """Ensure that no GPU is in its place since before the previous leader recorded that it left the last one.
 
-        Two collectors read a node at different times, and so notice the same move at different times. Returns the
-        departures, by UUID, of GPUs of which only this collector knows that they left.
+        Two collectors read a node at different times, and so notice the same move at different times. Times to come are
+        from when this one's clock was ahead. Returns the departures, by UUID, of GPUs of which only this collector
+        knows that they left.
         """
-        inventory = self._inventory
+        inventory, now = self._inventory, self._clock()
+        inventory.cap_absences(now)
         recorded = await self._store.recorded({place: inventory.node(place) for place in places})
         away = await self._store.absent()
         inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
@@ -74,7 +85,7 @@ class CatchUp:
         for place in places:
             if (node := inventory.node(place)) is not None:
                 since = tuple(
-                    at if (gpu.uuid, place) in here else max(at, recorded.latest.get(gpu.uuid, at))
+                    at if (gpu.uuid, place) in here else max(min(at, now), recorded.latest.get(gpu.uuid, 0.0))
                     for gpu, at in zip(node.gpus, node.since, strict=True)
                 )
                 if since != node.since:

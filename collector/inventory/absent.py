@@ -24,6 +24,16 @@ class Absent(NamedTuple):
         """When it was last read there (Unix seconds), according to its facts."""
         return max((one.time for one in self.facts.last_known), default=self.time) if self.facts else self.time
 
+    def until(self, now: float) -> "Absent":
+        """Return it with times after `now` (Unix seconds) taken for `now`."""
+        if self.time <= now and self.read <= now:
+            return self
+        facts = self.facts
+        if facts is not None:
+            known = tuple(one._replace(time=min(one.time, now)) for one in facts.last_known)
+            facts = msgspec.structs.replace(facts, last_known=known)
+        return self._replace(time=min(self.time, now), facts=facts)
+
 
 def merged(known: Absent, recorded: Absent) -> Absent:
     """Return the later of two inventories' places of a GPU, with what either of them knows about it in that cluster.
@@ -86,6 +96,14 @@ class AbsentGpus:
         self._forgotten[uuid] = max(time, self._forgotten.get(uuid, 0.0))  # a store may know less than this process
         if len(self._forgotten) > self._limit:
             del self._forgotten[next(iter(self._forgotten))]
+
+    def cap_times(self, now: float) -> None:
+        """Take times after `now` (Unix seconds) for `now`."""
+        for uuid, cluster in self._clusters.items():
+            absent = self._gpus[cluster][uuid]
+            if (capped := absent.until(now)) is not absent:
+                self._gpus[cluster][uuid] = self._nodes[absent.place][uuid] = capped
+        self._forgotten = {uuid: min(time, now) for uuid, time in self._forgotten.items()}
 
     def return_of(self, uuid: str, time: float) -> tuple[float, Absent | None]:
         """Forget a GPU that is back at `time`; returns since when, which is not before it left, and its last place."""

@@ -340,6 +340,10 @@ class Inventory:
             else:
                 self._absent.note(uuid, time)
 
+    def cap_absences(self, now: float) -> None:
+        """Let GPUs that are in no node have left by `now` (Unix seconds), whatever the clock said at that time."""
+        self._absent.cap_times(now)
+
     def adopt(self, recorded: NodeState) -> Step:
         """Take over another inventory's record of a node, if its reading is newer.
 

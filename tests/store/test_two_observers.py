@@ -34,14 +34,16 @@ class Fleet:
         self.wear = dict.fromkeys(GPUS, 0)
         self.lost: set[str] = set()
 
-    def read(self, place: Place, observer: int) -> Reading:
+    def read(self, place: Place, observer: int, ahead: float = 0.0) -> Reading:
+        """Return what an observer reads, whose clock is so many seconds ahead."""
+        now = self.time + ahead
         found = [uuid for uuid, home in self.homes.items() if home == place]
         return Reading(
             cluster=place.cluster,
             node=NodeInfo(name=place.node),
             source="x/y",
             fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
-            time=self.time - observer * 0.013,  # the command has run somewhat before its answer is there
+            time=now - observer * 0.013,  # the command has run somewhat before its answer is there
             driver_version=None,
             cuda_version=None,
             gpus=tuple(
@@ -54,8 +56,8 @@ class Fleet:
                 if uuid not in self.lost
             ),
             lost=tuple(GpuRef(uuid) for uuid in found if uuid in self.lost),
-            started=self.time,
-            ended=self.time,
+            started=now,
+            ended=now,
         )
 
 
@@ -75,10 +77,10 @@ class Observer:
         if self.store is not None:
             self.store.history_writer.append(step)
 
-    def read(self, fleet: Fleet, place: Place) -> None:
+    def read(self, fleet: Fleet, place: Place, ahead: float = 0.0) -> None:
         self.verify.pop(place, None)
         fleet.time += 0.1
-        self.take(self.inventory.apply(fleet.read(place, self.number)))
+        self.take(self.inventory.apply(fleet.read(place, self.number, ahead)))
 
     def adopt(self, nodes) -> None:
         for recorded in nodes:
@@ -86,11 +88,11 @@ class Observer:
             if step.changes:
                 self.take(step)
 
-    async def lead(self, store: Store) -> None:
+    async def lead(self, store: Store, fleet: Fleet) -> None:
         store.leadership.recording = False  # as if the other one had led on this very store
         store.leadership.standby.note(self.touched)
         self.store = store
-        await CatchUp(store, self.inventory, self.adopt).run()
+        await CatchUp(store, self.inventory, self.adopt, clock=lambda: fleet.time).run()
 
 
 async def run(steps, path: Path) -> None:
@@ -103,7 +105,7 @@ async def run(steps, path: Path) -> None:
     while not over:
         async with Store.open(settings, clock=lambda: fleet.time) as store, anyio.create_task_group() as tasks:
             tasks.start_soon(store.history_writer.run)
-            await observers[leader].lead(store)
+            await observers[leader].lead(store, fleet)
             over = not happen(remaining, fleet, observers)
             assert await store.history_writer.flushed(30)
             observers[leader].store = None
@@ -248,3 +250,43 @@ def test_takeovers_write_one_history(steps):
 @pytest.mark.parametrize("seed", range(20))
 def test_many_seeds_write_one_history(seed):
     try_out(chosen(seed))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("back", [PLACES[1], PLACES[5]], ids=["same node", "other node"])
+@pytest.mark.parametrize("then", ["stays", "leaves", "is only the standby's"])
+async def test_what_a_standby_saw_while_its_clock_was_ahead_is_not_recorded_as_in_the_future(
+    then: str, back: Place, tmp_path: Path
+) -> None:
+    fleet, leader, standby = Fleet(), Observer(0), Observer(1)
+    for observer in (leader, standby):
+        for place in PLACES:
+            observer.read(fleet, place)
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: fleet.time) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(store.history_writer.run)
+        await leader.lead(store, fleet)
+        fleet.homes["GPU-0"] = PLACES[3]
+        for place in (PLACES[0], PLACES[3]):
+            if then != "is only the standby's":
+                leader.read(fleet, place)
+            standby.read(fleet, place, ahead=86_400)
+        if then == "leaves":
+            fleet.homes["GPU-0"] = None
+            for observer in (leader, standby):
+                observer.read(fleet, PLACES[3])
+        assert await store.history_writer.flushed(30)
+        leader.store = None
+        fleet.time += 60
+        await standby.lead(store, fleet)
+        fleet.homes["GPU-0"] = back
+        for place in (PLACES[3], back):
+            standby.read(fleet, place)
+        assert await store.history_writer.flushed(30)
+        found = sorted(await store.history.changes(limit=100), key=lambda change: change.id)
+        assert (found[-1].cluster, found[-1].node, found[-1].uuid) == (*back, "GPU-0")
+        assert max(change.time for change in found) <= fleet.time
+        await check(store)
+        tasks.cancel_scope.cancel()
