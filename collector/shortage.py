@@ -66,6 +66,7 @@ def install_hooks() -> None:
     The process ends if a thread could not start: the thread that waits for it would wait forever.
     """
     of_threads, of_finalizers = threading.excepthook, sys.unraisablehook
+    bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]  # noqa: SLF001
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if not _printed(args.exc_value):
@@ -74,10 +75,18 @@ def install_hooks() -> None:
     def in_finalizer(args: "sys.UnraisableHookArgs") -> None:
         if not _printed(args.exc_value):
             of_finalizers(args)
-        elif getattr(args.object, "__name__", "") == "_bootstrap":  # the start of a thread
+        elif (args.err_msg or "").startswith("Exception ignored in thread started by"):  # before `start` had a frame
             os._exit(SHORTAGE_EXIT_CODE)
 
+    def start(thread: threading.Thread) -> None:
+        try:
+            bootstrap(thread)
+        except BaseException as error:
+            end_if_short(error)
+            raise
+
     threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
+    threading.Thread._bootstrap = start  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def end_if_short(error: BaseException) -> None:
@@ -87,13 +96,19 @@ def end_if_short(error: BaseException) -> None:
 
 
 def _printed(error: BaseException | None) -> bool:
+    try:
+        why = why_short(error)
+    except MemoryError:
+        _reserve.clear()
+        why = "out of memory"
+    if why is None:
+        return False
     _reserve.clear()
     try:
-        if (why := why_short(error)) is None:
-            return False
-        os.write(2, f"gpuid: {why}\n".encode())
+        line = f"gpuid: {why}\n".encode()
     except MemoryError:
-        os.write(2, b"gpuid: out of memory\n")
+        line = b"gpuid: out of memory\n"
+    os.write(2, line)
     return True
 
 
