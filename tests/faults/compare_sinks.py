@@ -119,13 +119,14 @@ def wrong_objects(history: Sequence[Record], batches: Sequence[Batch]) -> list[s
     complaints = _doubtful_keys(batches)
     runs = _Runs(history)
     keys: dict[int, str] = {}
-    for batch in _firsts(batches):
-        found = runs.find(batch.records)
-        if not found:
+    found = [(batch, runs.find(batch.records)) for batch in _firsts(batches)]
+    # After a clock was ahead, changes of a GPU may be equal, with one time: objects with the fewest places go first.
+    for batch, starts in sorted(found, key=lambda one: len(one[1])):
+        if not starts:
             complaints.append(f"object {batch.key} is no part of the history: {_some(batch.records)}")
             continue
-        free = [start for start in found if start not in keys]
-        complaints += _noted(keys, history, (free or found)[0], batch)
+        free = [start for start in starts if keys.keys().isdisjoint(range(start, start + len(batch.records)))]
+        complaints += _noted(keys, history, (free or starts)[0], batch)
     return complaints + _lost(history, keys)
 
 

@@ -91,6 +91,13 @@ def test_changes_that_look_the_same_are_told_apart_by_their_number():
     assert wrong_batches(twice[:2], batches) == [f"key b has what another key had: {change(1)}, {change(2)}"]
 
 
+def test_an_object_whose_changes_stand_at_two_places_leaves_the_one_that_another_needs():
+    history = [change(number) for number in (0, 1, 2, 3, 1, 2)]
+    twice, longer = Batch("a", (change(1), change(2))), Batch("b", (change(0), change(1), change(2)))
+    assert wrong_objects(history, [twice, longer, Batch("c", (change(3),))]) == []
+    assert wrong_objects(history, [longer, Batch("c", (change(3),))]) == [f"lost: {change(1)}, {change(2)}"]
+
+
 @pytest.mark.parametrize("numbers", [(0, 1, 2, 3, 4, 5), (0, 1, 0, 1, 2, 3, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 3, 4, 5)])
 def test_a_stream_may_repeat_its_last_part(numbers):
     assert wrong_stream(HISTORY, [change(number) for number in numbers]) == []
