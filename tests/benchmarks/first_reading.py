@@ -1,50 +1,54 @@
-"""The processor time of a node's first reading, against an earlier commit: `python -m tests.benchmarks first_reading`.
+"""The processor time of a node's first reading: `python -m tests.benchmarks first_reading`.
 
-Both collectors read the same simulated fleets one after the other, a small and a large one. The difference in processor
-time, divided by the difference in nodes, is what a node costs, without the start.
+gpuid, an earlier commit and the least that a program can do (least_reading.py) read the same simulated fleets one after
+the other, a small and a large one. The difference in processor time, divided by the difference in nodes, is what a node
+costs, without the start.
 """
 
 import contextlib
+import functools
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.benchmarks.processes import collector, simulated, usage, wait
+from tests.benchmarks.processes import REPOSITORY, collector, running, simulated, usage, wait
 from tests.benchmarks.table import Row, duration, times
 
 __all__ = ["rows"]
 
 COMMIT = "457803c9"  # before outputs were read without an XML parser
-_REPOSITORY = Path(__file__).resolve().parents[2]
 _GPUS, _LATENCY, _PATIENCE = 8, "20ms", 600.0
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
-    """Compare this working tree with the commit, alternately; a shallow clone does not have the commit."""
+    """Compare this working tree with the others, in turn; a shallow clone does not have the commit."""
     clusters, few, many, runs = (1, 1, 3, 1) if small else (20, 5, 50, 3)
     with checkout(COMMIT) as before:
-        found: dict[Path, list[float]] = {_REPOSITORY: []}
+        measured: dict[str, Callable[[int], float]] = {"ours": functools.partial(_gpuid, REPOSITORY, clusters)}
         if before is not None and not small:
-            found[before] = []
+            measured["before"] = functools.partial(_gpuid, before, clusters)
+        measured["least"] = functools.partial(_least, clusters)
+        found: dict[str, list[float]] = {name: [] for name in measured}
         for _ in range(runs):
-            for tree, costs in found.items():
-                extra = _cpu_seconds(tree, clusters, many) - _cpu_seconds(tree, clusters, few)
-                costs.append(extra / (clusters * (many - few)))
-        ours, *theirs = (min(costs) for costs in found.values())
+            for name, cpu_seconds in measured.items():
+                found[name].append((cpu_seconds(many) - cpu_seconds(few)) / (clusters * (many - few)))
+        best = {name: min(costs) for name, costs in found.items()}
+    for name, peer, aim in (("before", f"commit {COMMIT}", "≥ 2 ×"), ("least", "bare TLS and parsing", "")):
         yield Row(
-            f"CPU of a node's first reading / commit {COMMIT}",
-            duration(ours),
-            duration(theirs[0]) if theirs else "not measured",
-            times(theirs[0] / ours) if theirs else "",
-            "≥ 2 ×",
+            f"CPU of a node's first reading / {peer}",
+            duration(best["ours"]),
+            duration(best[name]) if name in best else "not measured",
+            times(best[name] / best["ours"]) if name in best else "",
+            aim,
         )
 
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[Path | None]:
     """Give a folder with the files of a commit; None if the repository does not have it."""
-    archive = subprocess.run(["git", "archive", commit, "collector"], cwd=_REPOSITORY, capture_output=True, check=False)
+    archive = subprocess.run(["git", "archive", commit, "collector"], cwd=REPOSITORY, capture_output=True, check=False)
     if archive.returncode:
         yield None
         return
@@ -53,7 +57,7 @@ def checkout(commit: str) -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def _cpu_seconds(tree: Path, clusters: int, nodes: int) -> float:
+def _gpuid(tree: Path, clusters: int, nodes: int) -> float:
     """Return the CPU seconds of a collector from its start to a full inventory."""
     with (
         tempfile.TemporaryDirectory() as name,
@@ -65,4 +69,19 @@ def _cpu_seconds(tree: Path, clusters: int, nodes: int) -> float:
             return bool(client.get("/api/v1/gpus", params={"limit": 1}).json()["total"] >= clusters * nodes * _GPUS)
 
         wait(process, complete, seconds=_PATIENCE, every=0.2)
+        return usage(process.pid)[0]
+
+
+def _least(clusters: int, nodes: int) -> float:
+    """Return the CPU seconds of the least program until it has read every node."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        simulated(Path(name), clusters, nodes, _GPUS, _LATENCY) as fleet,
+        running(
+            [sys.executable, "-m", "tests.benchmarks.least_reading", fleet.kubeconfig, clusters], stdout=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdout is not None
+        if int(process.stdout.readline() or 0) != clusters * nodes * _GPUS:
+            raise SystemExit("the least program did not read every GPU")
         return usage(process.pid)[0]

@@ -33,14 +33,13 @@ from collector.simulator.wear import NEW
 from collector.sinks import formats as forms
 from collector.store import OpenMode, Store, StoreSettings
 from tests.benchmarks.first_reading import checkout
-from tests.benchmarks.processes import running, usage
+from tests.benchmarks.processes import REPOSITORY, compile_modules, running, usage
 from tests.benchmarks.table import Row, amount, duration, times
 from tests.support.processes import free_ports
 
 COMMIT, COMMIT_SCHEMA = "f3998ea0", "0010"  # before the restart was made faster
 CLUSTERS, GPUS = 100, 8
 START = 1_760_000_000.0
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -248,10 +247,12 @@ def scan(path: Path, nodes: int) -> float:
 def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
     """Start a collector on the store, whose clusters are out of reach, and scrape it; this one and an earlier one."""
     with checkout(COMMIT) as before:
-        files = {_REPOSITORY: path}
+        files = {REPOSITORY: path}
         if before is not None and not small:
             files[before] = downgraded(path)
         found: dict[Path, list[_Start]] = {tree: [] for tree in files}
+        for tree in files:
+            compile_modules(tree)
         for _ in range(1 if small else 2):
             for tree, starts in found.items():
                 starts.append(start(files[tree], nodes, tree))
@@ -290,7 +291,7 @@ def downgraded(path: Path) -> Path:
 def restart_with_health(path: Path, nodes: int) -> Row:
     """Start a collector on a store whose GPUs have their health, and scrape it."""
     asyncio.run(fill(path, nodes, health=True))
-    found = start(path, nodes, _REPOSITORY)
+    found = start(path, nodes, REPOSITORY)
     return Row(
         f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs with health: peak memory",
         f"{amount(found.peak)}, with {amount(found.size)} of text and {duration(found.cpu)} of CPU",

@@ -1,4 +1,7 @@
-"""What the Kubernetes client alone does: list the pods, run one exec in each with the same concurrency, and parse."""
+"""What the Kubernetes client alone does: list the pods, run one exec in each with the same concurrency, and parse.
+
+`python -m tests.benchmarks.plain_client KUBECONFIG CLUSTERS [RATE BURST]` has gpuid's limit of requests per second.
+"""
 
 import asyncio
 import sys
@@ -7,19 +10,21 @@ from kubernetes_asyncio import client, config
 from kubernetes_asyncio.stream import WsApiClient
 
 from collector.collect import nvidia_smi
+from collector.kube.limits import RateLimiter
 
 CONCURRENCY = 16  # gpuid's own default
 
 
-async def main(kubeconfig: str, clusters: int) -> None:
+async def main(kubeconfig: str, clusters: int, *limit: int) -> None:
     """Read every cluster at once, print how many GPUs there are, and stay to be accounted for."""
-    found = await asyncio.gather(*(read(kubeconfig, f"sim-{index}") for index in range(clusters)))
+    found = await asyncio.gather(*(read(kubeconfig, f"sim-{index}", *limit) for index in range(clusters)))
     print(sum(found), flush=True)
     await asyncio.Event().wait()
 
 
-async def read(kubeconfig: str, context: str) -> int:
+async def read(kubeconfig: str, context: str, *limit: int) -> int:
     """Count the GPUs of one cluster."""
+    limiter = RateLimiter(*limit) if limit else None
     settings = client.Configuration()
     await config.load_kube_config(kubeconfig, context, settings, persist_config=False)
     free = asyncio.Semaphore(CONCURRENCY)
@@ -31,6 +36,8 @@ async def read(kubeconfig: str, context: str) -> int:
 
         async def count(pod: client.V1Pod) -> int:
             async with free:
+                if limiter is not None:
+                    await limiter.acquire()
                 output = await core.connect_get_namespaced_pod_exec(
                     pod.metadata.name,
                     pod.metadata.namespace,
@@ -45,4 +52,4 @@ async def read(kubeconfig: str, context: str) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

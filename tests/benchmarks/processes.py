@@ -1,5 +1,6 @@
 """Programs that a comparison starts: the simulated fleet, the candidates, and what the kernel says they used."""
 
+import compileall
 import contextlib
 import os
 import re
@@ -15,7 +16,9 @@ import tomli_w
 
 from tests.support.processes import free_ports
 
-__all__ = ["Fleet", "collector", "running", "simulated", "usage", "wait"]
+__all__ = ["REPOSITORY", "Fleet", "collector", "compile_modules", "running", "simulated", "usage", "wait"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Fleet:
@@ -49,6 +52,11 @@ def simulated(folder: Path, clusters: int, nodes: int, gpus: int, latency: str) 
                 yield Fleet(clusters, kubeconfig, found[1])
                 return
         raise SystemExit("the simulator did not start")
+
+
+def compile_modules(tree: Path = REPOSITORY) -> None:
+    """Write the bytecode of the collector's modules, which an installed package has; otherwise each start compiles."""
+    compileall.compile_dir(tree / "collector", quiet=1)
 
 
 @contextlib.contextmanager

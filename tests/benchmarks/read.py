@@ -1,9 +1,11 @@
 """Time, CPU, memory and requests from the start to a full inventory, against others on the same simulated fleet.
 
-`client` is the plain way to do the same with the Kubernetes client alone (plain_client.py); `Go gpuid` the Go program,
-where `gpuid` on PATH is it or GPUID_GO names it. It knows one cluster, and writes two node labels for each reading.
+`client` is the plain way to do the same with the Kubernetes client alone (plain_client.py), without a limit or with
+gpuid's; `Go gpuid` the Go program, where `gpuid` on PATH is it or GPUID_GO names it. It knows one cluster, and writes
+two node labels for each reading.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.benchmarks.processes import Fleet, collector, running, simulated, usage, wait
+from tests.benchmarks.processes import Fleet, collector, compile_modules, running, simulated, usage, wait
 from tests.benchmarks.table import Row, amount, duration, times
 from tests.support.processes import free_ports
 
@@ -41,12 +43,15 @@ class Cost(NamedTuple):
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Compare on one large cluster and on many small ones."""
     one, many = ((1, 2), (2, 2)) if small else ((1, 1_000), (20, 100))
+    compile_modules()
     ours = _measure(_gpuid, *one)
     if program := go_program():
         defaults = _measure(_go(program), *one)
         equal = _measure(_go(program, *_EQUAL), *one)
         yield from _compared(one, "Go gpuid, each one's defaults", ours, defaults, "≥ 6 ×")
         yield from _compared(one, f"Go gpuid, {_EQUAL[0]} requests/s, burst {_EQUAL[1]}", ours, equal, "≥ 3 ×")
+    limited = _measure(functools.partial(_client, limits=_EQUAL), *one)
+    yield from _compared(one, f"client, {_EQUAL[0]} requests/s, burst {_EQUAL[1]}", ours, limited, "")
     for size, cost in ((one, ours), (many, None)):
         yield from _compared(
             size, "client, no limit", cost or _measure(_gpuid, *size), _measure(_client, *size), "", "≥ 2 ×"
@@ -109,10 +114,10 @@ def _gpuid(folder: Path, fleet: Fleet, nodes: int) -> Cost:
         return _cost(process, started, fleet, nodes)
 
 
-def _client(folder: Path, fleet: Fleet, nodes: int) -> Cost:
+def _client(folder: Path, fleet: Fleet, nodes: int, limits: tuple[int, ...] = ()) -> Cost:
     """Measure the Kubernetes client alone; it prints how many GPUs there are and stays, to be accounted for."""
     del folder
-    command = [sys.executable, "-m", "tests.benchmarks.plain_client", fleet.kubeconfig, str(fleet.clusters)]
+    command = [sys.executable, "-m", "tests.benchmarks.plain_client", fleet.kubeconfig, fleet.clusters, *limits]
     started = time.perf_counter()
     with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,6 +1,5 @@
 """From the start of the process to the first answer on /metrics."""
 
-import compileall
 import os
 import resource
 import subprocess
@@ -13,10 +12,9 @@ from typing import Any
 
 import httpx
 
-import collector as collector_package
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
-from tests.benchmarks.processes import collector, running, simulated, usage, wait
+from tests.benchmarks.processes import collector, compile_modules, running, simulated, usage, wait
 from tests.benchmarks.read import go_program
 from tests.benchmarks.table import Row, duration, times
 from tests.support.processes import free_ports
@@ -43,7 +41,7 @@ _COMMANDS = (
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Compare with importing the Kubernetes client, and with the Go program where there is one."""
     runs = 1 if small else 5
-    compileall.compile_dir(Path(collector_package.__file__).parent, quiet=1)  # as an installed package is
+    compile_modules()
     with tempfile.TemporaryDirectory() as name, simulated(Path(name), 1, 2, 8, "20ms") as fleet:
         folder = Path(name)
         yield from _commands(folder, runs)
