@@ -33,7 +33,7 @@ from collector.simulator.wear import NEW
 from collector.sinks import formats as forms
 from collector.store import OpenMode, Store, StoreSettings
 from tests.benchmarks.first_reading import checkout
-from tests.benchmarks.processes import REPOSITORY, compile_modules, running, usage
+from tests.benchmarks.processes import REPOSITORY, compile_modules, processor_time, running, usage
 from tests.benchmarks.table import Row, amount, duration, times
 from tests.support.processes import free_ports
 
@@ -253,9 +253,11 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
         found: dict[Path, list[_Start]] = {tree: [] for tree in files}
         for tree in files:
             compile_modules(tree)
+        least = []
         for _ in range(1 if small else 2):
             for tree, starts in found.items():
                 starts.append(start(files[tree], nodes, tree))
+            least.append(processor_time([sys.executable, "-m", "tests.benchmarks.least_restart", path]))
     ours, *theirs = ([min(values) for values in zip(*starts, strict=True)] for starts in found.values())
     seconds, cpu, _, size = ours
     sample = min(nodes, 300)
@@ -276,6 +278,13 @@ def restart(path: Path, nodes: int, *, small: bool) -> Iterator[Row]:
             times(theirs[0][index] / ours[index]) if theirs else "",
             aim,
         )
+    yield Row(
+        f"{what}: CPU / reading, indexing and writing the same without anything else",
+        duration(cpu),
+        duration(min(least)),
+        times(min(least) / cpu),
+        "",
+    )
 
 
 def downgraded(path: Path) -> Path:

@@ -4,6 +4,7 @@ import compileall
 import contextlib
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -16,7 +17,17 @@ import tomli_w
 
 from tests.support.processes import free_ports
 
-__all__ = ["REPOSITORY", "Fleet", "collector", "compile_modules", "running", "simulated", "usage", "wait"]
+__all__ = [
+    "REPOSITORY",
+    "Fleet",
+    "collector",
+    "compile_modules",
+    "processor_time",
+    "running",
+    "simulated",
+    "usage",
+    "wait",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -102,6 +113,14 @@ def wait(process: "subprocess.Popen[Any]", done: Callable[[], bool], *, seconds:
                 return time.perf_counter() - started
         time.sleep(every)
     raise SystemExit(f"not done after {seconds:g} s: {process.args!r}")
+
+
+def processor_time(command: Sequence[object]) -> float:
+    """Run a program, and return its CPU seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def usage(pid: int) -> tuple[float, float]:

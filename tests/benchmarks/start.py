@@ -1,7 +1,6 @@
 """From the start of the process to the first answer on /metrics."""
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import httpx
 
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
-from tests.benchmarks.processes import collector, compile_modules, running, simulated, usage, wait
+from tests.benchmarks.processes import collector, compile_modules, processor_time, running, simulated, usage, wait
 from tests.benchmarks.read import go_program
 from tests.benchmarks.table import Row, duration, times
 from tests.support.processes import free_ports
@@ -58,8 +57,8 @@ def rows(*, small: bool = False) -> Iterator[Row]:
         for _ in range(runs):  # alternately, since the machine may be busy
             found.append(ours({}))
             restarts.append(ours(stored)[0])
-            some.append(_processor_time([sys.executable, "-c", _LIBRARIES]))
-            most.append(_processor_time([sys.executable, "-c", _ALL_LIBRARIES]))
+            some.append(processor_time([sys.executable, "-c", _LIBRARIES]))
+            most.append(processor_time([sys.executable, "-c", _ALL_LIBRARIES]))
         cpu, seconds = min(cpu for cpu, _ in found), min(seconds for _, seconds in found)
         for what, mine, imports, libraries, aim in (
             ("start", cpu, min(some), "aiohttp, kubernetes_asyncio and prometheus_client", ""),
@@ -90,8 +89,8 @@ def _commands(folder: Path, runs: int) -> Iterator[Row]:
     further: dict[str, list[str | Path]] = {"parse": [output], "config": ["-c", config], "print rules": ["-c", config]}
     for name, imports in _COMMANDS:
         command = [sys.executable, "-m", "collector", *name.split(), *map(str, further.get(name, ()))]
-        ours = min(_processor_time(command) for _ in range(runs))
-        theirs = min(_processor_time([sys.executable, "-c", f"import {imports}"]) for _ in range(runs))
+        ours = min(processor_time(command) for _ in range(runs))
+        theirs = min(processor_time([sys.executable, "-c", f"import {imports}"]) for _ in range(runs))
         yield Row(
             f"gpuid {name} / importing {imports}",
             f"{duration(ours)} of CPU",
@@ -99,13 +98,6 @@ def _commands(folder: Path, runs: int) -> Iterator[Row]:
             f"{ours / theirs:.2g} × as long",
             "within 1.5 ×",
         )
-
-
-def _processor_time(command: list[str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _go(program: str, settings: Mapping[str, str]) -> float:
