@@ -35,7 +35,7 @@ class Fleet:
         self.lost: set[str] = set()
 
     def read(self, place: Place, observer: int, ahead: float = 0.0) -> Reading:
-        """Return what an observer reads, whose clock is so many seconds ahead."""
+        """Return what an observer reads whose clock is `ahead` (seconds)."""
         now = self.time + ahead
         found = [uuid for uuid, home in self.homes.items() if home == place]
         return Reading(
