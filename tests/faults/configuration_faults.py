@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from collector.simulator.fleet import SimulationError
 from tests.faults.plan import Arguments, register
 from tests.faults.process_faults import a_process, the_process
-from tests.faults.settings import CHANGES, FURTHER_SINK, further_sink
+from tests.faults.settings import CLUSTER_CHANGES, FURTHER_SINK, SINK_CHANGES, further_sink
 
 if TYPE_CHECKING:
     from tests.faults.world import World
@@ -42,7 +42,7 @@ def _do_add(world: "World", given: Arguments) -> None:
 
 
 def _cluster(world: "World", chance: random.Random) -> Arguments | None:
-    (cluster,) = chance.sample(sorted(world.clusters), 1)
+    cluster = chance.choice(sorted(world.clusters))
     return {"cluster": cluster} if world.contexts.get(cluster) == cluster else None
 
 
@@ -69,6 +69,16 @@ def _assert_configured(world: "World", given: Arguments) -> None:
         raise SimulationError("it is not configured under its own name")
 
 
+def _changed(world: "World", chance: random.Random) -> Arguments:
+    key = chance.choice(sorted(CLUSTER_CHANGES))
+    return {"cluster": chance.choice(sorted(world.contexts)), "key": key, "value": chance.choice(CLUSTER_CHANGES[key])}
+
+
+def _do_change(world: "World", given: Arguments) -> None:
+    world.changed[given["cluster"]][given["key"]] = given["value"]
+    world.configure()
+
+
 def _do_reorder(world: "World", given: Arguments) -> None:
     del given
     world.contexts = dict(reversed(world.contexts.items()))
@@ -90,6 +100,7 @@ def _reconfigured(world: "World", given: Arguments) -> None:
 register("add_cluster", 2, _added, _do_add)
 register("remove_cluster", 1, _cluster, _do_remove, _as_before)
 register("rename_cluster", 1, _renamed, _do_rename, _as_before)
+register("change_cluster", 1, _changed, _do_change)
 register("reorder_clusters", 0.5, lambda _world, _chance: {}, _do_reorder)
 
 
@@ -111,7 +122,7 @@ def _do_add_sink(world: "World", given: Arguments) -> None:
 
 def _sink_changed(world: "World", chance: random.Random) -> Arguments | None:
     sink = chance.choice(sorted(world.sinks))
-    choices = CHANGES[world.sinks[sink]["type"]]
+    choices = SINK_CHANGES[world.sinks[sink]["type"]]
     key = chance.choice(sorted(choices))
     return {"sink": sink, "key": key, "value": chance.choice(choices[key])}
 

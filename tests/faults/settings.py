@@ -7,9 +7,19 @@ from typing import Any
 
 from tests.support import s3
 
-__all__ = ["CHANGES", "FURTHER_SINK", "Table", "defaults", "first_sinks", "further_sink", "written"]
+__all__ = [
+    "CLUSTER_CHANGES",
+    "FURTHER_SINK",
+    "SINK_CHANGES",
+    "Table",
+    "defaults",
+    "first_sinks",
+    "further_sink",
+    "written",
+    "written_cluster",
+]
 
-Table = dict[str, Any]  # the keys of a sink with their values: texts, numbers and booleans
+Table = dict[str, Any]  # the keys of a cluster or a sink with their values: texts, numbers and booleans
 
 FURTHER_SINK = "more"  # a webhook that the first configuration does not have
 
@@ -63,11 +73,17 @@ _BATCHES: Mapping[str, tuple[Any, ...]] = {
     "batch_records": (5, 50, 500, 5000),
     "batch_age": ("50ms", "200ms", "1s", "3s"),
 }
-CHANGES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # by type of sink: keys, and their values
+SINK_CHANGES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # by type of sink: keys, and their values
     "stdout": _BATCHES,
     "webhook": {**_BATCHES, "gzip": (False, True), "read_timeout": ("2s", "3s"), "timeout": ("4s", "5s", "8s")},
     "s3": {**_BATCHES, "gzip": (False, True), "prefix": ("", "gpus", "gpus/serials"), "timeout": ("4s", "5s", "8s")},
     "postgres": {**_BATCHES, "statement_timeout": ("2s", "3s", "5s")},
+}
+# And of a cluster, which is watched from the start again then: none of it may make a GPU disappear.
+CLUSTER_CHANGES: Mapping[str, tuple[Any, ...]] = {
+    "exec_concurrency": (1, 4, 16),
+    "exec_timeout": ("8s", "10s", "12s"),
+    "request_rate": (20.0, 100.0),
 }
 
 
@@ -92,6 +108,14 @@ def written(sinks: Iterable[tuple[str, Table]], links: Mapping[str, str]) -> str
     text = ""
     for name, table in sinks:
         url = {} if name == "log" else {"endpoint_url" if table["type"] == "s3" else "url": links[name]}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {**table, **url}.items()]
-        text += "\n".join([f"\n[sinks.{name}]", *lines, ""])
+        text += f"\n[sinks.{name}]\n{_keys({**table, **url})}"
     return text
+
+
+def written_cluster(table: Table) -> str:
+    """Return a cluster as TOML."""
+    return f"[[clusters]]\n{_keys(table)}"
+
+
+def _keys(table: Table) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())

@@ -32,6 +32,7 @@ class ConfiguredWorld(SimpleNamespace):
         super().__init__(
             clusters=dict.fromkeys(CLUSTERS + FURTHER_CLUSTERS),
             collected=set(CLUSTERS),
+            changed={name: {} for name in CLUSTERS + FURTHER_CLUSTERS},
             contexts={name: name for name in CLUSTERS},
             sinks=settings.first_sinks(LINKS),
             without_sinks=set(),
@@ -44,7 +45,8 @@ class ConfiguredWorld(SimpleNamespace):
     def configure(self) -> None:
         sinks = [(name, table) for name, table in self.sinks.items() if name not in self.without_sinks]
         text = settings.defaults(self._file, rereads=True) + settings.written(sinks, LINKS)
-        text += "".join(f'[[clusters]]\ncontext = "{one}"\nname = "{self.contexts[one]}"\n' for one in self.contexts)
+        for context, name in self.contexts.items():
+            text += settings.written_cluster({"context": context, "name": name, **self.changed[context]})
         self._file.write_text(f'{text}[store]\nurl = "sqlite:///{self._file}.db"\n')
 
     def loaded(self) -> Config:
@@ -95,13 +97,34 @@ class TestClusters:
         world.undo("remove_cluster", cluster="sim-4")
         assert "sim-4" in {one.name for one in world.loaded().clusters}
 
+    def test_gpuid_accepts_every_change(self, world: ConfiguredWorld) -> None:
+        world.do("reorder_clusters")
+        before = {one.name: one for one in world.loaded().clusters}
+        for key, values in settings.CLUSTER_CHANGES.items():
+            found = []
+            for value in values:
+                world.do("change_cluster", cluster="sim-1", key=key, value=value)
+                after = {one.name: one for one in world.loaded().clusters}
+                found.append(getattr(after["sim-1"], key))
+            assert len(set(found)) == len(values) > 1
+        assert {name for name in after if after[name] != before[name]} == {"sim-1"}
+        for given in world.drawn("change_cluster"):
+            assert given is not None
+            world.do("change_cluster", **given)
+        assert world.loaded().clusters
+
+    def test_one_keeps_its_changes_under_another_name(self, world: ConfiguredWorld) -> None:
+        world.do("change_cluster", cluster="sim-1", key="exec_concurrency", value=4)
+        world.do("rename_cluster", cluster="sim-1", name="other")
+        assert {one.name: one.exec_concurrency for one in world.loaded().clusters}["other"] == 4
+
 
 class TestSinks:
     @pytest.mark.parametrize("sink", ["log", *LINKS])
     def test_gpuid_accepts_every_change(self, world: ConfiguredWorld, sink: str) -> None:
         world.do("add_sink")
         before = world.loaded().sinks
-        choices = settings.CHANGES[world.sinks[sink]["type"]]
+        choices = settings.SINK_CHANGES[world.sinks[sink]["type"]]
         for key, values in choices.items():
             found = []
             for value in values:

@@ -187,6 +187,7 @@ class World:
         self.links: dict[str, Link] = {}  # to the receiver, S3, and from each process to its database
         self.contexts = {name: name for name in CLUSTERS}  # the configured clusters: contexts, and their names
         self.collected = set(CLUSTERS)  # those that ever were, and are again after a calm
+        self.changed: dict[str, settings.Table] = {name: {} for name in self.clusters}  # of what all clusters have
         self.sinks: dict[str, settings.Table] = {}  # in the same way
         self.without_sinks: set[str] = set()  # those that are not configured now
         self.rereads = seed % 4 != 2  # whether nodes are read again soon though nothing has happened
@@ -255,7 +256,9 @@ class World:
         configured = [(name, table) for name, table in self.sinks.items() if name not in self.without_sinks]
         sinks = settings.written(configured, {name: link.url for name, link in self.links.items()})
         clusters = "".join(
-            f'[[clusters]]\ncontext = "{context}"\nname = "{name}"\npreset = "{self.clusters[context].shape.name}"\n'
+            settings.written_cluster(
+                {"context": context, "name": name, "preset": self.clusters[context].shape.name, **self.changed[context]}
+            )
             for context, name in self.contexts.items()
         )
         for one in self.processes:
