@@ -1,5 +1,6 @@
 """One run: steps, calms, and what was found at each of them."""
 
+import contextlib
 import logging
 import random
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from collector.simulator.fleet import SimulationError
 from collector.simulator.wear import NEW
 from tests.faults import api_faults, configuration_faults, fleet_steps, process_faults, sink_faults, store_faults
 from tests.faults import plan as plans
@@ -112,11 +114,21 @@ class Checker:
         while wrong := self._now(begun):
             if time.monotonic() > deadline:
                 return wrong
+            if not self._world.rereads:
+                self._restart_hung()
             time.sleep(0.5)
         wrong = [*self._sinks.odd, *self._past(time.time()), *self._counters(), *self._growth()]
         self._world.settle()
         self._since = time.time()
         return wrong
+
+    def _restart_hung(self) -> None:
+        """Restart the pods in which a command hung, as a person would: by itself, gpuid tries after five minutes."""
+        for process in self._world.processes:
+            problems = (process.api("/api/v1/problems?limit=1000") or {}).get("problems", ())
+            for node in (node for one in problems if one["id"] == "node_failing:timeout" for node in one["nodes"]):
+                with contextlib.suppress(SimulationError):  # it is gone
+                    self._world.act(node["cluster"], "restart_container", node=node["node"])
 
     def _now(self, begun: float) -> list[str]:
         """Compare what converges after a calm that has begun (Unix seconds)."""

@@ -133,3 +133,20 @@ def test_no_gpu_is_lost_from_a_node_that_has_changed(calms: Calms) -> None:
     with pytest.raises(SimulationError):
         KINDS["lose"].do(world, step)
     assert lost == ["GPU-1"]
+
+
+@pytest.mark.parametrize("rereads", [False, True])
+def test_the_pod_in_which_a_command_hung_is_restarted_where_its_node_is_not_read_again_soon(
+    calms: Calms, monkeypatch: pytest.MonkeyPatch, rereads: bool
+) -> None:
+    problem = {"id": "node_failing:timeout", "nodes": [{"cluster": "prod", "node": "n1"}]}
+    process = SimpleNamespace(api=lambda _path: {"problems": [problem, {"id": "other", "nodes": [problem]}]})
+    restarted: list[Any] = []
+    calms.world.processes, calms.world.rereads = (process,), rereads
+    calms.world.act = lambda *what, **rest: restarted.append((*what, rest))
+    answers = iter([["unread"], []])
+    monkeypatch.setattr(calms._checker, "_now", lambda _begun: next(answers))
+    for name in ("_counters", "_growth"):
+        monkeypatch.setattr(calms._checker, name, list)
+    assert calms.wrong() == []
+    assert restarted == ([] if rereads else [("prod", "restart_container", {"node": "n1"})])
