@@ -1,5 +1,6 @@
 """Reports a shortage of memory or threads in one line, where Python would print a traceback."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -108,7 +109,8 @@ def _printed(error: BaseException | None) -> bool:
         line = f"gpuid: {why}\n".encode()
     except MemoryError:
         line = b"gpuid: out of memory\n"
-    os.write(2, line)
+    with contextlib.suppress(OSError):  # nobody reads it; the process must end all the same
+        os.write(2, line)
     return True
 
 

@@ -65,12 +65,12 @@ class CatchUp:
     async def _settle_times(self, places: Collection[Place]) -> dict[str, Departure]:
         """Ensure that no GPU is in its place since before the previous leader recorded that it left the last one.
 
-        Two collectors read a node at different times, and so notice the same move at different times. Times to come are
-        from when this one's clock was ahead. Returns the departures, by UUID, of GPUs of which only this collector
-        knows that they left.
+        Two collectors read a node at different times, and so notice the same move at different times. Times in the
+        future are from when this one's clock was ahead. Returns the departures, by UUID, of GPUs of which only this
+        collector knows that they left.
         """
-        inventory, now = self._inventory, self._clock()
-        inventory.cap_absences(now)
+        inventory = self._inventory
+        inventory.cap_absences(self._clock())
         recorded = await self._store.recorded({place: inventory.node(place) for place in places})
         away = await self._store.absent()
         inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
@@ -82,6 +82,7 @@ class CatchUp:
             {uuid for uuid, one in left.items() if one.lost},
         )
         here = {(placement.uuid, placement.place) for placement in recorded.here}
+        now = self._clock()  # after the store was asked: nodes are read meanwhile
         for place in places:
             if (node := inventory.node(place)) is not None:
                 since = tuple(

@@ -25,7 +25,7 @@ class Absent(NamedTuple):
         return max((one.time for one in self.facts.last_known), default=self.time) if self.facts else self.time
 
     def until(self, now: float) -> "Absent":
-        """Return it with times after `now` (Unix seconds) taken for `now`."""
+        """Return it with times after `now` (Unix seconds) set to `now`."""
         if self.time <= now and self.read <= now:
             return self
         facts = self.facts
@@ -76,6 +76,7 @@ class AbsentGpus:
         self._clusters: dict[str, str] = {}  # by UUID
         self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
         self._nodes: dict[Place, dict[str, Absent]] = {}  # the same by node
+        self._latest = 0.0  # no time of theirs is after this
         self._forgotten: dict[str, float] = {}  # until when forgotten ones were there (Unix seconds), by UUID
 
     def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None, *, lost: bool = False) -> None:
@@ -83,6 +84,7 @@ class AbsentGpus:
         self.pop(uuid)
         self._clusters[uuid] = place.cluster
         absent = Absent(place, time, facts, lost)
+        self._latest = max(self._latest, time, absent.read)
         self._gpus.setdefault(place.cluster, {})[uuid] = absent
         self._nodes.setdefault(place, {})[uuid] = absent
         if len(self._clusters) > self._limit:
@@ -93,12 +95,16 @@ class AbsentGpus:
 
     def note(self, uuid: str, time: float) -> None:
         """Remember until when (Unix seconds) a GPU was in a place that need not be known."""
+        self._latest = max(self._latest, time)
         self._forgotten[uuid] = max(time, self._forgotten.get(uuid, 0.0))  # a store may know less than this process
         if len(self._forgotten) > self._limit:
             del self._forgotten[next(iter(self._forgotten))]
 
     def cap_times(self, now: float) -> None:
-        """Take times after `now` (Unix seconds) for `now`."""
+        """Set times after `now` (Unix seconds) to `now`."""
+        if self._latest <= now:
+            return
+        self._latest = now
         for uuid, cluster in self._clusters.items():
             absent = self._gpus[cluster][uuid]
             if (capped := absent.until(now)) is not absent:

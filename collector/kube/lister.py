@@ -132,7 +132,10 @@ async def _collect(client: ApiClient, resource: Resource[T], timeout: float, mos
             if limit <= FIRST_PAGE_OBJECTS or error.status not in (400, 504):
                 raise
             # A gateway timed out, or the server is strict: by the API's documentation, the limit may not change.
-            return await _collect(client, resource, timeout, FIRST_PAGE_OBJECTS)
+            kept, pages = Kept[T](client, resource.name), _Pages(client, resource.name)
+            limit = most = FIRST_PAGE_OBJECTS
+            token = ""
+            continue
         started = share.clock()
         page = decode_page(body)
         pages.check(page)

@@ -67,20 +67,20 @@ class _Exec(asyncio.Protocol):
     def __init__(self, request: bytes, ended: "asyncio.Future[bytes]") -> None:
         self._request = request
         self._ended = ended
-        self._received: list[bytes] = []
+        self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        self._received.append(data)
-        if data.endswith(_CLOSE):
+        self._received += data
+        if self._received.endswith(_CLOSE):
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         del error
-        self._ended.set_result(b"".join(self._received))
+        self._ended.set_result(bytes(self._received))
 
 
 def _stdout(received: bytes) -> bytes:

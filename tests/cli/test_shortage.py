@@ -110,6 +110,19 @@ def test_a_thread_that_runs_out_of_memory_while_it_starts_ends_the_process(fault
     assert process.stderr.startswith("gpuid: out of memory; raise the limit ")
 
 
+def test_it_ends_even_if_the_line_cannot_be_written() -> None:
+    code = (
+        "import os, threading\n"
+        "from collector import shortage\n"
+        "shortage.install_hooks()\n"
+        "def fail(thread): raise MemoryError\n"
+        "threading.Thread._set_ident = fail\n"
+        "os.close(2)\n"
+        "threading.Thread(target=print).start()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 1
+
+
 @pytest.mark.parametrize(
     ("error", "start"),
     [

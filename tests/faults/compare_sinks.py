@@ -120,7 +120,8 @@ def wrong_objects(history: Sequence[Record], batches: Sequence[Batch]) -> list[s
     runs = _Runs(history)
     keys: dict[int, str] = {}
     found = [(batch, runs.find(batch.records)) for batch in _firsts(batches)]
-    # After a clock was ahead, changes of a GPU may be equal, with one time: objects with the fewest places go first.
+    # After a clock was ahead, changes of a GPU may be equal, with one time. Objects with the fewest places go first,
+    # which is enough unless several equal runs of them overlap.
     for batch, starts in sorted(found, key=lambda one: len(one[1])):
         if not starts:
             complaints.append(f"object {batch.key} is no part of the history: {_some(batch.records)}")

@@ -290,3 +290,37 @@ async def test_what_a_standby_saw_while_its_clock_was_ahead_is_not_recorded_as_i
         assert max(change.time for change in found) <= fleet.time
         await check(store)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_what_a_new_leader_reads_while_the_store_responds_keeps_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, leader, standby = Fleet(), Observer(0), Observer(1)
+    for observer in (leader, standby):
+        for place in PLACES:
+            observer.read(fleet, place)
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: fleet.time) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(store.history_writer.run)
+        await leader.lead(store, fleet)
+        assert await store.history_writer.flushed(30)
+        leader.store = None
+        absent, began = store.absent, fleet.time
+
+        async def slow():
+            fleet.time += 20
+            fleet.homes["GPU-0"] = PLACES[1]
+            for place in PLACES[:2]:
+                standby.read(fleet, place)
+            return await absent()
+
+        monkeypatch.setattr(store, "absent", slow)
+        await standby.lead(store, fleet)
+        assert await store.history_writer.flushed(30)
+        (moved,) = [one for one in await store.history.changes(limit=100) if one.time > began]
+        assert (moved.uuid, moved.event, moved.cluster, moved.node) == ("GPU-0", Event.MOVED, *PLACES[1])
+        assert moved.time > began + 19
+        tasks.cancel_scope.cancel()
