@@ -75,13 +75,12 @@ def parse_xml(content: bytes, *, recover: bool = False) -> etree._Element:
         encoding="utf-8",
         recover=recover,
         resolve_entities=False,
-        load_dtd=False,
         no_network=True,
         huge_tree=False,
         remove_comments=True,
         remove_pis=True,
         remove_blank_text=True,
-        collect_ids=False,
+        collect_ids=False,  # which loads the DTD that a prolog names, whatever `load_dtd` says
     )
     try:
         root = etree.fromstring(content, parser)

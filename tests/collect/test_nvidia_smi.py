@@ -272,6 +272,17 @@ class TestBrokenDocuments:
         assert report.gpus == parse(document(GB200.format(index=0))).gpus
         assert report.unread == (GpuRef("GPU-11111111-aaaa-bbbb-cccc-000000000011", "00000000:04:00.0"),)
 
+    @pytest.mark.parametrize("end", ["", "</serial>"])
+    def test_the_dtd_that_a_document_names_is_not_read(
+        self, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "nvsmi_device_v12.dtd").write_text("<!-- Comment not terminated: an error where it is read")
+        monkeypatch.chdir(tmp_path)
+        warnings: list[str] = []
+        found = parse(document(f"{H100}{end}", H100.replace("000011", "000012")), warnings)
+        assert [gpu.serial for gpu in found.gpus] == ["1650000000011", "1650000000012"]
+        assert "Comment" not in str(warnings)
+
     def test_a_document_without_a_complete_gpu_is_refused(self) -> None:
         with pytest.raises(BadOutputError, match=r"^not the XML of nvidia-smi: "):
             parse(document(H100).replace(b"</gpu>", b""))

@@ -45,6 +45,10 @@ class TestParsing:
         root = parse_xml(b'<!DOCTYPE a [<!ENTITY b "c">]><a><d>&b;</d></a>')
         assert root[0].text is None
 
+    def test_needs_no_valid_ids(self) -> None:
+        root = parse_xml(b'<a><b xml:id="1"/><c xml:id="x"/><d xml:id="x"/></a>')
+        assert [child.tag for child in root] == ["b", "c", "d"]
+
 
 class TestDocuments:
     def test_have_values_gpus_and_texts_between_them(self) -> None:

@@ -1,6 +1,7 @@
 """Which absent GPUs are remembered when there are too many, and what two inventories know together about one."""
 
 import msgspec
+import pytest
 
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.model import Gpu, LastReport, Place
@@ -64,6 +65,19 @@ def test_of_forgotten_gpus_it_is_known_until_when_they_were_there() -> None:
     assert absent.return_of("GPU-4", 1.0) == (1.0, None)
 
 
+def test_one_that_makes_room_is_forgotten_like_this() -> None:
+    absent = AbsentGpus(1)
+    absent.add("GPU-1", A, 10.0)
+    absent.add("GPU-2", A, 20.0)
+    assert [absent.return_of(f"GPU-{number}", 1.0) for number in (1, 2)] == [(10.0, None), (20.0, Absent(A, 20.0))]
+
+
+def test_a_gpu_that_left_at_an_unknown_time_may_return_at_any_time() -> None:
+    absent = AbsentGpus(2)
+    absent.note("GPU-1", 0.0)
+    assert [absent.return_of(f"GPU-{number}", 0.5) for number in (1, 2)] == [(0.5, None), (0.5, None)]
+
+
 def test_an_older_record_of_a_forgotten_gpu_lets_it_return_no_earlier() -> None:
     absent = AbsentGpus(2)
     absent.note("GPU-1", 20.0)
@@ -76,6 +90,79 @@ def test_an_absent_gpu_was_read_when_its_newest_value_was() -> None:
     assert Absent(A, 30.0, Gpu(uuid="GPU-1")).read == 30.0
     marks = LastReport("serial", 10.0), LastReport("model", 20.0), LastReport("vbios", 15.0)
     assert Absent(A, 30.0, Gpu(uuid="GPU-1", last_known=marks)).read == 20.0
+
+
+class TestTimesInTheFuture:
+    """A clock that was ahead can have noted them."""
+
+    @staticmethod
+    def facts(*times: float) -> Gpu:
+        marks = [LastReport(name, time) for name, time in zip(("serial", "model"), times, strict=False)]
+        return Gpu(uuid="GPU-1", serial="s1", model="H100", last_known=tuple(marks))
+
+    def test_they_become_now(self) -> None:
+        ahead = Absent(A, 30.0, self.facts(10.0, 25.0), lost=True)
+        assert ahead.until(20.0) == Absent(A, 20.0, self.facts(10.0, 20.0), lost=True)
+        assert Absent(A, 30.0).until(20.0) == Absent(A, 20.0)
+
+    def test_times_until_now_are_kept(self) -> None:
+        left_early = Absent(A, 10.0, self.facts(30.0, 5.0))
+        assert left_early.until(20.0) == Absent(A, 10.0, self.facts(20.0, 5.0))
+        read_early = Absent(A, 30.0, self.facts(5.0, 10.0))
+        assert read_early.until(20.0) == Absent(A, 20.0, self.facts(5.0, 10.0))
+        for past in (Absent(A, 20.0, self.facts(20.0, 5.0)), Absent(A, 20.0), Absent(A, 5.0, self.facts(20.0))):
+            assert past.until(20.0) is past
+
+    def test_every_absent_gpu_has_left_and_was_read_by_now(self) -> None:
+        absent = AbsentGpus(10)
+        absent.add("GPU-1", A, 30.0, self.facts(25.0))
+        absent.add("GPU-2", A, 10.0, self.facts(30.0))
+        absent.add("GPU-3", A, 10.0, self.facts(5.0))
+        absent.add("GPU-4", B, 40.0)
+        absent.cap_times(20.0)
+        east = {
+            "GPU-1": Absent(A, 20.0, self.facts(20.0)),
+            "GPU-2": Absent(A, 10.0, self.facts(20.0)),
+            "GPU-3": Absent(A, 10.0, self.facts(5.0)),
+        }
+        assert (absent.of(A), absent.of(B)) == (east, {"GPU-4": Absent(B, 20.0)})
+        assert [absent.get(f"GPU-{number}") for number in range(1, 5)] == [*east.values(), Absent(B, 20.0)]
+        assert list(absent.places().values()) == [A, A, A, B]
+
+    def test_a_forgotten_gpu_has_left_by_now(self) -> None:
+        absent = AbsentGpus(10)
+        absent.note("GPU-1", 30.0)
+        absent.note("GPU-2", 10.0)
+        absent.cap_times(20.0)
+        assert [absent.return_of(uuid, 1.0) for uuid in ("GPU-1", "GPU-2")] == [(20.0, None), (10.0, None)]
+
+    @pytest.mark.parametrize(("left", "read"), [(30.0, 5.0), (10.0, 30.0)])
+    def test_one_is_found_among_later_ones_of_the_past(self, left: float, read: float) -> None:
+        absent = AbsentGpus(10)
+        absent.add("GPU-1", A, left, self.facts(read))
+        absent.add("GPU-2", B, 11.0)
+        absent.note("GPU-3", 11.0)
+        absent.cap_times(20.0)
+        assert absent.of(A) == {"GPU-1": Absent(A, min(left, 20.0), self.facts(min(read, 20.0)))}
+
+    def test_later_ones_become_now_as_well(self) -> None:
+        absent = AbsentGpus(10)
+        for time in (30.0, 40.0):
+            absent.add("GPU-1", A, time)
+            absent.cap_times(time - 5.0)
+            assert absent.get("GPU-1") == Absent(A, time - 5.0)
+        absent.cap_times(20.0)  # the clock stepped back further
+        assert absent.of(A) == {"GPU-1": Absent(A, 20.0)}
+
+    def test_without_them_nothing_is_changed(self) -> None:
+        absent = AbsentGpus(10)
+        absent.add("GPU-1", A, 20.0, self.facts(15.0))
+        absent.note("GPU-2", 20.0)
+        before = absent.get("GPU-1")
+        for now in (20.0, 21.0):
+            absent.cap_times(now)
+            assert absent.get("GPU-1") is absent.of(A)["GPU-1"] is before
+        assert absent.return_of("GPU-2", 1.0) == (20.0, None)
 
 
 class TestMerging:

@@ -59,3 +59,15 @@ def test_no_gpu_leaves_before_it_arrived_or_returns_before_it_left(steps):
             if change.event is not Event.VANISHED:
                 assert not away or change.time >= left.get(uuid, 0.0)
                 here[change.place] = change.time
+
+
+def test_gpus_that_left_while_the_clock_was_ahead_have_left_by_now():
+    inventory = Inventory()
+    act(inventory, "read", PLACES[0], {"1"}, 86_400.0)
+    act(inventory, "remove", PLACES[0], set(), 86_500.0)
+    inventory.cap_absences(1000.0)
+    absent = inventory.absent_gpu("GPU-1")
+    assert absent is not None
+    assert (absent.place, absent.time) == (PLACES[0], 1000.0)
+    (back,) = act(inventory, "read", PLACES[1], {"1"}, 1001.0).changes
+    assert (back.event, back.time) == (Event.MOVED, 1001.0)
