@@ -5,6 +5,7 @@ What must hold, and why nothing stricter can:
 - **Now.** After a calm every series and every row of the API shows each GPU in its one true place and nowhere else,
   with its true serial, health and mark; nothing is claimed, in conflict, unread or lost; every cluster is up. This
   converges; the caller polls until it holds, up to a limit.
+- **Numbers** of GPUs by node, model and cluster, and the counts of errors, follow from that (compare_counts.py).
 - **The order of changes.** Replayed from nothing, the changes of each GPU make sense one after the other: it appears
   only where it is not, vanishes only where it is, moves from where it last was. At the end they lead to the truth.
   While two nodes really claimed it at the same time (a fault of its own), it may be in both.

@@ -29,6 +29,7 @@ from tests.faults.compare import (
     compare_scrape,
     growing,
 )
+from tests.faults.compare_counts import Node, capacities, compare_clusters, compare_counts, compare_nodes
 from tests.faults.compare_health import HealthReplay, compare_health
 from tests.faults.compare_history import EARLY_SECONDS, Known, Replay, compare_past, seconds
 from tests.faults.plan import CALM, Step
@@ -132,7 +133,7 @@ class Checker:
 
     def _now(self, begun: float) -> list[str]:
         """Compare what converges after a calm that has begun (Unix seconds)."""
-        world, truth = self._world, gpus(self._world)
+        world, truth, nodes = self._world, gpus(self._world), gpu_nodes(self._world)
         wrong: list[str] = []
         for process in world.processes:
             samples = scrape(process)
@@ -142,15 +143,13 @@ class Checker:
             clusters = world.clusters_of(process)
             own = [gpu for gpu in truth if gpu.cluster in clusters]
             wrong += [f"{process.name}: {one}" for one in compare_scrape(own, clusters, samples)]
+            mine = [node for node in nodes if node.cluster in clusters]
+            wrong += [f"{process.name}: {one}" for one in compare_counts(own, mine, samples)]
             wrong += [f"{process.name}: {one}" for one in compare_marks(world.marks, samples)]
             if world.clocks_stepped:  # no time from another clock is left
                 times = compare_reading_times(samples, begun - EARLY_SECONDS, time.time() + EARLY_SECONDS)
                 wrong += [f"{process.name}: {one}" for one in times]
-            rows = (process.api("/api/v1/gpus?limit=10000") or {}).get("gpus")
-            if rows is None:
-                wrong.append(f"{process.name}: no GPUs in the API")
-                continue
-            wrong += [f"{process.name}: {one}" for one in compare_gpus(truth, rows)]
+            wrong += [f"{process.name}: {one}" for one in self._lists(process, truth, nodes)]
         if wrong:
             return wrong
         wrong = self._read_changes()
@@ -166,6 +165,15 @@ class Checker:
         health.take((one for one in self._new() if one["uuid"] not in apart), world.dropped)
         wrong += compare_health({gpu.uuid: gpu.health for gpu in truth if gpu.uuid not in apart}, health)
         return wrong or self._sinks.wrong()
+
+    def _lists(self, process: Member, truth: list[Gpu], nodes: list[Node]) -> list[str]:
+        """Compare the lists of the API, which every process has of all clusters."""
+        lists = ("gpus", "nodes", "clusters")
+        rows: dict[str, Any] = {name: (process.api(f"/api/v1/{name}?limit=10000") or {}).get(name) for name in lists}
+        if None in rows.values():
+            return [f"no {name} in the API" for name, found in rows.items() if found is None]
+        wrong = compare_gpus(truth, rows["gpus"]) + compare_nodes(nodes, rows["nodes"])
+        return wrong + compare_clusters(truth, self._world.collected, rows["nodes"], rows["clusters"])
 
     def _past(self, now: float) -> list[str]:
         """Compare what has to hold at once, and settle it: everything else holds `now` (Unix seconds)."""
@@ -274,6 +282,21 @@ def gpus(world: World) -> list[Gpu]:
         health = msgspec.structs.asdict(NEW[kind]) | worn.get(one.uuid, {})
         shown = {field: value for field, value in health.items() if field not in UNREPORTED}
         found.append(Gpu(*one, health=shown, mark=world.marks.get(one.uuid)))
+    return found
+
+
+def gpu_nodes(world: World) -> list[Node]:
+    """Return the truth about every node in the clusters that are configured at a calm."""
+    found: list[Node] = []
+    for cluster in sorted(world.collected):
+        objects, resource = world.clusters[cluster].objects, world.clusters[cluster].shape.resource
+        for node in sorted(world.fleet.nodes(cluster)):
+            document = msgspec.json.decode(world.call(objects.node_object, node))
+            amounts = (document["status"][which].get(resource) for which in ("capacity", "allocatable"))
+            capacity, allocatable = (None if amount is None else int(amount) for amount in amounts)
+            there, labels = len(world.fleet.cards(cluster, node)), document["metadata"]["labels"]
+            may = capacities(capacity, labels, there, world.truth.numbers[cluster, node])
+            found.append(Node(cluster, node, there, may, there if capacity is None else allocatable))
     return found
 
 

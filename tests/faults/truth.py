@@ -29,6 +29,7 @@ class Truth:
     def __init__(self) -> None:
         self.lives: dict[str, list[Stay]] = {}  # by UUID, the first stay first
         self.hidden: dict[Place, list[tuple[float, float]]] = defaultdict(list)  # when a node could be dropped
+        self.numbers: dict[Place, set[int]] = defaultdict(set)  # how many GPUs a node has had
         self._begun = self._settled = time.time()
         self._open: dict[Place, float] = {}
         self._ending: set[Place] = set()
@@ -43,7 +44,9 @@ class Truth:
         now: dict[str, set[Place]] = defaultdict(set)
         for cluster in clusters:
             for node in fleet.nodes(cluster):
-                for card in fleet.cards(cluster, node):
+                cards = fleet.cards(cluster, node)
+                self.numbers[cluster, node].add(len(cards))
+                for card in cards:
                     now[card.uuid].add((cluster, node))
         for uuid in self.lives.keys() | now.keys():
             places = frozenset(now.get(uuid, ()))
