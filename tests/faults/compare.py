@@ -14,8 +14,8 @@ What must hold, and why nothing stricter can:
   it is there, because the replay led to it at that calm.
 - **Absence.** A GPU vanishes only if it was out of its node at that time, or if its node could be dropped: it had been
   deleted, or no ready pod covered it for longer than `grace`.
-- **Placements** (the history of one GPU) show the changes as periods: each begins at the time of its change, they
-  follow each other without overlap, and the last one is open exactly if the GPU is somewhere.
+- **Placements** (the history of one GPU) show the changes as periods: each begins at the time of its change and ends at
+  that of the next one, by which the GPU moved or vanished; the last one is open exactly if the GPU is somewhere.
 - **Health** is what the card has, as far as its driver reports it, and the changes of health, replayed, lead to it
   (compare_health.py).
 - **Counters** only grow while a process runs.
@@ -200,7 +200,35 @@ def compare_placements(
     times = [(*_place(change), change["time"]) for change in entered[len(entered) - plain :]]
     if since != times:
         wrong.append(f"placements: {uuid} was on {since}, and by its changes on {times}")
-    return wrong
+    until = [(*_place(row), row["until"]) for row in ordered]
+    ends = _ends(change for change in changes if change["uuid"] == uuid and change["id"] > after)
+    if until != ends:
+        wrong.append(f"placements: {uuid} was there until {until}, and by its changes until {ends}")
+    return wrong + _compare_last_excused(uuid, rows, changes, after)
+
+
+def _ends(changes: Iterable[Row]) -> list[tuple[str, str, str | None]]:
+    """Return the placements that changes of one GPU began, each with the time of the change that ended it."""
+    ends: list[tuple[str, str, str | None]] = []
+    for change in changes:
+        if change["event"] in ("moved", "vanished") and ends and ends[-1][2] is None:
+            ends[-1] = (*ends[-1][:2], change["time"])
+        if change["event"] in ("appeared", "moved"):
+            ends.append((*_place(change), None))
+    return ends
+
+
+def _compare_last_excused(uuid: str, rows: Sequence[Row], changes: Sequence[Row], after: int) -> list[str]:
+    """Compare the end of a placement that an excused change began with the change that ended it, which is not."""
+    events = [one for one in changes if one["uuid"] == uuid and one["event"] in ("appeared", "moved", "vanished")]
+    first = next((number for number, one in enumerate(events) if one["id"] > after), 0)
+    if not first or events[first]["event"] == "appeared" or events[first - 1]["event"] == "vanished":
+        return []  # it was nowhere
+    change = events[first]
+    moved = change["event"] == "moved"
+    place = (change["previous_cluster"], change["previous_node"]) if moved else _place(change)
+    told = [row["until"] for row in rows if _place(row) == place]
+    return [] if change["time"] in told else [f"placements: {uuid} was on {place} until {told}, not {change['time']}"]
 
 
 def _place(row: Row) -> Place:

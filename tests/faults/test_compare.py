@@ -285,6 +285,7 @@ class TestPlacements:
         for rows in (
             [placement(1, A, 10, 21), second],
             [placement(1, A, 10, 9), second],
+            [placement(1, A, 10, 10), second],  # a gap: it was still there
             [placement(1, A, 9, 20), second],  # it was not there yet
             [first, placement(2, B, 21, None)],  # it was there before
             [first, placement(2, C, 20, None)],
@@ -293,10 +294,33 @@ class TestPlacements:
         ):
             assert compare_placements("GPU-1", rows, {B}, MOVED), rows
 
+    def test_an_end_that_is_not_when_it_vanished(self) -> None:
+        told = changes(
+            ("appeared", A, 10), ("vanished", A, 500_000), ("moved", B, 600_000, A), ("vanished", B, 700_000)
+        )
+        second = placement(2, B, 600_000, 700_000)
+        assert compare_placements("GPU-1", [placement(1, A, 10, 500_000), second], set(), told) == []
+        for end in (10, 240_000, 600_000):
+            assert len(compare_placements("GPU-1", [placement(1, A, 10, end), second], set(), told)) == 1
+        for rows in ([placement(1, A, 10, 500_000), placement(2, B, 600_000, end)] for end in (600_000, 800_000)):
+            assert len(compare_placements("GPU-1", rows, set(), told)) == 1
+
+    def test_an_end_that_a_change_after_the_last_excused_one_made(self) -> None:
+        told = changes(("appeared", A, 10), ("moved", B, 20, A), ("vanished", B, 30))
+        for event in (told, [*told[:2], *changes(("moved", C, 30, B))]):
+            event[2]["id"] = 3
+            there = [placement(3, C, 30, None)] if event[2]["event"] == "moved" else []
+            places = {C} if there else set()
+            rows = [placement(1, A, 10, 15), placement(2, B, 20, 30), *there]
+            assert compare_placements("GPU-1", rows, places, event, after=2) == []
+            rows[1] = placement(2, B, 20, 20)
+            assert len(compare_placements("GPU-1", rows, places, event, after=2)) == 1
+            assert compare_placements("GPU-1", rows, places, event, after=3) == []
+
     def test_times_up_to_a_change_that_is_excused(self) -> None:
         told = [*MOVED, *changes(("moved", A, 30, B))]
         told[2]["id"] = 3
-        rows = [placement(1, A, 10, 25), placement(2, B, 20, 30), placement(3, A, 30, None)]
+        rows = [placement(1, A, 9, 20), placement(2, B, 20, 30), placement(3, A, 30, None)]
         assert compare_placements("GPU-1", rows, {A}, told, after=1) == []
         assert len(compare_placements("GPU-1", rows, {A}, told)) == 1
         rows[2] = placement(3, A, 31, None)
