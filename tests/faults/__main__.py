@@ -34,6 +34,9 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="of each setup")
     parser.add_argument("--setup", choices=[*Setup, "all"], default="all")
+    parser.add_argument(
+        "--steady", action="store_true", help="start no process again, add nothing, and compare after a few steps"
+    )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="do the steps of a file that a run wrote")
     parser.add_argument("--folder", type=Path, help="where logs, stores and scripts are kept; default: a new one")
     parser.add_argument("--whole", action="store_true", help="do not shorten the plan of a failure")
@@ -48,7 +51,7 @@ def main() -> None:
         print(outcome)
         sys.exit(bool(outcome.mismatches))
     for setup in Setup if given.setup == "all" else [Setup(given.setup)]:
-        outcome = run(setup, given.seed, folder / setup, seconds=given.minutes * 60)
+        outcome = run(setup, given.seed, folder / setup, seconds=given.minutes * 60, steady=given.steady)
         print(outcome, flush=True)
         if outcome.mismatches:
             failed = True

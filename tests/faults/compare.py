@@ -44,6 +44,7 @@ __all__ = [
     "compare_reading_times",
     "compare_scrape",
     "growing",
+    "shows_growth",
 ]
 
 Row = Mapping[str, Any]  # of the API
@@ -253,11 +254,16 @@ def _counts(name: str) -> bool:
     return name.endswith(("_total", "_count", "_bucket", "_sum"))
 
 
+def shows_growth(values: Sequence[float], *, warm: int = 2) -> bool:
+    """Return whether there are enough values, one for each calm, to tell whether a measure grows."""
+    return len(values) - warm >= 6
+
+
 def growing(name: str, values: Sequence[float], *, slack: float, warm: int = 2) -> list[str]:
     """Return whether a measure, one value for each calm, grows: its last third is above the third after warming up."""
+    if not shows_growth(values, warm=warm):
+        return []
     warmed = values[warm:]
     third = len(warmed) // 3
-    if third < 2:
-        return []
     early, late = statistics.median(warmed[:third]), statistics.median(warmed[-third:])
     return [f"{name}: grew from {early:,.0f} to {late:,.0f} in {len(values)} calms"] if late > early + slack else []

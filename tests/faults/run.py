@@ -28,6 +28,7 @@ from tests.faults.compare import (
     compare_reading_times,
     compare_scrape,
     growing,
+    shows_growth,
 )
 from tests.faults.compare_counts import Node, capacities, compare_clusters, compare_counts, compare_nodes
 from tests.faults.compare_health import HealthReplay, compare_health
@@ -64,6 +65,8 @@ PLACEMENTS = 30  # GPUs whose placements are compared at a calm
 # What memory may grow by: by what is remembered of GPUs that are gone, and by pieces too small to be given back.
 MEMORY = {"bytes of memory": 10e6, "blocks of memory": 60_000}
 WARM_CALMS = 15  # until the latest changes, and what is cached, are as many as there ever are
+STEADY_WARM_CALMS = 90  # the same in a steady run, with as many steps
+COUNTED = {"descriptors", "threads", "tasks"}  # of a process, whose growth a steady run compares before it ends
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Outcome:
     calms: int = 0
     seconds: float = 0.0
     mismatches: list[str] = field(default_factory=list)
+    compared_growth: set[str] = field(default_factory=set)  # of what enough calms measured it
     done: Counter[str] = field(default_factory=Counter)  # steps by kind, without those that were impossible
 
     def __str__(self) -> str:
@@ -86,14 +90,16 @@ class Outcome:
         )
         done = ", ".join(f"{kind} {number}" for kind, number in self.done.most_common())
         never = ", ".join(sorted(plans.KINDS.keys() - self.done.keys()))
-        return "\n  ".join([head, f"done: {done}", f"never done: {never}", *self.mismatches[:30]])
+        growth = f"growth was compared of: {', '.join(sorted(self.compared_growth)) or 'nothing'}"
+        return "\n  ".join([head, f"done: {done}", f"never done: {never}", growth, *self.mismatches[:30]])
 
 
 class Checker:
     """What is compared at each calm, and what is remembered from one to the next."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, *, steady: bool = False) -> None:
         self._world = world
+        self._warm = STEADY_WARM_CALMS if steady else WARM_CALMS
         self._chance = random.Random(seed)
         self._changes: list[dict[str, Any]] = []
         self._settled = 0  # how many of them there were at the last calm, which all that follows is from
@@ -106,6 +112,7 @@ class Checker:
         self._scrapes: dict[str, tuple[int, list[Sample]]] = {}  # by process, with its number of starts
         self._sinks = Sinks(world)
         self._used: dict[tuple[str, int, int, int, str], list[float]] = {}
+        self.compared_growth: set[str] = set()
         self.compared = (0, 0)  # of how many GPUs everything was compared at the last calm, and how many there were
 
     def check(self) -> list[str]:
@@ -266,7 +273,9 @@ class Checker:
             for name, (value, slack) in used(process).items():
                 values = self._used.setdefault((process.name, process.starts, *configured, name), [])
                 values.append(value)
-                warm = WARM_CALMS if name in MEMORY else 2
+                warm = self._warm if name in MEMORY else 2
+                if shows_growth(values, warm=warm):
+                    self.compared_growth.add(name)
                 wrong += [f"{process.name}: {one}" for one in growing(name, values, slack=slack, warm=warm)]
         if wrong:
             wrong += [f"{process.name}: its tasks: {process.tasks()}" for process in self._world.processes]
@@ -329,9 +338,13 @@ def run(
     *,
     seconds: float = 0.0,
     steps: list[Step] | None = None,
+    steady: bool = False,
     report: Callable[[str], None] = logging.info,
 ) -> Outcome:
     """Do steps drawn by the seed for a while, or those that are given, until a calm finds something wrong.
+
+    A steady run starts no process again, adds nothing and comes to a calm after a few steps. It lasts longer if need
+    be, until what a process uses could be compared from calm to calm, but not by more than one calm may take.
 
     The plan is in the file plan.jsonl of the folder before each step, so that it is there however the run ends.
     """
@@ -339,8 +352,8 @@ def run(
     started = time.monotonic()
     pause = random.Random(seed)
     with new_world(setup, seed, folder) as world:
-        checker = Checker(world, seed)
-        for step in _ending(steps) if steps is not None else plans.drawn(seed, world):
+        checker = Checker(world, seed, steady=steady)
+        for step in _ending(steps) if steps is not None else plans.drawn(seed, world, steady=steady):
             outcome.steps.append(step)
             plans.save(folder / "plan.jsonl", setup, seed, outcome.steps)
             try:
@@ -348,6 +361,7 @@ def run(
                     world.calm()
                     outcome.mismatches = checker.check()
                     outcome.calms += 1
+                    outcome.compared_growth = checker.compared_growth
                     compared = "{} of {} GPUs".format(*checker.compared)
                     report(
                         f"{setup} {seed}: calm {outcome.calms} after {len(outcome.steps)} steps, compared {compared}"
@@ -362,7 +376,9 @@ def run(
                 outcome.mismatches = ["".join(traceback.format_exception(error))]
             outcome.done = Counter(one.kind for one in world.done)
             outcome.seconds = time.monotonic() - started
-            if outcome.mismatches or (step.kind == CALM and steps is None and outcome.seconds >= seconds):
+            lacks = steady and not outcome.compared_growth >= COUNTED
+            enough = seconds + (CALM_SECONDS if lacks else 0.0)
+            if outcome.mismatches or (step.kind == CALM and steps is None and outcome.seconds >= enough):
                 break
     return outcome
 

@@ -1,10 +1,11 @@
 """Runs of the faults: what they draw, what they leave behind when they end early, and what becomes of a failure."""
 
 import contextlib
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.faults import __main__ as command
+from tests.faults import plan as plans
 from tests.faults import run as runs
-from tests.faults.plan import KINDS, Step, kinds_of, load
-from tests.faults.run import Outcome, run
-from tests.faults.world import Member, Setup
+from tests.faults.plan import CALM, KINDS, Kind, Step, kinds_of, load
+from tests.faults.run import COUNTED, Outcome, run
+from tests.faults.world import CLUSTERS, Member, Setup
 from tests.support.postgres import postgres_running
 from tests.support.waiting import until
 
@@ -122,6 +124,80 @@ class TestARun:
     def test_even_seeds_let_each_process_run(self) -> None:
         odd, even = ({kind.name for kind in kinds_of(seed)} for seed in (17, 18))
         assert odd - even == {"restart", "away"}
+
+
+class CountingWorld(SimpleNamespace):
+    """Something in which every step is done, and calms are counted."""
+
+    def __init__(self) -> None:
+        self.done: list[Step] = []
+        self.calms = 0
+
+    def perform(self, step: Step) -> bool:
+        self.done.append(step)
+        return True
+
+    def calm(self) -> None:
+        self.calms += 1
+
+
+class TestASteadyRun:
+    @pytest.fixture
+    def leaking(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], CountingWorld]:
+        """What a run happens to, whose process opens some descriptors more from calm to calm."""
+
+        def start(more: float) -> CountingWorld:
+            world = CountingWorld()
+            process = SimpleNamespace(name="one", starts=1, tasks=dict, get=lambda *_, **__: None)
+            vars(world).update(processes=[process], collected=CLUSTERS, sinks={}, settle=lambda: None, rereads=True)
+            monkeypatch.setattr(runs, "new_world", lambda *_: contextlib.nullcontext(world))
+            monkeypatch.setattr(runs, "PAUSES", (0.0,))
+            monkeypatch.setattr(plans, "drawn", lambda *_, steady: itertools.cycle([MOVES[0], Step(CALM)]))
+            for name in ("_now", "_past"):
+                monkeypatch.setattr(runs.Checker, name, lambda *_: [])
+            values = {"threads": (9.0, 6.0), "tasks": (9.0, 20.0)}
+            monkeypatch.setattr(runs, "used", lambda _: values | {"descriptors": (40.0 + more * world.calms, 12.0)})
+            return world
+
+        return start
+
+    def test_lasts_until_growth_could_be_seen(self, leaking: Any, tmp_path: Path) -> None:
+        world = leaking(0.0)
+        outcome = run(Setup.SQLITE, 17, tmp_path, steady=True)
+        assert (outcome.mismatches, outcome.compared_growth, world.calms) == ([], COUNTED, 8)
+        assert "growth was compared of: descriptors, tasks, threads" in str(outcome)
+
+    def test_finds_what_is_left_open(self, leaking: Any, tmp_path: Path) -> None:
+        leaking(4.0)
+        mismatch, *_ = run(Setup.SQLITE, 17, tmp_path, steady=True).mismatches
+        assert mismatch.startswith("one: descriptors: grew")
+
+    def test_does_not_wait_for_growth_for_ever(
+        self, leaking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = leaking(0.0)
+        monkeypatch.setattr(runs, "CALM_SECONDS", 0.0)
+        assert run(Setup.SQLITE, 17, tmp_path, steady=True).compared_growth == set()
+        assert world.calms == 1
+
+    def test_other_runs_end_in_time(self, leaking: Any, tmp_path: Path) -> None:
+        world = leaking(0.0)
+        assert run(Setup.SQLITE, 17, tmp_path).compared_growth == set()
+        assert world.calms == 1
+
+    @pytest.mark.parametrize("seed", [17, 18])
+    def test_starts_no_process_again_and_adds_nothing(self, seed: int) -> None:
+        steady, other = ({kind.name for kind in kinds_of(seed, steady=one)} for one in (True, False))
+        assert other - steady == {"add_cluster", "add_sink"} | ({"restart", "away"} if seed == 17 else set())
+
+    def test_comes_to_a_calm_after_a_few_steps(self) -> None:
+        world: Any = SimpleNamespace()
+        kind = Kind("nothing", 1, lambda *_: {}, lambda *_: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plans, "kinds_of", lambda *_, **__: [kind])
+            steps = list(itertools.islice(plans.drawn(17, world, steady=True), 100))
+        between = [len(list(group)) for calm, group in itertools.groupby(steps, lambda step: step.kind == CALM)][::2]
+        assert max(between) <= 4
 
 
 def test_a_run_that_ends_while_postgres_is_stopped_says_what_was_wrong() -> None:
