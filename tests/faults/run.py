@@ -226,6 +226,7 @@ class Checker:
             while (answer := process.api(f"/api/v1/gpus/{uuid}/history?limit=10000")) is None:
                 if time.monotonic() > deadline:
                     return [*wrong, f"{process.name}: no history of {uuid} in the API"]
+                time.sleep(0.5)  # it has much to do
             after = self._excused.get(uuid, 0)
             wrong += compare_placements(uuid, answer["placements"], places.get(uuid, set()), self._changes, after=after)
         return wrong
