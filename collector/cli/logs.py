@@ -57,10 +57,14 @@ def _tells_of_lost_connection(record: logging.LogRecord) -> bool:
 
 
 def _tells_of_unfinished_close(record: logging.LogRecord) -> bool:
-    """Return whether SQLAlchemy reports that it could not close a connection properly before its deadline.
+    """Return whether SQLAlchemy could not close a connection properly before its deadline, and reports that.
 
-    The server does not respond then, which is logged where it is asked, and the socket is closed all the same.
+    The server does not respond then, which is logged where it is asked, and the socket is closed all the same. If
+    nobody waits for the task that closes it, the event loop reports the task's error.
     """
+    if record.name == "asyncio":
+        message = record.getMessage()
+        return message.startswith("Task exception was never retrieved") and "._terminate_graceful_close() " in message
     return (
         record.name.startswith("sqlalchemy.pool")
         and isinstance(_error(record), asyncio.CancelledError)

@@ -88,22 +88,28 @@ def test_a_terminal_gets_text_and_everything_else_json(
     assert stderr.getvalue().startswith(expected)
 
 
+UNRETRIEVED = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro="
+POOL = "sqlalchemy.pool.impl.Pool"
+
+
 @pytest.mark.parametrize(
-    ("message", "error", "count"),
+    ("logger", "message", "error", "count"),
     [
-        ("Exception closing connection <Connection>", asyncio.CancelledError(), 0),
-        ("Exception terminating connection <Connection>", asyncio.CancelledError(), 0),
-        ("Exception closing connection <Connection>", OSError(), 1),
-        ("Exception during reset or similar", asyncio.CancelledError(), 1),
+        (POOL, "Exception closing connection <Connection>", asyncio.CancelledError(), 0),
+        (POOL, "Exception terminating connection <Connection>", asyncio.CancelledError(), 0),
+        (POOL, "Exception closing connection <Connection>", OSError(), 1),
+        (POOL, "Exception during reset or similar", asyncio.CancelledError(), 1),
+        ("asyncio", f"{UNRETRIEVED}<Connection._terminate_graceful_close() done>", TimeoutError(), 0),
+        ("asyncio", f"{UNRETRIEVED}<Connection._close() done>", TimeoutError(), 1),
     ],
 )
 def test_a_connection_that_was_not_closed_before_the_deadline_is_no_event(
-    monkeypatch: pytest.MonkeyPatch, message: str, error: BaseException, count: int
+    monkeypatch: pytest.MonkeyPatch, logger: str, message: str, error: BaseException, count: int
 ) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     configure("info", "json")
-    logging.getLogger("sqlalchemy.pool.impl.Pool").error(message, exc_info=error)
+    logging.getLogger(logger).error(message, exc_info=error)
     assert len(stderr.getvalue().splitlines()) == count
 
 
