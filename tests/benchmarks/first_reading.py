@@ -1,8 +1,8 @@
 """The processor time of a node's first reading: `python -m tests.benchmarks first_reading`.
 
-gpuid, an earlier commit and the least that a program can do (least_reading.py) read the same simulated fleets one after
-the other, a small and a large one. The difference in processor time, divided by the difference in nodes, is what a node
-costs, without the start.
+gpuid, an earlier commit, the plain client (plain_client.py) and the least that a program can do (least_reading.py) read
+the same simulated fleets one after the other, a small and a large one. The difference in processor time, divided by the
+difference in nodes, is what a node costs, without the start.
 """
 
 import contextlib
@@ -29,19 +29,21 @@ def rows(*, small: bool = False) -> Iterator[Row]:
         measured: dict[str, Callable[[int], float]] = {"ours": functools.partial(_gpuid, REPOSITORY, clusters)}
         if before is not None and not small:
             measured["before"] = functools.partial(_gpuid, before, clusters)
-        measured["least"] = functools.partial(_least, clusters)
+        measured["client"] = functools.partial(_program, "plain_client", clusters)
+        measured["least"] = functools.partial(_program, "least_reading", clusters)
         found: dict[str, list[float]] = {name: [] for name in measured}
         for _ in range(runs):
             for name, cpu_seconds in measured.items():
                 found[name].append((cpu_seconds(many) - cpu_seconds(few)) / (clusters * (many - few)))
         best = {name: min(costs) for name, costs in found.items()}
-    for name, peer, aim in (("before", f"commit {COMMIT}", "≥ 2 ×"), ("least", "bare TLS and parsing", "")):
+    peers = {"before": f"commit {COMMIT}", "client": "client", "least": "bare TLS and parsing"}
+    for name, peer in peers.items():
         yield Row(
             f"CPU of a node's first reading / {peer}",
             duration(best["ours"]),
             duration(best[name]) if name in best else "not measured",
             times(best[name] / best["ours"]) if name in best and not small else "",  # a few nodes cost less than a tick
-            aim,
+            "≥ 2 ×" if name == "before" else "",
         )
 
 
@@ -72,16 +74,16 @@ def _gpuid(tree: Path, clusters: int, nodes: int) -> float:
         return usage(process.pid)[0]
 
 
-def _least(clusters: int, nodes: int) -> float:
-    """Return the CPU seconds of the least program until it has read every node."""
+def _program(module: str, clusters: int, nodes: int) -> float:
+    """Return the CPU seconds of a program that reads every node, prints how many GPUs there are, and stays."""
     with (
         tempfile.TemporaryDirectory() as name,
         simulated(Path(name), clusters, nodes, _GPUS, _LATENCY) as fleet,
         running(
-            [sys.executable, "-m", "tests.benchmarks.least_reading", fleet.kubeconfig, clusters], stdout=subprocess.PIPE
+            [sys.executable, "-m", f"tests.benchmarks.{module}", fleet.kubeconfig, clusters], stdout=subprocess.PIPE
         ) as process,
     ):
         assert process.stdout is not None
         if int(process.stdout.readline() or 0) != clusters * nodes * _GPUS:
-            raise SystemExit("the least program did not read every GPU")
+            raise SystemExit(f"{module} did not read every GPU")
         return usage(process.pid)[0]
