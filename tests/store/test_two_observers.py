@@ -4,8 +4,10 @@ No placement ends before it begins, no GPU is in one place twice at once, and it
 collector saw both. What is recorded of a GPU never goes back in time.
 """
 
+import contextlib
 import random
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -252,6 +254,21 @@ def test_many_seeds_write_one_history(seed):
     try_out(chosen(seed))
 
 
+@contextlib.asynccontextmanager
+async def recording(fleet: Fleet, path: Path, *observers: Observer) -> AsyncIterator[Store]:
+    """Yield a store that records, after observers have read every node."""
+    for observer in observers:
+        for place in PLACES:
+            observer.read(fleet, place)
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{path}/gpuid.db"), clock=lambda: fleet.time) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(store.history_writer.run)
+        yield store
+        tasks.cancel_scope.cancel()
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("back", [PLACES[1], PLACES[5]], ids=["same node", "other node"])
 @pytest.mark.parametrize("then", ["stays", "leaves", "is only the standby's"])
@@ -259,14 +276,7 @@ async def test_what_a_standby_saw_while_its_clock_was_ahead_is_not_recorded_as_i
     then: str, back: Place, tmp_path: Path
 ) -> None:
     fleet, leader, standby = Fleet(), Observer(0), Observer(1)
-    for observer in (leader, standby):
-        for place in PLACES:
-            observer.read(fleet, place)
-    async with (
-        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: fleet.time) as store,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(store.history_writer.run)
+    async with recording(fleet, tmp_path, leader, standby) as store:
         await leader.lead(store, fleet)
         fleet.homes["GPU-0"] = PLACES[3]
         for place in (PLACES[0], PLACES[3]):
@@ -289,7 +299,6 @@ async def test_what_a_standby_saw_while_its_clock_was_ahead_is_not_recorded_as_i
         assert (found[-1].cluster, found[-1].node, found[-1].uuid) == (*back, "GPU-0")
         assert max(change.time for change in found) <= fleet.time
         await check(store)
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.anyio
@@ -297,14 +306,7 @@ async def test_what_a_new_leader_reads_while_the_store_responds_keeps_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet, leader, standby = Fleet(), Observer(0), Observer(1)
-    for observer in (leader, standby):
-        for place in PLACES:
-            observer.read(fleet, place)
-    async with (
-        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db"), clock=lambda: fleet.time) as store,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(store.history_writer.run)
+    async with recording(fleet, tmp_path, leader, standby) as store:
         await leader.lead(store, fleet)
         assert await store.history_writer.flushed(30)
         leader.store = None
@@ -323,4 +325,3 @@ async def test_what_a_new_leader_reads_while_the_store_responds_keeps_its_time(
         (moved,) = [one for one in await store.history.changes(limit=100) if one.time > began]
         assert (moved.uuid, moved.event, moved.cluster, moved.node) == ("GPU-0", Event.MOVED, *PLACES[1])
         assert moved.time > began + 19
-        tasks.cancel_scope.cancel()
