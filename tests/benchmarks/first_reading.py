@@ -8,12 +8,11 @@ difference in nodes, is what a node costs, without the start.
 import contextlib
 import functools
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.benchmarks.processes import REPOSITORY, collector, running, simulated, usage, wait
+from tests.benchmarks.processes import REPOSITORY, collector, counting, simulated, usage, wait
 from tests.benchmarks.table import Row, duration, times
 
 __all__ = ["rows"]
@@ -79,11 +78,6 @@ def _program(module: str, clusters: int, nodes: int) -> float:
     with (
         tempfile.TemporaryDirectory() as name,
         simulated(Path(name), clusters, nodes, _GPUS, _LATENCY) as fleet,
-        running(
-            [sys.executable, "-m", f"tests.benchmarks.{module}", fleet.kubeconfig, clusters], stdout=subprocess.PIPE
-        ) as process,
+        counting(module, fleet, clusters * nodes * _GPUS) as process,
     ):
-        assert process.stdout is not None
-        if int(process.stdout.readline() or 0) != clusters * nodes * _GPUS:
-            raise SystemExit(f"{module} did not read every GPU")
         return usage(process.pid)[0]

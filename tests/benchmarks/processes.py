@@ -22,6 +22,7 @@ __all__ = [
     "Fleet",
     "collector",
     "compile_modules",
+    "counting",
     "processor_time",
     "running",
     "simulated",
@@ -100,6 +101,17 @@ def collector(
     command = [sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml", "--log-level", "error"]
     with running(command, cwd=tree) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield process, client
+
+
+@contextlib.contextmanager
+def counting(module: str, fleet: Fleet, gpus: int, *arguments: object) -> Iterator["subprocess.Popen[Any]"]:
+    """Start a module of this package that reads a fleet; gives its process once it has printed its number of GPUs."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", fleet.kubeconfig, fleet.clusters, *arguments]
+    with running(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if (found := int(process.stdout.readline() or 0)) != gpus:
+            raise SystemExit(f"{module} found {found} of {gpus} GPUs")
+        yield process
 
 
 def wait(process: "subprocess.Popen[Any]", done: Callable[[], bool], *, seconds: float, every: float = 0.05) -> float:

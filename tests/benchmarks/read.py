@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.benchmarks.processes import Fleet, collector, compile_modules, running, simulated, usage, wait
+from tests.benchmarks.processes import Fleet, collector, compile_modules, counting, running, simulated, usage, wait
 from tests.benchmarks.table import Row, amount, duration, times
 from tests.support.processes import free_ports
 
@@ -117,12 +116,8 @@ def _gpuid(folder: Path, fleet: Fleet, nodes: int) -> Cost:
 def _client(folder: Path, fleet: Fleet, nodes: int, limits: tuple[int, ...] = ()) -> Cost:
     """Measure the Kubernetes client alone; it prints how many GPUs there are and stays, to be accounted for."""
     del folder
-    command = [sys.executable, "-m", "tests.benchmarks.plain_client", fleet.kubeconfig, fleet.clusters, *limits]
     started = time.perf_counter()
-    with running(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        if (found := int(process.stdout.readline() or 0)) < nodes * GPUS:
-            raise SystemExit(f"the client found {found} of {nodes * GPUS} GPUs")
+    with counting("plain_client", fleet, nodes * GPUS, *limits) as process:
         return _cost(process, started, fleet, nodes)
 
 

@@ -92,10 +92,20 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
     assert errors.startswith("gpuid: no more threads can be started (limits: address space 900 MiB); raise ")
 
 
+IN_THE_THREAD = "def fail(thread): raise MemoryError\nthreading.Thread._set_ident = fail"
+
+
+def started_thread(fault: str) -> "subprocess.CompletedProcess[str]":
+    """Start a thread with a fault, in a process of its own."""
+    code = f"import os, threading\nfrom collector import shortage\nshortage.install_hooks()\n{fault}\n"
+    code += "threading.Thread(target=print).start()\n"
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
-        "def fail(thread): raise MemoryError\nthreading.Thread._set_ident = fail",
+        IN_THE_THREAD,
         # As Python finds no memory for the first frame: what starts the thread is not called.
         "class Start:\n    def __get__(self, thread, kind): return fail\n"
         "def fail(): raise MemoryError\nthreading.Thread._bootstrap = Start()",
@@ -103,24 +113,13 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
     ids=["in the thread", "before it"],
 )
 def test_a_thread_that_runs_out_of_memory_while_it_starts_ends_the_process(fault: str) -> None:
-    code = f"import threading\nfrom collector import shortage\nshortage.install_hooks()\n{fault}\n"
-    code += "threading.Thread(target=print).start()\n"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    process = started_thread(fault)
     assert (process.returncode, process.stderr.count("\n")) == (1, 1), process.stderr
     assert process.stderr.startswith("gpuid: out of memory; raise the limit ")
 
 
 def test_it_ends_even_if_the_line_cannot_be_written() -> None:
-    code = (
-        "import os, threading\n"
-        "from collector import shortage\n"
-        "shortage.install_hooks()\n"
-        "def fail(thread): raise MemoryError\n"
-        "threading.Thread._set_ident = fail\n"
-        "os.close(2)\n"
-        "threading.Thread(target=print).start()\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 1
+    assert started_thread(f"{IN_THE_THREAD}\nos.close(2)").returncode == 1
 
 
 @pytest.mark.parametrize(
