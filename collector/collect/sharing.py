@@ -8,7 +8,8 @@ k8s-device-plugin ignores anything else). A lost GPU must not pass for sharing, 
 - a reading misses at most as many GPUs as Kubernetes considers unhealthy: the kubelet counts
   healthy and unhealthy devices in the capacity, and only healthy ones as allocatable (GetCapacity in
   pkg/kubelet/cm/devicemanager/manager.go), and
-- no reading has found more since the node booted and while the capacity was the same.
+- no reading has found more since the node booted and while the capacity was the same, unless it found more than the
+  capacity counts.
 
 Of several candidates, the one with the most GPUs, and so the most missing ones, is chosen. Once a reading has found all
 GPUs, the result holds until the capacity changes, whatever is lost later.
@@ -74,7 +75,7 @@ def learn(
         return before
     most = found
     if before is not None and (before.units, before.labelled) == (capacity, labels.shares) and not rebooted:
-        most = max(found, before.most)
+        most = max(found, before.most if before.most <= capacity else 0)
         if before.complete and most * before.shares <= capacity:
             return before
     unhealthy = max(0, capacity - allocatable) if allocatable is not None else 0

@@ -151,6 +151,11 @@ def test_a_better_reading_corrects_a_wrong_count() -> None:
     assert replay([Read(4, 8, 8, 4), Read(8, 8, 8, 8), Read(4, 8, 8, 8)]) == [4, 8, 8]
 
 
+def test_gpus_that_kubernetes_did_not_count_do_not_make_a_capacity_unknown_once_they_are_taken_out() -> None:
+    wrong = GpuLabels(shares=4)
+    assert replay([Read(4, 3, 3, None, wrong), Read(3, 3, 3, 3, wrong)]) == [None, 3]
+
+
 def test_labels_count_before_the_first_reading() -> None:
     assert units_per_gpu(32, GpuLabels(shares=4)) == 4
     assert units_per_gpu(32, GpuLabels(shares=5)) == 0
