@@ -38,6 +38,9 @@ _MIN_DURATIONS = {
     "statement_timeout": "100ms",
 }
 
+_LONG_WORD = re.compile(r"(\S{200})\S{100,}?(?=:?(?:\s|$))")  # longer than most paths
+_MAX_PROBLEM_LENGTH = 600  # characters
+
 # msgspec's errors name Python's types; users know those of TOML.
 _TYPE_NAME = re.compile(r"`(\w+(?: \| \w+)*)`")
 _TYPE_NAMES = {
@@ -72,29 +75,35 @@ def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = Fals
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # of TOML, or of a number with thousands of digits
-        raise ConfigError(f"{path}: {one_line(error)}") from error
+        raise _refusal(path, error) from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     try:
         old = _rename_old_keys(document)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise _refusal(path, error) from error
     if old and warn:
         log.warning("%s: renamed keys: %s; the old names will be removed in 1.0", path, ", ".join(old))
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1)
-        raise ConfigError(f"{path}: {key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
+        raise _refusal(path, f"{key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
     base = path.absolute().parent  # of a link itself: a ConfigMap's files are links into a hidden folder
     try:
         config = _settings(document, base)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise _refusal(path, error) from error
     if not config.clusters and not may_be_empty:
         raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
     try:
         return _resolved(config, base)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, problem: object) -> ConfigError:
+    """Return the error of a file, on one line; names and values of any length in it are cut."""
+    shown = _LONG_WORD.sub(r"\1…", str(problem))
+    return ConfigError(f"{path}: {one_line(shown, _MAX_PROBLEM_LENGTH)}")
 
 
 def _rename_old_keys(document: dict[str, Any]) -> list[str]:

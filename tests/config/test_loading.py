@@ -489,6 +489,9 @@ BAD = [
 ]
 
 
+LONG = "x" * 3000
+
+
 class TestRefusals:
     """A bad file is answered with its name, the key and what was expected, in one line."""
 
@@ -500,6 +503,26 @@ class TestRefusals:
         message = refusal(f'{CLUSTER}preset = "a\\nb{"x" * 1000}"')
         assert message.startswith(f'clusters[0].preset: expected one of {", ".join(PRESETS)}, got "a\\nbxxx')
         assert len(message) < 200
+
+    @pytest.mark.parametrize(
+        ("text", "start", "end"),
+        [
+            (f"[server]\n{LONG} = 1\n{CLUSTER}", f"server.{LONG[:150]}", "…: unknown key"),
+            (f'[sinks.{LONG}]\ntype = "webhook"\n{CLUSTER}', "sinks.xxx", '…: expected a key "url" in the table'),
+            (
+                f'[sinks.a]\ntype = "s3"\nbucket = "{LONG}"\n{CLUSTER}',
+                'sinks.a.bucket: expected a bucket name, got "',
+                "…",
+            ),
+            (f'[server.basic_auth]\n{LONG} = "x"\n{CLUSTER}', "server.basic_auth.xxx", "…: expected a bcrypt hash"),
+            (f'["{"x y" * 500}"]\n["{"x y" * 500}"]', "Cannot declare ('x yx y", "…"),
+        ],
+    )
+    def test_a_name_of_any_length_is_shortened(self, text: str, start: str, end: str) -> None:
+        message = refusal(text)
+        assert message.startswith(start)
+        assert message.endswith(end)
+        assert len(message) <= 600
 
     def test_a_password_in_place_of_a_hash_is_not_repeated(self) -> None:
         assert "hunter2" not in refusal(f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}')

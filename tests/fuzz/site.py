@@ -252,7 +252,8 @@ NOT_HERE = {404, 405}
 
 def _request(given: tuple[str, str, dict[str, str], bytes]) -> None:
     method, path, headers, body = given
-    # What aiohttp lets through: no control characters, and a path that begins with a slash.
+    # What aiohttp lets through: a method in upper case, no control characters, and a path that begins with a slash.
+    method = method.upper()
     path = "/" + quote(path[:2000].lstrip("/").encode(errors="replace"), safe="/?&=%")
     headers = {name: "".join(one for one in value if " " <= one <= "\xff") for name, value in headers.items()}
     named = {name.title(): value for name, value in headers.items()}
