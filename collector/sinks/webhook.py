@@ -94,7 +94,7 @@ class WebhookSink:
             settings.hmac_secret_file,
         )
         self._has_files = any(files)
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         self._begun = False  # part of a body has been written
         self._sent = False  # all of it
         # httpx's client would do more: redirects, cookies, ~/.netrc and other things that must not be, and cost time.

@@ -97,7 +97,7 @@ class Database:
         self._asked: set[Any] = set()  # the engine's own connections that they use
         self._claimed: int | None = None  # the descriptor of the lock of a collector's SQLite
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         self._retry_at = self._verify_at = 0.0
         self._deadline = float("inf")
         self._scopes: set[anyio.CancelScope] = set()

@@ -34,6 +34,7 @@ __all__ = [
 
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
+_UNFINISHED = "unfinished"  # whether a connection may still do what nobody waits for any more
 
 
 def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
@@ -49,7 +50,14 @@ def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, 
         poolclass=AsyncAdaptedQueuePool,
         pool_size=connections,
         max_overflow=0,
+        pool_reset_on_return=None,
     )
+
+    @event.listens_for(engine.sync_engine, "reset")
+    def reset(connection: Any, record: Any, _state: object) -> None:
+        # SQLAlchemy itself always goes to the driver's thread and back for this.
+        if record.info.pop(_UNFINISHED, False) or _in_transaction(connection.driver_connection):
+            connection.rollback()
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
@@ -117,7 +125,7 @@ async def execute_alone(connection: AsyncConnection, statement: Update, values: 
     driver: Any = (await connection.get_raw_connection()).driver_connection
     with _reporting_closed():
         before = driver.total_changes
-        await _fetched(driver, statement, values)
+        await _fetched(connection, driver, statement, values)
         return int(driver.total_changes - before)
 
 
@@ -127,7 +135,7 @@ async def fetch_alone(
     """Return the rows that one statement selects on SQLite outside a transaction, likewise."""
     driver = (await connection.get_raw_connection()).driver_connection
     with _reporting_closed():
-        return await _fetched(driver, statement, values)
+        return await _fetched(connection, driver, statement, values)
 
 
 async def run_in_driver(connection: AsyncConnection, work: Callable[..., object], *arguments: Any) -> None:
@@ -150,10 +158,21 @@ class _DriverConnection(sqlite3.Connection):
         return self.cursor()
 
 
-async def _fetched(driver: Any, statement: Select[Any] | Update, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+async def _fetched(
+    connection: AsyncConnection, driver: Any, statement: Select[Any] | Update, values: Mapping[str, Any]
+) -> Sequence[Sequence[Any]]:
     compiled = _compiled(statement)
+    connection.info[_UNFINISHED] = True
     found: Sequence[Sequence[Any]] = await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
+    del connection.info[_UNFINISHED]
     return found
+
+
+def _in_transaction(driver: Any) -> bool:
+    try:
+        return bool(driver.in_transaction)
+    except (ValueError, sqlite3.Error):  # it is closed, which rolling back reports
+        return True
 
 
 @contextmanager
