@@ -22,6 +22,11 @@ def test_a_delay_stays_within_the_jitter_after_any_attempts(attempt, seed):
     assert 0.75 * steady <= backoff.delay(attempt, random.Random(seed)) <= 1.25 * steady
 
 
+@given(seed=st.integers())
+def test_a_delay_varies_by_a_fifth_unless_said_otherwise(seed):
+    assert 0.8 <= Backoff(initial=1, maximum=10).delay(0, random.Random(seed)) <= 1.2
+
+
 def test_two_clients_that_failed_together_come_back_apart():
     backoff = Backoff(initial=1, maximum=60)
     assert backoff.delay(3, random.Random(1)) != backoff.delay(3, random.Random(2))

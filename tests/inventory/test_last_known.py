@@ -5,7 +5,14 @@ import pytest
 
 from collector.health import Health
 from collector.inventory import Inventory
-from collector.inventory.last_known import settled, with_own_health
+from collector.inventory.last_known import (
+    facts_of,
+    newest_marks,
+    settled,
+    with_foreign_growth,
+    with_last_known,
+    with_own_health,
+)
 from collector.model import (
     Change,
     Event,
@@ -327,6 +334,70 @@ class TestSettledMoves:
     def test_the_newest_growth_of_errors_counts(self, claimed: float | None, home: float | None) -> None:
         gpu = Gpu(uuid="GPU-1", health=self.FINE, ecc_growth=claimed)
         assert settled(gpu, Gpu(uuid="GPU-1", ecc_growth=home), 30.0).ecc_growth == 20.0
+
+
+class TestForeignGrowth:
+    """Growth of errors noted in another cluster, on 7 January 2026, counts where the GPU's own values confirm it."""
+
+    NOTED = 1767744000.0
+    ERRORS = Health(ecc_dram_uncorrectable=3)
+    KNOWN = Gpu(uuid="GPU-1", health=ERRORS, ecc_growth=NOTED)
+
+    @pytest.mark.parametrize("later", [-6 * 86400.0, 0.0, 6 * 86400.0])
+    def test_it_is_adopted_within_a_week(self, later: float) -> None:
+        found = with_foreign_growth(Gpu(uuid="GPU-1", health=self.ERRORS), self.KNOWN, self.NOTED + later)
+        assert found.ecc_growth == self.NOTED
+
+    @pytest.mark.parametrize("later", [-7 * 86400.0, 7 * 86400.0])
+    def test_it_has_no_effect_after_a_week(self, later: float) -> None:
+        found = with_foreign_growth(Gpu(uuid="GPU-1", health=self.ERRORS), self.KNOWN, self.NOTED + later)
+        assert found.ecc_growth is None
+
+    @pytest.mark.parametrize(("own", "newest"), [(NOTED - 60.0, NOTED), (NOTED + 60.0, NOTED + 60.0)])
+    def test_the_newest_counts(self, own: float, newest: float) -> None:
+        gpu = Gpu(uuid="GPU-1", health=self.ERRORS, ecc_growth=own)
+        assert with_foreign_growth(gpu, self.KNOWN, self.NOTED + 120.0).ecc_growth == newest
+
+
+class TestMarksOfAnotherInventory:
+    """Each last known value is marked with the time that the other one recorded for the same value."""
+
+    OURS = LastReport("serial", 20.0), LastReport("inforom", 20.0)
+    THEIRS = LastReport("serial", 10.0), LastReport("inforom", 10.0)
+
+    @pytest.mark.parametrize(
+        ("serial", "inforom", "marks"),
+        [
+            ("s1", "1", THEIRS),
+            ("s2", "1", (OURS[0], THEIRS[1])),
+            ("s1", "2", (THEIRS[0], OURS[1])),
+        ],
+    )
+    def test_another_value_has_another_time(self, serial: str, inforom: str, marks: tuple[LastReport, ...]) -> None:
+        gpu = Gpu(uuid="GPU-1", serial="s1", health=Health(inforom="1"), last_known=self.OURS)
+        recorded = Gpu(uuid="GPU-1", serial=serial, health=Health(inforom=inforom), last_known=self.THEIRS)
+        assert newest_marks(gpu, recorded) == msgspec.structs.replace(gpu, last_known=marks)
+
+    def test_a_value_that_the_other_one_still_reads_keeps_its_time(self) -> None:
+        gpu = Gpu(uuid="GPU-1", serial="s1", last_known=self.OURS[:1])
+        assert newest_marks(gpu, Gpu(uuid="GPU-1", serial="s1")) is gpu
+
+
+def test_a_gpu_that_is_virtual_now_keeps_nothing_of_the_physical_one() -> None:
+    virtual = Gpu(uuid="GPU-1", virtual=True)
+    assert with_last_known(virtual, FULL, 10.0, same_node=True) is virtual
+
+
+def test_absent_gpus_with_equal_values_share_them_but_not_their_serials() -> None:
+    decode = msgspec.json.Decoder(Gpu).decode  # which makes new texts
+    written = b'{"uuid": "GPU-1", "serial": "one serial", "model": "NVIDIA H100", "pci_bus_id": "00000000:18:00.0"}'
+    first, second = facts_of(decode(written), 10.0), facts_of(decode(written), 10.0)
+    assert first is not None
+    assert second is not None
+    assert first == second
+    assert first.model is second.model
+    assert first.pci_bus_id is second.pci_bus_id
+    assert first.serial is not second.serial
 
 
 class TestConflicts:

@@ -42,7 +42,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "kube/limits": ("tests/kube/test_limits.py",),
     "sinks/errors": ("tests/sinks/test_errors.py",),
     "sinks/s3_errors": ("tests/sinks/test_s3_errors.py",),
-    "web/cursors": ("tests/web/test_history.py",),
+    "web/cursors": ("tests/web/test_cursors.py",),
     "backoff": ("tests/test_backoff.py",),
     "collect/smi_values": (f"{_COLLECT}/test_smi_tree.py",),
     "collect/smi_elements": (f"{_COLLECT}/test_smi_report.py",),
