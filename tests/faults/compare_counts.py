@@ -196,7 +196,7 @@ def compare_clusters(
             "unread_reasons": {},
             "nodes_listed": len(own) + OTHER_NODES,
             "gpus": len(gpus),
-            "capacity": sum(node["found"] if node["capacity"] is None else node["capacity"] for node in own),
+            "capacity": sum((node["found"] or 0) if node["capacity"] is None else node["capacity"] for node in own),
             "gpus_missing": missing,
             "gpus_lost": 0,
             "lost_gpus": [],

@@ -113,6 +113,11 @@ class TestTheApi:
         for column, value in {**values, "lost_gpus": [{}], "unread_reason": "no_pod"}.items():
             assert compare_nodes(NODES, [{**ROWS[0], column: value}, ROWS[1]]), column
 
+    def test_a_node_that_has_not_been_read_is_wrong(self) -> None:
+        rows = [ROWS[0], row("n2", state="unread", found=None, capacity=None, allocatable=None, missing=None)]
+        assert compare_nodes(NODES, rows)
+        assert compare_clusters(GPUS, ["prod"], rows, [CLUSTER])
+
     def test_every_wrong_value_of_a_cluster(self) -> None:
         for column, value in CLUSTER.items():
             planted: Any = value + 9 if isinstance(value, int) and column != "up" else None
