@@ -176,6 +176,13 @@ class TestTheTruthAboutAClusterThatIsNotKnownYet:
         assert truth.places().keys() == everything
         assert [len(life) for life in truth.lives.values()] == [1] * 4
 
+    def test_how_many_gpus_its_nodes_had_before_is_known(self, fleet: Fleet) -> None:
+        truth = Truth()
+        truth.note(fleet, {"sim-0"})
+        fleet.move("sim-0", "gpu-0000", "sim-1", "gpu-0000")
+        truth.note(fleet, {"sim-0"})
+        assert truth.numbers["sim-1", "gpu-0000"] == {2, 3}
+
     def test_a_gpu_that_was_moved_there_before_vanishes_and_then_moves(self, fleet: Fleet) -> None:
         truth = Truth()
         truth.note(fleet, {"sim-0"})

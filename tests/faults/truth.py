@@ -42,11 +42,11 @@ class Truth:
     def note(self, fleet: Fleet, clusters: Collection[str]) -> None:
         """Note where every GPU in these clusters is after a step; one that does not respond is still where it was."""
         now: dict[str, set[Place]] = defaultdict(set)
-        for cluster in clusters:
+        for cluster in fleet.clusters:
             for node in fleet.nodes(cluster):
                 cards = fleet.cards(cluster, node)
                 self.numbers[cluster, node].add(len(cards))
-                for card in cards:
+                for card in cards if cluster in clusters else ():
                     now[card.uuid].add((cluster, node))
         for uuid in self.lives.keys() | now.keys():
             places = frozenset(now.get(uuid, ()))
