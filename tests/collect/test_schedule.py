@@ -212,6 +212,17 @@ class TestRefreshing:
         assert due(attempt, msgspec.structs.replace(PRINT, capacity=7), 50.0, settle=5.0) == 50.0
 
 
+def test_the_delays_are_those_of_the_documentation() -> None:  # docs/operations.md, "When a node is read"
+    assert RetryPolicy() == RetryPolicy(
+        backoff=Backoff(initial=1.0, maximum=5 * 60.0),
+        timeout_delay=5 * 60.0,
+        settle=5.0,
+        first_document=6 * 60.0,
+        newer_document=Backoff(initial=5.0, maximum=30.0),
+        newer_patience=15 * 60.0,
+    )
+
+
 class TestFailures:
     def test_delays_double_up_to_five_minutes(self) -> None:
         steady = Backoff(initial=1.0, maximum=300.0, jitter=0.0)
