@@ -308,9 +308,7 @@ def _allowed_of_mark(method: str, url: URL, name: str, headers: dict[str, str], 
             wrong.add(413)
         if not _is_mark(body):
             wrong.add(400)
-    if not wrong and name == TWINS:
-        return {409}
-    return wrong or {200 if method == "PUT" else 404}
+    return wrong or ({404} if method == "DELETE" else {409} if name == TWINS else {200})
 
 
 def _is_mark(body: bytes) -> bool:

@@ -175,6 +175,18 @@ def test_a_serial_that_is_remembered_on_more_than_64_nodes_is_contested(inventor
     assert inventory.conflicts("east") == 0
 
 
+def test_boards_are_not_looked_for_among_more_than_64_nodes(inventory: Inventory) -> None:
+    for index in range(63):
+        read(inventory, "east", f"n{index}", 10.0, [Gpu(uuid=f"GPU-{index}", serial="same")])
+    for index in range(62):
+        read(inventory, "east", f"n{index}", 20.0, [Gpu(uuid=f"GPU-{index}")])
+    for node, index in (("n62", 62), ("n63", 63)):
+        read(inventory, "east", node, 30.0, [Gpu(uuid=f"GPU-{index}", serial="same", multi_gpu_board=True)])
+    assert inventory.conflicts("east") == 0
+    read(inventory, "east", "n64", 40.0, [Gpu(uuid="GPU-64", serial="same", multi_gpu_board=True)])
+    assert set(inventory.contested("east")) == {"GPU-62", "GPU-63", "GPU-64"}
+
+
 def test_one_gpu_with_its_serial_on_more_than_64_nodes_is_only_claimed(inventory: Inventory) -> None:
     for index in range(66):
         read(inventory, "east", f"n{index}", 10.0, [Gpu(uuid="GPU-1", serial="s1")])
