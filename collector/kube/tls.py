@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 
@@ -88,10 +88,12 @@ def out_of_time(chain: Sequence[bytes], authorities: Sequence[bytes], now: float
 
     All are DER; the text is empty if none is found.
     """
-    served, trusted = _load(chain[:MAX_CHAIN_LENGTH]), _load(authorities)
-    issuers = {one.issuer for one in served}
-    for place, one in [*enumerate(served), *((-1, one) for one in trusted if one.subject in issuers)]:
-        begins, ends = _validity(one)
+    served = [*enumerate(map(_read, chain[:MAX_CHAIN_LENGTH]))]
+    issuers = {one.issuer for _, one in served if one is not None}
+    for place, one in [*served, *((-1, one) for one in map(_read, authorities) if one and one.subject in issuers)]:
+        if one is None:
+            continue
+        begins, ends = one.validity
         if begins <= now <= ends:
             continue
         whose = (
@@ -166,16 +168,22 @@ def _served(connection: ssl.SSLObject) -> list[bytes]:
         return []
 
 
-def _load(certificates: Sequence[bytes]) -> list[x509.Certificate]:
-    found = []
-    for one in certificates:
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-            found.append(x509.load_der_x509_certificate(one))
-    return found
+class _Names(NamedTuple):
+    """What a certificate says about itself and its issuer."""
+
+    subject: x509.Name
+    issuer: x509.Name
+    validity: Validity
 
 
-def _validity(certificate: x509.Certificate) -> Validity:
-    return Validity(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
+def _read(certificate: bytes) -> _Names | None:
+    """Return what a certificate says; None if it cannot be read."""
+    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+        loaded = x509.load_der_x509_certificate(certificate)
+        # The library reads fields only when they are asked for, and raises ValueError then.
+        begins, ends = loaded.not_valid_before_utc.timestamp(), loaded.not_valid_after_utc.timestamp()
+        return _Names(loaded.subject, loaded.issuer, Validity(begins, ends))
+    return None
 
 
 def _present(made: ssl.SSLContext, certificate: Certificate, where: str) -> None:

@@ -66,6 +66,21 @@ def test_an_intermediate_certificate_is_distinguished_from_the_servers(tmp_path)
     assert out_of_time([], [], now) == out_of_time([b"no certificate"], [b""], now) == ""
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        pytest.param(b"old", b"\xf6ld", id="names that are not UTF-8"),
+        pytest.param(rb"\x17\x0d\d{4}", b"\x17\x0d9913", id="validity"),
+    ],
+)
+def test_a_certificate_that_can_only_be_read_in_part_explains_nothing(tmp_path, field, wrong):
+    old = ssl.PEM_cert_to_DER_cert(Authority(tmp_path, "old", days=EXPIRED).path.read_text())
+    broken = re.sub(field, wrong, old)
+    assert broken != old
+    assert out_of_time([broken], [broken], time.time()) == ""
+    assert out_of_time([broken, old], [old, broken], time.time()).startswith("an intermediate certificate")
+
+
 @pytest.mark.parametrize(("server_bits", "authority_bits"), [(1024, 0), (0, 1024), (1024, 1024)])
 async def test_keys_as_short_as_go_allows_are_accepted(kubeconfig, tmp_path, server_bits, authority_bits):
     weak = Authority(tmp_path, "weak", rsa_bits=authority_bits)
