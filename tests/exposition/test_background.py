@@ -50,10 +50,45 @@ async def test_a_scrape_says_how_old_its_text_is(bench: Any) -> None:
         tasks.start_soon(hold)
         await held.wait()
         bench.read("prod", "n1", Gpu(uuid="GPU-late"))
-        assert await age() > 0
+        assert 0 < await age() < 600
         assert "GPU-late" not in await bench.text()
         released.set()
         await eventually(lambda: bench.exposition._behind_since, None)
         assert await age() == 0
         assert "GPU-late" in await bench.text()
+        tasks.cancel_scope.cancel()
+
+
+async def test_nothing_is_refreshed_while_nothing_changes(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    refreshed: list[None] = []
+    original = exposition.Exposition.refresh
+
+    async def refresh(self: exposition.Exposition) -> None:
+        refreshed.append(None)
+        await original(self)
+
+    monkeypatch.setattr(exposition.Exposition, "refresh", refresh)
+    monkeypatch.setattr(exposition, "_REFRESH_INTERVAL_SECONDS", 0.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.exposition.run)
+        await anyio.wait_all_tasks_blocked()
+        assert not refreshed
+        bench.read("prod", "n1", Gpu(uuid="GPU-a"))
+        await eventually(lambda: bench.exposition._behind_since, None)
+        await anyio.wait_all_tasks_blocked()
+        assert len(refreshed) == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_changes_in_quick_succession_are_refreshed_together(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "_REFRESH_INTERVAL_SECONDS", 600.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.exposition.run)
+        bench.read("prod", "n1", Gpu(uuid="GPU-a"))
+        await eventually(lambda: bench.exposition._behind_since, None)
+        await anyio.wait_all_tasks_blocked()
+        bench.read("prod", "n2", Gpu(uuid="GPU-b"))
+        await anyio.wait_all_tasks_blocked()
+        assert bench.exposition._behind_since is not None  # only a scrape asks sooner
+        assert "GPU-b" in await bench.text()
         tasks.cancel_scope.cancel()

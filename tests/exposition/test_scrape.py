@@ -253,3 +253,25 @@ class TestInTheBackground:
         bench.exposition.update({Place("prod", "n1"): None})
         assert "prod" not in await bench.text()
         assert not bench.exposition._stores
+
+
+async def test_scrapes_are_counted_by_how_they_are_encoded(bench: Any) -> None:
+    for gzip in (True, True, False):
+        body = await bench.exposition.scrape(gzip=gzip)
+    lines = (await bench.text()).splitlines()
+    assert 'gpuid_scrape_body_bytes_count{encoding="gzip"} 2.0' in lines
+    assert 'gpuid_scrape_body_bytes_count{encoding="identity"} 1.0' in lines
+    assert f'gpuid_scrape_body_bytes_sum{{encoding="identity"}} {float(body.length)}' in lines
+    assert "gpuid_scrape_duration_seconds_count 3.0" in lines
+
+
+async def test_a_mark_by_serial_gets_the_uuid_once_the_gpu_is_known(bench: Any) -> None:
+    mark = Mark(serial="S1", kind=MarkKind.RMA, set_at=1764000000.0, set_by="ann")
+
+    def marked(_now: float) -> list[MarkedGpu]:
+        return [MarkedGpu("S1", "GPU-1" if bench.inventory.find(serial="S1") else "", mark)]
+
+    bench.exposition.marks.register(Marks([mark]), marked)
+    assert 'gpuid_gpu_mark_info{serial="S1",uuid="",mark="rma",ticket=""} 1' in await bench.text()
+    bench.read("prod", "n1", Gpu(uuid="GPU-1", serial="S1"))
+    assert 'gpuid_gpu_mark_info{serial="S1",uuid="GPU-1",mark="rma",ticket=""} 1' in await bench.text()
