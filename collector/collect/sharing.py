@@ -8,11 +8,12 @@ k8s-device-plugin ignores anything else). A lost GPU must not pass for sharing, 
 - a reading misses at most as many GPUs as Kubernetes considers unhealthy: the kubelet counts
   healthy and unhealthy devices in the capacity, and only healthy ones as allocatable (GetCapacity in
   pkg/kubelet/cm/devicemanager/manager.go), and
-- no reading has found more since the node booted and while the capacity was the same, unless it found more than the
-  capacity counts.
+- no reading has found more since the node booted and while the capacity was the same; a reading that found more than
+  there are units counts as one that found as many.
 
 Of several candidates, the one with the most GPUs, and so the most missing ones, is chosen. Once a reading has found all
-GPUs, the result holds until the capacity changes, whatever is lost later.
+GPUs, the result holds until the capacity changes, whatever is lost later, or found in addition: a GPU may be attached
+before the device plugin counts it.
 
 Two cases cannot be detected: half of a node's GPUs lost before its first reading while Kubernetes considers all
 healthy, which looks like two shares per GPU; and GPUs with different numbers of shares, which are counted individually.
@@ -74,9 +75,11 @@ def learn(
     if labels.instances or not capacity or not found:
         return before
     most = found
+    complete = False
     if before is not None and (before.units, before.labelled) == (capacity, labels.shares) and not rebooted:
-        most = max(found, before.most if before.most <= capacity else 0)
-        if before.complete and most * before.shares <= capacity:
+        most = max(found, min(before.most, capacity))
+        complete = before.complete
+        if complete and most * before.shares <= capacity:
             return before
     unhealthy = max(0, capacity - allocatable) if allocatable is not None else 0
     told = [*_told(capacity, labels), before.shares if before is not None else 0]
@@ -91,6 +94,8 @@ def learn(
         shares = capacity // labels.machine
     else:
         shares = next((units for units in (*told, *_divisors(capacity, most)) if can_be(units)), 0)
+        if complete and not shares:
+            return before
         shares = shares or _guess(capacity, most, told, countable=not mig and _fits(labels.shares, capacity))
     return _sharing(capacity, labels.shares, most, shares, shares > 0 and capacity // shares == found)
 

@@ -10,6 +10,7 @@ from collector.collect.sharing import GpuLabels, count_gpus, learn, units_per_gp
 from collector.model import Sharing
 
 NO_LABELS = GpuLabels()
+TWO = GpuLabels(shares=2)
 
 
 class Read(NamedTuple):
@@ -77,6 +78,11 @@ def replay(steps: "list[Read | Changed]") -> list[int | None]:
         pytest.param([Read(8, None, None, None), Read(8, 32, 32, 8)], id="the device plugin comes later"),
         pytest.param([Read(8, 32, 32, 8), Read(8, 0, 0, 0), Read(8, 32, 32, 8)], id="the device plugin goes and comes"),
         pytest.param([Read(8, 4, 4, 4)], id="more are found than Kubernetes counts"),
+        pytest.param([Read(8, 32, 32, 8), Read(9, 32, 32, 8), Read(8, 32, 32, 8)], id="one more for a while, shared"),
+        pytest.param(
+            [Read(3, 6, 6, 3, TWO), Read(4, 6, 6, 3, TWO), Read(3, 6, 6, 3, TWO)], id="one more for a while, labelled"
+        ),
+        pytest.param([Read(3, 6, 6, 3), Read(6, 6, 6, 6)], id="whole GPUs instead of shared ones"),
         pytest.param([Read(8, 56, 56, None, GpuLabels(instances=True))], id="labels of MIG"),
     ],
 )
@@ -111,6 +117,11 @@ def test_gpus_that_are_not_lost_are_not_missing(steps: list[Read]) -> None:
             [Read(8, 32, 32, 8), Read(7, 28, 28, 7), Read(7, 32, 32, 8)], id="it is back for Kubernetes alone"
         ),
         pytest.param([Read(0, 8, 8, 8), Read(7, 8, 8, 8)], id="first all, then one"),
+        pytest.param([Read(8, 8, 8, 8), Read(9, 8, 8, 8), Read(4, 8, 8, 8)], id="half, after one more was found"),
+        pytest.param([Read(4, 4, 4, 4), Read(5, 4, 4, 4), Read(2, 4, 4, 4)], id="half of four, after one more"),
+        pytest.param(
+            [Read(2, 2, 2, 2, mig=True), Read(3, 2, 2, 2, mig=True), Read(1, 2, 2, 2, mig=True)], id="with MIG, as well"
+        ),
     ],
 )
 def test_lost_gpus_are_missing(steps: list[Read]) -> None:
@@ -154,6 +165,7 @@ def test_a_better_reading_corrects_a_wrong_count() -> None:
 def test_gpus_that_kubernetes_did_not_count_do_not_make_a_capacity_unknown_once_they_are_taken_out() -> None:
     wrong = GpuLabels(shares=4)
     assert replay([Read(4, 3, 3, None, wrong), Read(3, 3, 3, 3, wrong)]) == [None, 3]
+    assert replay([Read(5, 4, 4, None, mig=True), Read(4, 4, 4, 4, mig=True)]) == [None, 4]
 
 
 def test_labels_count_before_the_first_reading() -> None:
