@@ -252,10 +252,10 @@ class NodeQueue:
     def failed(self, target: Target, reason: ReadFailure) -> float:
         """Record a failed reading, and return in how many seconds the node is read again if nothing changes."""
         node, now = target.node, self._clock()
-        backoff = self._retry.backoff
-        if target.candidate.source.method is SourceMethod.EXEC:  # otherwise nothing was run
-            backoff = self._retry.backoff_after(reason, self._cluster.refresh)
-        node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng)
+        # With logs, nothing was run.
+        hung = reason is ReadFailure.TIMEOUT and target.candidate.source.method is SourceMethod.EXEC
+        backoff = self._retry.after_timeout(self._cluster.refresh) if hung else self._retry.backoff
+        node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng, hung=hung)
         return node.attempt.next - now
 
     def answered(self, target: Target, started: float) -> bool:

@@ -39,14 +39,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     newer_patience: float = 900.0  # for which it is awaited; printers take a few minutes between two
     looks: LookPolicy = LookPolicy()  # at a log whose node was read
 
-    def backoff_after(self, reason: ReadFailure, refresh: float) -> Backoff:
-        """Return the delays after failures of this kind.
+    def after_timeout(self, refresh: float) -> Backoff:
+        """Return the delays after commands that timed out.
 
         A command that hangs on a broken GPU stays on its node forever, so there must be few of them.
         """
-        if reason is ReadFailure.TIMEOUT:
-            return Backoff(initial=self.timeout_delay, maximum=refresh)
-        return self.backoff
+        return Backoff(initial=self.timeout_delay, maximum=refresh)
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +62,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ended: float
     next: float  # when the node is due again if nothing about it changes
     failures: int = 0  # in a row; 0 after a success
+    timeouts: int = 0  # of these, commands that timed out
 
 
 def ready(pod: PodObject) -> bool:
@@ -161,10 +160,20 @@ def succeeded(last: Attempt | None, current: Fingerprint, now: float, refresh: f
     return Attempt(fingerprint=current, ended=now, next=now + wait)
 
 
-def failed(last: Attempt | None, current: Fingerprint, now: float, backoff: Backoff, rng: random.Random) -> Attempt:
-    """Return the attempt after a failure; consecutive failures back off until something about the node changes."""
-    failures = last.failures if last is not None and last.fingerprint == current else 0
-    return Attempt(fingerprint=current, ended=now, next=now + backoff.delay(failures, rng), failures=failures + 1)
+def failed(
+    last: Attempt | None, current: Fingerprint, now: float, backoff: Backoff, rng: random.Random, *, hung: bool = False
+) -> Attempt:
+    """Return the attempt after a failure; consecutive failures back off until something about the node changes.
+
+    Those whose command `hung` are counted separately, because they have a `backoff` of their own.
+    """
+    failures, timeouts = 0, 0
+    if last is not None and last.fingerprint == current:
+        failures, timeouts = last.failures, last.timeouts
+    wait = backoff.delay(timeouts if hung else failures - timeouts, rng)
+    return Attempt(
+        fingerprint=current, ended=now, next=now + wait, failures=failures + 1, timeouts=timeouts + int(hung)
+    )
 
 
 def _second_half(interval: float, rng: random.Random) -> float:

@@ -233,10 +233,18 @@ class TestFailures:
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
     def test_a_command_that_hangs_is_retried_after_minutes(self) -> None:
-        delays = RetryPolicy().backoff_after(ReadFailure.TIMEOUT, refresh=HOUR)
+        delays = RetryPolicy().after_timeout(refresh=HOUR)
         steady = msgspec.structs.replace(delays, jitter=0.0)
         assert [steady.delay(attempt) for attempt in range(6)] == [300, 600, 1200, 2400, 3600, 3600]
-        assert RetryPolicy().backoff_after(ReadFailure.CONNECTION, refresh=HOUR) == RetryPolicy().backoff
+
+    def test_commands_that_hang_and_other_failures_are_counted_separately(self) -> None:
+        other, hung = (Backoff(initial=first, maximum=HOUR, jitter=0.0) for first in (1.0, 300.0))
+        last, waits = None, []
+        for hangs in (False, False, True, True, False, True):
+            last = failed(last, PRINT, 0.0, hung if hangs else other, rng(), hung=hangs)
+            waits.append(last.next)
+        assert waits == [1, 2, 300, 600, 4, 1200]
+        assert failed(last, msgspec.structs.replace(PRINT, restarts=1), 0.0, hung, rng(), hung=True).next == 300
 
     def test_delays_are_jittered(self) -> None:
         chance = rng()
