@@ -14,7 +14,7 @@ import msgspec
 
 from collector.config.settings import ClusterSettings, Config, DefaultSettings
 from collector.config.sinks import SinkSettings
-from collector.config.values import Duration, Listen, Size, quote
+from collector.config.values import Duration, Listen, Size, quote, shown_key
 from collector.model import GpuidError
 from collector.text import describe_os_error, one_line
 
@@ -38,8 +38,7 @@ _MIN_DURATIONS = {
     "statement_timeout": "100ms",
 }
 
-_LONG_WORD = re.compile(r"(\S{200})\S{100,}?(?=:?(?:\s|$))")  # longer than most paths
-_MAX_PROBLEM_LENGTH = 600  # characters
+_TOML_ERROR_ENDS = 200  # characters of an error of TOML that are shown of its start and of its end, which says where
 
 # msgspec's errors name Python's types; users know those of TOML.
 _TYPE_NAME = re.compile(r"`(\w+(?: \| \w+)*)`")
@@ -75,35 +74,32 @@ def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = Fals
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # of TOML, or of a number with thousands of digits
-        raise _refusal(path, error) from error
+        text = one_line(error)
+        if len(text) > 2 * _TOML_ERROR_ENDS:
+            text = f"{text[:_TOML_ERROR_ENDS]}…{text[-_TOML_ERROR_ENDS:]}"
+        raise ConfigError(f"{path}: {text}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     try:
         old = _rename_old_keys(document)
     except ValueError as error:
-        raise _refusal(path, error) from error
+        raise ConfigError(f"{path}: {error}") from error
     if old and warn:
         log.warning("%s: renamed keys: %s; the old names will be removed in 1.0", path, ", ".join(old))
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1)
-        raise _refusal(path, f"{key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
+        raise ConfigError(f"{path}: {key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
     base = path.absolute().parent  # of a link itself: a ConfigMap's files are links into a hidden folder
     try:
         config = _settings(document, base)
     except ValueError as error:
-        raise _refusal(path, error) from error
+        raise ConfigError(f"{path}: {error}") from error
     if not config.clusters and not may_be_empty:
         raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
     try:
         return _resolved(config, base)
     except ValueError as error:
-        raise _refusal(path, error) from error
-
-
-def _refusal(path: Path, problem: object) -> ConfigError:
-    """Return the error of a file, on one line; names and values of any length in it are cut."""
-    shown = _LONG_WORD.sub(r"\1…", str(problem))
-    return ConfigError(f"{path}: {one_line(shown, _MAX_PROBLEM_LENGTH)}")
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _rename_old_keys(document: dict[str, Any]) -> list[str]:
@@ -112,7 +108,7 @@ def _rename_old_keys(document: dict[str, Any]) -> list[str]:
     tables = [("server", document.get("server"), RENAMED_SERVER_KEYS)]
     if isinstance(sinks, dict):
         tables += [
-            (f"sinks.{name}", sink, RENAMED_SINK_KEYS.get(str(sink.get("type")), {}))
+            (f"sinks.{shown_key(name)}", sink, RENAMED_SINK_KEYS.get(str(sink.get("type")), {}))
             for name, sink in sinks.items()
             if isinstance(sink, dict)
         ]
@@ -137,8 +133,8 @@ def _settings(document: dict[str, Any], base: Path) -> Config:
         _check_choices(cluster, f"clusters[{index}]")
         clusters[index] = _inherit(document.get("defaults", {}), cluster)
     for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
-        _check_type(sink, f"sinks.{name}.type")
-        _convert(sink, SinkSettings, f"sinks.{name}", base)
+        _check_type(sink, f"sinks.{shown_key(name)}.type")
+        _convert(sink, SinkSettings, f"sinks.{shown_key(name)}", base)
     config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
     for key, minimum, text in _too_short(document, ""):
         raise ValueError(f"{key}: expected at least {quote(minimum)}, got {quote(text)}")
@@ -171,7 +167,7 @@ def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
     """Yield the durations of a valid document that are too short, as (full key, minimum, given)."""
     inner = value.items() if isinstance(value, Mapping) else ()
     for key, item in inner:
-        where = f"{at}.{key}" if at else key
+        where = f"{at}.{shown_key(key)}" if at else shown_key(key)
         if (minimum := _MIN_DURATIONS.get(key)) and isinstance(item, str):
             if Duration.parse(item) < Duration.parse(minimum):
                 yield where, minimum, item
@@ -194,15 +190,14 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
         for name, inner in value.items():
-            quoted = name if re.fullmatch(r"[\w-]+", name) else quote(name)
-            key = f"{at}.{quoted}" if at else quoted
+            key = f"{at}.{shown_key(name)}" if at else shown_key(name)
             if name in fields:
                 yield from _unknown_keys(inner, fields[name], key)
             elif name != info.tag_field:
                 yield key, name, list(fields)
     elif isinstance(info, msgspec.inspect.DictType) and isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _unknown_keys(inner, info.value_type, f"{at}.{name}")
+            yield from _unknown_keys(inner, info.value_type, f"{at}.{shown_key(name)}")
     elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _unknown_keys(inner, info.item_type, f"{at}[{index}]")
@@ -227,7 +222,7 @@ def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
         if message.startswith("Invalid enum value"):
             message = _expected_choice(kind, value, where)
         message = _TYPE_NAME.sub(_type_names, message[:1].lower() + message[1:])
-        joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys names its own key
+        joint = "." if re.match(r'[\w.-]+("[^"]*["…])?: ', message) else ": "  # a rule between keys names its own key
         raise ValueError(f"{key}{joint if key else ''}{message}") from error
 
 

@@ -12,7 +12,7 @@ from collector.config.selector import is_label_key
 from collector.config.sinks import SinkSettings
 from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource, SourceMethod, check_selector
 from collector.config.store import StoreSettings
-from collector.config.values import Duration, Listen, Size, quote
+from collector.config.values import Duration, Listen, Size, quote, shown_key
 
 __all__ = ["ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "ServerSettings"]
 
@@ -200,7 +200,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("client_ca_file: requires cert_file and key_file")
         for user, digest in self.basic_auth.items():
             if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", digest):
-                raise ValueError(f"basic_auth.{user}: expected a bcrypt hash")
+                raise ValueError(f"basic_auth.{shown_key(user)}: expected a bcrypt hash")
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):

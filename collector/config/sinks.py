@@ -11,7 +11,7 @@ import msgspec
 
 from collector.config.libpq import connection_options
 from collector.config.postgres import split_postgres_url
-from collector.config.values import Duration
+from collector.config.values import Duration, quote
 from collector.proxies import ProxyUrlError, parse_proxy
 from collector.urls import is_host, parse_url
 
@@ -100,7 +100,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
             msgspec.structs.force_setattr(self, "columns", "go-gpuid")
         _above_zero(self, ("connect_timeout", "read_timeout", "timeout"))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]|arn:[^:\s]+:s3[^\s]*", self.bucket):
-            raise ValueError(f'bucket: expected a bucket name, got "{self.bucket}"')
+            raise ValueError(f"bucket: expected a bucket name, got {quote(self.bucket)}")
         if self.prefix != self.prefix.strip("/") or "//" in self.prefix or not self.prefix.isprintable():
             raise ValueError('prefix: expected a path such as "gpus/serials", without leading or trailing slash')
         if self.endpoint_url is not None:

@@ -4,9 +4,10 @@ import json
 import re
 from typing import ClassVar, Self
 
-__all__ = ["Duration", "Listen", "Size", "quote"]
+__all__ = ["Duration", "Listen", "Size", "quote", "shown_key"]
 
 _QUOTE_LENGTH = 60  # characters
+_BARE_KEY = re.compile(rf"[\w-]{{1,{_QUOTE_LENGTH}}}")
 
 
 class Duration(float):
@@ -66,6 +67,11 @@ class Listen(str):
     def port(self) -> int:
         """The TCP port; 0 lets the system choose."""
         return int(self.rpartition(":")[2])
+
+
+def shown_key(name: str) -> str:
+    """Return a key as in TOML, on one line of at most 60 characters: bare if it can be, otherwise like `quote`."""
+    return name if _BARE_KEY.fullmatch(name) else quote(name)
 
 
 def quote(value: object) -> str:
