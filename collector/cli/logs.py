@@ -64,7 +64,11 @@ def _tells_of_unfinished_close(record: logging.LogRecord) -> bool:
     """
     if record.name == "asyncio":
         message = record.getMessage()
-        return message.startswith("Task exception was never retrieved") and "._terminate_graceful_close() " in message
+        return (
+            isinstance(_error(record), TimeoutError | asyncio.CancelledError)
+            and message.startswith("Task exception was never retrieved")
+            and "._terminate_graceful_close() " in message
+        )
     return (
         record.name.startswith("sqlalchemy.pool")
         and isinstance(_error(record), asyncio.CancelledError)

@@ -13,6 +13,7 @@ import anyio.to_thread
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Compiled, Connection, Select, Update, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolResetState
 
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation
@@ -34,7 +35,7 @@ __all__ = [
 
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
-_UNFINISHED = "unfinished"  # whether a connection may still do what nobody waits for any more
+_UNFINISHED = "unfinished"  # set while a statement runs outside a transaction, and left so if nobody waits for its end
 
 
 def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
@@ -54,8 +55,10 @@ def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, 
     )
 
     @event.listens_for(engine.sync_engine, "reset")
-    def reset(connection: Any, record: Any, _state: object) -> None:
+    def reset(connection: Any, record: Any, state: PoolResetState) -> None:
         # SQLAlchemy itself always goes to the driver's thread and back for this.
+        if not state.asyncio_safe:  # nobody returned it, so it is closed
+            return
         if record.info.pop(_UNFINISHED, False) or _in_transaction(connection.driver_connection):
             connection.rollback()
 
@@ -164,7 +167,7 @@ async def _fetched(
     compiled = _compiled(statement)
     connection.info[_UNFINISHED] = True
     found: Sequence[Sequence[Any]] = await driver.execute_fetchall(str(compiled), compiled.construct_params(values))
-    del connection.info[_UNFINISHED]
+    connection.info.pop(_UNFINISHED, None)
     return found
 
 

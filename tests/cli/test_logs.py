@@ -100,6 +100,7 @@ POOL = "sqlalchemy.pool.impl.Pool"
         (POOL, "Exception closing connection <Connection>", OSError(), 1),
         (POOL, "Exception during reset or similar", asyncio.CancelledError(), 1),
         ("asyncio", f"{UNRETRIEVED}<Connection._terminate_graceful_close() done>", TimeoutError(), 0),
+        ("asyncio", f"{UNRETRIEVED}<Connection._terminate_graceful_close() done>", NameError(), 1),
         ("asyncio", f"{UNRETRIEVED}<Connection._close() done>", TimeoutError(), 1),
     ],
 )

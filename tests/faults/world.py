@@ -379,7 +379,10 @@ def new_world(setup: Setup, seed: int, folder: Path) -> Iterator[World]:
 def _answers(process: Member) -> bool:
     """Return whether it answers already; it must not have ended, unless PostgreSQL was too busy to respond."""
     if not process.running:
-        assert "the server did not respond in time" in process.tail(), f"{process.name} has ended: {process.tail()}"
+        why = process.tail()
+        assert "the server did not respond in time" in why.rstrip().rpartition("\n")[2], (
+            f"{process.name} has ended: {why}"
+        )
         process.start()
     return process.get("/readyz") is not None
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
 from sqlalchemy import func, select, update
@@ -38,12 +39,18 @@ async def test_a_connection_that_was_closed_is_reported_as_an_error_of_the_datab
             await fetch_alone(connection, select(schema.sinks.c.name), {})
 
 
-async def test_a_statement_alone_goes_to_the_driver_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("DEBUG", "aiosqlite"):
-        async with store.database.write(begin=False) as connection:
-            await execute_alone(connection, MOVE, {})
-    messages = [one.getMessage() for one in caplog.records if one.name == "aiosqlite"]
-    assert [one.split()[0] for one in messages] == ["executing", "operation"], messages
+async def test_a_statement_alone_goes_to_the_driver_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    execute = aiosqlite.Connection._execute
+
+    async def counting(self: aiosqlite.Connection, function: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(function.__name__)
+        return await execute(self, function, *arguments, **named)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
+    async with store.database.write(begin=False) as connection:
+        await execute_alone(connection, MOVE, {})
+    assert calls == ["_execute_fetchall"]
 
 
 async def test_a_transaction_that_was_left_open_is_rolled_back(store: Store) -> None:
