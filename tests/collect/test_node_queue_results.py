@@ -81,6 +81,15 @@ class TestReadings:
         made = world(refresh=Duration(REFRESH))
         assert 240.0 <= made.queue.failed(handed_out(made), ReadFailure.TIMEOUT) <= 360.0
 
+    def test_a_node_whose_reading_is_like_a_failure_is_read_again_soon(self) -> None:
+        made = world(refresh=Duration(REFRESH))
+        target = handed_out(made)
+        made.queue.succeeded(target, found=7, mig=False, like_a_failure=True)
+        made.queue.done(target.node)
+        assert made.queue.pop_due() is None
+        made.now += 1.3
+        assert made.queue.pop_due() is target.node
+
     def test_a_reading_that_nobody_waits_for_is_an_answer(self) -> None:
         made = world()
         assert made.queue.answered(handed_out(made), 0.0) is True
@@ -111,8 +120,11 @@ def test_a_node_read_by_an_earlier_run_waits_for_its_refresh() -> None:
     assert made.queue.pop_due() is not None
 
 
-def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends() -> None:
+def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     made = world()
+    made.set_pod(None, msgspec.structs.replace(POD, key="gpu-operator/other", uid="other", node="other"))
     made.queue.set_node(NODE, NAMED)
     target = handed_out(made)
     made.succeeded(target)
@@ -121,7 +133,9 @@ def test_a_grace_that_ends_before_the_reading_expires_is_reported_when_it_ends()
     made.now = 100.0
     made.set_pod(POD, None)
     assert made.gone_at(GRACE - 1.0) == []
+    assert [one for one in caplog.records if one.levelname == "WARNING"] == []
     assert made.gone_at(GRACE) == []
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
     assert made.seen.uncovered == {"n": Uncovered.NO_POD}
     assert made.gone_at(GRACE + 100.0) == ["n"]
 
@@ -138,6 +152,20 @@ class TestLogs:
         """Nothing was run on the node."""
         made = self.logs()
         assert 0.8 <= made.queue.failed(handed_out(made), ReadFailure.TIMEOUT) <= 1.2
+
+    def test_a_node_with_pods_of_both_kinds_waits_for_a_document_that_was_printed_after_the_request(self) -> None:
+        run = PodSource(namespace="gpu-operator", selector="", container="other")
+        made = World(sources=(self.SOURCE, run), refresh=Duration(REFRESH))
+        made.set_pod(POD, READY)
+        made.queue.set_pod(1, run, None, msgspec.structs.replace(READY, key="gpu-operator/other", uid="other"))
+        made.queue.resume()
+        target = handed_out(made)
+        assert target.candidate.source is self.SOURCE
+        made.queue.unchanged(target)
+        made.queue.done(target.node)
+        made.now = 100.0
+        assert made.queue.verify("n") is True
+        assert made.queue.answered(handed_out(made), 50.0) is False
 
     def test_a_log_that_was_read_waits_for_its_next_document(self) -> None:
         made = self.logs()
