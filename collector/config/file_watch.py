@@ -29,16 +29,20 @@ async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
     The file itself is also checked periodically: its directory may have been replaced, or the file may be a link to
     one elsewhere.
     """
-    stamp = None
+    stamp, failure = None, ""
     async for changed in _directory_changes(path):
         before, stamp = stamp, await anyio.to_thread.run_sync(file_stamp, path, abandon_on_cancel=True)
-        if not changed and stamp == before:
+        same = not changed and stamp == before
+        if same and not failure:
             continue
         content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
         if isinstance(content, OSError):
             await anyio.sleep(_REPLACE_SECONDS)
             content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
-        yield content
+        # What could not be read is tried again: the reason may be the system's.
+        known, failure = failure, str(content) if isinstance(content, OSError) else ""
+        if not same or failure != known:
+            yield content
 
 
 def read_content(path: Path) -> bytes | OSError:

@@ -75,6 +75,9 @@ class Connector:
         self._info: ConnectionInfo | None = None
         self._presented: Credential | None = None  # the last credential whose secrets are among `secrets`
         self._stamps: dict[str, object] = {}
+        self._ignored: tuple[dict[str, object], str] | None = (
+            None  # the stamps of changed files, and why they are unused
+        )
         self._checked_at = clock()
         self._changing = anyio.Lock()
         self._transport: Transport | None = None
@@ -177,11 +180,16 @@ class Connector:
             stamps = await anyio.to_thread.run_sync(_stamps, self.settings.info, self._stamps, abandon_on_cancel=True)
             if stamps == self._stamps:
                 return
-            self._stamps = stamps
+            before, self._stamps = self._stamps, stamps
             try:
                 await self.connect()
             except ClusterError as error:
-                log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
+                self._stamps = before  # the next check tries again: the reason may be the system's
+                if (ignored := (stamps, str(error))) != self._ignored:
+                    log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
+                self._ignored = ignored
+            else:
+                self._ignored = None
             self.credentials.reset([(file, stamps[file]) for file in self.settings.info.files if file in stamps])
 
     def _check_due(self) -> bool:

@@ -50,19 +50,22 @@ class ServerTls(ssl.SSLContext):
 
         `loaded` is called with the validity of each new certificate.
         """
+        rejected: tuple[list[object], str] | None = None
         while True:
             await anyio.sleep(interval)
             stamps = await anyio.to_thread.run_sync(self._file_stamps, abandon_on_cancel=True)
             if stamps == self._stamps:
                 continue
-            self._stamps = stamps
             try:
                 self._newest, self.validity = await anyio.to_thread.run_sync(
                     _load, self._server, abandon_on_cancel=True
                 )
-            except ConfigError as error:
-                log.warning("TLS certificate rejected, keeping the current one: %s", error)
+            except ConfigError as error:  # the next check tries again: the reason may be the system's
+                if (stamps, str(error)) != rejected:
+                    log.warning("TLS certificate rejected, keeping the current one: %s", error)
+                rejected = stamps, str(error)
             else:
+                self._stamps, rejected = stamps, None
                 loaded(self.validity)
                 log.info("TLS certificate reloaded")
 

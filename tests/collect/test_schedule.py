@@ -244,6 +244,7 @@ class TestFailures:
             last = failed(last, PRINT, 0.0, hung if hangs else other, rng(), hung=hangs)
             waits.append(last.next)
         assert waits == [1, 2, 300, 600, 4, 1200]
+        assert failed(last, PRINT, 0.0, other, rng()).timeouts == 3
         assert failed(last, msgspec.structs.replace(PRINT, restarts=1), 0.0, hung, rng(), hung=True).next == 300
 
     def test_delays_are_jittered(self) -> None:

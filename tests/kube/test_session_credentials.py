@@ -1,6 +1,7 @@
 """Every way in which a kubeconfig authenticates and connects, against a real server, over time."""
 
 import base64
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +76,25 @@ class TestToken:
         assert server.tokens == ["Bearer s3cr3t-1"] * 3
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert warnings == [f"ignoring changed kubeconfig files: {kubeconfig.path}: not valid YAML (line 2)"]
+
+    async def test_a_kubeconfig_that_cannot_be_read_for_a_while_is_used_later(
+        self, kubeconfig, cluster, server, caplog, monkeypatch
+    ):
+        def fail(_file):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session() as session:
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            server.only("s3cr3t-22")
+            with monkeypatch.context() as system:
+                system.setattr("collector.kube.kubeconfig.read_file", fail)
+                for _ in range(2):
+                    with pytest.raises(errors.UnauthorizedError):
+                        await get(session, PODS)
+            await get(session, PODS)
+        assert server.tokens == ["Bearer s3cr3t-1"] * 3 + ["Bearer s3cr3t-22"]
+        assert caplog.text.count("ignoring changed kubeconfig files") == 1
 
     async def test_streams_and_websockets_recover_from_a_401(self, kubeconfig, cluster, server):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})

@@ -1,9 +1,11 @@
 """Authentication, TLS, and errors in the address or the certificate."""
 
 import datetime
+import errno
 import functools
 import ipaddress
 import logging
+import os
 import ssl
 import threading
 from collections import Counter
@@ -204,6 +206,22 @@ class TestNewCertificates:
             assert await answers(client, trusting(cert))
             new_key.replace(key)
             new_cert.replace(cert)
+            await eventually(lambda: answers(client, trusting(cert)))
+
+    async def test_a_pair_that_cannot_be_read_for_a_while_is_used_later(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_file: Path) -> bytes:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        cert, key = certificate(tmp_path, "server")
+        new_cert, new_key = certificate(tmp_path, "renewed")
+        async with serving(site, cert_file=cert, key_file=key, verify=trusting(cert)) as client:
+            with monkeypatch.context() as system:
+                system.setattr("collector.web.tls.read_file", fail)
+                new_key.replace(key)
+                new_cert.replace(cert)
+                await eventually(lambda: os.strerror(errno.EMFILE).lower() in caplog.text.lower())
             await eventually(lambda: answers(client, trusting(cert)))
 
     async def test_the_expiry_of_the_certificate_is_reported(
