@@ -64,8 +64,8 @@ def learn(
     capacity: int | None,
     allocatable: int | None,
     found: int,
-    mig: bool = False,
-    rebooted: bool = False,
+    mig: bool,
+    rebooted: bool,
 ) -> Sharing | None:
     """Return the updated knowledge after a reading.
 

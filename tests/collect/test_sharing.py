@@ -78,6 +78,7 @@ def replay(steps: "list[Read | Changed]") -> list[int | None]:
         pytest.param([Read(8, None, None, None), Read(8, 32, 32, 8)], id="the device plugin comes later"),
         pytest.param([Read(8, 32, 32, 8), Read(8, 0, 0, 0), Read(8, 32, 32, 8)], id="the device plugin goes and comes"),
         pytest.param([Read(8, 4, 4, 4)], id="more are found than Kubernetes counts"),
+        pytest.param([Read(21, 20, 20, 20)], id="more than usual, and more are found"),
         pytest.param([Read(8, 32, 32, 8), Read(9, 32, 32, 8), Read(8, 32, 32, 8)], id="one more for a while, shared"),
         pytest.param(
             [Read(3, 6, 6, 3, TWO), Read(4, 6, 6, 3, TWO), Read(3, 6, 6, 3, TWO)], id="one more for a while, labelled"
@@ -105,6 +106,10 @@ def test_gpus_that_are_not_lost_are_not_missing(steps: list[Read]) -> None:
         pytest.param([Read(7, 8, 7, 8)], id="1 of 8 at the first reading"),
         pytest.param([Read(7, 8, 8, 8)], id="1 of 8 at the first reading, unnoticed"),
         pytest.param([Read(3, 8, 8, 8)], id="5 of 8 at the first reading, unnoticed"),
+        pytest.param([Read(3, 8, 8, 8, GpuLabels(shares=4))], id="5 of 8, and the label says too much"),
+        pytest.param([Read(3, 8, 8, 4, TWO)], id="1 of 4 shared, labelled, at the first reading, unnoticed"),
+        pytest.param([Read(7, 16, 16, 16)], id="9 of 16, the most that are usual, at the first reading, unnoticed"),
+        pytest.param([Read(8, 18, 18, 9)], id="more than usual, unnoticed: the fewest that can be"),
         pytest.param([Read(4, 8, 4, 8), Read(4, 8, 4, 8)], id="half of them at the first reading"),
         pytest.param([Read(7, 32, 28, 8)], id="1 of 8 shared at the first reading"),
         pytest.param([Read(7, 32, 32, 8)], id="1 of 8 shared at the first reading, unnoticed: the fewest that can be"),
@@ -150,6 +155,8 @@ def test_until_the_next_reading_changes_count_in_known_shares(read: Read, change
         pytest.param([Read(4, 8, 8, 4)], id="half are lost, unnoticed, at the first reading: as if shared twice"),
         pytest.param([Read(8, 11, 11, 11)], id="GPUs with different numbers of shares"),
         pytest.param([Read(2, 9, 9, None, mig=True)], id="MIG instances of different sizes, without labels"),
+        pytest.param([Read(7, 8, 8, None, mig=True)], id="MIG instances, one more than GPUs"),
+        pytest.param([Read(7, 8, None, None, mig=True)], id="the same, and nobody says how many are healthy"),
         pytest.param([Read(4, 8, 4, 8)], id="all are found, shared twice, and half of the shares are unhealthy"),
     ],
 )
@@ -178,12 +185,14 @@ def test_labels_count_before_the_first_reading() -> None:
 
 
 def test_a_label_that_changes_counts_until_the_next_reading() -> None:
-    sharing = learn(None, NO_LABELS, capacity=32, allocatable=32, found=8)
+    sharing = learn(None, NO_LABELS, capacity=32, allocatable=32, found=8, mig=False, rebooted=False)
     assert units_per_gpu(32, GpuLabels(shares=2), sharing) == 2
 
 
 def test_nodes_with_equal_knowledge_share_one_object() -> None:
-    first, second = (learn(None, NO_LABELS, capacity=32, allocatable=32, found=8) for _ in range(2))
+    first, second = (
+        learn(None, NO_LABELS, capacity=32, allocatable=32, found=8, mig=False, rebooted=False) for _ in range(2)
+    )
     assert first is second
 
 

@@ -33,6 +33,7 @@ _PROPERTIES = (
 )
 TESTS: dict[str, tuple[str, ...]] = {
     "collect/schedule": (f"{_COLLECT}/test_schedule.py",),
+    "collect/sharing": (f"{_COLLECT}/test_sharing.py",),
     "collect/delay_queue": (f"{_COLLECT}/test_delay_queue.py",),
     "collect/node_queue": tuple(
         f"{_COLLECT}/test_{name}.py" for name in ("node_queue", "node_queue_results", "unread_nodes")
