@@ -510,9 +510,9 @@ class TestRefusals:
             (f"[server]\n{LONG} = 1\n{CLUSTER}", 'server."xxx', "…: unknown key"),
             (f'[sinks.{LONG}]\ntype = "webhook"\n{CLUSTER}', 'sinks."xxx', '…: expected a key "url" in the table'),
             (
-                f'[sinks.{LONG}]\ntype = "stdout"\ntipe = 1\n{CLUSTER}',
+                f'[sinks.{LONG}]\ntype = "stdout"\nx1 = 1\n{CLUSTER}',
                 'sinks."xxx',
-                "….tipe: unknown key",
+                "….x1: unknown key",
             ),
             (f'[sinks."{"a b " * 999}"]\ntype = "x"\n{CLUSTER}', 'sinks."a b a', 'got "x"; did you mean "webhook"?'),
             (
