@@ -2,6 +2,7 @@
 
 Changes that are committed already go from the outbox to a webhook and to S3 (moto's server), each in a process of its
 own; then the same batches go there from memory, one after the other as well, by the plain client. Both several times.
+The least that reads, sends and confirms them takes its turn, too.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aioboto3
@@ -23,6 +25,7 @@ import anyio.lowlevel
 import boto3
 import httpx
 from aiohttp import web
+from anyio.abc import TaskGroup
 
 from collector.config import Duration
 from collector.config.sinks import S3Settings, SinkSettings, WebhookSettings
@@ -31,6 +34,7 @@ from collector.model import SinkRecord, Step
 from collector.sinks import formats
 from collector.store import Store, StoreSettings
 from tests.benchmarks.history import fleet, rate, record
+from tests.benchmarks.least_delivery import deliver_least
 from tests.benchmarks.table import Row, duration, times
 from tests.support.processes import free_ports
 
@@ -54,21 +58,30 @@ def rows(*, small: bool = False) -> Iterator[Row]:
     batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
     rounds = 1 if small else ROUNDS
     with receiver() as url:
-        hook = WebhookSettings(url=url, batch_age=Duration(1))
-        found = [
-            (asyncio.run(through_outbox(hook, steps)), asyncio.run(timed(post_all(url, batches))))
-            for _ in range(rounds)
-        ]
+        hook = WebhookSettings(url=url, batch_age=Duration(1), backfill=True)
+        found = []
+        least = []
+        for _ in range(rounds):
+            found.append((asyncio.run(through_outbox(hook, steps)), asyncio.run(timed(post_all(url, batches)))))
+            least.append((found[-1][0], asyncio.run(by_least(url, steps))))
         yield compared("a webhook", len(records), found, "a bare httpx POST of the same batches")
+        yield compared("a webhook / the least", len(records), least, "the same read, sent and confirmed alone", aim="")
     with moto() as url:
-        lake = S3Settings(bucket="lake", endpoint_url=url, path_style=True, region="us-east-1", batch_age=Duration(1))
+        lake = S3Settings(
+            bucket="lake",
+            endpoint_url=url,
+            path_style=True,
+            region="us-east-1",
+            batch_age=Duration(1),
+            backfill=True,
+        )
         found = [
             (asyncio.run(through_outbox(lake, steps)), asyncio.run(timed(put_all(url, batches)))) for _ in range(rounds)
         ]
         yield compared("S3 (moto)", len(records), found, "a bare aioboto3 put of the same batches as CSV")
 
 
-def compared(sink: str, count: int, found: Sequence[tuple[Spent, Spent]], what: str) -> Row:
+def compared(sink: str, count: int, found: Sequence[tuple[Spent, Spent]], what: str, *, aim: str = "≥ 0.5 ×") -> Row:
     """Make a row of what the same records took on both ways, in the median of all rounds."""
     ours, peer = (
         Spent(*(statistics.median(one[side][kind] for one in found) for kind in range(2))) for side in range(2)
@@ -78,7 +91,7 @@ def compared(sink: str, count: int, found: Sequence[tuple[Spent, Spent]], what: 
         f"{rate(count / ours.time)}, with {duration(ours.cpu)} of CPU",
         f"{rate(count / peer.time)}, with {duration(peer.cpu)} of CPU: {what}",
         times(statistics.median(peer.time / ours.time for ours, peer in found)),
-        "≥ 0.5 ×",
+        aim,
     )
 
 
@@ -86,22 +99,39 @@ async def through_outbox(settings: SinkSettings, steps: Sequence[Step]) -> Spent
     """Commit everything, then deliver it; returns what it takes until the sink has it all."""
     goal = sum(len(step.changes) for step in steps)
     with tempfile.TemporaryDirectory() as folder:
-        async with Store.open(StoreSettings(url=f"sqlite://{folder}/gpuid.db")) as store:
+        async with filled(Path(folder), steps) as (store, tasks):
             counting = Counting()
             delivery = Delivery(store, counting)
             await delivery.reconcile({"sink": settings})
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(store.run)
-                for number, step in enumerate(steps):
-                    store.history_writer.append(step)
-                    if number % 100 == 0:
-                        await anyio.lowlevel.checkpoint()
-                if not await store.history_writer.flushed(600):
-                    raise SystemExit("the changes were not committed")
-                tasks.start_soon(delivery.run)
-                spent = await timed(counting.reaches(goal))
-                tasks.cancel_scope.cancel()
+            tasks.start_soon(delivery.run)
+            spent = await timed(counting.reaches(goal))
+            tasks.cancel_scope.cancel()
     return spent
+
+
+async def by_least(url: str, steps: Sequence[Step]) -> Spent:
+    """Commit everything, then let the least program send it to a webhook; returns what that takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with filled(Path(folder), steps) as (_, tasks):
+            tasks.cancel_scope.cancel()
+        return await timed(deliver_least(Path(folder) / "gpuid.db", url, BATCH))
+
+
+@contextlib.asynccontextmanager
+async def filled(folder: Path, steps: Sequence[Step]) -> AsyncIterator[tuple[Store, TaskGroup]]:
+    """Commit everything to a new store, which runs in a task group."""
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{folder}/gpuid.db")) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(store.run)
+        for number, step in enumerate(steps):
+            store.history_writer.append(step)
+            if number % 100 == 0:
+                await anyio.lowlevel.checkpoint()
+        if not await store.history_writer.flushed(600):
+            raise SystemExit("the changes were not committed")
+        yield store, tasks
 
 
 class Counting:

@@ -816,11 +816,12 @@ class TestLostGpus:
         assert found.silent == recorded.silent
 
     def test_a_partial_reading_keeps_the_versions(self, fleet: Fleet) -> None:
-        self.read(fleet, 10.0, self.ONE, driver_version="570")
-        self.read(fleet, 20.0, self.ONE, driver_version=None, partial=True)
-        entry = fleet.inventory.node(A)
-        assert entry is not None
-        assert entry.driver_version == "570"
+        self.read(fleet, 10.0, self.ONE, driver_version="570", cuda_version="12.8")
+        for partial, kept in ((True, ("570", "12.8")), (False, (None, None))):
+            self.read(fleet, 20.0, self.ONE, driver_version=None, cuda_version=None, partial=partial)
+            entry = fleet.inventory.node(A)
+            assert entry is not None
+            assert (entry.driver_version, entry.cuda_version) == kept
 
 
 class TestNodes:
