@@ -80,6 +80,7 @@ class Gpu(NamedTuple):
     model: str
     health: Mapping[str, Any]  # as far as the driver reports it
     mark: tuple[str, str] | None = None  # kind and ticket
+    grew: bool = False  # it has had more errors at some time, whatever it reports since its InfoROM was flashed
 
     @property
     def place(self) -> Place:

@@ -228,7 +228,7 @@ def _is_degraded(gpu: Gpu) -> bool:
 
 def _may_be_growing(gpu: Gpu) -> bool:
     """Return whether a GPU may be degraded because its errors are growing."""
-    return any(value for field, value in gpu.health.items() if field.endswith("_uncorrectable"))
+    return gpu.grew or any(value for field, value in gpu.health.items() if field.endswith("_uncorrectable"))
 
 
 def _place(row: Row) -> Place:

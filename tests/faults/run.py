@@ -286,12 +286,17 @@ class Checker:
 def gpus(world: World) -> list[Gpu]:
     """Return the truth about every GPU in the clusters that are configured at a calm."""
     worn = world.fleet.worn()
+    grew = {
+        step.arguments["uuid"]
+        for step in world.done
+        if step.kind == "wear" and any(name.endswith("_uncorrectable") for name in step.arguments)
+    }
     found = []
     for one in sorted(world.fleet.expected(*world.collected)):
         kind = "gb200" if one.model.endswith("GB200") else "h100"
         health = msgspec.structs.asdict(NEW[kind]) | worn.get(one.uuid, {})
         shown = {field: value for field, value in health.items() if field not in UNREPORTED}
-        found.append(Gpu(*one, health=shown, mark=world.marks.get(one.uuid)))
+        found.append(Gpu(*one, health=shown, mark=world.marks.get(one.uuid), grew=one.uuid in grew))
     return found
 
 

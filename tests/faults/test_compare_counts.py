@@ -137,6 +137,8 @@ class TestTheApi:
         ]
         assert compare_clusters(GPUS, ["prod"], ROWS, rows[:1]) == []
         assert len(compare_clusters(GPUS, ["prod"], ROWS, rows[1:])) == 1
+        flashed = [gpu._replace(grew=True) for gpu in GPUS]
+        assert compare_clusters(flashed, ["prod"], ROWS, rows[1:]) == []
 
 
 class TestCapacities:
