@@ -12,11 +12,14 @@ import re
 import ssl
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from collector.files import read_file
 from collector.model import GpuidError
 from collector.text import describe_os_error
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = [
     "Authorities",
@@ -28,6 +31,7 @@ __all__ = [
     "reason",
     "server_context",
     "validity",
+    "validity_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -153,10 +157,14 @@ def validity(chain: bytes) -> Validity | None:
 
     try:
         with warnings.catch_warnings(action="ignore"):  # about the contents of others' certificates
-            found = x509.load_pem_x509_certificate(chain)
-            return Validity(found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp())
+            return validity_of(x509.load_pem_x509_certificate(chain))
     except Exception:  # the library raises many, and none is a reason not to use a certificate
         return None
+
+
+def validity_of(certificate: "x509.Certificate") -> Validity:
+    """Return the validity of a certificate; raises ValueError if it cannot be read."""
+    return Validity(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
 
 
 def reason(error: BaseException, default: str) -> str:

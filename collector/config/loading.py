@@ -74,10 +74,10 @@ def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = Fals
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # of TOML, or of a number with thousands of digits
-        text = one_line(error)
-        if len(text) > 2 * _TOML_ERROR_ENDS:
-            text = f"{text[:_TOML_ERROR_ENDS]}…{text[-_TOML_ERROR_ENDS:]}"
-        raise ConfigError(f"{path}: {text}") from error
+        why = one_line(error)
+        if len(why) > 2 * _TOML_ERROR_ENDS:
+            why = f"{why[:_TOML_ERROR_ENDS]}…{why[-_TOML_ERROR_ENDS:]}"
+        raise ConfigError(f"{path}: {why}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     try:
@@ -108,7 +108,7 @@ def _rename_old_keys(document: dict[str, Any]) -> list[str]:
     tables = [("server", document.get("server"), RENAMED_SERVER_KEYS)]
     if isinstance(sinks, dict):
         tables += [
-            (f"sinks.{shown_key(name)}", sink, RENAMED_SINK_KEYS.get(str(sink.get("type")), {}))
+            (_full_key("sinks", name), sink, RENAMED_SINK_KEYS.get(str(sink.get("type")), {}))
             for name, sink in sinks.items()
             if isinstance(sink, dict)
         ]
@@ -133,8 +133,9 @@ def _settings(document: dict[str, Any], base: Path) -> Config:
         _check_choices(cluster, f"clusters[{index}]")
         clusters[index] = _inherit(document.get("defaults", {}), cluster)
     for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
-        _check_type(sink, f"sinks.{shown_key(name)}.type")
-        _convert(sink, SinkSettings, f"sinks.{shown_key(name)}", base)
+        key = _full_key("sinks", name)
+        _check_type(sink, f"{key}.type")
+        _convert(sink, SinkSettings, key, base)
     config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
     for key, minimum, text in _too_short(document, ""):
         raise ValueError(f"{key}: expected at least {quote(minimum)}, got {quote(text)}")
@@ -163,11 +164,16 @@ def _check_type(sink: object, key: str) -> None:
         raise ValueError(f'{key}: expected one of {", ".join(types)}, got {quote(kind)}; did you mean "{nearest}"?')
 
 
+def _full_key(at: str, name: str) -> str:
+    """Return the key of a value in the table `at`, which is empty for the document itself."""
+    return f"{at}.{shown_key(name)}" if at else shown_key(name)
+
+
 def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
     """Yield the durations of a valid document that are too short, as (full key, minimum, given)."""
     inner = value.items() if isinstance(value, Mapping) else ()
     for key, item in inner:
-        where = f"{at}.{shown_key(key)}" if at else shown_key(key)
+        where = _full_key(at, key)
         if (minimum := _MIN_DURATIONS.get(key)) and isinstance(item, str):
             if Duration.parse(item) < Duration.parse(minimum):
                 yield where, minimum, item
@@ -190,14 +196,14 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
         for name, inner in value.items():
-            key = f"{at}.{shown_key(name)}" if at else shown_key(name)
+            key = _full_key(at, name)
             if name in fields:
                 yield from _unknown_keys(inner, fields[name], key)
             elif name != info.tag_field:
                 yield key, name, list(fields)
     elif isinstance(info, msgspec.inspect.DictType) and isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _unknown_keys(inner, info.value_type, f"{at}.{shown_key(name)}")
+            yield from _unknown_keys(inner, info.value_type, _full_key(at, name))
     elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _unknown_keys(inner, info.item_type, f"{at}[{index}]")

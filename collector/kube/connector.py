@@ -75,9 +75,8 @@ class Connector:
         self._info: ConnectionInfo | None = None
         self._presented: Credential | None = None  # the last credential whose secrets are among `secrets`
         self._stamps: dict[str, object] = {}
-        self._ignored: tuple[dict[str, object], str] | None = (
-            None  # the stamps of changed files, and why they are unused
-        )
+        # The stamps of changed files that are not used, and why.
+        self._ignored: tuple[dict[str, object], str] | None = None
         self._checked_at = clock()
         self._changing = anyio.Lock()
         self._transport: Transport | None = None

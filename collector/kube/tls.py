@@ -20,7 +20,15 @@ from collector.kube.connection import ClusterEntry, Redacted, User
 from collector.kube.errors import OUT_OF_TIME, BadContextError
 from collector.text import describe_os_error
 from collector.timestamps import rfc3339
-from collector.tls import TlsFileError, Validity, client_context, load_certificate, read_authorities, validity
+from collector.tls import (
+    TlsFileError,
+    Validity,
+    client_context,
+    load_certificate,
+    read_authorities,
+    validity,
+    validity_of,
+)
 
 __all__ = [
     "Certificate",
@@ -168,7 +176,7 @@ def _served(connection: ssl.SSLObject) -> list[bytes]:
         return []
 
 
-class _Names(NamedTuple):
+class _Facts(NamedTuple):
     """What a certificate says about itself and its issuer."""
 
     subject: x509.Name
@@ -176,13 +184,12 @@ class _Names(NamedTuple):
     validity: Validity
 
 
-def _read(certificate: bytes) -> _Names | None:
+def _read(certificate: bytes) -> _Facts | None:
     """Return what a certificate says; None if it cannot be read."""
     with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
         loaded = x509.load_der_x509_certificate(certificate)
         # The library reads fields only when they are asked for, and raises ValueError then.
-        begins, ends = loaded.not_valid_before_utc.timestamp(), loaded.not_valid_after_utc.timestamp()
-        return _Names(loaded.subject, loaded.issuer, Validity(begins, ends))
+        return _Facts(loaded.subject, loaded.issuer, validity_of(loaded))
     return None
 
 
