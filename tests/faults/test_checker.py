@@ -34,7 +34,7 @@ class Calms:
         truth.lives["GPU-1"] = [Stay(time.time() - 100, frozenset([A]))]
         empty: dict[str, Any] = {"dropped": set(), "renamed": {}, "doubled": set(), "clocks_stepped": False}
         fleet = SimpleNamespace(worn=dict, expected=lambda *_: [])
-        world: Any = CalmWorld(truth=truth, fleet=fleet, collected={"prod"}, sinks={}, **empty)
+        world: Any = CalmWorld(truth=truth, fleet=fleet, collected={"prod"}, sinks={}, done=[], **empty)
         self.world, self._checker = world, Checker(world, 1)
         monkeypatch.setattr(self._checker, "_now", lambda _begun: [])  # of what is recorded here, all is true now
         monkeypatch.setattr(self._checker, "_compare_placements", list)
