@@ -320,7 +320,7 @@ class TestThatCannotBeSetAside:
 async def recovering(settings, collecting):
     """What `collecting` does, with a store that cannot be read at first."""
     from collector.app.take_over import TakeOver
-    from tests.store.conftest import RecordedFleet
+    from tests.support.recorded_fleet import RecordedFleet
 
     async with Store.open(settings) as store:
         one = RecordedFleet(store)

@@ -3,7 +3,6 @@
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from collector.model import Gpu
 from collector.store import GpuPosition, StoreSettings
 from collector.store.checkpoints import keep
 from collector.views.past import LookBack, NotRecordedError, look_back
-from tests.store.conftest import RecordedFleet, collecting
-
-__all__ = ["collecting"]
+from tests.support.recorded_fleet import RecordedFleet, collecting
 
 CLUSTERS, NODES, GPUS = ("prod", "lab"), ("a", "b"), ("1", "2", "3")
 HEALTHS = {
@@ -137,12 +134,12 @@ READ = ("read", "prod", "a", ["1", "2"], "well")
     ]
 )
 @given(steps=steps)
-def test_the_past_is_what_the_inventory_was_then(steps: Any, collecting: Any) -> None:
+def test_the_past_is_what_the_inventory_was_then(steps: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
+        anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"))
 
 
-async def check(steps: Any, store_settings: StoreSettings, collecting: Callable[..., Any]) -> None:
+async def check(steps: Any, store_settings: StoreSettings) -> None:
     async with collecting(store_settings) as fleet:
         then: dict[float, Snapshot] = {}
         forgotten = any(step[0] == "remove cluster" for step in steps)
