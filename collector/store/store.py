@@ -48,6 +48,7 @@ MORE_CHECKPOINTS_SECONDS = 1.0  # while many are due, such as after an update
 KEEP_SINKS_SECONDS = 7 * 86400.0  # how long a sink may be missing from the configuration before its backlog is dropped
 DECODE_NODES = 1000  # at once
 DECODE_NEWS = 100  # likewise, while the collector does other work
+MAX_AHEAD = 100_000  # GPUs whose departure is still to come, because a clock was ahead
 
 
 _NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot, unread
@@ -58,7 +59,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: list[NodeState]
     absent: dict[str, Place]
-    left: dict[str, float]  # Unix seconds until when they were there, by UUID
+    left: dict[str, float]  # Unix seconds until when they were there, by UUID; also of others, if still to come
     facts: dict[str, Gpu]  # their last known values, by UUID
     lost: frozenset[str] = NO_UUIDS  # those of them that had stopped responding
 
@@ -159,13 +160,16 @@ class Store:
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
-                away = await _absent(connection)
+                away = await _absent(connection, self._clock())
         return Remembered(nodes=found, absent=away.absent, left=away.left, facts=away.facts, lost=away.lost)
 
     async def absent(self) -> RememberedAbsent:
-        """Return the last places of GPUs that are in no node, until when (Unix seconds), and their known values."""
+        """Return the last places of GPUs that are in no node, until when (Unix seconds), and their known values.
+
+        Times that are still to come are also of GPUs without a last place.
+        """
         async with self.database.read() as connection:
-            return await _absent(connection)
+            return await _absent(connection, self._clock())
 
     async def recorded(self, nodes: Mapping[Place, NodeState | None]) -> Recorded:
         """Return the history's data on some nodes, and on the GPUs that have arrived in them since."""
@@ -298,11 +302,13 @@ class Store:
             await anyio.sleep(MORE_CHECKPOINTS_SECONDS if made else CHECKPOINT_SECONDS)
 
 
-async def _absent(connection: AsyncConnection) -> RememberedAbsent:
+async def _absent(connection: AsyncConnection, now: float) -> RememberedAbsent:
+    ahead = await connection.execute(_AHEAD.where(schema.placements.c.until > now).limit(MAX_AHEAD))
     rows = (await connection.execute(_ABSENT)).all()
     uuids = [text(row[0]) for row in rows]
     places = {uuid: Place(text(row[1]), text(row[2])) for uuid, row in zip(uuids, rows, strict=True)}
-    left = {uuid: moment(row[3]) for uuid, row in zip(uuids, rows, strict=True) if row[3] is not None}
+    left = {text(uuid): moment(until) for uuid, until in ahead}  # a clock was ahead, and their clusters were removed
+    left |= {uuid: moment(row[3]) for uuid, row in zip(uuids, rows, strict=True) if row[3] is not None}
     facts = {uuid: sound_facts(uuid, row[4]) for uuid, row in zip(uuids, rows, strict=True)}
     known = {uuid: gpu for uuid, (gpu, _) in facts.items() if gpu is not None}
     return RememberedAbsent(places, left, known, frozenset(uuid for uuid, (_, lost) in facts.items() if lost))
@@ -315,6 +321,7 @@ _UNTIL = (
     .where(schema.placements.c.uuid == schema.absent.c.uuid)
     .scalar_subquery()  # by the index of absent GPUs, which are few compared to all placements
 )
+_AHEAD = select(schema.placements.c.uuid, func.max(schema.placements.c.until)).group_by(schema.placements.c.uuid)
 _ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL, schema.absent.c.facts)
 
 

@@ -1,5 +1,7 @@
 """The store as the collector uses it: everything recorded is there after the next start, on both engines."""
 
+import time
+
 import pytest
 
 from collector.model import Gpu, Place, UnidentifiedGpu
@@ -78,6 +80,18 @@ class TestAfterARestart:
             one.remove_cluster("prod", 30.0)
             assert await one.store.history_writer.flushed(10)
             assert (await one.store.load()).absent == {"GPU-3": Place("lab", "b")} == one.inventory.absent()
+
+    async def test_a_gpu_of_a_removed_cluster_does_not_return_before_it_left(self, settings, collecting):
+        now = time.time()
+        async with collecting(settings) as one:
+            one.read("a", now, "1", "2")
+            one.read("a", now + 600.0, "1")  # its clock is ahead
+            one.remove_cluster("prod", now + 601.0)
+        async with collecting(settings) as two:
+            two.read("a", now + 1.0, "1", "2")
+        async with collecting(settings) as three:
+            since = {uuid: (await three.store.history.where(uuid))[0].since for uuid in ("GPU-1", "GPU-2")}
+            assert since == {"GPU-1": now + 601.0, "GPU-2": now + 600.0}
 
     async def test_a_gpu_back_in_one_node_is_not_absent(self, settings, collecting):
         async with collecting(settings) as one:
