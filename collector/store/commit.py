@@ -33,6 +33,7 @@ from collector.store.plan import (
     plan,
 )
 from collector.store.previous import correct_previous
+from collector.store.previous_health import correct_previous_health
 from collector.store.shards import LostClustersError, ShardStore, encode_unread
 from collector.store.snapshots import deflated
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
@@ -169,7 +170,9 @@ class Commit:
             return
         planned = self._planned
         if self._owned is not None:
-            planned = planned._replace(changes=await correct_previous(connection, planned.changes, self._owned))
+            rows = await correct_previous(connection, planned.changes, self._owned)
+            rows = await correct_previous_health(connection, rows, planned.arrivals, self._owned)
+            planned = planned._replace(changes=rows)
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))

@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     changes: list[Row]
     arrived: list[Row]  # GPUs that are in a node, again or for the first time, and so no longer absent
     vanished: list[Row]  # GPUs that are now absent unless they have another open placement
+    arrivals: Mapping[str, Change]  # with which GPUs arrive that have not left before in these changes, by UUID
     earliest: float  # Unix seconds of the earliest time for which recorded GPUs or models may change
 
 
@@ -99,6 +100,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
     present: dict[str, dict[Place, Row]] = {}  # placements begun by these changes, by UUID
     arrived: dict[str, None] = {}  # an ordered set
     last: dict[str, Change] = {}
+    first: dict[str, Change] = {}
     for change in changes:
         uuid, place = change.gpu.uuid, change.place
         here = present.setdefault(uuid, {})
@@ -128,6 +130,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
             case _:
                 raise ValueError(f"{change.event} is no change")
         last[uuid] = change
+        first.setdefault(uuid, change)
     return Plan(
         alter=alter,
         end=end,
@@ -146,6 +149,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
             for uuid, change in last.items()
             if change.event is Event.VANISHED
         ],
+        arrivals={uuid: change for uuid, change in first.items() if change.event is not Event.VANISHED},
         earliest=min((_earliest(change) for change in changes), default=math.inf),
     )
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
+from collector.health import Health
 from collector.model import (
     ClusterState,
     ClusterStatus,
     Failing,
+    Gpu,
     NodeInfo,
     NodeState,
     Place,
@@ -22,7 +25,7 @@ from collector.model import (
 from collector.sharding import UNSHARDED, Shard
 from collector.store import ClusterReport, Store, StoreError, StoreSettings
 from collector.store.shards import LostClustersError, ShardStore, encode_unread, with_unread
-from tests.store.conftest import RecordedFleet
+from tests.support.recorded_fleet import RecordedFleet
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -179,6 +182,57 @@ class TestPreviousPlace:
                 one.read("n1", time, *uuids, cluster=cluster)
                 assert await one.store.history_writer.flushed(30)
             assert (await moves(one))[2:] == [("moved", "b", "a"), ("moved", "c", "b")]
+
+
+class TestPreviousHealth:
+    """A GPU arrives in another shard's cluster, which has not seen the last that was recorded about it."""
+
+    @pytest.mark.parametrize(
+        ("last", "known", "arrives", "told"),
+        [
+            ("well", None, "well", []),
+            ("pending", None, "well", [{"row_remap_pending": (True, False)}]),
+            ("pending", "well", "well", [{"row_remap_pending": (True, False)}]),
+            ("pending", "well", "pending", []),
+            ("well", "pending", "well", []),
+            ("pending", "pending", "well", [{"row_remap_pending": (True, False)}]),
+            ("lost", None, "well", [{"lost": (True, False)}]),
+            ("lost", "well", "well", [{"lost": (True, False)}]),
+            ("lost", "well", "pending", [{"lost": (True, False), "row_remap_pending": (False, True)}]),
+            ("silent", "pending", "well", [{"row_remap_pending": (True, False)}]),
+            ("silent", None, "pending", [{"row_remap_pending": (None, True)}]),
+        ],
+    )
+    async def test_its_health_changed_from_what_was_recorded_last(
+        self, shared: StoreSettings, last: str, known: str | None, arrives: str, told: list[dict[str, Any]]
+    ) -> None:
+        well = Gpu(uuid="GPU-1", serial="s1", health=Health(row_remap_pending=False))
+        cards = {
+            "well": well,
+            "lost": well,
+            "pending": msgspec.structs.replace(well, health=Health(row_remap_pending=True)),
+            "silent": msgspec.structs.replace(well, health=None),
+        }
+        async with shard(shared, 0) as (one, first), shard(shared, 1) as (other, second):
+            await take(first, "a")
+            await take(second, "b")
+            one.read("n1", 100.0, cards[last], "2", cluster="a")
+            if last == "lost":
+                one.read("n1", 110.0, "2", cluster="a", lost=["1"])
+            one.remove("n1", 120.0, cluster="a")
+            assert await one.store.history_writer.flushed(30)
+            if known is not None:  # all that it has seen
+                facts = {"GPU-1": cards[known]}
+                other.inventory.restore([], {"GPU-1": Place("a", "n1")}, {"GPU-1": 105.0}, facts)
+            before = len(await one.store.history.changes())
+            other.read("n2", 130.0, cards[arrives], cluster="b")
+            assert await other.store.history_writer.flushed(30)
+            moved, *health = (await one.store.history.changes())[before:]
+            assert (moved.event, moved.cluster, moved.previous) == ("moved", "b", Place("a", "n1"))
+            assert [{one.field: (one.before, one.after) for one in change.changes} for change in health] == told
+            assert {(one.event, one.uuid, one.cluster, one.node, one.time, one.previous) for one in health} <= {
+                ("health", "GPU-1", "b", "n2", 130.0, None)
+            }
 
 
 async def test_shards_and_an_unsharded_collector_exclude_each_other(shared: StoreSettings) -> None:
