@@ -182,8 +182,8 @@ def _sound(rows: Iterable[RowMapping]) -> list[Mark]:
             ticket=text(row["ticket"]),
             set_at=moment(row["set_at"]),
             set_by=text(row["set_by"]),
-            until=_optional_moment(row["until"]),
-            removed_at=_optional_moment(row["removed_at"]),
+            until=_expiry(row["until"]),
+            removed_at=None if (removed_at := row["removed_at"]) is None else moment(removed_at),
             removed_by=optional_text(row["removed_by"]),
         )
         for row in rows
@@ -197,8 +197,9 @@ def _kind(value: object) -> MarkKind:
         return MarkKind.WATCH
 
 
-def _optional_moment(value: object) -> float | None:
-    return None if value is None else moment(value)
+def _expiry(value: object) -> float | None:
+    """Return when a mark expires; None, never, if that is damaged."""
+    return time if (time := moment(value)) == value else None
 
 
 def _row(mark: Mark) -> dict[str, Any]:

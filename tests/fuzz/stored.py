@@ -1,6 +1,9 @@
 """What the store's rows hold, which other versions, other shards, damage and restored backups may have written."""
 
+import contextlib
 import functools
+import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,18 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
+from collector.marks import Mark, MarkKind, Marks, NewMark
 from collector.model import NodeInfo, NodeState, Place, SinkRecord
 from collector.store import (
     OpenMode,
+    RefusedMarkError,
     Store,
     StoreError,
     StoreSettings,
     checkpoints,
     codec,
     outbox_records,
+    schema,
     shards,
     sound,
 )
@@ -28,8 +34,9 @@ from collector.store.history import PastPlacement
 from collector.store.snapshots import deflated
 from collector.timestamps import MAX_TIME
 from tests.fuzz.documents import any_text, damaged, json_documents
-from tests.fuzz.target import FOLDER, RESOURCES, Target, Targets, bytes_target
+from tests.fuzz.target import FOLDER, RESOURCES, Target, Targets, bytes_target, refusing
 from tests.store.test_codec import snapshots
+from tests.support.recorded_fleet import collecting
 
 __all__ = ["TARGETS"]
 
@@ -118,7 +125,7 @@ class _File:
         self._whole = b""
 
     def open(self, patches: list[tuple[int, bytes]]) -> None:
-        """Check a store and read all of it, as a collector does when it starts."""
+        """Check a store and read all of it, as a collector does when it starts, and as people ask for it."""
         if not self._whole:
             anyio.run(self._make)
         content = bytearray(self._whole)
@@ -128,19 +135,71 @@ class _File:
         for side in ("-wal", "-shm"):
             Path(f"{self._file}{side}").unlink(missing_ok=True)
         self._file.write_bytes(content)
+        anyio.run(self._check)
         anyio.run(self._read)
 
     async def _make(self) -> None:
-        async with Store.open(self._settings):
-            pass
+        """Record GPUs that move, fall ill, leave and return, and marks."""
+        async with collecting(self._settings) as fleet:
+            for number in range(6):
+                moving = "5" if number % 2 else "6"
+                fleet.read("a", 10.0 + number, *"1234"[: 2 + number % 3], moving)
+                fleet.read("b", 10.5 + number, "7", "5" if moving == "6" else "6", cluster="lab")
+            fleet.remove("b", 20.0, cluster="lab")
+            new = NewMark(kind=MarkKind.RMA, note="sent in", ticket="OPS-1")
+            await fleet.store.marks.set(["GPU-1", "serial-9"], new, by="ops")
+            assert await fleet.store.history_writer.flushed(60)
         self._whole = self._file.read_bytes()
 
+    async def _check(self) -> None:
+        with refusing(StoreError):
+            await check(self._settings)
+
     async def _read(self) -> None:
-        await check(self._settings)
         async with Store.open(self._settings, OpenMode.READER) as store:
-            await store.load()
+            for ask in (
+                store.load,
+                store.marks.in_force,
+                partial(store.history.changes, after=0),
+                partial(store.history.where, "GPU-5"),
+            ):
+                with refusing(StoreError):
+                    await ask()
 
 
+class _Marks:
+    """A store in which rows of marks have any values, as a damaged file may."""
+
+    def __init__(self) -> None:
+        self._file = Path(FOLDER / "marks.db")
+
+    def read(self, rows: list[tuple[Any, ...]]) -> None:
+        """Every mark is found, and can be removed."""
+        anyio.run(self._read, rows)
+
+    async def _read(self, rows: list[tuple[Any, ...]]) -> None:
+        async with Store.open(StoreSettings(url=f"sqlite://{self._file}")) as store:
+            with contextlib.closing(sqlite3.connect(self._file)) as connection, connection:
+                connection.execute("DELETE FROM gpuid_marks")
+                insert = f"INSERT OR IGNORE INTO gpuid_marks VALUES ({', '.join('?' * len(MARK_COLUMNS))})"
+                for number, row in enumerate(rows, 1):
+                    with contextlib.suppress(sqlite3.IntegrityError):  # it is refused when it is written
+                        connection.execute(insert, (number, *map(_storable, row)))
+                (number,) = connection.execute("SELECT count(*) FROM gpuid_marks").fetchone()
+            marks = await store.marks.page(ended=True)
+            assert len(marks) == number
+            for mark in marks:
+                assert 0 <= mark.set_at <= MAX_TIME
+                assert msgspec.json.decode(msgspec.json.encode(mark), type=Mark) == mark
+            _, active = await store.marks.in_force()
+            for mark in Marks(active):
+                with refusing(RefusedMarkError):
+                    if name := mark.uuid or mark.serial:
+                        await store.marks.remove([name], by="ops")
+                        assert all(name != (one.uuid or one.serial) for one in (await store.marks.in_force())[1])
+
+
+MARK_COLUMNS = [column.name for column in schema.marks.columns]
 COLUMNS = [column.name for column in outbox_records._CHANGES.selected_columns]
 
 
@@ -191,6 +250,22 @@ def _storable(value: Any) -> Any:
     return value if isinstance(value, float | bytes) else None
 
 
+times = st.none() | st.floats() | st.sampled_from([0.0, 1764000000.0, 4e9]) | values
+mark_rows = st.lists(
+    st.tuples(
+        st.none() | st.sampled_from(["GPU-1", b"GPU-1", "GPU-2"]) | values,
+        st.none() | st.sampled_from(["1", b"1", "2"]) | values,
+        st.sampled_from(["rma", "watch"]) | values,
+        values,
+        values,
+        times,
+        values,
+        *[times] * 2,
+        st.none() | values,
+    ),
+    max_size=4,
+)
+
 patches = st.lists(
     st.tuples(st.integers(0, 200) | st.integers(0, 1 << 20), st.binary(min_size=1, max_size=40)), max_size=4
 )
@@ -210,5 +285,6 @@ TARGETS: Targets = {
     ),
     "outbox": Target(_outbox, changes),
     "stored-columns": Target(_columns, values),
+    "stored-marks": Target(_Marks().read, mark_rows),
     "store-file": Target(_File().open, patches, (StoreError,)),
 }

@@ -261,6 +261,14 @@ class TestReading:
         assert [mark.kind for mark in await in_force(collector.store)] == [MarkKind.WATCH]
         assert (await collector.store.marks.remove(["GPU-1"], by="ops"))[0].mark is not None
 
+    async def test_a_mark_whose_expiry_is_damaged_does_not_expire_and_can_be_removed(self, collector):
+        await collector.store.marks.set(["GPU-1"], RMA, by="ops")
+        async with collector.store.database.write() as connection:
+            await connection.execute(update(schema.marks).values(until=1e300))
+        assert [mark.until for mark in await in_force(collector.store)] == [None]
+        assert (await collector.store.marks.remove(["GPU-1"], by="ops"))[0].mark is not None
+        assert await in_force(collector.store) == []
+
 
 class TestTogether:
     async def test_a_command_writes_while_a_collector_runs(self, collector, settings):
