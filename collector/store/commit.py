@@ -391,7 +391,7 @@ def _as_found(found: tuple[Gpu, bool] | None) -> dict[str, Any]:
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
     facts = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.last_known)
     read_at = func.coalesce(_nodes.read_at, _placements.confirmed, _placements.since)
-    columns = (*facts, _placements.cluster, _placements.node, _placements.since, read_at)
+    columns = (*facts, _placements.cluster, _placements.node, _placements.machine, _placements.since, read_at)
     here = (_nodes.cluster == _placements.cluster) & (_nodes.node == _placements.node)
     keys = [(place.node, place.cluster) for place in places]
     found = []
@@ -412,10 +412,11 @@ async def _open_placements(connection: AsyncConnection, places: Iterable[Place])
                 model=optional_text(model),
                 last_known=sound_last_known(last_known),
                 place=Place(text(cluster), text(node)),
+                machine=text(machine),
                 since=moment(since),
                 confirmed=moment(confirmed),
             )
-            for uuid, serial, chassis, model, last_known, cluster, node, since, confirmed in map(tuple, rows)
+            for uuid, serial, chassis, model, last_known, cluster, node, machine, since, confirmed in map(tuple, rows)
         ]
     return found
 

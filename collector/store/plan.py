@@ -60,6 +60,7 @@ class OpenPlacement(NamedTuple):
     confirmed: float  # Unix seconds
     gpu: Gpu | None = None  # according to the history's nodes; None: unchanged, or not in them
     lost: bool | None = None  # whether it did not respond, according to those nodes; None: likewise
+    machine: str = ""  # that the node was when the GPU arrived
 
 
 class Away(NamedTuple):
@@ -363,7 +364,7 @@ def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> 
         time=max(time, placement.since),
         gpu=_as_recorded(placement.gpu or Gpu(uuid=placement.uuid), placement),
         place=placement.place,
-        machine="" if node is None else node.node.machine,
+        machine=placement.machine if node is None else node.node.machine,
         source="" if node is None else node.source,
         confirmed=placement.confirmed,
         lost=placement.lost or False,

@@ -274,6 +274,11 @@ class TestTheDifferenceWhenTheStepsAreLost:
         found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, left)
         assert [(one.gpu.uuid, one.time) for one in found] == [("GPU-2", 1.0), ("GPU-1", 5.0), ("GPU-3", 9.0)]
 
+    def test_a_gpu_vanished_from_the_machine_that_its_node_was(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0, machine="i-1")]
+        (vanished,) = differences(Recorded(before, set(), {}), {A: None}, 100.0)
+        assert (vanished.event, vanished.machine) == (Event.VANISHED, "i-1")
+
     LOST = FieldChange("lost", False, True)
 
     def test_a_loss_before_an_absence_is_recorded_once(self):

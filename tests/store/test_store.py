@@ -93,6 +93,13 @@ class TestAfterARestart:
             since = {uuid: (await three.store.history.where(uuid))[0].since for uuid in ("GPU-1", "GPU-2")}
             assert since == {"GPU-1": now + 601.0, "GPU-2": now + 600.0}
 
+    async def test_the_machine_that_a_node_was_is_recorded(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            assert await one.store.history_writer.flushed(10)
+            (placement,) = (await one.store.recorded({A: None})).here
+            assert placement.machine == "i-a"
+
     async def test_a_gpu_back_in_one_node_is_not_absent(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
