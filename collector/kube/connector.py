@@ -175,18 +175,24 @@ class Connector:
         async with self._changing:
             if not now and not self._check_due():
                 return
-            self._checked_at = self._clock()
             stamps = await anyio.to_thread.run_sync(_stamps, self.settings.info, self._stamps, abandon_on_cancel=True)
+            ignored = self._ignored is not None and stamps == self._ignored[0]
+            if ignored and not self._check_due():
+                return
+            self._checked_at = self._clock()
             if stamps == self._stamps:
                 return
             before, self._stamps = self._stamps, stamps
             try:
                 await self.connect()
-            except ClusterError as error:
+            except BaseException as error:
                 self._stamps = before  # the next check tries again: the reason may be the system's
-                if (ignored := (stamps, str(error))) != self._ignored:
-                    log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
-                self._ignored = ignored
+                if not isinstance(error, ClusterError):
+                    raise
+                if self._ignored == (stamps, str(error)):
+                    return
+                self._ignored = stamps, str(error)
+                log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
             else:
                 self._ignored = None
             self.credentials.reset([(file, stamps[file]) for file in self.settings.info.files if file in stamps])

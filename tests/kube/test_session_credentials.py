@@ -77,24 +77,78 @@ class TestToken:
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert warnings == [f"ignoring changed kubeconfig files: {kubeconfig.path}: not valid YAML (line 2)"]
 
-    async def test_a_kubeconfig_that_cannot_be_read_for_a_while_is_used_later(
-        self, kubeconfig, cluster, server, caplog, monkeypatch
+    async def test_a_kubeconfig_that_cannot_be_read_for_a_while_is_used_within_a_minute(
+        self, kubeconfig, cluster, server, clock, caplog, monkeypatch
     ):
-        def fail(_file):
+        reads = []
+
+        def fail(file):
+            reads.append(file)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session(clock=clock) as session:
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            server.only("s3cr3t-22")
+            with monkeypatch.context() as system:
+                system.setattr("collector.kube.kubeconfig.read_file", fail)
+                for _ in range(8):
+                    clock.advance(10)
+                    with pytest.raises(errors.UnauthorizedError):
+                        await get(session, PODS)
+            assert len(reads) == 2
+            clock.advance(60)
+            await get(session, PODS)
+        assert server.tokens[-1] == "Bearer s3cr3t-22"
+        assert caplog.text.count("ignoring changed kubeconfig files") == 1
+
+    async def test_a_kubeconfig_that_changes_again_is_used_at_once(self, kubeconfig, cluster, server, clock):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session(clock=clock) as session:
+            kubeconfig.path.write_text("users: [s3cr3t")
+            server.only("s3cr3t-22")
+            with pytest.raises(errors.UnauthorizedError):
+                await get(session, PODS)
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            await get(session, PODS)
+        assert server.tokens[-1] == "Bearer s3cr3t-22"
+
+    async def test_a_change_is_used_after_a_request_that_was_cancelled_while_it_was_read(
+        self, kubeconfig, cluster, server, monkeypatch
+    ):
+        async def hang(_connector):
+            await anyio.sleep_forever()
 
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session() as session:
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             server.only("s3cr3t-22")
             with monkeypatch.context() as system:
-                system.setattr("collector.kube.kubeconfig.read_file", fail)
-                for _ in range(2):
+                system.setattr("collector.kube.connector.Connector.connect", hang)
+                with anyio.move_on_after(0.5) as scope:
+                    await get(session, PODS)
+            assert scope.cancelled_caught
+            await get(session, PODS)
+        assert server.tokens[-1] == "Bearer s3cr3t-22"
+
+    async def test_a_plugin_is_not_run_more_often_while_a_changed_kubeconfig_is_damaged(
+        self, kubeconfig, cluster, plugin, server, clock
+    ):
+        runs = {}
+        for damaged in (False, True):
+            plugin.answer(token="s3cr3t-1")
+            kubeconfig.write(cluster, plugin.user())
+            before = len(plugin.runs)
+            async with kubeconfig.session(clock=clock) as session:
+                if damaged:
+                    kubeconfig.path.write_text("users: [s3cr3t")
+                server.only("another")
+                for _ in range(30):
+                    clock.advance(1)
                     with pytest.raises(errors.UnauthorizedError):
                         await get(session, PODS)
-            await get(session, PODS)
-        assert server.tokens == ["Bearer s3cr3t-1"] * 3 + ["Bearer s3cr3t-22"]
-        assert caplog.text.count("ignoring changed kubeconfig files") == 1
+            runs[damaged] = len(plugin.runs) - before
+        assert 0 < runs[True] <= runs[False] + 1  # that the file changed may be a reason for another run
 
     async def test_streams_and_websockets_recover_from_a_401(self, kubeconfig, cluster, server):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
