@@ -599,12 +599,13 @@ class Inventory:
     def _come(self, gpu: Gpu, node: NodeState, time: float, step: Draft) -> float:
         """Record from where a GPU came that is in no other node; returns since when it is in this one."""
         at, absent = self._absent.return_of(gpu.uuid, time)
+        lost = gpu.uuid in step.are_lost
         if absent is None or absent.place == node.place:
-            step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
+            step.changes.append(Change.of(node, Event.APPEARED, at, gpu, lost=lost))
         else:
-            step.changes.append(Change.of(node, Event.MOVED, at, gpu, previous=absent.place))
+            step.changes.append(Change.of(node, Event.MOVED, at, gpu, previous=absent.place, lost=lost))
         known = None if absent is None else absent.facts
-        step.worn(node, at, known, absent is not None and absent.lost, gpu, gpu.uuid in step.are_lost)
+        step.worn(node, at, known, absent is not None and absent.lost, gpu, lost)
         return at
 
     def _ask_homes(self, uuid: str, claimant: Place, step: Draft) -> None:
@@ -645,8 +646,9 @@ class Inventory:
             return self._come(gpu, node, since, step), False
         if claim is None or claim.answered_by_claimant(reading):  # both have it: a conflict
             self._claims.close(uuid, place)
-            step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
-            step.worn(node, since, None, False, gpu, uuid in step.are_lost)  # compared with no other place
+            lost = uuid in step.are_lost
+            step.changes.append(Change.of(node, Event.APPEARED, since, gpu, lost=lost))
+            step.worn(node, since, None, False, gpu, lost)  # compared with no other place
             return since, False
         for home in homes:
             asked, other = (home, place) if claim.confirmed is None else (place, home)
@@ -733,8 +735,9 @@ class Inventory:
         )
         self._put(state, step)
         self._serials.add_all({gpu.serial}, claimant)  # may be last known from its previous place
-        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
-        step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
+        lost = uuid in state.lost_uuids
+        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen, lost=lost))
+        step.worn(state, at, known, was.lost, gpu, lost)
         self._verify_backoff.reset(claimant, previous)
         for other, claim in self._claims.to_settle(uuid).items():
             claim.confirmed = None

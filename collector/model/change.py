@@ -47,7 +47,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: float | None = None  # Unix seconds; when it was last found at its former place, if it was lost there
     changes: tuple[FieldChange, ...] = ()  # altered fields, for ALTERED and HEALTH (its fields, and "lost")
     confirmed: float | None = None  # Unix seconds; when it was last read at its place, for VANISHED
-    lost: bool = False  # whether it had stopped responding at its place, for VANISHED
+    lost: bool = False  # whether it did not respond at its place, for APPEARED, MOVED and VANISHED
 
     @classmethod
     def of(

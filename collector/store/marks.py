@@ -198,8 +198,9 @@ def _kind(value: object) -> MarkKind:
 
 
 def _expiry(value: object) -> float | None:
-    """Return when a mark expires; None, never, if that is damaged."""
-    return time if (time := moment(value)) == value else None
+    """Return when a mark expires; None, never, if that is damaged and the database takes it for a time to come."""
+    past = isinstance(value, int | float) and value < 0
+    return time if (time := moment(value)) == value or past else None
 
 
 def _row(mark: Mark) -> dict[str, Any]:

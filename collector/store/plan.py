@@ -32,6 +32,13 @@ SEAT_COLUMNS = ("tray", "slot", "module", "pci_bus_id")  # a GPU's position in i
 Row = dict[str, Any]  # by column name; `b_…` for columns by which an UPDATE finds its row
 
 
+class Arrival(NamedTuple):
+    """How a GPU came to a node."""
+
+    change: Change
+    health: tuple[FieldChange, ...]  # that its health changed by, as recorded with it
+
+
 class Plan(NamedTuple):
     """The writes to the tables, in this order."""
 
@@ -43,7 +50,7 @@ class Plan(NamedTuple):
     changes: list[Row]
     arrived: list[Row]  # GPUs that are in a node, again or for the first time, and so no longer absent
     vanished: list[Row]  # GPUs that are now absent unless they have another open placement
-    arrivals: Mapping[str, Change]  # with which GPUs arrive that have not left before in these changes, by UUID
+    arrivals: Mapping[str, Arrival]  # of a shard's GPUs that have not left before in these changes, by UUID
     earliest: float  # Unix seconds of the earliest time for which recorded GPUs or models may change
 
 
@@ -101,7 +108,6 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
     present: dict[str, dict[Place, Row]] = {}  # placements begun by these changes, by UUID
     arrived: dict[str, None] = {}  # an ordered set
     last: dict[str, Change] = {}
-    first: dict[str, Change] = {}
     for change in changes:
         uuid, place = change.gpu.uuid, change.place
         here = present.setdefault(uuid, {})
@@ -131,7 +137,6 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
             case _:
                 raise ValueError(f"{change.event} is no change")
         last[uuid] = change
-        first.setdefault(uuid, change)
     return Plan(
         alter=alter,
         end=end,
@@ -150,9 +155,32 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True, owned: AbstractS
             for uuid, change in last.items()
             if change.event is Event.VANISHED
         ],
-        arrivals={uuid: change for uuid, change in first.items() if change.event is not Event.VANISHED},
+        arrivals={} if owned is None else _arrivals(changes),
         earliest=min((_earliest(change) for change in changes), default=math.inf),
     )
+
+
+def _arrivals(changes: Iterable[Change]) -> dict[str, Arrival]:
+    """Return the first arrivals of GPUs that have not left before, by UUID."""
+    arrivals: dict[str, Arrival] = {}
+    left: set[str] = set()
+    for change in changes:
+        uuid = change.gpu.uuid
+        if change.event is Event.VANISHED:
+            left.add(uuid)
+        elif change.event in (Event.APPEARED, Event.MOVED):
+            if uuid not in left:
+                arrivals.setdefault(uuid, Arrival(change, ()))
+        elif change.event is Event.HEALTH and (arrival := arrivals.get(uuid)) and _is_of(arrival, change):
+            arrivals[uuid] = arrival._replace(health=change.changes)
+    return arrivals
+
+
+def _is_of(arrival: Arrival, change: Change) -> bool:
+    """Return whether a change of health is the one that was noticed when the GPU arrived."""
+    came = arrival.change
+    same = change.gpu is came.gpu and change.place == came.place and change.time == came.time
+    return same and not arrival.health and all(one.after == came.lost for one in change.changes if one.field == "lost")
 
 
 def _end_previous(change: Change, here: dict[Place, Row], end: list[Row]) -> None:
@@ -225,7 +253,7 @@ def differences(
             was_lost = gpu.uuid in lost if known.lost is None else known.lost
             if known.since < since:  # it was away in between
                 changes.append(_vanished(known._replace(gpu=known.gpu or gpu, lost=was_lost), state, since))
-                changes.append(Change.of(state, Event.APPEARED, since, gpu))
+                changes.append(Change.of(state, Event.APPEARED, since, gpu, lost=gpu.uuid in lost))
                 changes += _worn(known.gpu or gpu, was_lost, gpu, state, since)
             else:
                 found = _altered(known, gpu)
@@ -295,14 +323,14 @@ def _arrived(
             del left[gpu.uuid, placement.place]
             yield _vanished(placement, nodes[placement.place], at)
         if moved is None:
-            yield Change.of(state, Event.APPEARED, at, gpu)
+            yield Change.of(state, Event.APPEARED, at, gpu, lost=gpu.uuid in state.lost_uuids)
             facts, lost = away.get(gpu.uuid, (None, False))
             if gpu.uuid in staying:  # in conflict: not compared with another place
                 facts, lost = None, False
             yield from _worn(facts, lost, gpu, state, at)
         else:
             del left[gpu.uuid, moved.place]
-            yield Change.of(state, Event.MOVED, at, gpu, previous=moved.place)
+            yield Change.of(state, Event.MOVED, at, gpu, previous=moved.place, lost=gpu.uuid in state.lost_uuids)
             yield from _worn(moved.gpu, moved.lost or False, gpu, state, at)
 
 
@@ -364,7 +392,7 @@ def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> 
         time=max(time, placement.since),
         gpu=_as_recorded(placement.gpu or Gpu(uuid=placement.uuid), placement),
         place=placement.place,
-        machine=placement.machine if node is None else node.node.machine,
+        machine=placement.machine or ("" if node is None else node.node.machine),
         source="" if node is None else node.source,
         confirmed=placement.confirmed,
         lost=placement.lost or False,

@@ -11,78 +11,67 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.health import HEALTH_FIELDS, Health
-from collector.model import Change, Event, FieldChange, health_changes
+from collector.model import Event, FieldChange, health_changes
 from collector.store import schema
-from collector.store.codec import decode_changes, encode_changes
-from collector.store.plan import Away
+from collector.store.codec import encode_changes
+from collector.store.plan import Arrival, Away
 from collector.store.sound import sound_facts, text
 
 __all__ = ["correct_previous_health"]
 
 _UUIDS_PER_QUERY = 1000
+_ARRIVED = (Event.APPEARED, Event.MOVED)
 _absent = schema.absent.c
 
 
 async def correct_previous_health(
     connection: AsyncConnection,
     rows: Sequence[dict[str, Any]],
-    arrivals: Mapping[str, Change],
+    arrivals: Mapping[str, Arrival],
     owned: AbstractSet[str],
 ) -> list[dict[str, Any]]:
     """Return rows of gpuid_changes, in order, that are about to be inserted, with the correct changes of health.
 
-    `arrivals` are the changes with which GPUs arrive, by UUID; `owned` are this shard's clusters. The given rows stay
-    as they are: if the transaction fails, the next attempt may find other data.
+    `arrivals` are the first ones in these rows, by UUID; `owned` are this shard's clusters. The given rows stay as they
+    are: if the transaction fails, the next attempt may find other data.
     """
     recorded = await _recorded_elsewhere(connection, sorted(arrivals), owned)
-    if not recorded:
-        return list(rows)
+    corrected = {
+        uuid: (arrivals[uuid], changes)
+        for uuid, away in recorded.items()
+        if set(changes := _changes(arrivals[uuid], away)) != set(arrivals[uuid].health)
+    }
     found: list[dict[str, Any]] = []
-    known = {uuid: _Arrival(arrivals[uuid], away, rows) for uuid, away in recorded.items()}
+    arrived: set[str] = set()
     for row in rows:
-        arrival = known.get(row["uuid"])
-        if arrival is None or row is not arrival.health:
+        arrival, changes = corrected.get(row["uuid"], (None, ()))
+        if arrival is None:
             found.append(row)
-        if arrival is not None and row is arrival.row and (changes := arrival.changes()):
-            none = {"previous_cluster": None, "previous_node": None}
-            found.append(row | none | {"event": Event.HEALTH.value, "changes": encode_changes(changes)})
+        elif row["event"] in _ARRIVED and row["uuid"] not in arrived:
+            arrived.add(row["uuid"])
+            found.append(row)
+            if changes:
+                of_health = {"event": Event.HEALTH.value, "changes": encode_changes(changes)}
+                found.append(row | {"previous_cluster": None, "previous_node": None} | of_health)
+        elif not _is_of(row, arrival):
+            found.append(row)
     return found
 
 
-class _Arrival:
-    """A GPU that arrives, compared with what another shard recorded last."""
-
-    def __init__(self, change: Change, away: Away, rows: Sequence[dict[str, Any]]) -> None:
-        self._gpu = change.gpu
-        self._away = away
-        own = [row for row in rows if row["uuid"] == change.gpu.uuid]
-        self.row = next(row for row in own if row["event"] in (Event.APPEARED, Event.MOVED))
-        health = [row for row in own if row["event"] == Event.HEALTH]
-        self.health = next((row for row in health if row["time"] == self.row["time"]), None)
-        self._told = {one.field: one for one in _changes(self.health)}
-        later = (one for row in health if row is not self.health for one in _changes(row) if one.field == "lost")
-        self._later = next(later, None)
-
-    def changes(self) -> tuple[FieldChange, ...]:
-        """Return how the GPU's health changed."""
-        before = Health() if self._away.facts is None else self._away.facts.health or Health()
-        unknown = {field for field in HEALTH_FIELDS if getattr(before, field) is None}
-        found = {field: one for field, one in self._told.items() if field in unknown}
-        found |= {one.field: one for one in health_changes(before, self._gpu.health) if one.field not in unknown}
-        if self._away.lost != (lost := self._lost()):
-            found["lost"] = FieldChange("lost", self._away.lost, lost)
-        return tuple(found[field] for field in ("lost", *HEALTH_FIELDS) if field in found)
-
-    def _lost(self) -> bool:
-        """Return whether it did not respond as it arrived: if it does, only a later change says otherwise."""
-        if (told := self._told.get("lost")) is not None:
-            return bool(told.after)
-        return self._later is not None and bool(self._later.before)
+def _changes(arrival: Arrival, recorded: Away) -> tuple[FieldChange, ...]:
+    """Return how the health of a GPU that arrived changed from what was recorded of it."""
+    changes = tuple(one for one in arrival.health if one.field != "lost")
+    if recorded.facts is not None:
+        changes = health_changes(recorded.facts.health, arrival.change.gpu.health)
+    if recorded.lost != arrival.change.lost:
+        changes = (FieldChange("lost", recorded.lost, arrival.change.lost), *changes)
+    return changes
 
 
-def _changes(row: Mapping[str, Any] | None) -> tuple[FieldChange, ...]:
-    return () if row is None else decode_changes(row["changes"])
+def _is_of(row: Mapping[str, Any], arrival: Arrival) -> bool:
+    """Return whether a row is the change of health that was noticed when a GPU arrived."""
+    written = None if not arrival.health else encode_changes(arrival.health)
+    return (row["event"], row["time"], row["changes"]) == (Event.HEALTH, arrival.change.time, written)
 
 
 async def _recorded_elsewhere(

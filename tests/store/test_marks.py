@@ -263,11 +263,22 @@ class TestReading:
 
     async def test_a_mark_whose_expiry_is_damaged_does_not_expire_and_can_be_removed(self, collector):
         await collector.store.marks.set(["GPU-1"], RMA, by="ops")
-        async with collector.store.database.write() as connection:
-            await connection.execute(update(schema.marks).values(until=1e300))
+        await damage_expiry(collector.store, 1e300)
         assert [mark.until for mark in await in_force(collector.store)] == [None]
         assert (await collector.store.marks.remove(["GPU-1"], by="ops"))[0].mark is not None
         assert await in_force(collector.store) == []
+
+    async def test_a_mark_that_expired_before_1970_has_expired(self, collector):
+        await collector.store.marks.set(["GPU-1"], RMA, by="ops")
+        await damage_expiry(collector.store, -5.0)
+        assert await in_force(collector.store) == []
+        (mark,) = await collector.store.marks.page(ended=True)
+        assert not mark.in_force(1.0)
+
+
+async def damage_expiry(store, until):
+    async with store.database.write() as connection:
+        await connection.execute(update(schema.marks).values(until=until))
 
 
 class TestTogether:

@@ -61,6 +61,27 @@ class TestWhatChangesDo:
             change(Event.MOVED, 4.0, A, previous=B),
         ) == [("GPU-1", "a", 1.0, 2.0), ("GPU-1", "b", 2.0, 3.0), ("GPU-1", "a", 4.0, None)]
 
+    PENDING = FieldChange("row_remap_pending", False, True)
+    LOST = FieldChange("lost", False, True)
+
+    def test_an_arrival_is_known_with_the_change_of_health_that_came_with_it(self):
+        came = change(Event.MOVED, 2.0, A, previous=C)
+        worn = msgspec.structs.replace(came, event=Event.HEALTH, previous=None, changes=(self.PENDING,))
+        later = msgspec.structs.replace(worn, gpu=msgspec.structs.replace(came.gpu))  # from another reading
+        lost = msgspec.structs.replace(worn, changes=(self.LOST,))
+        for health, told in (
+            ([worn, later], (self.PENDING,)),
+            ([later], ()),
+            ([lost], ()),
+            ([lost, worn], (self.PENDING,)),
+        ):
+            (arrival,) = plan([came, *health], owned={"prod"}).arrivals.values()
+            assert (arrival.change, arrival.health) == (came, told)
+
+    def test_a_gpu_that_has_left_before_does_not_arrive_from_elsewhere(self):
+        left, came = change(Event.VANISHED, 1.0, A), change(Event.MOVED, 2.0, B, previous=A)
+        assert plan([left, came], owned={"prod"}).arrivals == {}
+
     def test_leaving_one_of_two_places_keeps_the_other(self):
         assert begun(
             change(Event.APPEARED, 1.0, A), change(Event.APPEARED, 2.0, B), change(Event.VANISHED, 3.0, A)
@@ -276,8 +297,10 @@ class TestTheDifferenceWhenTheStepsAreLost:
 
     def test_a_gpu_vanished_from_the_machine_that_its_node_was(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0, machine="i-1")]
-        (vanished,) = differences(Recorded(before, set(), {}), {A: None}, 100.0)
-        assert (vanished.event, vanished.machine) == (Event.VANISHED, "i-1")
+        another = msgspec.structs.replace(snapshot(A, 9.0), node=NodeInfo(name=A.node, provider_id="aws:///eu-1/i-2"))
+        for node in (None, another):
+            (vanished,) = differences(Recorded(before, set(), {}), {A: node}, 100.0)
+            assert (vanished.event, vanished.machine) == (Event.VANISHED, "i-1")
 
     LOST = FieldChange("lost", False, True)
 
@@ -285,7 +308,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         node = msgspec.structs.replace(snapshot(A, 9.0, GPU_1=7.0), unseen=(Unseen("GPU-1", 8.0, lost=True),))
         found = differences(Recorded(before, set(), {}), {A: node}, 100.0)
-        assert [(one.event.value, one.lost) for one in found] == [("vanished", True), ("appeared", False)]
+        assert [(one.event.value, one.lost) for one in found] == [("vanished", True), ("appeared", True)]
         (_, _, health) = differences(Recorded([before[0]._replace(lost=False)], set(), {}), {A: node}, 100.0)
         assert health.changes == (self.LOST,)
 

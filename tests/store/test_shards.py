@@ -199,8 +199,13 @@ class TestPreviousHealth:
             ("lost", None, "well", [{"lost": (True, False)}]),
             ("lost", "well", "well", [{"lost": (True, False)}]),
             ("lost", "well", "pending", [{"lost": (True, False), "row_remap_pending": (False, True)}]),
-            ("silent", "pending", "well", [{"row_remap_pending": (True, False)}]),
+            ("silent", "pending", "well", []),
+            ("silent", "pending", "pending", [{"row_remap_pending": (None, True)}]),
             ("silent", None, "pending", [{"row_remap_pending": (None, True)}]),
+            ("lost", "lost", "lost", []),
+            ("lost", "well", "lost", []),
+            ("well", "lost", "lost", [{"lost": (False, True)}]),
+            ("well", "lost", "well", []),
         ],
     )
     async def test_its_health_changed_from_what_was_recorded_last(
@@ -223,9 +228,10 @@ class TestPreviousHealth:
             assert await one.store.history_writer.flushed(30)
             if known is not None:  # all that it has seen
                 facts = {"GPU-1": cards[known]}
-                other.inventory.restore([], {"GPU-1": Place("a", "n1")}, {"GPU-1": 105.0}, facts)
+                lost = {"GPU-1"} if known == "lost" else set()
+                other.inventory.restore([], {"GPU-1": Place("a", "n1")}, {"GPU-1": 105.0}, facts, lost)
             before = len(await one.store.history.changes())
-            other.read("n2", 130.0, cards[arrives], cluster="b")
+            other.read("n2", 130.0, cards[arrives], cluster="b", lost=["1"] if arrives == "lost" else [])
             assert await other.store.history_writer.flushed(30)
             moved, *health = (await one.store.history.changes())[before:]
             assert (moved.event, moved.cluster, moved.previous) == ("moved", "b", Place("a", "n1"))
