@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
-__all__ = ["FOLDER", "RESOURCES", "Target", "Targets", "bytes_target", "refusing", "text_target"]
+__all__ = ["FOLDER", "RESOURCES", "Target", "Targets", "bytes_target", "check_message", "refusing", "text_target"]
 
 MAX_MESSAGE_LENGTH = 1000  # characters of a message to people about what could not be decoded
 FOLDER = Path(tempfile.mkdtemp(prefix="gpuid-fuzz-"))  # for files that are decoded
