@@ -18,7 +18,11 @@ What must hold, and why nothing stricter can:
   that of the next one, by which the GPU moved or vanished; the last one is open exactly if the GPU is somewhere.
 - **Health** is what the card has, as far as its driver reports it, and the changes of health, replayed, lead to it
   (compare_health.py).
-- **Counters** only grow while a process runs.
+- **What a change says** of its GPU, node and mark was so at the calm before or since, and its health not earlier than
+  it became so (compare_facts.py).
+- **What is wrong is shown.** After some calms, a GPU is lost or a second node claims one, and that has to be shown
+  before the next step (shown.py).
+- **Counters** stay, and only grow, while a process runs.
 - **Memory, descriptors, threads** do not grow from calm to calm, once warm, while a process runs. Runs of even seeds
   start none again, so that this can be seen.
 
@@ -238,12 +242,18 @@ def _place(row: Row) -> Place:
 
 
 def compare_counters(before: Sequence[Sample], after: Sequence[Sample]) -> list[str]:
-    """Return the counters that a process has set back."""
+    """Return the counters that a process has set back or no longer has."""
     last = {_series(name, labels): value for name, labels, value in after if _counts(name)}
-    return [
-        f"counter: {name}{dict(labels)} went from {value:g} back to {last[key]:g}"
+    now = [
+        (f"{name}{dict(labels)}", value, last.get(_series(name, labels)))
         for name, labels, value in before
-        if _counts(name) and (key := _series(name, labels)) in last and last[key] < value
+        if _counts(name)
+    ]
+    wrong = [f"counter: {name} is gone" for name, _, value in now if value is None]
+    return wrong + [
+        f"counter: {name} went from {earlier:g} back to {value:g}"
+        for name, earlier, value in now
+        if value is not None and value < earlier
     ]
 
 

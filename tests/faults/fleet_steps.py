@@ -239,7 +239,7 @@ register("flash", 1, a_gpu, _act("flash_inforom"))
 
 
 def _mark(world: "World", chance: random.Random) -> Arguments | None:
-    if (gpu := a_gpu(world, chance)) is None or len(world.marks) >= MOST_MARKS:
+    if (gpu := a_gpu(world, chance)) is None or len(world.truth.marks) >= MOST_MARKS:
         return None
     kind = chance.choice([one.value for one in MarkKind])
     return {"uuid": gpu["uuid"], "mark": kind, "ticket": f"OPS-{chance.randint(1, 999)}"}
@@ -248,18 +248,18 @@ def _mark(world: "World", chance: random.Random) -> Arguments | None:
 def _do_mark(world: "World", given: Arguments) -> None:
     new = NewMark(kind=MarkKind(given["mark"]), ticket=given["ticket"])
     _in_store(world, lambda store: store.marks.set([given["uuid"]], new, by="ops"))
-    world.marks[given["uuid"]] = (given["mark"], given["ticket"])
+    world.truth.note_mark(given["uuid"], (given["mark"], given["ticket"]))
 
 
 def _unmark(world: "World", chance: random.Random) -> Arguments | None:
-    return {"uuid": chance.choice(sorted(world.marks))} if world.marks else None
+    return {"uuid": chance.choice(sorted(world.truth.marks))} if world.truth.marks else None
 
 
 def _do_unmark(world: "World", given: Arguments) -> None:
-    if given["uuid"] not in world.marks:
+    if given["uuid"] not in world.truth.marks:
         raise SimulationError("it has no mark")
     _in_store(world, lambda store: store.marks.remove([given["uuid"]], by="ops"))
-    del world.marks[given["uuid"]]
+    world.truth.note_mark(given["uuid"], None)
 
 
 def _in_store(world: "World", change) -> None:

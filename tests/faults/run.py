@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator.fleet import SimulationError
 from collector.simulator.wear import NEW
@@ -31,9 +30,12 @@ from tests.faults.compare import (
     shows_growth,
 )
 from tests.faults.compare_counts import Node, capacities, compare_clusters, compare_counts, compare_nodes
+from tests.faults.compare_facts import compare_facts
 from tests.faults.compare_health import HealthReplay, compare_health
 from tests.faults.compare_history import EARLY_SECONDS, Known, Replay, compare_past, seconds
+from tests.faults.observed import MEMORY, scrape, used
 from tests.faults.plan import CALM, Step
+from tests.faults.shown import show
 from tests.faults.sinks import Sinks
 from tests.faults.world import Member, Setup, World, new_world
 
@@ -62,8 +64,6 @@ UNREPORTED = (  # by the driver of the simulated machines (form 570)
     "drain_and_reset_recommended",
 )
 PLACEMENTS = 30  # GPUs whose placements are compared at a calm
-# What memory may grow by: by what is remembered of GPUs that are gone, and by pieces too small to be given back.
-MEMORY = {"bytes of memory": 10e6, "blocks of memory": 60_000}
 WARM_CALMS = 15  # until the latest changes, and what is cached, are as many as there ever are
 STEADY_WARM_CALMS = 90  # the same in a steady run, with as many steps
 COUNTED = {"descriptors", "threads", "tasks"}  # of a process, whose growth a steady run compares before it ends
@@ -152,7 +152,7 @@ class Checker:
             wrong += [f"{process.name}: {one}" for one in compare_scrape(own, clusters, samples)]
             mine = [node for node in nodes if node.cluster in clusters]
             wrong += [f"{process.name}: {one}" for one in compare_counts(own, mine, samples)]
-            wrong += [f"{process.name}: {one}" for one in compare_marks(world.marks, samples)]
+            wrong += [f"{process.name}: {one}" for one in compare_marks(world.truth.marks, samples)]
             if world.clocks_stepped:  # no time from another clock is left
                 times = compare_reading_times(samples, begun - EARLY_SECONDS, time.time() + EARLY_SECONDS)
                 wrong += [f"{process.name}: {one}" for one in times]
@@ -161,7 +161,7 @@ class Checker:
             return wrong
         wrong = self._read_changes()
         replayed, health = self._places.copy(), self._health.copy()
-        replayed.take(self._new(), world.doubled, world.truth.names)
+        replayed.take(self._new(), world.doubled | self._late(), world.truth.names)
         held, places = replayed.places(), world.truth.places()
         wrong += [
             f"history: {uuid} is on {sorted(held.get(uuid, ()))}, not on {sorted(places.get(uuid, ()))}"
@@ -185,7 +185,7 @@ class Checker:
     def _past(self, now: float) -> list[str]:
         """Compare what has to hold at once, and settle it: everything else holds `now` (Unix seconds)."""
         world, new, apart = self._world, self._new(), self._apart()
-        wrong = self._places.take(new, world.doubled, world.truth.names)
+        wrong = self._places.take(new, world.doubled | self._late(), world.truth.names)
         unsure = apart | self._unsure
         wrong += self._health.take((one for one in new if one["uuid"] not in unsure), world.dropped)
         wrong += compare_past(
@@ -198,6 +198,14 @@ class Checker:
             clocks=not world.clocks_stepped,
             start=self._since,
             now=now,
+        )
+        wrong += compare_facts(
+            new,
+            world.truth.facts,
+            world.truth.machines,
+            world.truth.kinds_of_mark,
+            names=world.renamed,
+            clocks=not world.clocks_stepped,
         )
         healths = {gpu.uuid: gpu.health for gpu in gpus(world)}
         self._health.settle(healths)
@@ -239,7 +247,23 @@ class Checker:
         """Return the GPUs that, since the last calm, two nodes had, or one under two names of its cluster."""
         names = self._world.renamed
         named = {one["uuid"] for one in self._new() if names.keys() & {one["cluster"], one["previous_cluster"]}}
-        return self._world.doubled | named
+        return self._world.doubled | named | self._late()
+
+    def _late(self) -> set[str]:
+        """Return the GPUs that came to another shard's cluster, recorded before they had left one that was removed.
+
+        That cluster's own shard records when they left, and the store may have been away.
+        """
+        late: set[str] = set()
+        came: dict[str, dict[str, Any]] = {}
+        for one in self._new() if self._world.setup is Setup.SHARDS else ():
+            if one["event"] == "appeared":
+                came[one["uuid"]] = one
+            elif one["event"] == "vanished" and one["cluster"] in self._world.dropped:
+                other = came.get(one["uuid"], one)
+                if other["cluster"] != one["cluster"] and one["time"] <= other["time"]:
+                    late.add(one["uuid"])
+        return late
 
     def _read_changes(self) -> list[str]:
         """Read the changes that were recorded since they were read last."""
@@ -296,7 +320,7 @@ def gpus(world: World) -> list[Gpu]:
         kind = "gb200" if one.model.endswith("GB200") else "h100"
         health = msgspec.structs.asdict(NEW[kind]) | worn.get(one.uuid, {})
         shown = {field: value for field, value in health.items() if field not in UNREPORTED}
-        found.append(Gpu(*one, health=shown, mark=world.marks.get(one.uuid), grew=one.uuid in grew))
+        found.append(Gpu(*one, health=shown, mark=world.truth.marks.get(one.uuid), grew=one.uuid in grew))
     return found
 
 
@@ -313,28 +337,6 @@ def gpu_nodes(world: World) -> list[Node]:
             may = capacities(capacity, labels, there, world.truth.numbers[cluster, node])
             found.append(Node(cluster, node, there, may, there if capacity is None else allocatable))
     return found
-
-
-def scrape(process: Member) -> list[Sample] | None:
-    """Return every sample of a process; None while it does not answer."""
-    answer = process.get("/metrics")
-    if answer is None or answer.status_code != 200:
-        return None
-    families = text_string_to_metric_families(answer.text)
-    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
-
-
-def used(process: Member) -> dict[str, tuple[float, float]]:
-    """Return what a process uses, and how much more is no growth."""
-    folder = Path(f"/proc/{process.pid}")
-    status = (folder / "status").read_text()
-    threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
-    memory = process.memory_in_use()
-    return {name: (float(memory[name]), slack) for name, slack in MEMORY.items() if name in memory} | {
-        "descriptors": (len(list((folder / "fd").iterdir())), 12),
-        "threads": (threads, 6),
-        "tasks": (sum(process.tasks().values()), 20),
-    }
 
 
 def run(
@@ -356,7 +358,7 @@ def run(
     """
     outcome = Outcome(setup, seed)
     started = time.monotonic()
-    pause = random.Random(seed)
+    pause, chance = random.Random(seed), random.Random(f"shown {seed}")
     with new_world(setup, seed, folder) as world:
         checker = Checker(world, seed, steady=steady)
         for step in _ending(steps) if steps is not None else plans.drawn(seed, world, steady=steady):
@@ -365,7 +367,7 @@ def run(
             try:
                 if step.kind == CALM:
                     world.calm()
-                    outcome.mismatches = checker.check()
+                    outcome.mismatches = checker.check() or show(world, chance, report)
                     outcome.calms += 1
                     outcome.compared_growth = checker.compared_growth
                     compared = "{} of {} GPUs".format(*checker.compared)

@@ -10,8 +10,8 @@ from collector.simulator.fleet import SimulationError
 from tests.faults.compare_history import stamp
 from tests.faults.plan import KINDS
 from tests.faults.run import Checker
-from tests.faults.truth import Place, Stay, Truth
-from tests.faults.world import World
+from tests.faults.truth import Facts, Place, Stay, Truth
+from tests.faults.world import Setup, World
 
 A, B = ("prod", "n1"), ("prod", "n2")
 OTHER = ("other", "n1")  # the first one under another name of its cluster
@@ -32,9 +32,13 @@ class Calms:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         truth = Truth()
         truth.lives["GPU-1"] = [Stay(time.time() - 100, frozenset([A]))]
+        truth.facts["GPU-1"] = [Facts(time.time() - 100, "100", "H100", "", responds=True, health={})]
+        truth.note_machines(dict.fromkeys([A, B, OTHER], "i-1"))
         empty: dict[str, Any] = {"dropped": set(), "renamed": {}, "doubled": set(), "clocks_stepped": False}
         fleet = SimpleNamespace(worn=dict, expected=lambda *_: [])
-        world: Any = CalmWorld(truth=truth, fleet=fleet, collected={"prod"}, sinks={}, done=[], **empty)
+        world: Any = CalmWorld(
+            setup=Setup.SQLITE, truth=truth, fleet=fleet, collected={"prod"}, sinks={}, done=[], **empty
+        )
         self.world, self._checker = world, Checker(world, 1)
         monkeypatch.setattr(self._checker, "_now", lambda _begun: [])  # of what is recorded here, all is true now
         monkeypatch.setattr(self._checker, "_compare_placements", list)
@@ -48,7 +52,15 @@ class Calms:
         for event, (cluster, node) in events:
             which = {"id": len(self._recorded) + 1, "uuid": "GPU-1", "previous_cluster": None, "previous_node": None}
             when = {"event": event, "cluster": cluster, "node": node, "time": stamp(time.time() + ahead)}
-            self._recorded.append(which | when)
+            what = {
+                "serial": "100",
+                "model": "H100",
+                "chassis": None,
+                "machine": "i-1",
+                "mark": None,
+                "last_known": None,
+            }
+            self._recorded.append(which | when | what)
 
     def hide(self, place: Place) -> None:
         """Have a place be one that may be dropped, until the next calm."""
@@ -109,6 +121,19 @@ def test_a_cluster_that_had_another_name(calms: Calms) -> None:
     assert calms.wrong() == []
     calms.record(("appeared", OTHER))
     assert len(calms.wrong()) == 1
+
+
+@pytest.mark.parametrize(("setup", "wrong"), [(Setup.SHARDS, 0), (Setup.SQLITE, 2)])
+def test_a_gpu_that_left_a_removed_cluster_earlier_than_is_recorded(calms: Calms, setup: Setup, wrong: int) -> None:
+    calms.world.setup = setup
+    calms.world.dropped.add("prod")
+    calms.world.truth.lives["GPU-1"].append(Stay(time.time() - 10, frozenset([OTHER])))
+    calms.hide(A)
+    calms.record(("appeared", OTHER))
+    calms.record(("vanished", A), ahead=-5.0)
+    assert len(calms.wrong()) == wrong
+    calms.record(("appeared", A), ("vanished", A))
+    assert len(calms.wrong()) > 0
 
 
 def test_a_node_has_changed_until_the_next_calm(calms: Calms) -> None:

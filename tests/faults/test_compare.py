@@ -17,7 +17,8 @@ from tests.faults.compare import (
 )
 from tests.faults.compare_health import HealthReplay, compare_health
 from tests.faults.compare_history import Known, Replay, compare_past, stamp
-from tests.faults.run import MEMORY, WARM_CALMS
+from tests.faults.observed import MEMORY
+from tests.faults.run import WARM_CALMS
 from tests.faults.truth import Place, Stay
 
 A, B, C = ("prod", "n1"), ("prod", "n2"), ("test", "n1")
@@ -389,11 +390,12 @@ class TestTheHistoryOfHealth:
 
 
 class TestCountersAndGrowth:
-    def test_a_counter_that_goes_back(self) -> None:
+    def test_a_counter_that_goes_back_or_is_gone(self) -> None:
         before = [("gpuid_gpu_moves_total", {"cluster": "prod"}, 2.0), ("gpuid_gpus", {}, 9.0)]
         assert compare_counters(before, before) == []
         assert len(compare_counters(before, [("gpuid_gpu_moves_total", {"cluster": "prod"}, 1.0)])) == 1
-        assert compare_counters(before, [("gpuid_gpus", {}, 1.0)]) == []
+        assert compare_counters(before, before[:1]) == []
+        assert compare_counters(before, before[1:]) == ["counter: gpuid_gpu_moves_total{'cluster': 'prod'} is gone"]
 
     def test_what_grows_from_calm_to_calm(self) -> None:
         warm = [100.0] * 5

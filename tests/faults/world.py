@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -26,7 +27,7 @@ from collector.simulator.fleet import Fleet, SimulationError
 from tests.faults import settings, shifted
 from tests.faults.link import Link, linked
 from tests.faults.plan import KINDS, Step
-from tests.faults.truth import Truth
+from tests.faults.truth import Place, Truth
 from tests.support import s3
 from tests.support.postgres import PostgresServer, postgres_running
 from tests.support.processes import CollectorProcess, Process
@@ -202,9 +203,8 @@ class World:
         self.active: list[Step] = []  # the faults that have not been taken back
         self.done: list[Step] = []
         self.calms = 0
-        self.marks: dict[str, tuple[str, str]] = {}  # kind and ticket by UUID, as noted
         self.truth = Truth()
-        self.truth.note(self.fleet, self.collected)
+        self._note()
         self.extra: dict[str, Any] = {}  # what kinds of steps remember
         shards: Mapping[str, int | None] = {"one": None}
         if setup is Setup.POSTGRES:
@@ -279,11 +279,24 @@ class World:
             logging.debug("left out %s: %s", step, error)
             return False
         finally:
-            self.truth.note(self.fleet, self.collected)
+            self._note()
         self.done.append(step)
         if kind.undo is not None:
             self.active.append(step)
         return True
+
+    def _note(self) -> None:
+        self.truth.note(self.fleet, self.collected)
+        self.truth.note_machines(self.call(self._machines))
+
+    def _machines(self) -> dict[Place, str]:
+        """Return the name of the machine that each node is."""
+        documents = {
+            (name, node): msgspec.json.decode(cluster.objects.node_object(node))
+            for name, cluster in self.clusters.items()
+            for node in self.fleet.nodes(name)
+        }
+        return {place: one["spec"]["providerID"].rpartition("/")[2] for place, one in documents.items()}
 
     def take_back(self, step: Step) -> None:
         """Take one fault back."""
@@ -292,7 +305,7 @@ class World:
         assert undo is not None
         self.truth.begin()
         undo(self, step.arguments)
-        self.truth.note(self.fleet, self.collected)
+        self._note()
 
     def calm(self) -> None:
         """Take every fault back, the last one first."""

@@ -1,0 +1,86 @@
+"""Whether gpuid shows what is really wrong: a GPU that is lost, or one that two nodes report."""
+
+import random
+import time
+from collections.abc import Callable
+
+from collector.simulator.fleet import SimulationError
+from tests.faults.compare import Sample
+from tests.faults.observed import scrape
+from tests.faults.plan import KINDS, Arguments, Step
+from tests.faults.world import Member, World
+
+__all__ = ["show"]
+
+SHARE = 0.3  # of the calms after which something is wrong
+DRAWS = 20  # of which one is likely to fit
+SECONDS = 120.0  # within which it is shown, on a busy machine too
+
+
+def show(world: World, chance: random.Random, report: Callable[[str], None]) -> list[str]:
+    """After some calms, lose a GPU or let a second node claim one, and return what is not shown of it.
+
+    The next calm takes it back.
+    """
+    if chance.random() > SHARE:
+        return []
+    kind = chance.choice(["lose", "claim"])
+    draws = (KINDS[kind].draw(world, chance) for _ in range(DRAWS))
+    given = next((one for one in draws if one is not None and _clusters(one) <= world.collected), None)
+    if given is None or not world.perform(Step(kind, given)):
+        return []
+    report(f"{world.setup} {world.seed}: has to show {Step(kind, given)}")
+    if not world.rereads:
+        _restart(world, given)
+    deadline = time.monotonic() + SECONDS
+    while wrong := _not_shown(world, kind, given):
+        if time.monotonic() > deadline:
+            return wrong
+        time.sleep(0.5)
+    return []
+
+
+def _clusters(given: Arguments) -> set[str]:
+    return {given["cluster"], given.get("to_cluster", given["cluster"])}
+
+
+def _restart(world: World, given: Arguments) -> None:
+    """Have the nodes read again that are read only now and then."""
+    for cluster, node in ((given["cluster"], given["node"]), (given.get("to_cluster"), given.get("to_node"))):
+        if cluster is not None:
+            try:
+                world.act(cluster, "restart_container", node=node)
+            except SimulationError:  # it has no pod
+                continue
+
+
+def _not_shown(world: World, kind: str, given: Arguments) -> list[str]:
+    wrong = []
+    for process in world.processes:
+        samples = scrape(process) or []
+        shown = _lost(given, samples, process) if kind == "lose" else _in_conflict(given, samples)
+        own = world.clusters_of(process)
+        wrong += [f"{process.name}: does not show {what}" for cluster, what, so in shown if cluster in own and not so]
+    return wrong
+
+
+def _lost(given: Arguments, samples: list[Sample], process: Member) -> list[tuple[str, str, bool]]:
+    """Return what should be shown of a lost GPU: the cluster, what it is, and whether it is so."""
+    cluster, node, uuid = given["cluster"], given["node"], given["uuid"]
+    here = {"cluster": cluster, "node": node, "state": "lost"}
+    lost = [value for name, one, value in samples if name == "gpuid_node_gpus" and here.items() <= one.items()]
+    rows = (process.api(f"/api/v1/gpus?state=lost&uuid={uuid}") or {}).get("gpus", ())
+    listed = [(row["cluster"], row["node"]) for row in rows]
+    return [
+        (cluster, f"in its scrape that {uuid} is lost", lost == [1]),
+        (cluster, f"in its API that {uuid} is lost", listed == [(cluster, node)]),
+    ]
+
+
+def _in_conflict(given: Arguments, samples: list[Sample]) -> list[tuple[str, str, bool]]:
+    """Return the same of a GPU that two nodes report, in both of their clusters."""
+    conflicts = {one["cluster"]: value for name, one, value in samples if name == "gpuid_gpu_conflicts"}
+    return [
+        (cluster, f"the conflict in {cluster} about {given['uuid']}", conflicts.get(cluster) == 1)
+        for cluster in (given["cluster"], given["to_cluster"])
+    ]
