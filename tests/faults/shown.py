@@ -67,14 +67,20 @@ def _not_shown(world: World, kind: str, given: Arguments) -> list[str]:
 def _lost(given: Arguments, samples: list[Sample], process: Member) -> list[tuple[str, str, bool]]:
     """Return what should be shown of a lost GPU: the cluster, what it is, and whether it is so."""
     cluster, node, uuid = given["cluster"], given["node"], given["uuid"]
-    here = {"cluster": cluster, "node": node, "state": "lost"}
-    lost = [value for name, one, value in samples if name == "gpuid_node_gpus" and here.items() <= one.items()]
-    rows = (process.api(f"/api/v1/gpus?state=lost&uuid={uuid}") or {}).get("gpus", ())
-    listed = [(row["cluster"], row["node"]) for row in rows]
-    return [
-        (cluster, f"in its scrape that {uuid} is lost", lost == [1]),
-        (cluster, f"in its API that {uuid} is lost", listed == [(cluster, node)]),
+    here = {"cluster": cluster, "node": node}
+    lost = [
+        value
+        for name, one, value in samples
+        if name == "gpuid_node_gpus" and {**here, "state": "lost"}.items() <= one.items()
     ]
+    found = [one for name, one, _ in samples if name == "gpuid_gpu_info" and one["uuid"] == uuid]
+    rows = (process.api(f"/api/v1/gpus?state=all&uuid={uuid}") or {}).get("gpus", ())
+    states = [row["state"] for row in rows if here.items() <= row.items()]
+    if "listed" in given or "silent" in given:
+        shown = {"scrape": lost == [1], "API": states == ["lost"]}
+    else:  # as if it had been taken out
+        shown = {"scrape": lost == [1] or not found, "API": states in (["lost"], ["gone"])}
+    return [(cluster, f"in its {where} that {uuid} is lost", so) for where, so in shown.items()]
 
 
 def _in_conflict(given: Arguments, samples: list[Sample]) -> list[tuple[str, str, bool]]:

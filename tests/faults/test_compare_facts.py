@@ -100,7 +100,7 @@ class TestTheTruth:
         (uuid,) = fleet.wear("sim-0", "gpu-0000", None, {"ecc_dram_correctable": 3})
         truth.note(fleet, {"sim-0"})
         truth.note(fleet, {"sim-0"})
-        assert [one.health["ecc_dram_correctable"] for one in truth.facts[uuid]] == [0, 3]
+        assert [one.health["ecc_dram_correctable"] for one in truth.facts[uuid]][-2:] == [0, 3]
         truth.settle()
         assert [one.health["ecc_dram_correctable"] for one in truth.facts[uuid]] == [3]
 
@@ -112,7 +112,16 @@ class TestTheTruth:
         truth.note(fleet, {"sim-0"})
         fleet.reboot("sim-0", "gpu-0000")
         truth.note(fleet, {"sim-0"})
+        assert [one.responds for one in truth.facts[uuid]][-3:] == [True, False, True]
+
+    def test_a_gpu_that_moved_may_count_as_lost_where_it_was(self) -> None:
+        fleet, truth = Fleet(clusters=1, nodes=2, gpus=2), Truth()
+        truth.note(fleet, {"sim-0"})
+        truth.settle()
+        (uuid,) = fleet.move("sim-0", "gpu-0000", "sim-0", "gpu-0001")
+        truth.note(fleet, {"sim-0"})
         assert [one.responds for one in truth.facts[uuid]] == [True, False, True]
+        assert all(len(known) == 1 for other, known in truth.facts.items() if other != uuid)
 
     def test_the_marks_of_a_gpu_since_the_last_calm(self) -> None:
         truth = Truth()

@@ -10,9 +10,10 @@ from tests.faults import shown
 from tests.faults.plan import Arguments, Kind
 from tests.faults.shown import show
 
-LOST = {"cluster": "prod", "node": "n1", "uuid": "GPU-1"}
-CLAIMED = {**LOST, "to_cluster": "test", "to_node": "n2"}
-ROW = {"cluster": "prod", "node": "n1"}
+LOST = {"cluster": "prod", "node": "n1", "uuid": "GPU-1", "listed": True}
+OFF = {"cluster": "prod", "node": "n1", "uuid": "GPU-1"}
+CLAIMED = {**OFF, "to_cluster": "test", "to_node": "n2"}
+ROW = {"cluster": "prod", "node": "n1", "state": "lost"}
 
 
 def given(monkeypatch: pytest.MonkeyPatch, kind: str, arguments: Arguments | None) -> None:
@@ -55,9 +56,20 @@ def test_a_lost_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(monkeypatch, nodes(n1=1), [ROW]) == []
     for samples in (nodes(), nodes(n1=0), nodes(n1=2), nodes(n2=1), None):
         assert told(monkeypatch, samples, [ROW]) == ["one: does not show in its scrape that GPU-1 is lost"]
-    for rows in ((), [ROW | {"node": "n2"}]):
+    for rows in ((), [ROW | {"node": "n2"}], [ROW | {"state": "found"}], [ROW | {"state": "gone"}]):
         assert told(monkeypatch, nodes(n1=1), rows) == ["one: does not show in its API that GPU-1 is lost"]
     assert told(monkeypatch, nodes(), (), clusters=["test"]) == []
+
+
+def test_a_gpu_that_fell_off_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, "lose", OFF)
+    info = [("gpuid_gpu_info", {"uuid": "GPU-1"}, 1.0)]
+    assert told(monkeypatch, nodes(), [ROW | {"state": "gone"}]) == []
+    assert told(monkeypatch, nodes(n1=1) + info, [ROW]) == []
+    assert told(monkeypatch, info, [ROW]) == ["one: does not show in its scrape that GPU-1 is lost"]
+    assert told(monkeypatch, nodes(), [ROW | {"state": "found"}]) == [
+        "one: does not show in its API that GPU-1 is lost"
+    ]
 
 
 def test_a_gpu_that_two_nodes_report(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ class Truth:
             life = self.lives.setdefault(uuid, [])
             if not life or life[-1].places != places:
                 life.append(Stay(self._begun, places))
+                self._note_left(uuid)
 
     def note_machines(self, machines: Mapping[Place, str]) -> None:
         """Note which machine each node is."""
@@ -109,6 +110,11 @@ class Truth:
             last = self.facts[uuid][-1]
             if last.responds:
                 self.facts[uuid].append(last._replace(start=self._begun, responds=False))
+
+    def _note_left(self, uuid: str) -> None:
+        """Note that a GPU did not respond for a moment: where it was, it may count as lost until that boots."""
+        if known := self.facts.get(uuid):
+            known += [known[-1]._replace(start=self._begun, responds=False), known[-1]._replace(start=self._begun)]
 
     def has_changed(self, place: Place) -> bool:
         """Return whether a GPU has come to a node or left it since everything was noticed."""
