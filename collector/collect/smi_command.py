@@ -28,6 +28,7 @@ __all__ = ["MAX_SINGLE_READS", "SmiCommand", "command_for_one"]
 MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines have 16
 
 _PROGRAM = "nvidia-smi"
+_NO_DEVICES = b"No devices were found"  # what nvidia-smi prints if there is no GPU with the identifier
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
 
@@ -124,11 +125,14 @@ class SmiCommand:
             try:
                 output, exit_status = await self._run(command, left)
                 found.add(with_exit_status(await self._parse(output, [], first_only=True), exit_status))
-            except BadOutputError:
+            except BadOutputError as error:
                 if said := _said_lost(output):
                     found.add_silent(ref, said)
                 elif not known:  # there are no more
                     break
+                elif _NO_DEVICES not in output.stdout:  # such as that of a container that ended
+                    warnings.append(f"GPU {argument}: {_failure(exit_status, output, error)}")
+                    found.unread.append(ref)
             except ExecError as error:
                 warnings.append(f"GPU {argument}: {error}")
                 found.unread += [one for one, _ in targets[at:]]

@@ -101,6 +101,36 @@ class TestOneByOne:
             assert (world.first, ReadFailure.EXIT_STATUS) in seen.failures
             assert "Unable to determine the device handle for GPU0: 0000:19:00.0: Unknown Error" in seen.messages[-1]
 
+    @pytest.mark.parametrize(
+        ("printed", "unread"),
+        [
+            (Printed(b"", 0), True),
+            (Printed(b"<nvidia_smi_log>\n<gpu>", 137), True),
+            (Printed(b"Failed to initialize NVML: Driver Not Loaded\n", 9), True),
+            (Printed(b"No devices were found\n", 6), False),
+        ],
+    )
+    async def test_a_gpu_whose_own_command_fails_is_not_read_rather_than_lost(
+        self, printed: Printed, unread: bool, tmp_path: Path
+    ) -> None:
+        async with Simulator(clusters=1, nodes=2, gpus=3, latency=0.0, directory=tmp_path) as simulator:
+            world = World(simulator)
+            silent, failing, _ = simulator.fleet.cards("sim-0", world.first)
+            execs = world.cluster.server.execs
+            run_smi = execs._run_smi
+
+            def fail_for_one(node: str, argv: Sequence[str]) -> Printed:
+                return printed if failing.bus_id in argv else run_smi(node, argv)
+
+            async with world.watched() as seen:
+                await world.settled()
+                execs._run_smi = fail_for_one
+                world.cluster.lose_gpu(world.first, silent.uuid, silent=True)
+                await eventually(lambda: seen.published[world.first].lost)
+                reading = seen.published[world.first]
+                assert reading.lost == (GpuRef(None, silent.bus_id),)
+                assert [one.uuid for one in reading.unread] == [failing.uuid] * unread
+
     async def test_it_stops_at_the_first_command_that_hangs(self, world: World) -> None:
         async with world.watched(exec_timeout=Duration(0.5)) as seen:
             await world.settled()
