@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.faults.world import World
 
-__all__ = ["CALM", "KINDS", "Arguments", "Kind", "Step", "drawn", "kinds_of", "load", "register", "save"]
+__all__ = ["CALM", "KINDS", "SHOW", "Arguments", "Kind", "Step", "drawn", "kinds_of", "load", "register", "save"]
 
 Arguments = Mapping[str, Any]  # values that JSON has
 
 CALM = "calm"  # the step that takes every fault back, and compares
+SHOW = "show"  # the step in which something is wrong that has to be shown
 STEPS_BETWEEN_CALMS = (5, 25)
 STEADY_STEPS = (1, 4)  # between the calms of a steady run
 STARTING_AGAIN = {"restart", "away"}  # kinds after which a process is another one
@@ -66,9 +67,18 @@ def register(
     KINDS[name] = Kind(name, weight, draw, do, undo)
 
 
-def drawn(seed: int, world: "World", *, steady: bool = False) -> Iterator[Step]:
-    """Draw steps without end, each when the ones before have been done; now and then a calm."""
-    chance = random.Random(seed)
+def drawn(
+    seed: int,
+    world: "World",
+    *,
+    steady: bool = False,
+    to_show: Callable[["World", random.Random], Step | None] = lambda *_: None,
+) -> Iterator[Step]:
+    """Draw steps without end, each when the ones before have been done; now and then a calm.
+
+    `to_show` draws what is done directly after a calm, if anything.
+    """
+    chance, shown = random.Random(seed), random.Random(f"{seed} {SHOW}")
     kinds = kinds_of(seed, steady=steady)
     while True:
         for _ in range(chance.randint(*(STEADY_STEPS if steady else STEPS_BETWEEN_CALMS))):
@@ -78,6 +88,8 @@ def drawn(seed: int, world: "World", *, steady: bool = False) -> Iterator[Step]:
                     yield Step(kind.name, arguments)
                     break
         yield Step(CALM)
+        if (step := to_show(world, shown)) is not None:
+            yield step
 
 
 def kinds_of(seed: int, *, steady: bool = False) -> list[Kind]:

@@ -34,8 +34,8 @@ from tests.faults.compare_facts import compare_facts
 from tests.faults.compare_health import HealthReplay, compare_health
 from tests.faults.compare_history import EARLY_SECONDS, Known, Replay, compare_past, seconds
 from tests.faults.observed import MEMORY, scrape, used
-from tests.faults.plan import CALM, Step
-from tests.faults.shown import show
+from tests.faults.plan import CALM, SHOW, Step
+from tests.faults.shown import show, to_show
 from tests.faults.sinks import Sinks
 from tests.faults.world import Member, Setup, World, new_world
 
@@ -358,22 +358,25 @@ def run(
     """
     outcome = Outcome(setup, seed)
     started = time.monotonic()
-    pause, chance = random.Random(seed), random.Random(f"shown {seed}")
+    pause = random.Random(seed)
     with new_world(setup, seed, folder) as world:
         checker = Checker(world, seed, steady=steady)
-        for step in _ending(steps) if steps is not None else plans.drawn(seed, world, steady=steady):
+        for step in _ending(steps) if steps is not None else plans.drawn(seed, world, steady=steady, to_show=to_show):
             outcome.steps.append(step)
             plans.save(folder / "plan.jsonl", setup, seed, outcome.steps)
             try:
                 if step.kind == CALM:
                     world.calm()
-                    outcome.mismatches = checker.check() or show(world, chance, report)
+                    outcome.mismatches = checker.check()
                     outcome.calms += 1
                     outcome.compared_growth = checker.compared_growth
                     compared = "{} of {} GPUs".format(*checker.compared)
                     report(
                         f"{setup} {seed}: calm {outcome.calms} after {len(outcome.steps)} steps, compared {compared}"
                     )
+                elif step.kind == SHOW:
+                    report(f"{setup} {seed}: {step}")
+                    outcome.mismatches = show(world, step, calm=outcome.steps[-2:-1] == [Step(CALM)])
                 else:
                     report(f"{setup} {seed}: {step}")
                     world.perform(step)

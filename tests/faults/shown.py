@@ -2,38 +2,43 @@
 
 import random
 import time
-from collections.abc import Callable
 
 from collector.simulator.fleet import SimulationError
 from tests.faults.compare import Sample
 from tests.faults.observed import scrape
-from tests.faults.plan import KINDS, Arguments, Step
+from tests.faults.plan import KINDS, SHOW, Arguments, Step
 from tests.faults.world import Member, World
 
-__all__ = ["show"]
+__all__ = ["show", "to_show"]
 
 SHARE = 0.3  # of the calms after which something is wrong
 DRAWS = 20  # of which one is likely to fit
 SECONDS = 120.0  # within which it is shown, on a busy machine too
 
 
-def show(world: World, chance: random.Random, report: Callable[[str], None]) -> list[str]:
-    """After some calms, lose a GPU or let a second node claim one, and return what is not shown of it.
+def to_show(world: World, chance: random.Random) -> Step | None:
+    """Draw what has to be shown after a calm: a lost GPU, or one that a second node claims; usually nothing."""
+    if chance.random() > SHARE:
+        return None
+    fault = chance.choice(["lose", "claim"])
+    draws = (KINDS[fault].draw(world, chance) for _ in range(DRAWS))
+    given = next((one for one in draws if one is not None and _clusters(one) <= world.collected), None)
+    return None if given is None else Step(SHOW, {"fault": fault, **given})
+
+
+def show(world: World, step: Step, *, calm: bool) -> list[str]:
+    """Do what a step says, and if everything was as it should be before, return what is not shown of it.
 
     The next calm takes it back.
     """
-    if chance.random() > SHARE:
+    given = dict(step.arguments)
+    fault = given.pop("fault")
+    if not world.perform(Step(fault, given)) or not calm:
         return []
-    kind = chance.choice(["lose", "claim"])
-    draws = (KINDS[kind].draw(world, chance) for _ in range(DRAWS))
-    given = next((one for one in draws if one is not None and _clusters(one) <= world.collected), None)
-    if given is None or not world.perform(Step(kind, given)):
-        return []
-    report(f"{world.setup} {world.seed}: has to show {Step(kind, given)}")
     if not world.rereads:
         _restart(world, given)
     deadline = time.monotonic() + SECONDS
-    while wrong := _not_shown(world, kind, given):
+    while wrong := _not_shown(world, fault, given):
         if time.monotonic() > deadline:
             return wrong
         time.sleep(0.5)
@@ -54,26 +59,26 @@ def _restart(world: World, given: Arguments) -> None:
                 continue
 
 
-def _not_shown(world: World, kind: str, given: Arguments) -> list[str]:
+def _not_shown(world: World, fault: str, given: Arguments) -> list[str]:
     wrong = []
     for process in world.processes:
-        samples = scrape(process) or []
-        shown = _lost(given, samples, process) if kind == "lose" else _in_conflict(given, samples)
+        samples = scrape(process)
+        shown = _lost(given, samples, process) if fault == "lose" else _in_conflict(given, samples or [])
         own = world.clusters_of(process)
-        wrong += [f"{process.name}: does not show {what}" for cluster, what, so in shown if cluster in own and not so]
+        wrong += [f"{process.name}: not shown: {what}" for cluster, what, so in shown if cluster in own and not so]
     return wrong
 
 
-def _lost(given: Arguments, samples: list[Sample], process: Member) -> list[tuple[str, str, bool]]:
+def _lost(given: Arguments, samples: list[Sample] | None, process: Member) -> list[tuple[str, str, bool]]:
     """Return what should be shown of a lost GPU: the cluster, what it is, and whether it is so."""
     cluster, node, uuid = given["cluster"], given["node"], given["uuid"]
     here = {"cluster": cluster, "node": node}
     lost = [
         value
-        for name, one, value in samples
+        for name, one, value in samples or ()
         if name == "gpuid_node_gpus" and {**here, "state": "lost"}.items() <= one.items()
     ]
-    found = [one for name, one, _ in samples if name == "gpuid_gpu_info" and one["uuid"] == uuid]
+    found = samples is None or [one for name, one, _ in samples if name == "gpuid_gpu_info" and one["uuid"] == uuid]
     rows = (process.api(f"/api/v1/gpus?state=all&uuid={uuid}") or {}).get("gpus", ())
     states = [row["state"] for row in rows if here.items() <= row.items()]
     if "listed" in given or "silent" in given:

@@ -152,8 +152,7 @@ class TestASteadyRun:
             vars(world).update(processes=[process], collected=CLUSTERS, sinks={}, settle=lambda: None, rereads=True)
             monkeypatch.setattr(runs, "new_world", lambda *_: contextlib.nullcontext(world))
             monkeypatch.setattr(runs, "PAUSES", (0.0,))
-            monkeypatch.setattr(runs, "show", lambda *_: [])
-            monkeypatch.setattr(plans, "drawn", lambda *_, steady: itertools.cycle([MOVES[0], Step(CALM)]))
+            monkeypatch.setattr(plans, "drawn", lambda *_, steady, to_show: itertools.cycle([MOVES[0], Step(CALM)]))
             for name in ("_now", "_past"):
                 monkeypatch.setattr(runs.Checker, name, lambda *_: [])
             values = {"threads": (9.0, 6.0), "tasks": (9.0, 20.0)}
