@@ -169,7 +169,10 @@ class Connector:
         return transport.settings is not self.settings
 
     async def _reload_if_changed(self, *, now: bool = False) -> None:
-        """Read the kubeconfig and its certificates again if a file has changed; checks once a minute, or `now`."""
+        """Read the kubeconfig and its certificates again if a file has changed; checks once a minute, or `now`.
+
+        A change that could not be used is tried again once a minute.
+        """
         if not now and not self._check_due():
             return
         async with self._changing:
@@ -179,7 +182,7 @@ class Connector:
             ignored = self._ignored is not None and stamps == self._ignored[0]
             if ignored and not self._check_due():
                 return
-            self._checked_at = self._clock()
+            checked_at, self._checked_at = self._checked_at, self._clock()
             if stamps == self._stamps:
                 return
             before, self._stamps = self._stamps, stamps
@@ -188,6 +191,7 @@ class Connector:
             except BaseException as error:
                 self._stamps = before  # the next check tries again: the reason may be the system's
                 if not isinstance(error, ClusterError):
+                    self._checked_at = checked_at
                     raise
                 if self._ignored == (stamps, str(error)):
                     return

@@ -70,8 +70,9 @@ def _changes(arrival: Arrival, recorded: Away) -> tuple[FieldChange, ...]:
 
 def _is_of(row: Mapping[str, Any], arrival: Arrival) -> bool:
     """Return whether a row is the change of health that was noticed when a GPU arrived."""
-    written = None if not arrival.health else encode_changes(arrival.health)
-    return (row["event"], row["time"], row["changes"]) == (Event.HEALTH, arrival.change.time, written)
+    came, written = arrival.change, encode_changes(arrival.health)
+    here = (row["cluster"], row["node"], row["time"]) == (*came.place, came.time)
+    return here and (row["event"], row["changes"]) == (Event.HEALTH, written)
 
 
 async def _recorded_elsewhere(

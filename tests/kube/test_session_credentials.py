@@ -113,16 +113,26 @@ class TestToken:
             await get(session, PODS)
         assert server.tokens[-1] == "Bearer s3cr3t-22"
 
+    @pytest.mark.parametrize("damaged", [False, True])
     async def test_a_change_is_used_after_a_request_that_was_cancelled_while_it_was_read(
-        self, kubeconfig, cluster, server, monkeypatch
+        self, kubeconfig, cluster, server, clock, monkeypatch, damaged
     ):
+        def fail(_file):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
         async def hang(_connector):
             await anyio.sleep_forever()
 
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
-        async with kubeconfig.session() as session:
+        async with kubeconfig.session(clock=clock) as session:
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             server.only("s3cr3t-22")
+            if damaged:  # it could not be used once before
+                with monkeypatch.context() as system:
+                    system.setattr("collector.kube.kubeconfig.read_file", fail)
+                    with pytest.raises(errors.UnauthorizedError):
+                        await get(session, PODS)
+                clock.advance(60)
             with monkeypatch.context() as system:
                 system.setattr("collector.kube.connector.Connector.connect", hang)
                 with anyio.move_on_after(0.5) as scope:
