@@ -39,6 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_COLLECT}/test_{name}.py" for name in ("node_queue", "node_queue_results", "unread_nodes")
     ),
     "store/plan": ("tests/store/test_plan.py", "tests/store/test_plan_health.py"),
+    "store/previous_health": ("tests/store/test_previous_health.py",),
     "health": ("tests/test_health.py",),
     "kube/limits": ("tests/kube/test_limits.py",),
     "sinks/errors": ("tests/sinks/test_errors.py",),

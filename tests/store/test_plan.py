@@ -283,6 +283,15 @@ class TestTheDifferenceWhenTheStepsAreLost:
         found = [(one.event.value, one.gpu.uuid, one.time) for one in differences(recorded, nodes, 100.0)]
         assert found == [("appeared", "GPU-2", 7.0), ("appeared", "GPU-1", 8.5)]
 
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_an_arrival_says_whether_the_gpu_responds(self, lost):
+        unseen = (Unseen("GPU-1", 8.0, lost=True), Unseen("GPU-2", 8.0, lost=True)) if lost else ()
+        node = msgspec.structs.replace(snapshot(B, 9.0, GPU_1=7.0, GPU_2=7.0), unseen=unseen)
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
+        found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0), B: node}, 100.0)
+        came = {one.event.value: one.lost for one in found if one.event is not Event.HEALTH}
+        assert came == {"moved": lost, "appeared": lost}
+
     def test_a_gpu_in_two_places_has_not_moved(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
