@@ -23,7 +23,7 @@ LOSES, FINDS = FieldChange("lost", False, True), FieldChange("lost", True, False
 
 
 def arrived(gpu: Gpu, *told: FieldChange, time: float = 5.0, lost: bool = False, place: Place = B) -> list[Change]:
-    """The changes with which a GPU comes to a node: how its health changed as well, if anything is told of it."""
+    """The changes by which a GPU comes to a node, and by which its health changed, if it did."""
     came = Change(event=Event.MOVED, time=time, gpu=gpu, place=place, machine="i", source="x/y", previous=A, lost=lost)
     health = msgspec.structs.replace(came, event=Event.HEALTH, previous=None, changes=told, lost=False)
     return [came, health] if told else [came]
