@@ -1,6 +1,5 @@
 """Logging: one JSON object, or one line of text, per event on stderr."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -62,18 +61,19 @@ def _tells_of_unfinished_close(record: logging.LogRecord) -> bool:
     The server does not respond then, which is logged where it is asked, and the socket is closed all the same. If
     nobody waits for the task that closes it, the event loop reports the task's error.
     """
-    if record.name == "asyncio":
-        message = record.getMessage()
+    in_loop = record.name == "asyncio"
+    if not in_loop and not record.name.startswith("sqlalchemy.pool"):
+        return False
+    import asyncio  # here, because commands that ask nobody do without it
+
+    error, message = _error(record), record.getMessage()
+    if in_loop:
         return (
-            isinstance(_error(record), TimeoutError | asyncio.CancelledError)
+            isinstance(error, TimeoutError | asyncio.CancelledError)
             and message.startswith("Task exception was never retrieved")
             and "._terminate_graceful_close() " in message
         )
-    return (
-        record.name.startswith("sqlalchemy.pool")
-        and isinstance(_error(record), asyncio.CancelledError)
-        and record.getMessage().startswith(_POOL_ERRORS)
-    )
+    return isinstance(error, asyncio.CancelledError) and message.startswith(_POOL_ERRORS)
 
 
 def _error(record: logging.LogRecord) -> BaseException | None:

@@ -97,9 +97,9 @@ class TestVersion:
 
 
 class TestImports:
-    HEAVY = frozenset({"aioboto3", "aiohttp", "alembic", "anyio", "boto3", "httpx", "kubernetes_asyncio"}) | frozenset(
-        {"prometheus_client", "pyarrow", "rich", "sqlalchemy", "uvloop"}
-    )
+    HEAVY = frozenset(
+        {"aioboto3", "aiohttp", "alembic", "anyio", "asyncio", "boto3", "httpx", "kubernetes_asyncio"}
+    ) | frozenset({"prometheus_client", "pyarrow", "rich", "sqlalchemy", "uvloop"})
 
     @pytest.mark.parametrize(
         ("args", "needed"),
@@ -107,10 +107,12 @@ class TestImports:
             (["--version"], []),
             (["--help"], []),
             (["parse"], []),
+            (["print", "rules"], []),
+            (["config", "--help"], []),
             (["health", "--help"], []),
             (["health", "--url", "http://127.0.0.1:1"], []),
-            (["ls", "--help"], ["anyio", "httpx", "rich"]),  # httpx imports the other two
-            (["ls", "--url", "http://127.0.0.1:1"], ["anyio", "httpx", "rich"]),
+            (["ls", "--help"], ["anyio", "asyncio", "httpx", "rich"]),  # httpx imports the others
+            (["ls", "--url", "http://127.0.0.1:1"], ["anyio", "asyncio", "httpx", "rich"]),
         ],
         ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
     )
